@@ -1,0 +1,101 @@
+"""What does a sub-network cost inside the SuperLM, over the same network alone?
+
+    python tests/benchmarks/elastic.py [--rounds 5] [--count 8]
+
+Times a gradient step (mean square of the last hidden states) of sub-networks of the
+small space of BERT-base, batch 8 x 128, beside the same step of the standalone student,
+in one run and in turns. Ends with one JSON line.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from autodistill_jax.arch import AXES, BERT_BASE, partition
+from autodistill_jax.model.bert import Bert
+
+
+def step_of(module, traces):
+    def loss(params, ids, tokens, arch):
+        traces.append(module)
+        out = module.apply({"params": params}, ids, tokens, arch)
+        return jnp.square(out.hidden).mean()
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def seconds(fn, *args):
+    start = time.perf_counter()
+    jax.block_until_ready(fn(*args))
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=8)
+    flags = parser.parse_args()
+    space = partition(BERT_BASE, 3)[1]
+    rng = np.random.default_rng(0)
+    grid = space.grid()
+    archs = [space.smallest(), space.largest()]
+    archs += [grid[i] for i in rng.choice(len(grid), flags.count - 2, replace=False)]
+    ids = jnp.asarray(rng.integers(1000, 30000, (8, 128)), jnp.int32)
+    tokens = jnp.ones_like(ids)
+
+    def init(module):
+        variables = jax.jit(module.init)(jax.random.key(0), ids[:1], tokens[:1])
+        return nn.unbox(variables)["params"]
+
+    envelope = dataclasses.replace(space.envelope(), layers=12)
+    superlm = Bert(envelope, space=space)
+    traces = []
+    step, params = step_of(superlm, traces), init(superlm)
+    start = time.perf_counter()
+
+    def as_arrays(arch):
+        return dataclasses.replace(
+            arch, **{axis: jnp.asarray(getattr(arch, axis)) for axis in AXES}
+        )
+
+    compiled = step.lower(params, ids, tokens, as_arrays(archs[0])).compile()
+    memory = compiled.memory_analysis()
+    temp = None if memory is None else memory.temp_size_in_bytes
+    print(f"SuperLM compiled in {time.perf_counter() - start:.1f} s, temp {temp}")
+    ratios = []
+    for arch in archs:
+        alone = Bert(arch)
+        alone_step, alone_params = step_of(alone, []), init(alone)
+        pairs = []
+        for round_ in range(flags.rounds + 1):
+            pair = (
+                seconds(step, params, ids, tokens, as_arrays(arch)),
+                seconds(alone_step, alone_params, ids, tokens, None),
+            )
+            if round_:  # The first compiles.
+                pairs.append(pair)
+        inside, outside = np.median(pairs, axis=0)
+        ratios.append(inside / outside)
+        print(f"{arch}: {inside:.3f} s inside, {outside:.3f} s alone: {ratios[-1]:.2f}")
+    print(
+        json.dumps(
+            {
+                "mean_ratio": round(float(np.mean(ratios)), 3),
+                "max_ratio": round(float(np.max(ratios)), 3),
+                "traces": len(traces),
+                "temp_bytes": temp,
+                "device": jax.devices()[0].device_kind,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
