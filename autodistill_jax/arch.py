@@ -6,6 +6,7 @@ grid of Archs; a `Budget` bounds what one may cost.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -62,6 +63,7 @@ class Sizes(NamedTuple):
     activation: str = "gelu"
 
 
+BERT_SIZES = Sizes()
 BERT_BASE = Arch(layers=12, hidden=768, heads=12, ffn=3072)
 
 
@@ -83,7 +85,7 @@ def parse(text: str, head_size: int) -> Arch:
     return Arch(**values)
 
 
-def cost(arch: Arch, sizes: Sizes = Sizes(), length: int = 128) -> dict[str, int]:
+def cost(arch: Arch, sizes: Sizes = BERT_SIZES, length: int = 128) -> dict[str, int]:
     """Parameters and FLOPs of one Arch, in both conventions.
 
     FLOPs are multiply-adds of one forward pass over one text of `length` tokens,
@@ -113,8 +115,7 @@ def cost(arch: Arch, sizes: Sizes = Sizes(), length: int = 128) -> dict[str, int
         + 2 * h
     )
     paper_flops = (
-        layers
-        * (3 * n * h * h * a + 2 * n * n * h * a + n * h * h + 2 * r * n * h * h)
+        layers * (3 * n * h * h * a + 2 * n * n * h * a + n * h * h + 2 * r * n * h * h)
         + n * h * h
         + 2 * h
     )
@@ -164,16 +165,10 @@ class Space:
 
     def grid(self) -> list[Arch]:
         """All Archs, smallest axis values first, each once."""
-        archs = []
-        for layers, hidden in itertools.product(self.layers, self.hidden):
-            heads = self.heads or (hidden // self.head_size,)
-            ffns = self.ffn or tuple(int(hidden * ratio) for ratio in self.ffn_ratio)
-            for head, ffn in itertools.product(heads, ffns):
-                archs.append(Arch(layers, hidden, head, ffn, self.head_size))
-        return sorted(set(archs))
+        return list(_grid(self))
 
     def __contains__(self, arch: Arch) -> bool:
-        return arch in set(self.grid())
+        return arch in _grid(self)
 
     def check(self, arch: Arch) -> Arch:
         """`arch` itself, or an error that names the nearest Arch of the space."""
@@ -235,7 +230,7 @@ class Space:
         budget: "Budget",
         teacher: Mapping[str, float],
         costs: Mapping[Arch, Mapping[str, float]] | None = None,
-        sizes: Sizes = Sizes(),
+        sizes: Sizes = BERT_SIZES,
         length: int = 128,
     ) -> list[Arch]:
         """The Archs that meet every bound of the budget that can be told already.
@@ -418,6 +413,17 @@ def _window(last: float, step: float) -> tuple[int, ...]:
     step = max(1, round(step))
     last = max(1, round(last / step) * step)
     return tuple(value for i in range(3, -1, -1) if (value := last - i * step) >= 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _grid(space: Space) -> dict[Arch, None]:
+    archs = set()
+    for layers, hidden in itertools.product(space.layers, space.hidden):
+        heads = space.heads or (hidden // space.head_size,)
+        ffns = space.ffn or tuple(int(hidden * ratio) for ratio in space.ffn_ratio)
+        for head, ffn in itertools.product(heads, ffns):
+            archs.add(Arch(layers, hidden, head, ffn, space.head_size))
+    return dict.fromkeys(sorted(archs))
 
 
 def _ends(values: tuple) -> tuple:

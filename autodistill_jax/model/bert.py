@@ -232,15 +232,10 @@ def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
     y = elastic.call(
         attend,
         cuts.get("attention"),
-        (qkv, p["attention_kernel"], p["attention_bias"], tokens, *random),
-        (
-            (None, None, "heads"),
-            ("heads", "hidden"),
-            ("hidden",),
-            (None, None),
-            *[(None,) for _ in random],
-        ),
+        (qkv, p["attention_kernel"], p["attention_bias"]),
+        ((None, None, "heads"), ("heads", "hidden"), ("hidden",)),
         (None, "hidden"),
+        constants=(tokens, *random),
     )
     x = x + dropout(y, rate, keys[1])
     x = norm(x, p["attention_norm_scale"], p["attention_norm_bias"])

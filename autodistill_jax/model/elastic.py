@@ -9,7 +9,6 @@ depth. With an Arch of Python ints both do nothing: a student has no overhead.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -49,19 +48,24 @@ def channels(arch: Arch, axis: str) -> Any:
     return size * arch.head_size if axis == "heads" else size
 
 
-def cut(space: Space, arch: Arch, *axes: str) -> Cut:
-    """The Cut of these axes for a (traced) Arch of the space."""
+def cut(space: Space, arch: Arch, *axes: str, exact: bool = False) -> Cut:
+    """The Cut of these axes for a (traced) Arch of the space.
+
+    `exact` never rounds up, at the price of a branch for each size.
+    """
     limits = {axis: channels(space.envelope(), axis) for axis in axes}
     sizes = sorted(
         {tuple(channels(other, axis) for axis in axes) for other in space.grid()}
     )
     tile, rounded = 1, sizes
-    while len(rounded) > MAX_BRANCHES:
+    while len(rounded) > MAX_BRANCHES and not exact:
         tile = 32 if tile == 1 else tile * 2
         rounded = sorted({_round(size, tile, limits.values()) for size in sizes})
     # Every size of the space -> its branch; the position in `sizes` is found at run
     # time by comparison, so the index costs nothing next to a product.
-    branch = np.asarray([rounded.index(_round(s, tile, limits.values())) for s in sizes])
+    branch = np.asarray(
+        [rounded.index(_round(s, tile, limits.values())) for s in sizes]
+    )
     now = jnp.stack([jnp.asarray(channels(arch, axis), jnp.int32) for axis in axes])
     position = jnp.argmax((jnp.asarray(sizes) == now).all(axis=1))
     counts = dict(zip(axes, now)) if tile > 1 else {}
@@ -86,27 +90,35 @@ def call(
     args: Sequence[jax.Array],
     in_axes: Sequence[tuple],
     out_axes: tuple,
+    constants: Sequence[jax.Array] = (),
 ) -> jax.Array:
-    """fn(*args) on the channels in use.
+    """fn(*args, *constants) on the channels in use.
 
     Args:
       fn: a pure function of arrays to one array; it sees smaller arrays where a Cut is
         given. The backward pass runs it again inside its branch, so give it pieces
         whose forward pass is cheap to repeat (a product needs no repeat at all).
       cut: which channels; None runs fn as it is.
-      args: arrays; those of whole numbers (tokens, random keys) get no gradient.
+      args: arrays of numbers that get a gradient.
       in_axes: for each argument the axis name, or None, of each of its dimensions.
       out_axes: likewise for the result.
+      constants: further arrays, never cut, that get no gradient.
 
     Returns:
       The result at full size; channels out of use are exactly 0.
     """
     if cut is None:
-        return fn(*args)
-    shapes = [_shape(out_axes, option, fn, in_axes, args) for option in cut.options]
+        return fn(*args, *constants)
+    args, constants = tuple(args), tuple(constants)
+    shapes = [
+        jax.eval_shape(
+            lambda *a, option=option: fn(*_take(a, in_axes, option), *constants), *args
+        ).shape
+        for option in cut.options
+    ]
     full = tuple(max(sizes) for sizes in zip(*shapes))
     branches = functools.partial(_branches, fn, cut.options, tuple(in_axes), out_axes)
-    return _switched(branches, full, (cut.index, cut.counts), tuple(args))
+    return _switched(branches, full, args, (cut.index, cut.counts, constants))
 
 
 def repeat(
@@ -124,7 +136,9 @@ def repeat(
       **kwargs: for `lax.scan` (unroll).
     """
     if space is None:
-        return lax.scan(lambda c, layer: (body(layer, c), None), carry, stack, **kwargs)[0]
+        return lax.scan(
+            lambda c, layer: (body(layer, c), None), carry, stack, **kwargs
+        )[0]
     there = jax.tree.leaves(stack)[0].shape[0]
     deepest = max(space.layers)
     table = np.zeros((deepest + 1, deepest), np.int32)
@@ -141,77 +155,55 @@ def repeat(
     return lax.scan(step, carry, (jnp.arange(deepest), gathered), **kwargs)[0]
 
 
-def _shape(out_axes, option, fn, in_axes, args):
-    return jax.eval_shape(
-        lambda *a: fn(*(_take(x, ax, option) for x, ax in zip(a, in_axes))), *args
-    ).shape
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _switched(branches, full, which, args):
-    index, counts = which
-    return lax.switch(index, branches(full, counts), *args)
+def _switched(branches, full, args, rest):
+    index, counts, constants = rest
+    forward, _ = branches(full, counts)
+    return lax.switch(index, forward, args, constants)
 
 
-def _switched_forward(branches, full, which, args):
-    return _switched(branches, full, which, args), (which, args)
+def _switched_forward(branches, full, args, rest):
+    return _switched(branches, full, args, rest), (args, rest)
 
 
 def _switched_backward(branches, full, saved, gradient):
-    (index, counts), args = saved
-    grads = iter(
-        lax.switch(index, branches(full, counts, backward=True), gradient, *args)
-    )
-    return None, tuple(next(grads) if _is_float(x) else None for x in args)
+    args, (index, counts, constants) = saved
+    _, backward = branches(full, counts)
+    return lax.switch(index, backward, gradient, args, constants), None
 
 
 _switched.defvjp(_switched_forward, _switched_backward)
 
 
-def _branches(fn, options, in_axes, out_axes, full, counts, backward=False):
-    """One function of full-size arrays for each option."""
+def _branches(fn, options, in_axes, out_axes, full, counts):
+    """Forward and backward functions of full-size arrays, one each an option."""
 
-    def sliced(option):
-        def run(*args):
-            y = fn(*(_take(x, axes, option) for x, axes in zip(args, in_axes)))
+    def pair(option):
+        def run(constants, *args):
+            y = fn(*_take(args, in_axes, option), *constants)
             for dimension, axis in enumerate(out_axes):
                 if axis in counts:  # Rounded up: what is above n must be 0.
                     shape = [1] * y.ndim
                     shape[dimension] = y.shape[dimension]
-                    kept = keep(counts[axis], y.shape[dimension])
-                    y = y * kept.astype(y.dtype).reshape(shape)
+                    y = y * keep(counts[axis], y.shape[dimension]).reshape(shape)
             return y
 
-        def forward(*args):
-            return _pad(run(*args), full)
+        def forward(args, constants):
+            y = run(constants, *args)
+            return jnp.pad(y, [(0, a - b) for a, b in zip(full, y.shape)])
 
-        def vjp(gradient, *args):
-            floats = [x for x in args if _is_float(x)]
-
-            def of_floats(*floats):
-                it = iter(floats)
-                return run(*(next(it) if _is_float(x) else x for x in args))
-
+        def backward(gradient, args, constants):
             # The vjp of a slice pads: gradients come out at full size.
-            y, pull = jax.vjp(of_floats, *floats)
+            y, pull = jax.vjp(functools.partial(run, constants), *args)
             return pull(gradient[tuple(slice(n) for n in y.shape)])
 
-        return vjp if backward else forward
+        return forward, backward
 
-    return [sliced(option) for option in options]
+    return tuple(zip(*(pair(option) for option in options)))
 
 
-def _take(x, axes, option):
-    if not any(axis in option for axis in axes if axis):
-        return x
-    return x[
-        tuple(slice(option[a]) if a in option else slice(None) for a in axes)
+def _take(args, in_axes, option):
+    return [
+        x[tuple(slice(option[a]) if a in option else slice(None) for a in axes)]
+        for x, axes in zip(args, in_axes)
     ]
-
-
-def _pad(x, shape):
-    return jnp.pad(x, [(0, full - now) for full, now in zip(shape, x.shape)])
-
-
-def _is_float(x):
-    return jnp.issubdtype(x.dtype, jnp.floating)

@@ -1,0 +1,149 @@
+"""What English does every machine with this package already have? Docstrings.
+
+The docstrings of the installed scientific packages, read from their sources with `ast`
+(nothing is imported): a corpus that needs no download, and with "which package is this
+from?" a labelled task. Deterministic: same versions installed, same rows in same order.
+"""
+
+import ast
+import collections
+import importlib.util
+import inspect
+import re
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from autodistill_jax.errors import UserError
+
+# Names that give a package away, blanked out of the text of the labelled task.
+_ALIASES = {
+    "jax": ("jax", "jnp", "jaxlib", "lax", "xla"),
+    "matplotlib": ("matplotlib", "mpl", "pyplot", "plt"),
+    "numpy": ("numpy", "np"),
+    "sklearn": ("sklearn", "scikit-learn", "scikit learn"),
+    "sqlalchemy": ("sqlalchemy", "sqla"),
+    "flax": ("flax", "linen", "nnx"),
+    "tensorflow_datasets": ("tensorflow_datasets", "tfds", "tensorflow datasets"),
+}
+
+
+class Doc(NamedTuple):
+    """One docstring. `held_out`: its whole module is kept for evaluation."""
+
+    package: str
+    module: str
+    text: str
+    held_out: bool
+
+
+def docstrings(packages: Sequence[str]) -> list[Doc]:
+    """The docstrings of installed packages, in the order of package, file and line.
+
+    Docstrings that stand twice, in one package or in two, are dropped altogether. Every
+    fifth module (by a hash of its name) is held out as a whole, so no text leaks.
+
+    Raises:
+      UserError: a package is not installed.
+    """
+    docs = []
+    for package in packages:
+        for path, module in _modules(package):
+            # crc32, not hash(): the same on every machine and run.
+            held_out = zlib.crc32(module.encode()) % 5 == 0
+            for text in _of_file(path):
+                docs.append(Doc(package, module, text, held_out))
+    seen = collections.Counter(_normal(doc.text) for doc in docs)
+    return [doc for doc in docs if seen[_normal(doc.text)] == 1]
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """The prose of a docstring: no code, tables, parameter lists or headings."""
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.splitlines()
+        if any(
+            re.match(r"\s*(>>>|\.\. |[-=~^*]{3,}|:|\||\+-)", line) for line in lines
+        ):
+            continue
+        if any(line.startswith((" ", "\t")) for line in lines):
+            continue
+        prose = re.sub(r":\w+:`~?\.?([^`<]+)[^`]*`|``?([^`]+)``?", r"\1\2", block)
+        prose = " ".join(prose.split())
+        if len(prose.split()) >= 5 and prose[0].isalpha():
+            yield prose
+
+
+def blanked(text: str, packages: Sequence[str]) -> str:
+    """The text with all names of all these packages replaced by an underscore."""
+    names = {name for p in packages for name in (p, *_ALIASES.get(p, ()))}
+    joined = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    # Also inside dotted and underscored names: numpy.linalg, jax_array.
+    return re.sub(rf"(?i)(?<![a-z0-9])({joined})(?![a-z0-9])", "_", text)
+
+
+def labelled(packages: Sequence[str]) -> tuple[list, list]:
+    """The task "which package is this docstring from?": (train, dev) rows.
+
+    A row is (text, label); the text is the prose of the docstring with the packages'
+    names blanked out. At most as many rows a package as the third smallest has, so
+    that no class rules.
+    """
+    rows = {True: collections.defaultdict(list), False: collections.defaultdict(list)}
+    seen = set()
+    for doc in docstrings(packages):
+        text = blanked(" ".join(paragraphs(doc.text)), packages)
+        if len(text.split()) < 8 or text in seen:
+            continue
+        seen.add(text)
+        rows[doc.held_out][doc.package].append((text, packages.index(doc.package)))
+    splits = []
+    for held_out in (False, True):
+        counts = sorted(len(rows[held_out][package]) for package in packages)
+        limit = counts[min(2, len(counts) - 1)]
+        picked = []
+        for package in packages:
+            ordered = sorted(
+                rows[held_out][package], key=lambda row: zlib.crc32(row[0].encode())
+            )
+            picked += ordered[:limit]
+        splits.append(sorted(picked, key=lambda row: zlib.crc32(row[0].encode())))
+    return splits[0], splits[1]
+
+
+def _modules(package: str) -> list[tuple[Path, str]]:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"data.packages names {package!r}, which is not an installed package; "
+            "install it or take it out of data.packages"
+        )
+    root = Path(spec.submodule_search_locations[0])
+    files = sorted(
+        root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()
+    )
+    return [
+        (path, ".".join((package, *path.relative_to(root).with_suffix("").parts)))
+        for path in files
+        if not {"tests", "test", "testing", "_vendor"} & set(path.parts)
+    ]
+
+
+def _of_file(path: Path) -> Iterator[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Old sources have invalid escapes.
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            return
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds):
+            text = ast.get_docstring(node, clean=False)
+            if text and len(text) >= 40:
+                yield inspect.cleandoc(text)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())

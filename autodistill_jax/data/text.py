@@ -1,0 +1,184 @@
+"""Where does unlabelled text come from, and what rows is it cut into?"""
+
+import glob
+import html
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autodistill_jax.data import docs, tokens
+from autodistill_jax.errors import UserError
+
+Document = tuple[str, bool]  # (text with blank lines between paragraphs, held out?)
+
+
+def documents(
+    source: str, packages: Sequence[str] = (), download: bool = False
+) -> Iterator[Document]:
+    """The documents of a source, each kept whole on one side of the evaluation split.
+
+    Args:
+      source: "docs" (docstrings of the installed `packages`); a file, folder or glob of
+        .txt, .jsonl (field `text`) or wikiextractor files; or "tfds:NAME", a data set
+        of tensorflow_datasets with a feature `text`.
+      packages: for "docs".
+      download: may a tfds data set be downloaded that is not on this machine?
+
+    Raises:
+      UserError: nothing there, or a line that cannot be read (file and line number).
+    """
+    if source == "docs":
+        for doc in docs.docstrings(packages):
+            text = "\n\n".join(docs.paragraphs(doc.text))
+            if text:
+                yield text, doc.held_out
+    elif source.startswith("tfds:"):
+        for text in _tfds(source.removeprefix("tfds:"), download):
+            yield text, _is_held_out(text)
+    else:
+        for path in _files(source):
+            for text in _of_file(path):
+                if text.strip():
+                    yield text, _is_held_out(text)
+
+
+def rows(
+    source: Iterator[Document], made, unit: str, length: int, limit: int = 0
+) -> dict[str, dict[str, np.ndarray]]:
+    """Token rows of length `length`: {"train": ..., "heldout": ...}.
+
+    Args:
+      source: of `documents`.
+      made: a tokenizer.
+      unit: "sentence": a row is one sentence (best for sentence-embedding teachers);
+        "chunk": rows are filled with running text of one document.
+      length: tokens a row, [CLS] and [SEP] included.
+      limit: at most so many training rows; 0 means all.
+
+    A row of the held-out side that also stands in the training side is dropped.
+    """
+    if unit not in ("sentence", "chunk"):
+        raise UserError(f"data.unit is {unit!r}; it must be 'sentence' or 'chunk'")
+    texts = {False: {}, True: {}}  # Dicts keep order and drop what stands twice.
+    for text, held_out in source:
+        paragraphs = [p for p in re.split(r"\n\s*\n", text) if p.strip()]
+        if unit == "sentence":
+            pieces = [s for p in paragraphs for s in sentences(p)]
+        else:
+            pieces = _chunks(made, paragraphs, length - 2)
+        texts[held_out].update(dict.fromkeys(pieces))
+        if limit and len(texts[False]) >= limit and len(texts[True]) >= 1000:
+            break
+    train = list(texts[False])[: limit or None]
+    heldout = [text for text in texts[True] if text not in texts[False]]
+    if len(train) < 2 or len(heldout) < 2:
+        raise UserError(
+            f"data.source gave {len(train)} training and {len(heldout)} held-out rows; "
+            "at least 2 of each are needed: give it more text"
+        )
+    return {
+        "train": tokens.encode(made, train, length),
+        "heldout": tokens.encode(made, heldout, length),
+    }
+
+
+def sentences(paragraph: str) -> list[str]:
+    """A paragraph's sentences of at least four words."""
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])", " ".join(paragraph.split()))
+    return [part for part in parts if len(part.split()) >= 4]
+
+
+def _chunks(made, paragraphs: list[str], length: int) -> list[str]:
+    """Running text, cut at a token boundary every `length` tokens."""
+    text = " ".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    encoded = made.encode(text, add_special_tokens=False)
+    chunks = []
+    for start in range(0, len(encoded.ids), length):
+        offsets = encoded.offsets[start : start + length]
+        if len(offsets) >= min(8, length):
+            chunks.append(text[offsets[0][0] : offsets[-1][1]])
+    return chunks
+
+
+def _is_held_out(text: str) -> bool:
+    return zlib.crc32(text.encode()) % 50 == 0
+
+
+def _files(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = [
+            p
+            for p in path.rglob("*")
+            if p.is_file() and (p.suffix in (".txt", ".jsonl") or _is_wiki(p))
+        ]
+    else:
+        found = [Path(p) for p in glob.glob(str(path), recursive=True)]
+        found = [p for p in found if p.is_file()]
+    if not found:
+        raise UserError(
+            f"data.source={source}: no .txt, .jsonl or wikiextractor file there; give "
+            "a file, a folder, a glob, 'docs' or 'tfds:NAME'"
+        )
+    return sorted(found)
+
+
+def _is_wiki(path: Path) -> bool:
+    return re.fullmatch(r"wiki_\d+", path.name) is not None
+
+
+def _of_file(path: Path) -> Iterator[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason})") from error
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                yield str(json.loads(line)["text"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f'{path}, line {number}: needed a JSON object with the field "text"'
+                ) from error
+    elif _is_wiki(path):
+        for body in re.findall(r"<doc [^>]*>\n(.*?)</doc>", text, re.DOTALL):
+            body = html.unescape(body)
+            if len(body.split()) >= 50:  # Stubs say nothing.
+                yield re.sub(r"\n+", "\n\n", body)
+    else:
+        yield text
+
+
+def _tfds(name: str, download: bool) -> Iterator[str]:
+    import tensorflow_datasets as tfds  # Slow to import; few need it.
+
+    try:
+        builder = tfds.builder(name, file_format="array_record")
+        splits = builder.info.splits
+        if download and not splits:
+            builder.download_and_prepare()
+        elif not splits:
+            # Asking the network would take minutes of retries on a machine without one.
+            raise UserError(
+                f"data.source=tfds:{name} is not prepared on this machine; add "
+                "--config.data.download=True to fetch it, or point data.source to files"
+            )
+        source = builder.as_data_source(split="train")
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error)
+        raise UserError(f"data.source=tfds:{name} cannot be read: {reason}") from error
+    for example in source:
+        text = example.get("text")
+        if text is None:
+            raise UserError(
+                f"data.source=tfds:{name} has no feature 'text', only {list(example)}"
+            )
+        yield text.decode() if isinstance(text, bytes) else str(text)
