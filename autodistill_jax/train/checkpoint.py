@@ -1,0 +1,27 @@
+"""Where does training go on after a stop? Orbax checkpoints, one folder a step."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+
+def manager(folder: Path, keep: int = 2) -> ocp.CheckpointManager:
+    """Keeps the last few steps; writes in the background, whole or not at all."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def save(kept: ocp.CheckpointManager, step: int, state: Any) -> None:
+    if kept.latest_step() != step:
+        kept.save(step, args=ocp.args.StandardSave(state), force=True)
+
+
+def restore(kept: ocp.CheckpointManager, state: Any, step: int | None = None) -> Any:
+    """The state at `step` (the latest if None), shaped and placed like `state`."""
+    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    step = kept.latest_step() if step is None else step
+    return kept.restore(step, args=ocp.args.StandardRestore(like))

@@ -1,0 +1,60 @@
+"""How does a training run go, step after step? One loop for all jobs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from autodistill_jax.train import checkpoint, log
+
+
+def fit(
+    step: Callable,
+    state: Any,
+    inputs: Callable[[int], tuple],
+    steps: int,
+    *,
+    what: str,
+    start: int = 0,
+    kept=None,
+    save_every: int = 0,
+    tell: Callable[[int, dict], None] = lambda step, values: None,
+    tell_every: int = 10,
+    after: Callable[[int, Any], None] = lambda step, state: None,
+) -> Any:
+    """Runs `state, values = step(state, *inputs(i))` for i = start .. steps - 1.
+
+    Args:
+      step: compiled; `values` are scalars or arrays to average, {name: value}.
+      state: what is trained; restored from `kept` by the caller.
+      inputs: the arguments of step i, a function of i alone, so that a resumed run is
+        the same as an uninterrupted one.
+      steps: how many in all.
+      what: for the progress line.
+      start: the first step to run.
+      kept: a checkpoint manager; saves every `save_every` steps and at the end.
+      tell: called every `tell_every` steps with the means since the last call.
+      after: called after every step with the number of steps done.
+
+    Returns:
+      The state after the last step.
+    """
+    progress = log.Progress(what, steps, start)
+    means = log.Averages()
+    for i in range(start, steps):
+        state, values = step(state, *inputs(i))
+        done = i + 1
+        means.add(values)
+        if done % tell_every == 0 or done == steps:
+            now = means.take()
+            tell(done, now)
+            shown = now.get("loss")
+            progress(done, f"loss {shown:.4f}" if shown is not None else "")
+        if kept is not None and (
+            done == steps or save_every and done % save_every == 0
+        ):
+            checkpoint.save(kept, done, state)
+        after(done, state)
+    if kept is not None:
+        kept.wait_until_finished()
+    return jax.block_until_ready(state)

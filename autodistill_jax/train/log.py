@@ -1,0 +1,88 @@
+"""What does a job tell while it works? Progress lines, metrics.jsonl, TensorBoard."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from clu import metrics as clu_metrics
+
+
+def say(text: str) -> None:
+    """One line to the user, on stderr: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A line every few seconds: what, how far, how fast, how long to go."""
+
+    def __init__(self, what: str, total: int, done: int = 0, every: float = 5.0):
+        self.what, self.total, self.every = what, total, every
+        self.first, self.start = done, time.monotonic()
+        self.told = self.start
+
+    def __call__(self, done: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self.told < self.every and done < self.total:
+            return
+        self.told = now
+        rate = (done - self.first) / max(now - self.start, 1e-9)
+        left = (self.total - done) / rate if rate else float("nan")
+        say(
+            f"{self.what}  {done}/{self.total}  {rate:.2f}/s  "
+            f"{left:.0f} s left" + (f"  {note}" if note else "")
+        )
+
+
+class Averages:
+    """Means since the last look, by clu's metrics: {name: mean}."""
+
+    def __init__(self):
+        self.means: dict[str, clu_metrics.Average] = {}
+
+    def add(self, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            new = clu_metrics.Average.from_model_output(value)
+            old = self.means.get(name)
+            self.means[name] = new if old is None else old.merge(new)
+
+    def take(self) -> dict[str, float]:
+        means = {name: float(mean.compute()) for name, mean in self.means.items()}
+        self.means = {}
+        return means
+
+
+class Writer:
+    """Appends to metrics.jsonl, and to TensorBoard where its extra is installed."""
+
+    def __init__(self, workdir: Path, tensorboard: bool = False):
+        self.path = workdir / "metrics.jsonl"
+        self.board = None
+        if tensorboard:
+            # Imports TensorFlow: slow, and only there with the extra.
+            from clu import metric_writers
+
+            self.board = metric_writers.create_default_writer(str(workdir))
+
+    def write(self, job: str, step: int, values: Mapping[str, float]) -> None:
+        line = {"job": job, "step": step, "time": round(time.time(), 3), **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            self.board.write_scalars(
+                step, {f"{job}/{name}": value for name, value in values.items()}
+            )
+
+
+def read(workdir: Path, job: str) -> list[dict]:
+    """The lines of a job in metrics.jsonl; of a step that was run twice the last."""
+    path = workdir / "metrics.jsonl"
+    lines = {}
+    if path.exists():
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            if line["job"] == job:
+                lines[line["step"]] = line
+    return [lines[step] for step in sorted(lines)]

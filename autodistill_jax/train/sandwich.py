@@ -1,0 +1,86 @@
+"""What is one step of training a SuperLM? The sandwich: largest, smallest, random."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from autodistill_jax.arch import AXES, Arch, Space
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import objectives
+
+ROLES = ("largest", "smallest", "random")
+
+
+def archs(space: Space, n_random: int, seed: int, step: int) -> list[Arch]:
+    """The Archs of a step: largest, smallest and n random ones; a function of the step,
+    the same on every device (AutoDistil, section 3.2)."""
+    if len(space.grid()) == 1:
+        return space.grid()
+    return space.sandwich(np.random.default_rng((seed, step)), n_random)
+
+
+def as_arrays(archs: Sequence[Arch]) -> Arch:
+    """Archs of one head size as one Arch of int32 arrays, [n] each."""
+    return dataclasses.replace(
+        archs[0],
+        **{
+            axis: jnp.asarray([getattr(arch, axis) for arch in archs], jnp.int32)
+            for axis in AXES
+        },
+    )
+
+
+def make_step(
+    superlm: Bert,
+    teacher: Bert,
+    objective: objectives.Objective,
+    optimizer: optax.GradientTransformation,
+) -> Callable:
+    """step(state, frozen, teacher_params, batch, archs, key) -> (state, values).
+
+    The teacher runs once; each sub-network in turn adds its gradient; one update.
+    state: {"params": trained ones, "optimizer": ...}; frozen: the other parameters;
+    archs: of `as_arrays`, the largest first, the smallest second. values: the mean
+    terms by role, `loss` among them.
+    """
+
+    def step(state, frozen, teacher_params, batch, archs, key):
+        target = objectives.targets(teacher, teacher_params, batch, objective)
+        count = archs.layers.shape[0]
+
+        def loss(params, arch, i):
+            made = objectives.terms(
+                superlm,
+                {**frozen, **params},
+                batch,
+                target,
+                objective,
+                arch,
+                jax.random.fold_in(key, i) if superlm.dropout else None,
+            )
+            made = {name: value.mean() for name, value in made.items()}
+            return made["total"], made
+
+        def one(total, inputs):
+            arch, i = inputs
+            gradient, made = jax.grad(loss, has_aux=True)(state["params"], arch, i)
+            return jax.tree.map(jnp.add, total, gradient), made
+
+        zeros = jax.tree.map(jnp.zeros_like, state["params"])
+        gradient, made = jax.lax.scan(one, zeros, (archs, jnp.arange(count)))
+        change, moments = optimizer.update(
+            gradient, state["optimizer"], state["params"]
+        )
+        params = optax.apply_updates(state["params"], change)
+        values = {"loss": made["total"].mean()}
+        for i, role in enumerate(ROLES[: min(count, 3)]):
+            part = slice(i, None if role == "random" else i + 1)
+            for name, value in made.items():
+                values[f"{role}/{name}"] = value[part].mean()
+        return {"params": params, "optimizer": moments}, values
+
+    return jax.jit(step, donate_argnums=0)
