@@ -1,7 +1,7 @@
 """A real teacher to a student on two CPU cores, with nothing to download.
 
-    ./launch/quickstart.sh
-    = python -m autodistill_jax run --config=configs/quickstart.py --workdir=workdir
+./launch/quickstart.sh
+= python -m autodistill_jax run --config=configs/quickstart.py --workdir=workdir
 """
 
 from ml_collections import ConfigDict

@@ -20,8 +20,8 @@ def save(kept: ocp.CheckpointManager, step: int, state: Any) -> None:
         kept.save(step, args=ocp.args.StandardSave(state), force=True)
 
 
-def restore(kept: ocp.CheckpointManager, state: Any, step: int | None = None) -> Any:
-    """The state at `step` (the latest if None), shaped and placed like `state`."""
-    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    step = kept.latest_step() if step is None else step
-    return kept.restore(step, args=ocp.args.StandardRestore(like))
+def restore(kept: ocp.CheckpointManager, like: Any = None) -> Any:
+    """The latest state, shaped and placed like `like`; without it as arrays of numpy."""
+    if like is not None:
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return kept.restore(kept.latest_step(), args=ocp.args.StandardRestore(like))

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from autodistill_jax.train import checkpoint, log
+from autodistill_jax.train import log
 
 
 def fit(
@@ -16,7 +16,7 @@ def fit(
     *,
     what: str,
     start: int = 0,
-    kept=None,
+    save: Callable[[int, Any], None] = lambda step, state: None,
     save_every: int = 0,
     tell: Callable[[int, dict], None] = lambda step, values: None,
     tell_every: int = 10,
@@ -26,13 +26,13 @@ def fit(
 
     Args:
       step: compiled; `values` are scalars or arrays to average, {name: value}.
-      state: what is trained; restored from `kept` by the caller.
+      state: what is trained; restored by the caller where it resumes.
       inputs: the arguments of step i, a function of i alone, so that a resumed run is
         the same as an uninterrupted one.
       steps: how many in all.
       what: for the progress line.
       start: the first step to run.
-      kept: a checkpoint manager; saves every `save_every` steps and at the end.
+      save: called every `save_every` steps and at the end with the steps done.
       tell: called every `tell_every` steps with the means since the last call.
       after: called after every step with the number of steps done.
 
@@ -50,11 +50,7 @@ def fit(
             tell(done, now)
             shown = now.get("loss")
             progress(done, f"loss {shown:.4f}" if shown is not None else "")
-        if kept is not None and (
-            done == steps or save_every and done % save_every == 0
-        ):
-            checkpoint.save(kept, done, state)
+        if done == steps or (save_every and done % save_every == 0):
+            save(done, state)
         after(done, state)
-    if kept is not None:
-        kept.wait_until_finished()
     return jax.block_until_ready(state)

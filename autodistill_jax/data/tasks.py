@@ -1,0 +1,151 @@
+"""Which labelled rows does a task have? A task of one's own, and what all tasks share."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from autodistill_jax.errors import UserError
+from autodistill_jax.metrics import METRICS
+
+Text = str | tuple[str, str]
+
+
+class Task(NamedTuple):
+    """A labelled task: texts (or pairs of texts) and labels for training and dev.
+
+    Labels are whole numbers below `classes`, or floats where `classes` is 1
+    (regression). `metric` is a name in `metrics.METRICS`; more is better.
+    """
+
+    name: str
+    train: tuple[list[Text], list[float]]
+    dev: tuple[list[Text], list[float]]
+    classes: int
+    metric: str
+
+
+def own(
+    path: str, dev_file: str, text: str, text_pair: str, label: str, metric: str
+) -> Task:
+    """A task from a .tsv (with a header) or .jsonl file.
+
+    Args:
+      path: the training rows.
+      dev_file: the dev rows; "": every tenth training row (by a hash of its text).
+      text, text_pair, label: column or field names; text_pair "" for single texts.
+      metric: of `METRICS`; with a correlation the labels are numbers, else classes.
+
+    Raises:
+      UserError: a file that is not there, a row that is too short, a label that is no
+        number or that only dev has (file and line number).
+    """
+    if metric not in METRICS:
+        raise UserError(
+            f"finetune.metric is {metric!r}; it must be one of {', '.join(METRICS)}"
+        )
+    columns = [column for column in (text, text_pair, label) if column]
+    train = _read(Path(path), columns)
+    if dev_file:
+        dev, dev_path = _read(Path(dev_file), columns), Path(dev_file)
+    else:
+        dev = [row for row in train if zlib.crc32(row[1][0].encode()) % 10 == 0]
+        train = [row for row in train if zlib.crc32(row[1][0].encode()) % 10 != 0]
+        dev_path = Path(path)
+    if len(train) < 2 or len(dev) < 2:
+        raise UserError(
+            f"{path} gives {len(train)} training and {len(dev)} dev rows; "
+            "at least 2 of each are needed"
+        )
+    if "spearman" in metric:
+        classes, values = 1, None
+    else:
+        names = sorted({row[-1] for _, row in train})
+        classes, values = len(names), {name: i for i, name in enumerate(names)}
+
+    def split(rows, where):
+        texts, labels = [], []
+        for number, row in rows:
+            texts.append(row[0] if not text_pair else (row[0], row[1]))
+            labels.append(_label(row[-1], values, where, number))
+        return texts, labels
+
+    name = Path(path).stem
+    return Task(name, split(train, Path(path)), split(dev, dev_path), classes, metric)
+
+
+def _label(value: str, values: dict | None, path: Path, line: int) -> float:
+    if values is None:
+        return number_label(value, path, line)
+    if value not in values:
+        raise UserError(
+            f"{path}, line {line}: label {value!r} is none of the training labels "
+            f"{', '.join(list(values)[:10])}"
+        )
+    return values[value]
+
+
+def number_label(value: str, path: Path, line: int) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise UserError(f"{path}, line {line}: label {value!r} is no number") from error
+
+
+def _read(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
+    if path.suffix == ".jsonl":
+        rows = []
+        for number, line in _lines(path):
+            try:
+                record = json.loads(line)
+                rows.append((number, [str(record[column]) for column in columns]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}, line {number}: needed a JSON object with the fields "
+                    f"{', '.join(columns)}; finetune.text, text_pair and label name them"
+                ) from error
+        return rows
+    return tsv(path, columns)
+
+
+def tsv(
+    path: Path, columns: list[str | int], header: bool = True
+) -> list[tuple[int, list[str]]]:
+    """Rows of a tab-separated file, [(line number, the columns asked for)].
+
+    Quotes are text: GLUE's files are not CSV. Without a header, columns are positions.
+    """
+    lines = list(_lines(path))
+    if not lines:
+        raise UserError(f"{path} is empty")
+    if header:
+        names = lines.pop(0)[1].split("\t")
+        missing = [column for column in columns if column not in names]
+        if missing:
+            raise UserError(
+                f"{path} has the columns {', '.join(names)}, but not "
+                f"{', '.join(map(str, missing))}"
+            )
+        places, width = [names.index(column) for column in columns], len(names)
+    else:
+        places, width = columns, max(columns) + 1
+    rows = []
+    for number, line in lines:
+        cells = line.split("\t")
+        # Some rows of STS-B have more cells than the header; none may have fewer.
+        if len(cells) < width:
+            raise UserError(
+                f"{path}, line {number}: {len(cells)} columns, needed {width}"
+            )
+        rows.append((number, [cells[place].strip() for place in places]))
+    return rows
+
+
+def _lines(path: Path):
+    if not path.is_file():
+        raise UserError(f"{path} is not there; give a .tsv or .jsonl file that is")
+    text = path.read_text(encoding="utf-8-sig")
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.removesuffix("\r")
+        if line:
+            yield number, line

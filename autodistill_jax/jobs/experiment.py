@@ -1,0 +1,238 @@
+"""What does a config say, and which workdir is its? Where all jobs start from."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax import sharding
+from autodistill_jax.arch import Arch, Budget, Space, cost
+from autodistill_jax.data import text, tokens
+from autodistill_jax.errors import UserError
+from autodistill_jax.model import extract, huggingface
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import checkpoint, log, objectives
+
+# A workdir stays the same experiment whatever these are.
+_FREE = (
+    "finetune.tasks",
+    "finetune.glue_dir",
+    "mesh.data",
+    "tensorboard",
+    "distill.save_every",
+)
+
+
+class Experiment(NamedTuple):
+    """A checked config: nothing in it can still be refused."""
+
+    config: ConfigDict
+    teacher: huggingface.Teacher
+    tokenizer: Any
+    space: Space
+    budget: Budget
+    objective: objectives.Objective
+    affordable: list[Arch]
+    mesh: jax.sharding.Mesh
+
+    @property
+    def envelope(self) -> Arch:
+        """Sizes of the SuperLM's parameters."""
+        return extract.superlm_arch(self.teacher.arch, self.space.envelope())
+
+    def superlm(self) -> Bert:
+        settings = self.config.distill
+        return Bert(
+            self.envelope,
+            self.teacher.sizes,
+            space=self.space,
+            dtype=jnp.dtype(settings.dtype),
+            dropout=settings.dropout,
+        )
+
+    def teacher_module(self) -> Bert:
+        return Bert(
+            self.teacher.arch,
+            self.teacher.sizes,
+            dtype=jnp.dtype(self.config.distill.dtype),
+        )
+
+    def cost(self, arch: Arch) -> dict[str, int]:
+        return cost(arch, self.teacher.sizes, self.config.latency.length)
+
+
+def read(config: ConfigDict) -> Experiment:
+    """Checks a config before any work; loads the teacher.
+
+    Raises:
+      UserError: whatever cannot work, in one line.
+    """
+    teacher = huggingface.load(config.teacher)
+    made = tokens.tokenizer(teacher.folder, teacher.sizes.vocab)
+    length = max(config.data.length, config.latency.length, config.finetune.length)
+    if length > teacher.sizes.positions:
+        raise UserError(
+            f"a length of {length} tokens is more than the teacher's "
+            f"{teacher.sizes.positions} positions; use shorter texts"
+        )
+    for field in ("distill.dtype", "latency.dtype", "finetune.dtype"):
+        section, name = field.split(".")
+        if config[section][name] not in ("float32", "bfloat16"):
+            raise UserError(
+                f"{field} is {config[section][name]!r}; "
+                "it must be 'float32' or 'bfloat16'"
+            )
+    grid = config.space.to_dict()
+    grid["head_size"] = grid["head_size"] or teacher.arch.head_size
+    space = Space(**grid)
+    extract.check_fits(teacher.arch, space.envelope())
+    budget = Budget(**config.budget.to_dict())
+    affordable = space.within(
+        budget,
+        cost(teacher.arch, teacher.sizes, config.latency.length),
+        sizes=teacher.sizes,
+        length=config.latency.length,
+    )
+    objective = objectives.objective(config.distill.to_dict(), space, teacher.pooling)
+    for name in config.distill.freeze:
+        if name not in teacher.params:
+            raise UserError(
+                f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
+            )
+    mesh = sharding.make_mesh(config.distill.batch_size, config.mesh.data)
+    return Experiment(config, teacher, made, space, budget, objective, affordable, mesh)
+
+
+def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
+    """The folder of this experiment, made if it is new.
+
+    Raises:
+      UserError: it holds another experiment (says which fields differ), or other files.
+    """
+    folder = epath.Path(workdir)
+    ours = json.loads(json.dumps(config.to_dict()))
+    path = folder / "config.json"
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        a, b = _flat(ours), _flat(theirs)
+        differ = [
+            f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
+            for key in sorted(a.keys() | b.keys())
+            if a.get(key) != b.get(key) and key not in _FREE
+        ]
+        if differ:
+            raise UserError(
+                f"workdir {workdir} holds another experiment: {'; '.join(differ[:3])}"
+                f"{' ...' if len(differ) > 3 else ''}; use another --workdir"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"workdir {workdir} holds files, but no config.json of an experiment; "
+            "use another --workdir"
+        )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(ours, indent=2) + "\n")
+    return folder
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
+    """The unlabelled token rows, {"train", "heldout"}; cut once, kept in the workdir."""
+    path = workdir / "data" / "rows.npz"
+    if path.exists():
+        with np.load(path) as kept:
+            flat = dict(kept)
+    else:
+        data = experiment.config.data
+        log.say(f"reading text from {data.source} ...")
+        made = text.rows(
+            text.documents(data.source, data.packages, data.download),
+            experiment.tokenizer,
+            data.unit,
+            data.length,
+            data.rows,
+        )
+        flat = {
+            f"{split}/{name}": made[split][name]
+            for split in made
+            for name in ("ids", "tokens")
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **flat)
+        partial.replace(path)
+        log.say(
+            f"text: {len(flat['train/ids'])} training rows and "
+            f"{len(flat['heldout/ids'])} held-out rows of {data.length} tokens"
+        )
+    split = {}
+    for key, value in flat.items():
+        side, name = key.split("/")
+        split.setdefault(side, {})[name] = value
+    return split
+
+
+def superlm_folder(workdir: epath.Path) -> Path:
+    return Path(workdir) / "superlm" / "main" / "checkpoints"
+
+
+def trained_superlm(experiment: Experiment, workdir: epath.Path) -> dict:
+    """The parameters of the trained SuperLM, matchers included, on the devices.
+
+    Raises:
+      UserError: it is not trained, or not to the end.
+    """
+    steps = experiment.config.distill.steps
+    kept = checkpoint.manager(superlm_folder(workdir))
+    if (kept.latest_step() or 0) < steps:
+        raise UserError(
+            f"{superlm_folder(workdir)} has {kept.latest_step() or 0} of {steps} steps; "
+            "run the job distill first"
+        )
+    state = checkpoint.restore(kept)
+    return jax.device_put(
+        {**state["params"], **state["frozen"]}, sharding.replicated(experiment.mesh)
+    )
+
+
+def arch_of(record: dict) -> Arch:
+    return Arch(**record)
+
+
+def record_of(arch: Arch) -> dict:
+    return dataclasses.asdict(arch)
+
+
+def read_json(path: epath.Path, needed: str) -> dict:
+    """A file another job leaves behind.
+
+    Raises:
+      UserError: it is not there: says which job to run first.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is not there; run the job {needed} first")
+    return json.loads(path.read_text())
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Whole or not at all: a stop in between leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)

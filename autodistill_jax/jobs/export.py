@@ -1,0 +1,179 @@
+"""Job `export`: the chosen sub-network -> a folder that Hugging Face loads."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from autodistill_jax import losses, metrics
+from autodistill_jax.data import batches
+from autodistill_jax.jobs import experiment as common
+from autodistill_jax.model import extract, huggingface
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import log, sandwich
+
+_TOLERANCE = 1e-4
+
+
+def run(
+    experiment: common.Experiment, workdir: epath.Path, stage: str = "export"
+) -> None:
+    """Leaves students/<name>/, checked by equal outputs, and its similarity.json."""
+    found = common.read_json(workdir / "search" / "front.json", "search")
+    arch = common.arch_of(found["chosen"])
+    folder = workdir / "students" / arch.name
+    if (folder / "similarity.json").exists():
+        log.say(f"{stage}: done already, {folder}")
+        return
+    weights = {
+        name: value
+        for name, value in common.trained_superlm(experiment, workdir).items()
+        if not name.startswith("matcher_")
+    }
+    student = extract.extract(weights, experiment.envelope, arch)
+    held_out = common.rows(experiment, workdir)["heldout"]
+    log.say(f"{stage}: comparing similarities with the teacher's ...")
+    similarity = _similarities(experiment, held_out, arch, student)
+    sample = {name: value[:4] for name, value in held_out.items()}
+    inside = _inside(experiment, weights, arch, sample)
+
+    def check(partial: Path) -> None:
+        error = _difference(partial, arch, inside, sample)
+        log.say(f"{stage}: outputs differ by at most {error:.1e} after reloading")
+        if not error <= _TOLERANCE:
+            raise RuntimeError(
+                f"the exported student's outputs differ by {error}, over {_TOLERANCE}"
+            )
+
+    huggingface.save(
+        Path(folder),
+        arch,
+        experiment.teacher.sizes,
+        jax.tree.map(np.asarray, student),
+        experiment.teacher.folder,
+        experiment.teacher.pooling,
+        _card(experiment, arch, found, similarity),
+        check,
+    )
+    common.write_json(folder / "similarity.json", similarity)
+    log.say(f"{stage}: made {folder}")
+
+
+def _similarities(experiment, held_out, arch, student) -> dict:
+    """Spearman of the cosines of held-out pairs with the teacher's own, student and
+    truncated slice ("truncated": the same Arch before distillation)."""
+    wanted = experiment.config.export.pairs
+    pairs = min(wanted, len(held_out["ids"]) // 2)
+    rng = np.random.default_rng(experiment.config.seed)
+    pick = rng.choice(len(held_out["ids"]), 2 * pairs, replace=False)
+    texts = {name: value[pick] for name, value in held_out.items()}
+    teacher = experiment.teacher
+    truncated = extract.extract(teacher.params, teacher.arch, arch)
+
+    def cosines(arch, params):
+        module = Bert(arch, teacher.sizes)
+
+        @jax.jit
+        def embed(params, batch):
+            out = module.apply({"params": params}, batch["ids"], batch["tokens"])
+            return losses.pool(out.hidden, out.pooler, batch["tokens"], teacher.pooling)
+
+        made = [
+            np.asarray(embed(params, batch))
+            for batch in batches.evaluation(texts, min(100, 2 * pairs))
+        ]
+        made = np.concatenate(made)[: 2 * pairs]
+        return np.asarray(losses.cosine(made[:pairs], made[pairs:]))
+
+    reference = cosines(teacher.arch, teacher.params)
+    return {
+        "pairs": pairs,
+        "seed": experiment.config.seed,
+        "student": metrics.spearman(reference, cosines(arch, student)),
+        "truncated": metrics.spearman(reference, cosines(arch, truncated)),
+        "teacher": 1.0,
+    }
+
+
+def _inside(experiment, weights, arch, sample) -> np.ndarray:
+    """The sub-network's own output, inside the SuperLM."""
+    superlm = experiment.superlm().clone(dtype=jnp.float32, dropout=0.0)
+    one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
+    out = jax.jit(
+        lambda p, a: superlm.apply({"params": p}, sample["ids"], sample["tokens"], a)
+    )(weights, one)
+    return np.asarray(out.hidden)[..., : arch.hidden]
+
+
+def _difference(folder: Path, arch, inside, sample) -> float:
+    """The largest difference at real tokens between sub-network and written student,
+    loaded by us, and by transformers where it is installed with torch."""
+    real = sample["tokens"].astype(bool)
+    again = huggingface.load(str(folder))
+    module = Bert(again.arch, again.sizes)
+    out = module.apply({"params": again.params}, sample["ids"], sample["tokens"])
+    error = np.abs(np.asarray(out.hidden) - inside)[real].max()
+    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
+        import torch
+        import transformers
+
+        model = transformers.AutoModel.from_pretrained(
+            str(folder), trust_remote_code=not arch.exportable
+        ).eval()
+        with torch.no_grad():
+            theirs = model(
+                input_ids=torch.tensor(sample["ids"]).long(),
+                attention_mask=torch.tensor(sample["tokens"]).long(),
+            ).last_hidden_state.numpy()
+        error = max(error, np.abs(theirs - inside)[real].max())
+    return float(error)
+
+
+def _card(experiment, arch, found, similarity) -> str:
+    """The model card: what it is, what it costs, how to load it."""
+    trial = next(t for t in found["trials"] if common.arch_of(t["arch"]) == arch)
+    teacher, how = found["teacher"], found["latency"]
+    remote = "" if arch.exportable else ", trust_remote_code=True"
+
+    def line(name, key, scale, unit, digits):
+        mine, full = trial.get(key), teacher[key]
+        told = f"{mine / scale:.{digits}f} {unit}" if mine is not None else "not taken"
+        share = f"{mine / full:.0%}" if mine is not None else ""
+        return f"| {name} | {told} | {full / scale:.{digits}f} {unit} | {share} |"
+
+    rows = "\n".join(
+        [
+            line("parameters", "params", 1e6, "M", 2),
+            line(f"multiply-adds, {how['length']} tokens", "flops", 1e9, "G", 3),
+            line("latency, measured", "latency_ms", 1, "ms", 2),
+        ]
+    )
+    return f"""---
+library_name: transformers
+tags: [bert, distillation, autodistill_jax]
+---
+
+# {arch.name}
+
+A BERT of {arch.layers} layers, hidden size {arch.hidden}, {arch.heads} heads and ffn
+width {arch.ffn}, distilled by autodistill_jax from {experiment.config.teacher}.
+
+| | student | teacher | share |
+|---|---|---|---|
+{rows}
+
+Latency: batch {how["batch"]}, {how["length"]} tokens, {how["dtype"]}, on {how["device"]}.
+Agreement of its text similarities with the teacher's (Spearman, {similarity["pairs"]}
+held-out pairs): {similarity["student"]:.3f}; the same slice of the teacher before
+distillation: {similarity["truncated"]:.3f}.
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("FOLDER"{remote})
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+```
+"""

@@ -1,0 +1,183 @@
+"""Job `finetune`: student, the same Arch from scratch and the teacher on each task."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax import sharding
+from autodistill_jax.data import docs, glue, tasks, tokens
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import experiment as common
+from autodistill_jax.model import extract, huggingface
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import log, supervised
+
+
+def read(config: ConfigDict) -> list[tasks.Task]:
+    """The labelled tasks of a config, read before any work starts.
+
+    Raises:
+      UserError: an unknown task, a file that cannot be used, a setting that cannot be.
+    """
+    settings = config.finetune
+    if settings.teacher not in ("frozen", "full", "none"):
+        raise UserError(
+            f"finetune.teacher is {settings.teacher!r}; "
+            "it must be 'frozen', 'full' or 'none'"
+        )
+    if settings.epochs < 1:
+        raise UserError(f"finetune.epochs is {settings.epochs}; at least 1 is needed")
+    made = []
+    for name in settings.tasks:
+        if name == "docs":
+            packages = tuple(config.data.packages)
+            train, dev = docs.labelled(packages)
+            split = (tuple(map(list, zip(*side))) for side in (train, dev))
+            task = tasks.Task("docs", *split, len(packages), "accuracy")
+        elif name in glue.NAMES:
+            task = glue.load(name, settings.glue_dir)
+        elif name.endswith((".tsv", ".jsonl")):
+            task = tasks.own(
+                name,
+                settings.dev_file,
+                settings.text,
+                settings.text_pair,
+                settings.label,
+                settings.metric,
+            )
+        else:
+            raise UserError(
+                f"finetune.tasks has {name!r}; known: docs, {', '.join(glue.NAMES)}, "
+                "or a .tsv or .jsonl file"
+            )
+        made.append(task)
+    return made
+
+
+def run(
+    experiment: common.Experiment,
+    workdir: epath.Path,
+    labelled: list[tasks.Task],
+    stage: str = "finetune",
+) -> None:
+    """Leaves finetune/<student>/<task>/<model>.json, and the fine-tuned weights."""
+    found = common.read_json(workdir / "search" / "front.json", "export")
+    arch = common.arch_of(found["chosen"])
+    student = huggingface.load(str(workdir / "students" / arch.name))
+    settings = experiment.config.finetune.to_dict()
+    sharding.make_mesh(settings["batch_size"], experiment.config.mesh.data)
+    models = ["student", "scratch", "teacher"]
+    if settings["teacher"] == "none":
+        models.remove("teacher")
+    for task in labelled:
+        folder = workdir / "finetune" / arch.name / task.name
+        rows = None
+        for model in models:
+            path = folder / f"{model}.json"
+            if path.exists():
+                log.say(f"{stage}: {task.name}, {model}: done already")
+                continue
+            rows = rows or _rows(experiment, task)
+            result = _one(
+                experiment,
+                student,
+                model,
+                rows,
+                folder,
+                f"{stage} {task.name}, {model}",
+            )
+            common.write_json(
+                path,
+                {
+                    "task": task.name,
+                    "model": model,
+                    "metric": task.metric,
+                    "train_rows": len(rows.train["label"]),
+                    "dev_rows": len(rows.dev["label"]),
+                    **result,
+                },
+            )
+            log.say(
+                f"{stage}: {task.name}, {model}: {task.metric} {result['score']:.4f}"
+            )
+    log.say(f"{stage}: made {workdir / 'finetune' / arch.name}")
+
+
+def _rows(experiment, task: tasks.Task) -> supervised.Rows:
+    settings = experiment.config.finetune
+
+    def side(texts, labels, limit):
+        texts, labels = texts[: limit or None], labels[: limit or None]
+        made = tokens.encode(experiment.tokenizer, texts, settings.length)
+        kind = np.float32 if task.classes == 1 else np.int32
+        return made | {"label": np.asarray(labels, kind)}
+
+    # GLUE's files are in no order that a limit could trust: shuffle, by the seed.
+    order = np.random.default_rng(experiment.config.seed).permutation(
+        len(task.train[0])
+    )
+    train = ([task.train[0][i] for i in order], [task.train[1][i] for i in order])
+    return supervised.Rows(
+        side(*train, settings.rows),
+        side(*task.dev, settings.dev_rows),
+        task.classes,
+        task.metric,
+    )
+
+
+def _one(experiment, student, model, rows, folder, what) -> dict:
+    config = experiment.config
+    settings = config.finetune.to_dict()
+    teacher = experiment.teacher
+    source = teacher if model == "teacher" else student
+    module = Bert(
+        source.arch,
+        source.sizes,
+        dtype=jnp.dtype(settings["dtype"]),
+        dropout=settings["dropout"],
+    )
+    params = jax.tree.map(jnp.asarray, source.params)
+    if model == "teacher" and settings["teacher"] == "frozen":
+        log.say(f"{what}: a head on the frozen teacher ...")
+        score = supervised.frozen(
+            module,
+            params,
+            rows,
+            teacher.pooling,
+            settings["batch_size"],
+            experiment.mesh,
+        )
+        return {"score": score, "how": "frozen encoder, linear head"}
+    how = "fine-tuned"
+    if model == "scratch":
+        how = "random weights, trained on the task alone"
+        settings["learning_rate"] = settings["scratch_learning_rate"]
+        params = extract.init(module, jax.random.key(config.seed))
+    best, scores = supervised.fine_tune(
+        module,
+        params,
+        rows,
+        settings,
+        teacher.pooling,
+        experiment.mesh,
+        config.seed,
+        what,
+    )
+    if model == "student":
+        _save(Path(folder), best)
+    return {"score": max(scores), "how": how, "epochs": scores}
+
+
+def _save(folder: Path, params: dict) -> None:
+    """The best epoch's encoder and head, by the parameters' own names."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in params.items()},
+        folder / "student.safetensors",
+    )

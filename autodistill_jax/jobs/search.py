@@ -1,0 +1,185 @@
+"""Job `search`: every affordable sub-network's proxy and cost -> the front, one chosen."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from autodistill_jax import sharding
+from autodistill_jax.arch import Arch, front
+from autodistill_jax.data import batches
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs.experiment import (
+    Experiment,
+    record_of,
+    rows,
+    trained_superlm,
+    write_json,
+)
+from autodistill_jax.latency import profile
+from autodistill_jax.model import extract
+from autodistill_jax.search import proxies, study
+from autodistill_jax.train import log
+
+
+def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> None:
+    """Leaves search/study.db, trials.csv, latency.json and front.json."""
+    folder = workdir / "search"
+    if (folder / "front.json").exists():
+        log.say(f"{stage}: done already, {folder / 'front.json'}")
+        return
+    params = trained_superlm(experiment, workdir)
+    trials = _proxies(experiment, workdir, params, stage)
+    archs = list(trials)
+    on_front = [
+        archs[i] for i in front((trials[a]["flops"], trials[a]["proxy"]) for a in archs)
+    ]
+    on_front.sort(key=lambda arch: trials[arch]["proxy"])
+    settings = experiment.config.latency
+    # Each is a compile, so only the front's, evenly over it, the best always in.
+    count = min(len(on_front), max(settings.at_most, 1))
+    picks = sorted({round(i) for i in np.linspace(0, len(on_front) - 1, count)})
+    timed = [on_front[i] for i in picks]
+    latencies = _latencies(experiment, folder, params, timed, stage)
+    for arch in timed:
+        trials[arch]["latency_ms"] = latencies[str(arch)]["seconds"] * 1e3
+    teacher = {
+        **experiment.cost(experiment.teacher.arch),
+        "latency_ms": latencies["teacher"]["seconds"] * 1e3,
+    }
+    chosen, reason = choose(experiment, trials, timed, teacher)
+    study.write_csv(folder / "trials.csv", trials)
+    write_json(
+        folder / "front.json",
+        {
+            "chosen": record_of(chosen),
+            "reason": reason,
+            "front": [record_of(arch) for arch in on_front],
+            "trials": [
+                {
+                    "arch": record_of(arch),
+                    **experiment.cost(arch),
+                    **values,
+                    "on_front": arch in on_front,
+                }
+                for arch, values in trials.items()
+            ],
+            "teacher": {"arch": record_of(experiment.teacher.arch), **teacher},
+            "space": len(experiment.space.grid()),
+            "latency": {
+                **profile.conditions(settings.batch, settings.length, settings.dtype),
+                "source": "measured",
+            },
+        },
+    )
+    log.say(f"{stage}: chose {chosen}: {reason}")
+    log.say(f"{stage}: made {folder / 'front.json'}")
+
+
+def _proxies(experiment, workdir, params, stage) -> dict[Arch, dict]:
+    """The trials under the budget; those in the study already are not run again."""
+    settings = experiment.config.search
+    made = study.open_study(workdir / "search", experiment.space)
+    there = study.trials(made, experiment.space.head_size)
+    missing = [arch for arch in experiment.affordable if arch not in there]
+    log.say(
+        f"{stage}: {len(experiment.affordable)} of {len(experiment.space.grid())} "
+        f"sub-networks are under the budget, {len(missing)} to evaluate"
+    )
+    if missing:
+        held_out = {
+            name: value[: settings.rows]
+            for name, value in rows(experiment, workdir)["heldout"].items()
+        }
+        proxy = proxies.superlm(
+            experiment.superlm(),
+            params,
+            experiment.teacher_module(),
+            jax.device_put(
+                experiment.teacher.params, sharding.replicated(experiment.mesh)
+            ),
+            [
+                batches.put(batch, experiment.mesh)
+                for batch in batches.evaluation(held_out, settings.batch_size)
+            ],
+            experiment.objective,
+        )
+        progress = log.Progress(f"{stage}: proxies", len(missing))
+        for i, arch in enumerate(missing, 1):
+            terms = proxy(arch)
+            total = terms.pop("total")
+            flops = experiment.budget.counted(experiment.cost(arch))["flops"]
+            study.record(
+                made, experiment.space, arch, {"proxy": total, "flops": flops, **terms}
+            )
+            progress(i)
+    there = study.trials(made, experiment.space.head_size)
+    return {arch: there[arch] for arch in experiment.affordable}
+
+
+def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
+    """Measured latencies of extracted students and the teacher; each measured once."""
+    settings = experiment.config.latency
+    path = folder / "latency.json"
+    how = profile.conditions(settings.batch, settings.length, settings.dtype)
+    table = json.loads(path.read_text()) if path.exists() else {}
+    # Another device, batch or version: nothing in it can be compared.
+    table = {
+        name: value
+        for name, value in table.items()
+        if all(value[key] == how[key] for key in how)
+    }
+    weights = {k: v for k, v in params.items() if not k.startswith("matcher_")}
+    progress = log.Progress(f"{stage}: latencies on {how['device']}", len(archs) + 1)
+    for i, arch in enumerate([None, *archs], 1):
+        name = "teacher" if arch is None else str(arch)
+        if name not in table:
+            if arch is None:
+                arch, own = experiment.teacher.arch, experiment.teacher.params
+            else:
+                own = extract.extract(weights, experiment.envelope, arch)
+            table[name] = profile.measure(
+                arch,
+                experiment.teacher.sizes,
+                jax.tree.map(jnp.asarray, own),
+                batch=settings.batch,
+                length=settings.length,
+                dtype=settings.dtype,
+                runs=settings.runs,
+            )
+            write_json(path, table)
+        progress(i, f"{name} {table[name]['seconds'] * 1e3:.2f} ms measured")
+    return table
+
+
+def choose(experiment, trials, timed, teacher) -> tuple[Arch, str]:
+    """The best student and why: the lowest proxy that meets every bound.
+
+    Where latency is bounded, only Archs whose latency was measured can be chosen.
+
+    Raises:
+      UserError: none meets the latency bound: says what the nearest takes.
+    """
+    bounds = experiment.budget.bounds(teacher)
+    limit = bounds.get("latency_ms")
+    candidates = list(trials)
+    if limit is not None:
+        candidates = [a for a in timed if trials[a]["latency_ms"] <= limit]
+        if not candidates:
+            nearest = min(timed, key=lambda arch: trials[arch]["latency_ms"])
+            raise UserError(
+                f"the budget leaves nothing: latency_ms <= {limit:.3f} excludes all "
+                f"{len(timed)} measured Archs; the nearest, {nearest}, takes "
+                f"{trials[nearest]['latency_ms']:.3f} ms. Raise the bound or give the "
+                "space smaller Archs"
+            )
+    chosen = min(candidates, key=lambda arch: trials[arch]["proxy"])
+    told = ", ".join(f"{key} <= {bound:.4g}" for key, bound in bounds.items())
+    reason = (
+        f"the lowest held-out distillation loss ({trials[chosen]['proxy']:.4f}) of the "
+        f"{len(candidates)} sub-networks that meet the budget ({told or 'no bound'}; "
+        f"{experiment.budget.convention} convention)"
+    )
+    return chosen, reason

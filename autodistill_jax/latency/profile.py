@@ -1,0 +1,158 @@
+"""How long does one forward pass take on the device at hand? Read off XLA's profiler."""
+
+import functools
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autodistill_jax.arch import Arch, Sizes
+from autodistill_jax.errors import UserError
+from autodistill_jax.model.bert import Bert
+
+
+def measure(
+    arch: Arch,
+    sizes: Sizes,
+    params: dict,
+    *,
+    batch: int,
+    length: int,
+    dtype: str,
+    runs: int,
+) -> dict[str, Any]:
+    """Device time of a standalone network's forward pass, layers unrolled.
+
+    Args:
+      arch, sizes, params: the network, with its own weights.
+      batch, length: texts a pass, tokens a text (all real, none padding).
+      dtype: of the products.
+      runs: executions after warm-up; at least 10.
+
+    Returns:
+      {arch, seconds (the median), minimum, spread (90th - 10th percentile), runs,
+      source: "measured", device, batch, length, dtype, jax}.
+    """
+    module = Bert(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
+
+    def student_forward(params, ids, tokens):
+        return module.apply({"params": params}, ids, tokens).hidden
+
+    ids = jnp.asarray(
+        np.random.default_rng(0).integers(0, sizes.vocab, (batch, length)), jnp.int32
+    )
+    params = jax.device_put(params)
+    times = device_times(student_forward, (params, ids, jnp.ones_like(ids)), runs)
+    low, high = np.percentile(times, (10, 90))
+    return {
+        "arch": str(arch),
+        "seconds": float(np.median(times)),
+        "minimum": float(times.min()),
+        "spread": float(high - low),
+        "runs": len(times),
+        "source": "measured",
+        **conditions(batch, length, dtype),
+    }
+
+
+def conditions(batch: int, length: int, dtype: str) -> dict[str, Any]:
+    """What a latency depends on besides the network: two are comparable only if equal."""
+    return {
+        "device": device_name(),
+        "batch": batch,
+        "length": length,
+        "dtype": dtype,
+        "jax": metadata.version("jax"),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def device_name() -> str:
+    """ "TPU v5 lite", "NVIDIA H100", or the CPU's model and how many cores of it."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    import os
+    import platform
+
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    return f"CPU, {model}, {cores or os.cpu_count()} cores"
+
+
+def device_times(fn: Callable, args: tuple, runs: int) -> np.ndarray:
+    """Seconds on the device of each of `runs` executions of fn, after three more."""
+    if runs < 10:
+        raise UserError(f"latency.runs is {runs}; at least 10 make a median")
+    compiled = jax.jit(fn)
+    for _ in range(3):
+        jax.block_until_ready(compiled(*args))
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    options.host_tracer_level = 2
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            for _ in range(runs):
+                jax.block_until_ready(compiled(*args))
+        path = next(Path(folder).rglob("*.xplane.pb"))
+        data = jax.profiler.ProfileData.from_file(str(path))
+        return executions(data, f"jit_{fn.__name__}")
+
+
+def executions(data: Any, module: str) -> np.ndarray:
+    """Seconds of each execution of an XLA module in a profile.
+
+    CPU: from the first to the last event of a run_id on the host's XLA lines. TPU: the
+    events of the line "XLA Modules". GPU: from the first to the last kernel of a run_id
+    on the stream lines.
+
+    Raises:
+      UserError: no event of the module; says which planes there are.
+    """
+    spans: dict[Any, list[float]] = {}
+    planes = list(data.planes)
+    for plane in planes:
+        on_tpu = plane.name.startswith("/device:TPU:0")
+        on_gpu = plane.name.startswith("/device:GPU:0")
+        if not (on_tpu or on_gpu or plane.name == "/host:CPU"):
+            continue
+        for line in plane.lines:
+            if on_tpu and line.name == "XLA Modules":
+                for event in line.events:
+                    if event.name.split("(")[0] == module:
+                        key = (event.start_ns, "tpu")
+                        spans[key] = [
+                            event.start_ns,
+                            event.start_ns + event.duration_ns,
+                        ]
+            elif (on_gpu and line.name.startswith("Stream")) or (
+                not on_tpu and not on_gpu and line.name.startswith("tf_XLA")
+            ):
+                for event in line.events:
+                    stats = dict(event.stats)
+                    if stats.get("hlo_module") != module:
+                        continue
+                    span = spans.setdefault(
+                        stats.get("run_id", stats.get("correlation_id")),
+                        [event.start_ns, 0],
+                    )
+                    span[0] = min(span[0], event.start_ns)
+                    span[1] = max(span[1], event.start_ns + event.duration_ns)
+    if not spans:
+        raise UserError(
+            f"the profiler gave no event of {module}; it saw the planes "
+            f"{', '.join(plane.name for plane in planes)}"
+        )
+    ordered = sorted(spans.values())
+    return np.asarray([end - start for start, end in ordered]) / 1e9

@@ -1,0 +1,92 @@
+"""The command line: flags -> config -> one job."""
+
+import contextlib
+import os
+import re
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from autodistill_jax.errors import UserError
+
+_JOBS = {
+    "run": "distill -> search -> export -> finetune -> report",
+    "distill": "train the SuperLM of the space from the teacher",
+    "search": "the sub-networks under the budget -> the front, and one chosen",
+    "export": "the chosen sub-network -> a Hugging Face folder",
+    "finetune": "student, same Arch from scratch and teacher on labelled tasks",
+    "report": "report.html from what is in the workdir",
+    "cost": "params and FLOPs of one Arch, as JSON: --arch=layers=3,hidden=192,...",
+}
+_USAGE = (
+    "python -m autodistill_jax JOB --config=FILE.py[:preset] --workdir=DIR "
+    "[--config.section.field=value ...]"
+)
+
+
+def _define_flags() -> flags.FlagValues:
+    """Flags of their own, so that a notebook or a test may call `main` twice."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "A config file, with :preset if it has any.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Where the experiment lives.", flag_values=values
+    )
+    flags.DEFINE_string("arch", None, "For `cost`: one Arch.", flag_values=values)
+    return values
+
+
+def _parse(argv: list[str]):
+    values = _define_flags()
+    if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+        jobs = "\n".join(f"  {job:9} {what}" for job, what in _JOBS.items())
+        print(f"{_USAGE}\n\n{jobs}")
+        raise SystemExit(0 if len(argv) > 1 else 2)
+    job = argv[1]
+    if job not in _JOBS:
+        raise UserError(f"unknown job {job!r}; one of {', '.join(_JOBS)}")
+    # ml_collections and absl raise or exit from here in many ways, all of them the
+    # user's mistakes: a wrong file, field, type or flag.
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            rest = values([argv[0], *argv[2:]])
+        config = values.config
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"--config: no file {error.filename}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(_one_line(error)) from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is no flag; usage: {_USAGE}")
+    if config is None:
+        raise UserError(f"--config is missing; usage: {_USAGE}")
+    if job != "cost" and not values.workdir:
+        raise UserError(f"--workdir is missing; usage: {_USAGE}")
+    return job, config, values.workdir, values.arch
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError | AttributeError):
+        text = re.sub(r"^[\"']|[\"']$", "", text)
+        return f"--config: unknown field or preset: {text}"
+    return text if isinstance(error, flags.Error) else f"--config: {text}"
+
+
+def main(argv: list[str]) -> int:
+    """Runs one job; 0 if it is done, 2 with one line on stderr if the input is wrong."""
+    try:
+        job, config, workdir, arch = _parse(argv)
+        # JAX and the rest take seconds to import: only once the flags are right.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        from autodistill_jax.jobs import run
+
+        run.job(job, config, workdir, arch)
+    except UserError as error:
+        print(f"autodistill_jax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,95 @@
+"""Where are trials kept? In an Optuna study: SQLite in the workdir."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from autodistill_jax.arch import AXES, Arch, Space
+from autodistill_jax.errors import UserError
+
+
+def open_study(folder: Path, space: Space):
+    """The study of this space, made if it is new; objectives proxy and FLOPs, both
+    small. optuna-dashboard opens its file.
+
+    Raises:
+      UserError: it holds another space (says which axis differs).
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name="search",
+        storage=f"sqlite:///{folder / 'study.db'}",
+        directions=["minimize", "minimize"],
+        load_if_exists=True,
+    )
+    ours = json.loads(json.dumps(_values(space)))
+    theirs = study.user_attrs.get("space")
+    if theirs is None:
+        study.set_user_attr("space", ours)
+    elif theirs != ours:
+        axis = next(axis for axis in ours if ours[axis] != theirs.get(axis))
+        raise UserError(
+            f"{folder / 'study.db'} is a study of another space: {axis} is "
+            f"{theirs.get(axis)} there and {ours[axis]} here; use another --workdir"
+        )
+    return study
+
+
+def _values(space: Space) -> dict[str, list[int]]:
+    values = {
+        axis: sorted({getattr(arch, axis) for arch in space.grid()}) for axis in AXES
+    }
+    return values | {"head_size": [space.head_size]}
+
+
+def record(study, space: Space, arch: Arch, values: Mapping[str, float]) -> None:
+    """Adds a finished trial: `values` has proxy and flops; the rest are attributes."""
+    import optuna
+
+    choices = _values(space)
+    study.add_trial(
+        optuna.trial.create_trial(
+            params={axis: getattr(arch, axis) for axis in AXES},
+            distributions={
+                axis: optuna.distributions.CategoricalDistribution(choices[axis])
+                for axis in AXES
+            },
+            values=[values["proxy"], values["flops"]],
+            user_attrs={k: v for k, v in values.items() if k not in ("proxy", "flops")},
+        )
+    )
+
+
+def trials(study, head_size: int) -> dict[Arch, dict[str, float]]:
+    """The finished trials: {arch: {"proxy", "flops", ...}}."""
+    import optuna
+
+    finished = study.get_trials(
+        deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
+    )
+    return {
+        Arch(**trial.params, head_size=head_size): {
+            "proxy": trial.values[0],
+            "flops": trial.values[1],
+            **trial.user_attrs,
+        }
+        for trial in finished
+    }
+
+
+def write_csv(path: Path, table: Mapping[Arch, Mapping[str, float]]) -> None:
+    """trials.csv: a line an Arch."""
+    columns = list(dict.fromkeys(key for values in table.values() for key in values))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*AXES, *columns])
+    for arch, values in sorted(table.items()):
+        writer.writerow(
+            [getattr(arch, a) for a in AXES] + [values.get(c, "") for c in columns]
+        )
+    path.write_text(buffer.getvalue())
