@@ -13,6 +13,7 @@ import numpy as np
 
 from autodistill_jax.arch import Arch, Sizes
 from autodistill_jax.errors import UserError
+from autodistill_jax.model import extract
 from autodistill_jax.model.bert import Bert
 
 
@@ -46,7 +47,7 @@ def measure(
     ids = jnp.asarray(
         np.random.default_rng(0).integers(0, sizes.vocab, (batch, length)), jnp.int32
     )
-    params = jax.device_put(params)
+    params = jax.device_put(extract.unstack(params))
     times = device_times(student_forward, (params, ids, jnp.ones_like(ids)), runs)
     low, high = np.percentile(times, (10, 90))
     return {

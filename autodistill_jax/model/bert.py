@@ -48,8 +48,8 @@ class Bert(nn.Module):
       space: of a SuperLM, the Space whose sub-networks it can run; else None.
       dtype: of the products' operands; parameters, sums, softmax and LayerNorm are f32.
       dropout: rate, in force where a call gives a random key.
-      unroll: layers one after another instead of a loop (longer compile; lets XLA see
-        all layers, for latency and FLOP counts).
+      unroll: a parameter for each layer (see `extract.unstack`) and no loop, as a
+        program that serves has them: longer to compile; slicing a stack costs time.
     """
 
     arch: Arch
@@ -117,16 +117,14 @@ class Bert(nn.Module):
         )
         carry = {"x": x, "key": keys[1]}
         if qkv:
-            width = stack["qkv_kernel"].shape[-1]
+            width = self.arch.heads * self.arch.head_size
             carry["qkv"] = jnp.zeros((batch * length, 3, width), x.dtype)
         if states:
             assert space is None, "hidden states of all layers need a fixed depth"
             there = self.arch.layers + 1
             carry["states"] = jnp.zeros((there, *x.shape), x.dtype).at[0].set(x)
             carry["i"] = 0
-        carry = elastic.repeat(
-            layer, stack, carry, arch, space, unroll=self.unroll or 1
-        )
+        carry = elastic.repeat(layer, stack, carry, arch, space)
         x = carry["x"].reshape(batch, length, -1)
         pooled = product("bd,de->be", x[:, 0], pooler["kernel"], self.dtype)
         pooled = jnp.tanh(pooled + pooler["bias"])
@@ -159,10 +157,10 @@ class Bert(nn.Module):
         normal = nn.initializers.normal(0.02)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
 
-        def group(name, spec):
+        def group(name, spec, end=""):
             return {
                 key: self.param(
-                    f"{name}_{key}",
+                    f"{name}_{key}{end}",
                     nn.with_logical_partitioning(init, axes),
                     tuple(size[axis] for axis in axes),
                 )
@@ -179,23 +177,25 @@ class Bert(nn.Module):
                 "norm_bias": (zeros, ("hidden",)),
             },
         )
-        stack = group(
-            "layers",
-            {
-                "qkv_kernel": (normal, ("layers", "hidden", "qkv", "heads")),
-                "qkv_bias": (zeros, ("layers", "qkv", "heads")),
-                "attention_kernel": (normal, ("layers", "heads", "hidden")),
-                "attention_bias": (zeros, ("layers", "hidden")),
-                "attention_norm_scale": (ones, ("layers", "hidden")),
-                "attention_norm_bias": (zeros, ("layers", "hidden")),
-                "ffn_in_kernel": (normal, ("layers", "hidden", "ffn")),
-                "ffn_in_bias": (zeros, ("layers", "ffn")),
-                "ffn_out_kernel": (normal, ("layers", "ffn", "hidden")),
-                "ffn_out_bias": (zeros, ("layers", "hidden")),
-                "ffn_norm_scale": (ones, ("layers", "hidden")),
-                "ffn_norm_bias": (zeros, ("layers", "hidden")),
-            },
-        )
+        layer = {
+            "qkv_kernel": (normal, ("layers", "hidden", "qkv", "heads")),
+            "qkv_bias": (zeros, ("layers", "qkv", "heads")),
+            "attention_kernel": (normal, ("layers", "heads", "hidden")),
+            "attention_bias": (zeros, ("layers", "hidden")),
+            "attention_norm_scale": (ones, ("layers", "hidden")),
+            "attention_norm_bias": (zeros, ("layers", "hidden")),
+            "ffn_in_kernel": (normal, ("layers", "hidden", "ffn")),
+            "ffn_in_bias": (zeros, ("layers", "ffn")),
+            "ffn_out_kernel": (normal, ("layers", "ffn", "hidden")),
+            "ffn_out_bias": (zeros, ("layers", "hidden")),
+            "ffn_norm_scale": (ones, ("layers", "hidden")),
+            "ffn_norm_bias": (zeros, ("layers", "hidden")),
+        }
+        if self.unroll:
+            one = {key: (init, axes[1:]) for key, (init, axes) in layer.items()}
+            stack = [group("layers", one, f"_{i}") for i in range(arch.layers)]
+        else:
+            stack = group("layers", layer)
         pooler = group(
             "pooler",
             {

@@ -122,23 +122,23 @@ def call(
 
 
 def repeat(
-    body: Callable, stack: Any, carry: Any, arch: Arch, space: Space | None, **kwargs
+    body: Callable, stack: Any, carry: Any, arch: Arch, space: Space | None
 ) -> Any:
     """carry = body(layer's parameters, carry), layer after layer.
 
     Args:
       body: one layer.
-      stack: parameters, each with a leading axis over the layers there are.
+      stack: parameters, each with a leading axis over the layers there are; or a list
+        of each layer's, which are then run one after another, without a loop.
       carry: what goes from layer to layer.
       arch: how many layers.
       space: None runs all layers of the stack. With a space, `arch.layers` of them run,
         those that `kept_layers` names; the others cost nothing.
-      **kwargs: for `lax.scan` (unroll).
     """
+    if isinstance(stack, list):
+        return functools.reduce(lambda c, layer: body(layer, c), stack, carry)
     if space is None:
-        return lax.scan(
-            lambda c, layer: (body(layer, c), None), carry, stack, **kwargs
-        )[0]
+        return lax.scan(lambda c, layer: (body(layer, c), None), carry, stack)[0]
     there = jax.tree.leaves(stack)[0].shape[0]
     deepest = max(space.layers)
     table = np.zeros((deepest + 1, deepest), np.int32)
@@ -152,7 +152,7 @@ def repeat(
         run = functools.partial(body, layer)
         return lax.cond(i < arch.layers, run, lambda c: c, carry), None
 
-    return lax.scan(step, carry, (jnp.arange(deepest), gathered), **kwargs)[0]
+    return lax.scan(step, carry, (jnp.arange(deepest), gathered))[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -59,6 +59,17 @@ def superlm_arch(teacher: Arch, envelope: Arch) -> Arch:
     )
 
 
+def unstack(params: dict) -> dict:
+    """Stacked layers as a parameter each: `layers_x` [N, ...] -> `layers_x_0` ..."""
+    flat = {}
+    for name, value in params.items():
+        if name.startswith("layers_"):
+            flat |= {f"{name}_{i}": value[i] for i in range(value.shape[0])}
+        else:
+            flat[name] = value
+    return flat
+
+
 def check_fits(there: Arch, arch: Arch) -> None:
     for axis in ("layers", "hidden", "heads", "ffn"):
         if getattr(arch, axis) > getattr(there, axis):
