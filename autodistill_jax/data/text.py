@@ -32,7 +32,7 @@ def documents(
       UserError: nothing there, or a line that cannot be read (file and line number).
     """
     if source == "docs":
-        for doc in docs.docstrings(packages):
+        for doc in docs.docstrings(tuple(packages)):
             text = "\n\n".join(docs.paragraphs(doc.text))
             if text:
                 yield text, doc.held_out

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Sets up .venv and runs lint and all tests.
+#   ./launch/test.sh [pytest arguments ...]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/venv.sh
+prepare test
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+exec .venv/bin/python -m pytest "$@"
