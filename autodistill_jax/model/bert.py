@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from autodistill_jax.arch import Arch, Sizes, Space
@@ -62,11 +64,11 @@ class Bert(nn.Module):
     @nn.compact
     def __call__(
         self,
-        ids: Int[Array, "B L"],
-        tokens: Array,
+        ids: Int[Array | np.ndarray, "B L"],
+        tokens: Array | np.ndarray,
         arch: Arch | None = None,
         *,
-        types: Array | None = None,
+        types: Array | np.ndarray | None = None,
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
@@ -274,7 +276,7 @@ def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
 
 def attention(
     qkv: Float[Array, "T 3 W"],
-    tokens: Array,
+    tokens: Array | np.ndarray,
     head_size: int,
     dtype: Any = jnp.float32,
     rate: float = 0.0,
@@ -319,7 +321,7 @@ def dropout(x, rate, key):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def product(spec: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+def product(spec: str, x: ArrayLike, y: ArrayLike, dtype: Any) -> jax.Array:
     """einsum(spec, x, y) of operands cast to dtype, summed up in f32.
 
     Forward and backward alike: JAX's own transpose would multiply an f32 gradient.

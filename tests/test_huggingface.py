@@ -1,0 +1,248 @@
+"""Do teachers come in, and students go out, with equal outputs?"""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import DATA, needs_data
+
+from autodistill_jax import losses, metrics
+from autodistill_jax.arch import Arch, Sizes
+from autodistill_jax.data import batches, glue, tokens
+from autodistill_jax.errors import UserError
+from autodistill_jax.model import extract, huggingface
+from autodistill_jax.model.bert import Bert
+
+TEXTS = ["A student learns from its teacher.", "Short.", "2 ms on a v5e, please!"]
+
+
+def outputs(folder, batch):
+    loaded = huggingface.load(str(folder))
+    module = Bert(loaded.arch, loaded.sizes)
+    return module.apply(
+        {"params": loaded.params}, batch["ids"], batch["tokens"], states=True
+    )
+
+
+def theirs(folder, batch, **kwargs):
+    import torch
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(str(folder), **kwargs).eval()
+    with torch.no_grad():
+        made = model(
+            input_ids=torch.tensor(np.array(batch["ids"])).long(),
+            attention_mask=torch.tensor(np.array(batch["tokens"])).long(),
+            output_hidden_states=True,
+        )
+    return np.stack([x.numpy() for x in made.hidden_states]), made
+
+
+def assert_equal(folder, batch, tolerance=1e-4, **kwargs):
+    ours = outputs(folder, batch)
+    states, made = theirs(folder, batch, **kwargs)
+    real = np.asarray(batch["tokens"], bool)
+    assert np.abs(np.asarray(ours.states) - states)[:, real].max() < tolerance
+    if made.pooler_output is not None:
+        assert np.abs(ours.pooler - made.pooler_output.numpy()).max() < tolerance
+
+
+@pytest.mark.parametrize("headed", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_random_berts_equal_transformers(tmp_path, batch, headed, activation):
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=60,
+        hidden_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=5,
+        intermediate_size=56,
+        max_position_embeddings=20,
+        type_vocab_size=3,
+        hidden_act=activation,
+        layer_norm_eps=1e-5,
+        initializer_range=0.3,
+    )
+    # With a head, tensors carry the prefix `bert.`.
+    kind = transformers.BertForPreTraining if headed else transformers.BertModel
+    kind(config).save_pretrained(tmp_path)
+    loaded = huggingface.load(str(tmp_path))
+    assert loaded.arch == Arch(3, 40, 5, 56, 8)
+    assert loaded.sizes == Sizes(60, 20, 3, 1e-5, activation)
+    assert_equal(tmp_path, batch)
+
+
+def test_minilm_equals_transformers(minilm):
+    made = tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
+    assert_equal(minilm.folder, tokens.encode(made, TEXTS, 16))
+
+
+def test_minilm_stored_numbers(minilm):
+    # Made with transformers 5.23.0 and torch 2.13.0: the first text's first two
+    # channels of the embeddings, of the middle and of the last layer, at [CLS].
+    made = tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
+    states = outputs(minilm.folder, tokens.encode(made, TEXTS, 16)).states
+    found = np.asarray(states)[[0, 3, 6], 0, 0, :2]
+    assert np.abs(found - np.array(STORED)).max() < 1e-4
+    assert minilm.pooling == "mean"
+
+
+STORED = [[-0.176567, -0.048236], [-0.018262, -0.012279], [-0.300519, -0.001829]]
+
+
+@needs_data
+def test_minilm_sts_b(minilm):
+    task = glue.load("stsb", str(DATA / "glue"))
+    made = tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
+    module = Bert(minilm.arch, minilm.sizes)
+
+    @jax.jit
+    def embed(params, batch):
+        out = module.apply({"params": params}, batch["ids"], batch["tokens"])
+        return losses.mean_pool(out.hidden, batch["tokens"])
+
+    def side(i):
+        rows = tokens.encode(made, [pair[i] for pair in task.dev[0]], 64)
+        parts = [embed(minilm.params, b) for b in batches.evaluation(rows, 250)]
+        return jnp.concatenate(parts)
+
+    cosines = np.asarray(losses.cosine(side(0), side(1)))
+    assert abs(metrics.spearman(task.dev[1], cosines) - 0.867) < 5e-4
+
+
+@pytest.mark.parametrize(
+    "arch", [Arch(2, 64, 2, 96, 32), Arch(3, 48, 2, 100, 32)], ids=["stock", "own code"]
+)
+def test_students_go_out_with_equal_outputs(tmp_path, minilm, arch):
+    student = extract.extract(minilm.params, minilm.arch, arch)
+    checked = []
+    folder = tmp_path / "a student"
+    huggingface.save(
+        folder,
+        arch,
+        minilm.sizes,
+        student,
+        minilm.folder,
+        "mean",
+        "card",
+        checked.append,
+    )
+    assert checked and folder.is_dir() and not checked[0].exists()
+    made = tokens.tokenizer(folder, minilm.sizes.vocab)
+    batch = tokens.encode(made, TEXTS, 16)
+    remote = {} if arch.exportable else {"trust_remote_code": True}
+    assert (folder / "modeling_elastic_bert.py").exists() == bool(remote)
+    assert_equal(folder, batch, **remote)
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    ids = tokenizer(TEXTS, padding="max_length", max_length=16)["input_ids"]
+    assert np.array_equal(ids, batch["ids"])
+    assert huggingface.load(str(folder)).pooling == "mean"
+
+
+def test_a_failed_check_leaves_nothing_behind(tmp_path, minilm):
+    arch = Arch(1, 32, 1, 32, 32)
+    student = extract.extract(minilm.params, minilm.arch, arch)
+
+    def check(folder):
+        raise RuntimeError("differs")
+
+    with pytest.raises(RuntimeError, match="differs"):
+        huggingface.save(
+            tmp_path / "s", arch, minilm.sizes, student, minilm.folder, "cls", "", check
+        )
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.fixture
+def folder(tmp_path, minilm):
+    """A small student's folder, to be spoilt."""
+    arch = Arch(1, 32, 1, 32, 32)
+    student = extract.extract(minilm.params, minilm.arch, arch)
+    huggingface.save(
+        tmp_path / "t",
+        arch,
+        minilm.sizes,
+        student,
+        minilm.folder,
+        "cls",
+        "",
+        lambda _: None,
+    )
+    return tmp_path / "t"
+
+
+def edit(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_refusals(folder, tmp_path, minilm):
+    edit(folder, hidden_size=64)
+    with pytest.raises(UserError, match="word_embeddings.weight has shape"):
+        huggingface.load(str(folder))
+    edit(folder, hidden_size=32, num_hidden_layers=2)
+    with pytest.raises(UserError, match=r"no tensor encoder\.layer\.1\."):
+        huggingface.load(str(folder))
+    edit(folder, num_hidden_layers=1, model_type="t5")
+    with pytest.raises(UserError, match="model_type 't5'; known: 'bert'"):
+        huggingface.load(str(folder))
+    edit(folder, model_type="bert", hidden_act="swish")
+    with pytest.raises(UserError, match="hidden_act 'swish'; known: gelu"):
+        huggingface.load(str(folder))
+    edit(folder, hidden_act="gelu")
+    with pytest.raises(UserError, match="has 30522 entries, but the teacher has 100"):
+        tokens.tokenizer(folder, 100)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="is a pickle.*save_file"):
+        huggingface.load(str(folder))
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
+        huggingface.load(str(folder))
+    with pytest.raises(UserError, match="no such folder"):
+        huggingface.load(str(tmp_path / "nowhere"))
+
+
+def test_old_names_and_a_missing_pooler(folder):
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    before = huggingface.load(str(folder)).params
+    old = {
+        "bert."
+        + k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v
+        for k, v in load_file(path).items()
+        if not k.startswith("pooler")
+    }
+    save_file(old, path)
+    after = huggingface.load(str(folder)).params
+    for name, value in before.items():
+        wanted = np.zeros_like(value) if name.startswith("pooler") else value
+        assert np.array_equal(after[name], wanted), name
+
+
+def test_the_pickle_command_converts(folder):
+    import subprocess
+    import sys
+
+    import torch
+    from safetensors.torch import load_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights["tied"] = weights["pooler.dense.weight"]  # As a head often is.
+    torch.save(weights, folder / "pytorch_model.bin")
+    before = huggingface.load(str(folder)).params
+    path.unlink()
+    with pytest.raises(UserError) as error:
+        huggingface.load(str(folder))
+    code = str(error.value).split('-c "')[1].rsplit('"', 1)[0]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    after = huggingface.load(str(folder)).params
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    shutil.rmtree(folder)

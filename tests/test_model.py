@@ -1,0 +1,164 @@
+"""Is a sub-network the extracted student, at the cost of one trace?"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import BIG, SIZES, SPACE
+from masked import forward
+
+from autodistill_jax.arch import Arch, Space
+from autodistill_jax.errors import UserError
+from autodistill_jax.model import elastic, extract
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train.sandwich import as_arrays
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Random, biases too, and larger than at a usual start: nothing may hide in 0."""
+    rng = np.random.default_rng(1)
+    made = extract.init(Bert(BIG, SIZES), jax.random.key(0))
+    return {
+        name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
+        for name, value in made.items()
+    }
+
+
+def arrays(arch):
+    return jax.tree.map(lambda x: x[0], as_arrays([arch]))
+
+
+def runner(space, traces=None):
+    module = Bert(BIG, SIZES, space=space)
+
+    @jax.jit
+    def run(params, batch, arch):
+        if traces is not None:
+            traces.append(arch)
+        return module.apply(
+            {"params": params}, batch["ids"], batch["tokens"], arch, qkv=True
+        )
+
+    return run
+
+
+def test_sub_network_is_the_extracted_student_everywhere(params, batch):
+    traces = []
+    run = runner(SPACE, traces)
+    archs = SPACE.corners() + SPACE.sample(np.random.default_rng(0), 20)
+    for arch in archs:
+        inside = run(params, batch, arrays(arch))
+        student = extract.extract(params, BIG, arch)
+        alone = Bert(arch, SIZES).apply(
+            {"params": student}, batch["ids"], batch["tokens"], qkv=True
+        )
+        n, width = arch.hidden, arch.heads * arch.head_size
+        real = np.asarray(batch["tokens"], bool)
+        assert np.abs(inside.hidden[..., :n] - alone.hidden)[real].max() < 1e-5
+        assert np.abs(inside.pooler[:, :n] - alone.pooler).max() < 1e-5
+        assert np.abs(inside.qkv[..., :width] - alone.qkv)[real].max() < 1e-5
+        # Dead channels are exactly 0.
+        assert not np.any(inside.hidden[..., n:]) and not np.any(inside.pooler[:, n:])
+        assert not np.any(inside.qkv[..., width:])
+    assert len(traces) == 1  # For all these Archs.
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeypatch):
+    if tiled:  # Too many sizes for a branch each: rounded up to a tile.
+        monkeypatch.setattr(elastic, "MAX_BRANCHES", 3)
+    module = Bert(BIG, SIZES, space=SPACE)
+    rng = np.random.default_rng(2)
+    mix = jnp.asarray(rng.normal(size=(2, 6, BIG.hidden)), jnp.float32)
+    mix = mix * batch["tokens"][:, :, None]
+
+    @jax.jit
+    def ours(params, arch):
+        def loss(params):
+            out = module.apply({"params": params}, batch["ids"], batch["tokens"], arch)
+            return (out.hidden * mix).sum(), out.hidden
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    for arch in (SPACE.smallest(), SPACE.largest(), Arch(2, 16, 2, 24, 8)):
+
+        def loss(params, arch=arch):
+            hidden, _ = forward(params, batch["ids"], batch["tokens"], arch, BIG)
+            return (hidden * mix).sum(), hidden
+
+        (_, hidden), gradient = ours(params, arrays(arch))
+        (_, expected), wanted = jax.value_and_grad(loss, has_aux=True)(params)
+        assert np.abs((hidden - expected) * batch["tokens"][:, :, None]).max() < 1e-5
+        for name in wanted:
+            if not name.startswith("pooler"):
+                scale = np.abs(wanted[name]).max() + 1e-6
+                assert np.abs(gradient[name] - wanted[name]).max() / scale < 1e-4, name
+
+
+def test_tiles_have_few_branches_and_cover_all():
+    space = Space((1,), tuple(range(64, 769, 64)), (1, 12), (), (1.0, 2.0, 3.0, 4.0))
+    arch = arrays(space.largest())
+    made = elastic.cut(space, arch, "hidden", "ffn")
+    assert len(made.options) <= elastic.MAX_BRANCHES and made.counts
+    for other in space.grid():
+        cut = elastic.cut(space, arrays(other), "hidden", "ffn")
+        option = cut.options[int(cut.index)]
+        assert option["hidden"] >= other.hidden and option["ffn"] >= other.ffn
+
+
+def test_kept_layers_come_from_the_whole_depth(params):
+    student = extract.extract(params, BIG, dataclasses.replace(BIG, layers=2))
+    kernel = params["layers_ffn_in_kernel"]
+    assert np.array_equal(student["layers_ffn_in_kernel"], kernel[np.array([0, 2])])
+
+
+def test_extract_refuses_what_is_larger(params):
+    with pytest.raises(UserError, match="hidden 32 is more than the 24"):
+        extract.extract(params, BIG, dataclasses.replace(BIG, hidden=32))
+    with pytest.raises(UserError, match="head_size 4 differs"):
+        extract.extract(params, BIG, dataclasses.replace(BIG, head_size=4))
+
+
+def test_unrolled_and_half_precision_agree(params, batch):
+    inputs = (batch["ids"], batch["tokens"])
+    looped = Bert(BIG, SIZES).apply({"params": params}, *inputs).hidden
+    flat = Bert(BIG, SIZES, unroll=True).apply(
+        {"params": extract.unstack(params)}, *inputs
+    )
+    assert np.abs(looped - flat.hidden).max() < 1e-5
+    half = Bert(BIG, SIZES, dtype=jnp.bfloat16).apply({"params": params}, *inputs)
+    assert 0 < np.abs(looped - half.hidden).max() < 0.3
+    assert half.hidden.dtype == jnp.float32
+
+
+def test_padding_changes_nothing(params, batch):
+    module = Bert(BIG, SIZES)
+    out = module.apply({"params": params}, batch["ids"], batch["tokens"]).hidden
+    other = dict(batch, ids=batch["ids"].at[1, 4:].set(7))
+    again = module.apply({"params": params}, other["ids"], batch["tokens"]).hidden
+    assert np.array_equal(out[1, :4], again[1, :4])
+    short = module.apply(
+        {"params": params}, batch["ids"][1:, :4], batch["tokens"][1:, :4]
+    )
+    assert np.abs(out[1, :4] - short.hidden[0]).max() < 1e-5
+
+
+def test_dropout_drops_only_with_a_key(params, batch):
+    module = Bert(BIG, SIZES, dropout=0.5, space=SPACE)
+    inputs = ({"params": params}, batch["ids"], batch["tokens"])
+    plain = module.apply(*inputs).hidden
+    dropped = module.apply(*inputs, key=jax.random.key(0)).hidden
+    assert np.array_equal(plain, Bert(BIG, SIZES).apply(*inputs).hidden)
+    assert np.abs(plain - dropped).max() > 0.1
+    inside = module.apply(*inputs, arrays(SPACE.smallest()), key=jax.random.key(0))
+    assert not np.any(inside.hidden[..., SPACE.smallest().hidden :])
+
+
+def test_logical_axes_are_the_archs_fields():
+    names = extract.axes(Bert(BIG, SIZES))
+    assert names["layers_qkv_kernel"] == ("layers", "hidden", "qkv", "heads")
+    assert names["layers_ffn_out_kernel"] == ("layers", "ffn", "hidden")
+    assert names["embeddings_word"] == ("vocab", "hidden")
