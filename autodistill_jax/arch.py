@@ -1,19 +1,20 @@
 """Which architectures are there, and which does a budget allow?
 
-An `Arch` is a value. With Python ints it sizes a model; with int32 arrays of the same
-fields it selects a sub-network inside a SuperLM, under one trace. A `Space` is a finite
-grid of Archs; a `Budget` bounds what one may cost.
+An `Arch` is a value. With Python ints it sizes a model; with int32 arrays it selects a
+sub-network inside a SuperLM, under one trace. A `Space` is a finite grid of Archs.
 """
 
 import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
+from autodistill_jax.budget import Budget
+from autodistill_jax.cost import BERT_SIZES, Sizes, cost
 from autodistill_jax.errors import UserError
 
 AXES = ("layers", "hidden", "heads", "ffn")
@@ -38,8 +39,7 @@ class Arch:
         return ",".join(f"{axis}={getattr(self, axis)}" for axis in AXES)
 
     @property
-    def name(self) -> str:
-        """A folder name: `3x192-h6-f768`."""
+    def name(self) -> str:  # of a folder: 3x192-h6-f768
         return f"{self.layers}x{self.hidden}-h{self.heads}-f{self.ffn}"
 
     @property
@@ -53,17 +53,6 @@ jax.tree_util.register_dataclass(
 )
 
 
-class Sizes(NamedTuple):
-    """What teacher, SuperLM and student of one run share: sizes that are not elastic."""
-
-    vocab: int = 30522
-    positions: int = 512
-    types: int = 2
-    norm_epsilon: float = 1e-12
-    activation: str = "gelu"
-
-
-BERT_SIZES = Sizes()
 BERT_BASE = Arch(layers=12, hidden=768, heads=12, ffn=3072)
 
 
@@ -83,48 +72,6 @@ def parse(text: str, head_size: int) -> Arch:
     if missing:
         raise UserError(f"--arch={text} lacks {', '.join(missing)}; {needed}")
     return Arch(**values)
-
-
-def cost(arch: Arch, sizes: Sizes = BERT_SIZES, length: int = 128) -> dict[str, int]:
-    """Parameters and FLOPs of one Arch, in both conventions.
-
-    FLOPs are multiply-adds of one forward pass over one text of `length` tokens,
-    embeddings (look-ups) excluded. `params, flops` are what the network really has and
-    runs ("executed": q/k/v width = heads * head_size). `params_paper, flops_paper` are
-    the AutoDistil paper's own count (arXiv 2201.12507), which takes the q/k/v width of
-    A heads to be hidden * A / 12 and reproduces its printed tables.
-    """
-    layers, hidden, ffn, n = arch.layers, arch.hidden, arch.ffn, length
-    width = arch.heads * arch.head_size
-    embeddings = (sizes.vocab + sizes.positions + sizes.types + 2) * hidden
-    layer = (
-        3 * (hidden + 1) * width  # q, k, v
-        + (width + 1) * hidden  # attention output
-        + (hidden + 1) * ffn
-        + (ffn + 1) * hidden
-        + 4 * hidden  # two LayerNorms
-    )
-    pooler = (hidden + 1) * hidden
-    layer_flops = n * (4 * hidden * width + 2 * hidden * ffn) + 2 * n * n * width
-    h, a, r = hidden, arch.heads / 12, ffn / hidden
-    paper_params = (
-        h * (sizes.vocab + sizes.positions + 4)
-        + layers * (h * h + 3 * h * h * a + 6 * h)
-        + layers * (2 * r * h * h + r * h + 3 * h)
-        + h * h
-        + 2 * h
-    )
-    paper_flops = (
-        layers * (3 * n * h * h * a + 2 * n * n * h * a + n * h * h + 2 * r * n * h * h)
-        + n * h * h
-        + 2 * h
-    )
-    return {
-        "params": embeddings + layers * layer + pooler,
-        "flops": layers * layer_flops + hidden * hidden,
-        "params_paper": round(paper_params),
-        "flops_paper": round(paper_flops),
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +135,13 @@ class Space:
 
     def corners(self) -> list[Arch]:
         """The Archs at the ends of every axis (at most 16)."""
-        ratio_ends = _ends(self.ffn_ratio)
         ends = dataclasses.replace(
             self,
             layers=_ends(self.layers),
             hidden=_ends(self.hidden),
             heads=_ends(self.heads),
             ffn=_ends(self.ffn),
-            ffn_ratio=ratio_ends,
+            ffn_ratio=_ends(self.ffn_ratio),
         )
         return ends.grid()
 
@@ -208,26 +154,24 @@ class Space:
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Arch]:
         """n Archs, uniform over the grid, drawn with replacement."""
-        grid = self.grid()
-        return [grid[i] for i in rng.integers(len(grid), size=n)]
+        return [self.grid()[i] for i in rng.integers(len(self.grid()), size=n)]
 
     def sandwich(self, rng: np.random.Generator, n_random: int) -> list[Arch]:
-        """The largest, the smallest and n random ones: one training step's Archs."""
+        """The largest, the smallest and n random ones: a training step's Archs."""
         return [self.largest(), self.smallest(), *self.sample(rng, n_random)]
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Coordinates in [0, 1], one an axis (0 where an axis has one value)."""
-        grid = self.grid()
         point = []
         for axis in AXES:
-            values = [getattr(other, axis) for other in grid]
+            values = [getattr(other, axis) for other in self.grid()]
             low, high = min(values), max(values)
             point.append((getattr(arch, axis) - low) / max(high - low, 1))
         return np.asarray(point, np.float64)
 
     def within(
         self,
-        budget: "Budget",
+        budget: Budget,
         teacher: Mapping[str, float],
         costs: Mapping[Arch, Mapping[str, float]] | None = None,
         sizes: Sizes = BERT_SIZES,
@@ -263,84 +207,7 @@ class Space:
         ]
         if inside:
             return inside
-        reasons = []
-        for key, bound in bounds.items():
-            least = min(grid, key=lambda arch: table[arch].get(key, 0))
-            if table[least].get(key, 0) > bound:
-                reasons.append(
-                    f"{key} <= {bound:.6g} excludes all {len(grid)} Archs: the nearest, "
-                    f"{least}, has {key} {table[least][key]:.6g}"
-                )
-        if not reasons:  # Each bound alone leaves some, together none.
-            least = min(
-                grid,
-                key=lambda arch: max(
-                    table[arch].get(key, 0) / bound for key, bound in bounds.items()
-                ),
-            )
-            reasons.append(
-                "no Arch meets all bounds together ("
-                + ", ".join(f"{key} <= {bound:.6g}" for key, bound in bounds.items())
-                + f"): the nearest, {least}, has "
-                + ", ".join(f"{key} {table[least].get(key, 0):.6g}" for key in bounds)
-            )
-        raise UserError(
-            f"the budget ({budget.convention}) leaves nothing: {'; '.join(reasons)}. "
-            "Raise the bound or give the space smaller Archs"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """Upper bounds on what a student may cost; 0 means no bound.
-
-    `latency_ms` (milliseconds, as measured or compiled for the target), `flops`
-    (multiply-adds) and `params` are absolute; the `*_fraction` fields are fractions of
-    the teacher's. `convention` says how params and FLOPs are counted (see `cost`).
-    """
-
-    latency_ms: float = 0.0
-    flops: float = 0.0
-    params: float = 0.0
-    latency_fraction: float = 0.0
-    flops_fraction: float = 0.0
-    params_fraction: float = 0.0
-    convention: str = "executed"
-
-    def __post_init__(self):
-        if self.convention not in ("executed", "paper"):
-            raise UserError(
-                f"budget.convention is {self.convention!r}; "
-                "it must be 'executed' or 'paper'"
-            )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "convention" and value < 0:
-                raise UserError(
-                    f"budget.{field.name} is {value}; it must be above 0, or 0 for none"
-                )
-
-    def counted(self, costs: Mapping[str, float]) -> dict[str, float]:
-        """params and flops of `cost` in this budget's convention."""
-        suffix = "_paper" if self.convention == "paper" else ""
-        return {key: costs[key + suffix] for key in ("params", "flops")}
-
-    def bounds(self, teacher: Mapping[str, float]) -> dict[str, float]:
-        """The tighter of absolute and relative bound for each of the three costs.
-
-        A fraction of a latency counts as soon as the teacher's latency is known.
-        """
-        reference = {**teacher, **self.counted(teacher)}
-        bounds = {}
-        for key in ("params", "flops", "latency_ms"):
-            limits = [getattr(self, key)]
-            if key in reference:
-                fraction = getattr(self, key.replace("_ms", "") + "_fraction")
-                limits.append(fraction * reference[key])
-            limits = [limit for limit in limits if limit > 0]
-            if limits:
-                bounds[key] = min(limits)
-        return bounds
+        raise budget.nothing_left(bounds, table)
 
 
 def front(points: Iterable[Sequence[float]]) -> list[int]:
@@ -431,5 +298,4 @@ def _ends(values: tuple) -> tuple:
 
 
 def _distance(one: Arch, other: Arch) -> float:
-    pairs = [(getattr(one, axis), getattr(other, axis)) for axis in AXES]
-    return sum(abs(np.log(a / b)) for a, b in pairs)
+    return sum(abs(np.log(getattr(one, a) / getattr(other, a))) for a in AXES)

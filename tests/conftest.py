@@ -14,7 +14,12 @@ import jaxtyping
 
 # Shapes written in public signatures are checked here, and only here.
 jaxtyping.install_import_hook(
-    ["autodistill_jax.losses", "autodistill_jax.model.bert"], "beartype.beartype"
+    [
+        "autodistill_jax.losses",
+        "autodistill_jax.model.bert",
+        "autodistill_jax.model.pieces",
+    ],
+    "beartype.beartype",
 )
 
 import jax.numpy as jnp

@@ -21,13 +21,13 @@ from autodistill_jax.errors import UserError
 
 # Names that give a package away, blanked out of the text of the labelled task.
 _ALIASES = {
-    "jax": ("jax", "jnp", "jaxlib", "lax", "xla"),
-    "matplotlib": ("matplotlib", "mpl", "pyplot", "plt"),
-    "numpy": ("numpy", "np"),
-    "sklearn": ("sklearn", "scikit-learn", "scikit learn"),
-    "sqlalchemy": ("sqlalchemy", "sqla"),
-    "flax": ("flax", "linen", "nnx"),
-    "tensorflow_datasets": ("tensorflow_datasets", "tfds", "tensorflow datasets"),
+    "jax": ("jnp", "lax", "xla"),
+    "matplotlib": ("mpl", "pyplot", "plt"),
+    "numpy": ("np",),
+    "sklearn": ("scikit-learn", "scikit learn"),
+    "sqlalchemy": ("sqla",),
+    "flax": ("linen", "nnx"),
+    "tensorflow_datasets": ("tfds", "tensorflow datasets"),
 }
 
 
@@ -78,11 +78,15 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def blanked(text: str, packages: Sequence[str]) -> str:
-    """The text with all names of all these packages replaced by an underscore."""
-    names = {name for p in packages for name in (p, *_ALIASES.get(p, ()))}
-    joined = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    # Also inside dotted and underscored names: numpy.linalg, jax_array.
-    return re.sub(rf"(?i)(?<![a-z0-9])({joined})(?![a-z0-9])", "_", text)
+    """The text without these packages' names: each word that holds one, and each
+    usual short name, is an underscore."""
+    held = "|".join(map(re.escape, packages))
+    short = {name for package in packages for name in _ALIASES.get(package, ())}
+    words = "|".join(re.escape(name) for name in sorted(short, key=len, reverse=True))
+    text = re.sub(rf"(?i)\w*({held})\w*", "_", text)
+    return (
+        re.sub(rf"(?i)(?<![a-z0-9])({words})(?![a-z0-9])", "_", text) if words else text
+    )
 
 
 def labelled(packages: tuple[str, ...]) -> tuple[list, list]:

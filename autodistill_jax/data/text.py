@@ -3,6 +3,7 @@
 import glob
 import html
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -71,7 +72,11 @@ def rows(
         else:
             pieces = _chunks(made, paragraphs, length - 2)
         texts[held_out].update(dict.fromkeys(pieces))
-        if limit and len(texts[False]) >= limit and len(texts[True]) >= 1000:
+        if (
+            limit
+            and len(texts[False]) >= limit
+            and len(texts[True]) >= min(limit, 1000)
+        ):
             break
     train = list(texts[False])[: limit or None]
     heldout = [text for text in texts[True] if text not in texts[False]]
@@ -159,7 +164,9 @@ def _tfds(name: str, download: bool) -> Iterator[str]:
     import tensorflow_datasets as tfds  # Slow to import; few need it.
 
     try:
-        builder = tfds.builder(name, file_format="array_record")
+        # tfds reads its variable when it is imported; here it may be set later.
+        folder = os.environ.get("TFDS_DATA_DIR")
+        builder = tfds.builder(name, file_format="array_record", data_dir=folder)
         splits = builder.info.splits
         if download and not splits:
             builder.download_and_prepare()

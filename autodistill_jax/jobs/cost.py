@@ -4,9 +4,11 @@ import json
 
 from ml_collections import ConfigDict
 
-from autodistill_jax import arch as archs
+from autodistill_jax.arch import parse
+from autodistill_jax.cost import cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import huggingface
+from autodistill_jax.model.locate import locate
 
 
 def run(config: ConfigDict, text: str | None) -> None:
@@ -19,8 +21,8 @@ def run(config: ConfigDict, text: str | None) -> None:
         raise UserError(
             "--arch is missing; give --arch=layers=3,hidden=192,heads=6,ffn=768"
         )
-    teacher, sizes = huggingface.read_config(huggingface.locate(config.teacher))
+    teacher, sizes = huggingface.read_config(locate(config.teacher))
     head_size = config.space.head_size or teacher.head_size
-    arch = archs.parse(text, head_size)
-    made = archs.cost(arch, sizes, config.latency.length)
+    arch = parse(text, head_size)
+    made = cost(arch, sizes, config.latency.length)
     print(json.dumps({"arch": str(arch), **made}))

@@ -12,7 +12,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch, Budget, Space, cost
+from autodistill_jax.arch import Arch, Space
+from autodistill_jax.budget import Budget
+from autodistill_jax.cost import cost
 from autodistill_jax.data import text, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, huggingface
@@ -217,6 +219,11 @@ def arch_of(record: dict) -> Arch:
 
 def record_of(arch: Arch) -> dict:
     return dataclasses.asdict(arch)
+
+
+def trial_of(found: dict, arch: Arch) -> dict:
+    """The trial of an Arch in front.json."""
+    return next(t for t in found["trials"] if arch_of(t["arch"]) == arch)
 
 
 def read_json(path: epath.Path, needed: str) -> dict:

@@ -134,7 +134,7 @@ def _difference(folder: Path, arch, inside, sample) -> float:
 
 def _card(experiment, arch, found, similarity) -> str:
     """The model card: what it is, what it costs, how to load it."""
-    trial = next(t for t in found["trials"] if common.arch_of(t["arch"]) == arch)
+    trial = common.trial_of(found, arch)
     teacher, how = found["teacher"], found["latency"]
     remote = "" if arch.exportable else ", trust_remote_code=True"
 

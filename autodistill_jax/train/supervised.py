@@ -12,7 +12,8 @@ from autodistill_jax import losses, sharding
 from autodistill_jax.data import batches
 from autodistill_jax.metrics import METRICS
 from autodistill_jax.model import extract
-from autodistill_jax.model.bert import Bert, dropout
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.model.pieces import dropout
 from autodistill_jax.train import fit, optimizer
 
 

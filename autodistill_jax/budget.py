@@ -1,0 +1,91 @@
+"""What may a student cost?"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from autodistill_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Upper bounds on what a student may cost; 0 means no bound.
+
+    `latency_ms` (milliseconds, as measured or compiled for the target), `flops`
+    (multiply-adds) and `params` are absolute; the `*_fraction` fields are fractions of
+    the teacher's. `convention` says how params and FLOPs are counted (see `cost`).
+    """
+
+    latency_ms: float = 0.0
+    flops: float = 0.0
+    params: float = 0.0
+    latency_fraction: float = 0.0
+    flops_fraction: float = 0.0
+    params_fraction: float = 0.0
+    convention: str = "executed"
+
+    def __post_init__(self):
+        if self.convention not in ("executed", "paper"):
+            raise UserError(
+                f"budget.convention is {self.convention!r}; "
+                "it must be 'executed' or 'paper'"
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "convention" and value < 0:
+                raise UserError(
+                    f"budget.{field.name} is {value}; it must be above 0, or 0 for none"
+                )
+
+    def counted(self, costs: Mapping[str, float]) -> dict[str, float]:
+        """params and flops of `cost` in this budget's convention."""
+        suffix = "_paper" if self.convention == "paper" else ""
+        return {key: costs[key + suffix] for key in ("params", "flops")}
+
+    def bounds(self, teacher: Mapping[str, float]) -> dict[str, float]:
+        """The tighter of absolute and relative bound for each of the three costs.
+
+        A fraction of a latency counts as soon as the teacher's latency is known.
+        """
+        reference = {**teacher, **self.counted(teacher)}
+        bounds = {}
+        for key in ("params", "flops", "latency_ms"):
+            limits = [getattr(self, key)]
+            if key in reference:
+                fraction = getattr(self, key.replace("_ms", "") + "_fraction")
+                limits.append(fraction * reference[key])
+            limits = [limit for limit in limits if limit > 0]
+            if limits:
+                bounds[key] = min(limits)
+        return bounds
+
+    def nothing_left(
+        self, bounds: Mapping[str, float], table: Mapping[Any, Mapping[str, float]]
+    ) -> UserError:
+        """The error for bounds that no Arch of the table {arch: costs} meets: which
+        bound excludes everything, and what the nearest Arch costs."""
+        reasons = []
+        for key, bound in bounds.items():
+            least = min(table, key=lambda arch, key=key: table[arch].get(key, 0))
+            if table[least].get(key, 0) > bound:
+                reasons.append(
+                    f"{key} <= {bound:.6g} excludes all {len(table)} Archs: the nearest, "
+                    f"{least}, has {key} {table[least][key]:.6g}"
+                )
+        if not reasons:  # Each bound alone leaves some, together none.
+            least = min(
+                table,
+                key=lambda arch: max(
+                    table[arch].get(key, 0) / bound for key, bound in bounds.items()
+                ),
+            )
+            reasons.append(
+                "no Arch meets all bounds together ("
+                + ", ".join(f"{key} <= {bound:.6g}" for key, bound in bounds.items())
+                + f"): the nearest, {least}, has "
+                + ", ".join(f"{key} {table[least].get(key, 0):.6g}" for key in bounds)
+            )
+        return UserError(
+            f"the budget ({self.convention}) leaves nothing: {'; '.join(reasons)}. "
+            "Raise the bound or give the space smaller Archs"
+        )

@@ -1,0 +1,64 @@
+"""How is a report one file? HTML with its style, tables and pictures inside."""
+
+import base64
+import html
+import io
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #fff;
+  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem;
+  margin-top: 2.2rem; } p.note, figcaption { color: #5a6876; font-size: .9rem; }
+table { border-collapse: collapse; margin: .6rem 0; width: 100%; }
+th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #dde3e9;
+  font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
+tr.chosen td { background: #fff4e0; } figure { margin: 1rem 0; }
+img { width: 100%; height: auto; } code { background: #f2f5f8; padding: 0 .25rem; }
+.wide { overflow-x: auto; }
+.lead { background: #f2f5f8; border-left: 4px solid #d9822b; padding: .8rem 1rem; }
+"""
+
+
+def whole(title: str, body: str) -> str:
+    """A page that needs nothing beside it."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)} - autodistill_jax</title>\n"
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def table(head: list[str], rows: list[list[str]], marks: list[bool] = ()) -> str:
+    """A table of text cells; marked rows stand out."""
+
+    def line(cells, tag, mark=False):
+        inside = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+        return f'<tr class="chosen">{inside}</tr>' if mark else f"<tr>{inside}</tr>"
+
+    marks = list(marks) or [False] * len(rows)
+    body = "\n".join(line(row, "td", mark) for row, mark in zip(rows, marks))
+    return f'<div class="wide"><table>\n{line(head, "th")}\n{body}\n</table></div>'
+
+
+def figure(rows: int, columns: int, size: tuple[float, float]):
+    """(figure, axes) of matplotlib, inches."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # No screen on a server.
+    from matplotlib import pyplot
+
+    return pyplot.subplots(rows, columns, figsize=size, layout="constrained")
+
+
+def picture(drawn, alt: str) -> str:
+    """A matplotlib figure as an <img>, the data inside; closes the figure."""
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=130)
+    pyplot.close(drawn)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    source = f"data:image/png;base64,{data}"
+    return f'<figure><img alt="{html.escape(alt)}" src="{source}"></figure>\n'

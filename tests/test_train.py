@@ -1,0 +1,235 @@
+"""Does a killed run go on as if nothing had been, on any number of devices?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import BIG, SIZES, SPACE
+
+from autodistill_jax import sharding
+from autodistill_jax.arch import Arch, Space
+from autodistill_jax.data import batches
+from autodistill_jax.errors import UserError
+from autodistill_jax.model import extract
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.search import proxies
+from autodistill_jax.train import (
+    checkpoint,
+    fit,
+    objectives,
+    optimizer,
+    sandwich,
+    supervised,
+)
+
+SETTINGS = {
+    "terms": "relation+hidden+pooled",
+    "relation_weight": 1.0,
+    "hidden_weight": 1.0,
+    "pooled_weight": 10.0,
+    "relation_form": "minilmv2",
+    "relation_heads": 4,
+    "learning_rate": 1e-2,
+    "warmup": 0.2,
+    "weight_decay": 0.01,
+    "clip": 1.0,
+}
+TEACHER = Arch(4, 32, 4, 64, 8)
+STEPS = 8
+
+
+def rows():
+    rng = np.random.default_rng(0)
+    tokens = (np.arange(6) < rng.integers(3, 7, (40, 1))).astype(np.int8)
+    return {"ids": rng.integers(1, 60, (40, 6)).astype(np.int32), "tokens": tokens}
+
+
+class Run:
+    """A small distillation; `train` may be told to die after some steps."""
+
+    def __init__(self, devices=1):
+        self.mesh = sharding.make_mesh(8, devices)
+        self.teacher = Bert(TEACHER, SIZES)
+        params = extract.init(self.teacher, jax.random.key(3))
+        # At an initial spread of .02 relations are all but flat.
+        self.teacher_params = {
+            k: v * 10 if k.endswith("kernel") else v for k, v in params.items()
+        }
+        self.objective = objectives.objective(SETTINGS, SPACE, "mean")
+        self.superlm = Bert(BIG, SIZES, space=SPACE)
+        self.moves = optimizer.make(SETTINGS, STEPS, extract.axes(self.superlm))
+        self.feed = batches.training(rows(), 8, seed=0)
+        self.step = sandwich.make_step(
+            self.superlm, self.teacher, self.objective, self.moves
+        )
+        self.losses = []
+
+    def start(self):
+        params = extract.truncate(self.teacher_params, TEACHER, BIG)
+        params |= objectives.matcher(self.objective, BIG.hidden, TEACHER.hidden)
+        params = {k: jnp.array(v) for k, v in params.items()}
+        self.frozen = {"embeddings_word": params.pop("embeddings_word")}
+        state = {"params": params, "optimizer": self.moves.init(params)}
+        return jax.device_put(state, sharding.replicated(self.mesh))
+
+    def inputs(self, i):
+        archs = sandwich.as_arrays(sandwich.archs(SPACE, 2, 0, i))
+        batch = batches.put(self.feed[i], self.mesh)
+        key = jax.random.fold_in(jax.random.key(0), i)
+        return self.frozen, self.teacher_params, batch, archs, key
+
+    def train(self, state, start=0, dies_after=None, kept=None):
+        def after(done, state):
+            if done == dies_after:
+                raise KeyboardInterrupt
+
+        return fit.fit(
+            self.step,
+            state,
+            self.inputs,
+            STEPS,
+            what="test",
+            start=start,
+            save=lambda i, s: kept and checkpoint.save(kept, i, s),
+            save_every=2,
+            tell=lambda done, values: self.losses.append(values),
+            tell_every=1,
+            after=after,
+        )
+
+
+@pytest.fixture(scope="module")
+def whole():
+    run = Run()
+    return run, run.train(run.start())
+
+
+def test_it_learns_for_every_role(whole):
+    run, _ = whole
+    for role in sandwich.ROLES:
+        totals = [values[f"{role}/total"] for values in run.losses]
+        assert totals[-1] < totals[0], role
+
+
+def test_kill_and_resume_equals_uninterrupted(whole, tmp_path):
+    _, expected = whole
+    run = Run()
+    kept = checkpoint.manager(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(run.start(), dies_after=5, kept=kept)
+    kept.wait_until_finished()
+    again = Run()
+    kept = checkpoint.manager(tmp_path)
+    assert kept.latest_step() == 4
+    state = checkpoint.restore(kept, again.start())
+    state = again.train(state, start=4, kept=kept)
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(state)):
+        assert np.array_equal(one, other)
+
+
+def test_eight_devices_equal_one(whole):
+    run, expected = whole
+    other = Run(devices=8)
+    state = other.train(other.start())
+    for one, many in zip(run.losses, other.losses):
+        assert abs(one["loss"] - many["loss"]) < 1e-4 * abs(one["loss"])
+    for name, value in expected["params"].items():
+        other_value = np.asarray(state["params"][name])
+        assert np.abs(np.asarray(value) - other_value).max() < 2e-3, name
+
+
+def test_proxy_is_the_extracted_students_loss(whole):
+    run, state = whole
+    params = {**state["params"], **run.frozen}
+    held_out = [batches.put(b, run.mesh) for b in batches.evaluation(rows(), 16)]
+    proxy = proxies.superlm(
+        run.superlm, params, run.teacher, run.teacher_params, held_out, run.objective
+    )
+    arch = SPACE.smallest()
+    encoder = {k: v for k, v in params.items() if not k.startswith("matcher_")}
+    student = extract.extract(encoder, BIG, arch)
+    student |= {
+        k: v[: arch.hidden] for k, v in params.items() if k.startswith("matcher_")
+    }
+    batch = {k: jnp.asarray(v) for k, v in rows().items()}
+    target = objectives.targets(run.teacher, run.teacher_params, batch, run.objective)
+    alone = objectives.terms(Bert(arch, SIZES), student, batch, target, run.objective)
+    for term, value in proxy(arch).items():
+        assert abs(value - float(alone[term].mean())) < 1e-4 * abs(value), term
+
+
+def test_the_sandwich_is_a_function_of_the_step():
+    one = sandwich.archs(SPACE, 2, seed=1, step=7)
+    assert one == sandwich.archs(SPACE, 2, seed=1, step=7)
+    assert one[:2] == [SPACE.largest(), SPACE.smallest()] and len(one) == 4
+    assert any(sandwich.archs(SPACE, 2, 1, i)[2:] != one[2:] for i in range(5))
+    alone = Space((2,), (16,), (2,), (24,), head_size=8)
+    assert sandwich.archs(alone, 2, 0, 0) == alone.grid()
+
+
+def test_objectives_follow_the_teachers_kind_and_refuse():
+    auto = SETTINGS | {"terms": "auto"}
+    assert set(objectives.objective(auto, SPACE, "mean").weights) == {
+        "relation", "pooled",
+    }  # fmt: skip
+    assert set(objectives.objective(auto, SPACE, "cls").weights) == {"relation"}
+    with pytest.raises(UserError, match=r"distill\.terms"):
+        objectives.objective(SETTINGS | {"terms": "logits"}, SPACE, "cls")
+    with pytest.raises(UserError, match="narrowest sub-network has 16 query channels"):
+        objectives.objective(SETTINGS | {"relation_heads": 17}, SPACE, "cls")
+    with pytest.raises(UserError, match="paper, code, minilmv2"):
+        objectives.objective(SETTINGS | {"relation_form": "x"}, SPACE, "cls")
+
+
+def test_only_matrices_decay():
+    axes = extract.axes(Bert(BIG, SIZES))
+    settings = SETTINGS | {"learning_rate": 1.0, "warmup": 0.0, "weight_decay": 0.5}
+    moves = optimizer.make(settings, 100, axes)
+    params = {name: jnp.ones([2] * len(names)) for name, names in axes.items()}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = moves.init(params)
+    _, state = moves.update(zeros, state, params)  # The rate warms up from 0.
+    change, _ = moves.update(zeros, state, params)
+    decayed = {name for name, value in change.items() if np.any(value)}
+    assert decayed == {
+        name for name in axes if name.endswith(("kernel", "word", "position", "type"))
+    }
+
+
+def test_devices_and_batches():
+    with pytest.raises(UserError, match="batch_size 12 does not divide over 8 devices"):
+        sharding.make_mesh(12)
+    with pytest.raises(UserError, match=r"mesh\.data is 9, but there are 8"):
+        sharding.make_mesh(9, 9)
+
+
+@pytest.mark.parametrize(("classes", "metric"), [(2, "accuracy"), (1, "spearman")])
+def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
+    """The label is whether (or how often) a token stands in the text."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 12, (160, 6)).astype(np.int32)
+    count = (ids == 5).sum(axis=1)
+    label = (count > 0).astype(np.int32) if classes == 2 else count.astype(np.float32)
+    side = {"ids": ids, "tokens": np.ones_like(ids), "types": np.zeros_like(ids)}
+    side["label"] = label
+    made = supervised.Rows(
+        {k: v[:120] for k, v in side.items()},
+        {k: v[120:] for k, v in side.items()},
+        classes,
+        metric,
+    )
+    module = Bert(Arch(1, 16, 2, 16, 8), SIZES, dropout=0.1)
+    settings = SETTINGS | {"epochs": 6, "batch_size": 16, "learning_rate": 2e-2}
+    params = extract.init(module, jax.random.key(0))
+    mesh = sharding.make_mesh(16)
+    best, scores = supervised.fine_tune(
+        module, params, made, settings, "mean", mesh, 0, "test"
+    )
+    assert len(scores) == 6 and max(scores) > 0.85
+    assert best["head_kernel"].shape == (16, classes)
+    score = supervised.frozen(module, best_encoder(best), made, "mean", 16, mesh)
+    assert score > 0.8
+
+
+def best_encoder(params):
+    return {k: v for k, v in params.items() if not k.startswith("head_")}
