@@ -24,9 +24,8 @@ AXES = ("layers", "hidden", "heads", "ffn")
 class Arch:
     """The sizes of one network of the `bert` family.
 
-    The fields but the last are the logical axis names of the parameters. `head_size`
-    (channels of one attention head) is static: the q/k/v width is heads * head_size,
-    whatever `hidden` is.
+    The fields but the last are the parameters' logical axis names. `head_size`, the
+    channels of a head, is static: the q/k/v width is heads * head_size.
     """
 
     layers: Any

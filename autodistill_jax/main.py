@@ -25,11 +25,15 @@ _USAGE = (
 )
 
 
-def _define_flags() -> flags.FlagValues:
+def _define_flags(argv: list[str]) -> flags.FlagValues:
     """Flags of their own, so that a notebook or a test may call `main` twice."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
-        "config", None, "A config file, with :preset if it has any.", flag_values=values
+        "config",
+        None,
+        "A config file, with :preset if it has any.",
+        flag_values=values,
+        sys_argv=argv,
     )
     flags.DEFINE_string(
         "workdir", None, "Where the experiment lives.", flag_values=values
@@ -39,7 +43,7 @@ def _define_flags() -> flags.FlagValues:
 
 
 def _parse(argv: list[str]):
-    values = _define_flags()
+    values = _define_flags(argv)
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         jobs = "\n".join(f"  {job:9} {what}" for job, what in _JOBS.items())
         print(f"{_USAGE}\n\n{jobs}")
@@ -53,6 +57,8 @@ def _parse(argv: list[str]):
         with contextlib.redirect_stdout(sys.stderr):
             rest = values([argv[0], *argv[2:]])
         config = values.config
+        if config is not None:
+            config.items()  # A file that failed to load raises only when it is used.
     except UserError:
         raise
     except FileNotFoundError as error:

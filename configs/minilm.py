@@ -117,8 +117,9 @@ def get_config(preset: str = "") -> ConfigDict:
                 "epochs": 1 if smoke else 2,
                 "batch_size": 16 if smoke else 32,
                 "length": 32 if smoke else 64,
-                "learning_rate": 3e-4,
+                "learning_rate": 6e-4,
                 "scratch_learning_rate": 1e-3,  # of the same Arch from random weights
+                "teacher_learning_rate": 1e-4,  # of the teacher, where it is "full"
                 "warmup": 0.1,
                 "weight_decay": 0.01,
                 "clip": 1.0,

@@ -114,17 +114,19 @@ def get_config(preset: str = "") -> ConfigDict:
                 "label": "label",
                 "metric": "accuracy",  # or matthews, spearman, pearson_spearman
                 "dev_file": "",
-                "epochs": 1 if smoke else 2,
+                "epochs": 1 if smoke else 4,
                 "batch_size": 16 if smoke else 32,
-                "length": 32 if smoke else 64,
-                "learning_rate": 3e-4,
+                "length": 32 if smoke else 48,
+                "learning_rate": 6e-4,
                 "scratch_learning_rate": 1e-3,  # of the same Arch from random weights
+                "teacher_learning_rate": 1e-4,  # of the teacher, where it is "full"
                 "warmup": 0.1,
                 "weight_decay": 0.01,
                 "clip": 1.0,
                 "dropout": 0.1,
                 "dtype": "float32",
-                "rows": 128 if smoke else 4000,  # training rows at most; 0: all
+                # Training rows at most; 0: all. Few labels are what a student is for.
+                "rows": 128 if smoke else 1000,
                 "dev_rows": 64 if smoke else 0,
                 # "frozen": a head on the teacher's embeddings; "full": fine-tuned like
                 # the student; "none".

@@ -61,6 +61,12 @@ def docstrings(packages: tuple[str, ...]) -> list[Doc]:
     return [doc for doc in docs if seen[_normal(doc.text)] == 1]
 
 
+def check(packages: Sequence[str]) -> None:
+    """Raises UserError if one of the packages is not installed."""
+    for package in packages:
+        _root(package)
+
+
 def paragraphs(text: str) -> Iterator[str]:
     """The prose of a docstring: no code, tables, parameter lists or headings."""
     for block in re.split(r"\n\s*\n", text):
@@ -118,14 +124,18 @@ def labelled(packages: tuple[str, ...]) -> tuple[list, list]:
     return splits[0], splits[1]
 
 
-def _modules(package: str) -> list[tuple[Path, str]]:
+def _root(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"data.packages names {package!r}, which is not an installed package; "
             "install it or take it out of data.packages"
         )
-    root = Path(spec.submodule_search_locations[0])
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _modules(package: str) -> list[tuple[Path, str]]:
+    root = _root(package)
     files = sorted(
         root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()
     )

@@ -17,6 +17,20 @@ from autodistill_jax.errors import UserError
 Document = tuple[str, bool]  # (text with blank lines between paragraphs, held out?)
 
 
+def check(source: str, packages: Sequence[str] = (), download: bool = False) -> None:
+    """Is the source there? Told in a moment, before any work; see `documents`.
+
+    Raises:
+      UserError: it is not.
+    """
+    if source == "docs":
+        docs.check(packages)
+    elif source.startswith("tfds:"):
+        _builder(source.removeprefix("tfds:"), download)
+    else:
+        _files(source)
+
+
 def documents(
     source: str, packages: Sequence[str] = (), download: bool = False
 ) -> Iterator[Document]:
@@ -160,7 +174,7 @@ def _of_file(path: Path) -> Iterator[str]:
         yield text
 
 
-def _tfds(name: str, download: bool) -> Iterator[str]:
+def _builder(name: str, download: bool):
     import tensorflow_datasets as tfds  # Slow to import; few need it.
 
     try:
@@ -168,24 +182,27 @@ def _tfds(name: str, download: bool) -> Iterator[str]:
         folder = os.environ.get("TFDS_DATA_DIR")
         builder = tfds.builder(name, file_format="array_record", data_dir=folder)
         splits = builder.info.splits
-        if download and not splits:
-            builder.download_and_prepare()
-        elif not splits:
-            # Asking the network would take minutes of retries on a machine without one.
-            raise UserError(
-                f"data.source=tfds:{name} is not prepared on this machine; add "
-                "--config.data.download=True to fetch it, or point data.source to files"
-            )
-        source = builder.as_data_source(split="train")
-    except UserError:
-        raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"data.source=tfds:{name} cannot be read: {reason}") from error
-    for example in source:
-        text = example.get("text")
-        if text is None:
-            raise UserError(
-                f"data.source=tfds:{name} has no feature 'text', only {list(example)}"
-            )
+    if not splits and not download:
+        # Asking the network would take minutes of retries on a machine without one.
+        raise UserError(
+            f"data.source=tfds:{name} is not prepared on this machine; add "
+            "--config.data.download=True to fetch it, or point data.source to files"
+        )
+    if splits and "text" not in builder.info.features:
+        raise UserError(
+            f"data.source=tfds:{name} has no feature 'text', only "
+            f"{', '.join(builder.info.features)}"
+        )
+    return builder
+
+
+def _tfds(name: str, download: bool) -> Iterator[str]:
+    builder = _builder(name, download)
+    if not builder.info.splits:
+        builder.download_and_prepare()
+    for example in builder.as_data_source(split="train"):
+        text = example["text"]
         yield text.decode() if isinstance(text, bytes) else str(text)

@@ -75,6 +75,8 @@ def read(config: ConfigDict) -> Experiment:
     Raises:
       UserError: whatever cannot work, in one line.
     """
+    data = config.data
+    text.check(data.source, data.packages, data.download)
     teacher = huggingface.load(config.teacher)
     made = tokens.tokenizer(teacher.folder, teacher.sizes.vocab)
     length = max(config.data.length, config.latency.length, config.finetune.length)
@@ -107,7 +109,12 @@ def read(config: ConfigDict) -> Experiment:
             raise UserError(
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
-    mesh = sharding.make_mesh(config.distill.batch_size, config.mesh.data)
+    for batch_size in (
+        config.search.batch_size,
+        config.finetune.batch_size,
+        config.distill.batch_size,
+    ):
+        mesh = sharding.make_mesh(batch_size, config.mesh.data)
     return Experiment(config, teacher, made, space, budget, objective, affordable, mesh)
 
 

@@ -85,7 +85,7 @@ def _similarities(experiment, held_out, arch, student) -> dict:
             np.asarray(embed(params, batch))
             for batch in batches.evaluation(texts, min(100, 2 * pairs))
         ]
-        made = np.concatenate(made)[: 2 * pairs]
+        made = jnp.asarray(np.concatenate(made)[: 2 * pairs])
         return np.asarray(losses.cosine(made[:pairs], made[pairs:]))
 
     reference = cosines(teacher.arch, teacher.params)

@@ -8,7 +8,6 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import sharding
 from autodistill_jax.data import docs, glue, tasks, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment as common
@@ -17,8 +16,8 @@ from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import log, supervised
 
 
-def read(config: ConfigDict) -> list[tasks.Task]:
-    """The labelled tasks of a config, read before any work starts.
+def read(config: ConfigDict, workdir: str) -> list[tasks.Task]:
+    """The labelled tasks that have no result yet, read before any work starts.
 
     Raises:
       UserError: an unknown task, a file that cannot be used, a setting that cannot be.
@@ -33,6 +32,9 @@ def read(config: ConfigDict) -> list[tasks.Task]:
         raise UserError(f"finetune.epochs is {settings.epochs}; at least 1 is needed")
     made = []
     for name in settings.tasks:
+        done = epath.Path(workdir).glob(f"finetune/*/{_folder(name)}/*.json")
+        if {path.stem for path in done} >= set(_models(settings.teacher)):
+            continue
         if name == "docs":
             packages = tuple(config.data.packages)
             train, dev = docs.labelled(packages)
@@ -69,10 +71,7 @@ def run(
     arch = common.arch_of(found["chosen"])
     student = huggingface.load(str(workdir / "students" / arch.name))
     settings = experiment.config.finetune.to_dict()
-    sharding.make_mesh(settings["batch_size"], experiment.config.mesh.data)
-    models = ["student", "scratch", "teacher"]
-    if settings["teacher"] == "none":
-        models.remove("teacher")
+    models = _models(settings["teacher"])
     for task in labelled:
         folder = workdir / "finetune" / arch.name / task.name
         rows = None
@@ -104,7 +103,16 @@ def run(
             log.say(
                 f"{stage}: {task.name}, {model}: {task.metric} {result['score']:.4f}"
             )
-    log.say(f"{stage}: made {workdir / 'finetune' / arch.name}")
+    told = "made" if labelled else "done already,"
+    log.say(f"{stage}: {told} {workdir / 'finetune' / arch.name}")
+
+
+def _folder(task: str) -> str:
+    return Path(task).stem if task.endswith((".tsv", ".jsonl")) else task
+
+
+def _models(teacher: str) -> list[str]:
+    return ["student", "scratch", *(["teacher"] if teacher != "none" else [])]
 
 
 def _rows(experiment, task: tasks.Task) -> supervised.Rows:
@@ -153,9 +161,10 @@ def _one(experiment, student, model, rows, folder, what) -> dict:
         )
         return {"score": score, "how": "frozen encoder, linear head"}
     how = "fine-tuned"
+    if model != "student":
+        settings["learning_rate"] = settings[f"{model}_learning_rate"]
     if model == "scratch":
         how = "random weights, trained on the task alone"
-        settings["learning_rate"] = settings["scratch_learning_rate"]
         params = extract.init(module, jax.random.key(config.seed))
     best, scores = supervised.fine_tune(
         module,

@@ -35,7 +35,7 @@ def job(name: str, config: ConfigDict, workdir: str | None, arch: str | None) ->
         return
     start = time.monotonic()
     made = experiment.read(config)
-    tasks = finetune.read(config) if name in ("run", "finetune") else []
+    tasks = finetune.read(config, workdir) if name in ("run", "finetune") else []
     folder = experiment.open_workdir(config, workdir)
     stages = list(_STAGES) if name == "run" else [name]
     for i, stage in enumerate(stages, 1):

@@ -54,7 +54,7 @@ def fine_tune(
         * jax.random.normal(seed_key, (module.arch.hidden, rows.classes)),
         "head_bias": jnp.zeros((rows.classes,)),
     }
-    batch_size = min(settings["batch_size"], len(rows.train["ids"]))
+    batch_size = settings["batch_size"]
     an_epoch = len(rows.train["ids"]) // batch_size
     steps = an_epoch * settings["epochs"]
     moves = optimizer.make(settings, steps, extract.axes(module))

@@ -1,0 +1,114 @@
+"""Does every preset of every config build, and the smallest run to its report?"""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autodistill_jax.arch import Arch, Space
+from autodistill_jax.budget import Budget
+from autodistill_jax.main import main
+from autodistill_jax.model import huggingface
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+PRESETS = ["", "smoke"]
+
+
+def load(path, preset):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(preset)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_preset_builds(path, preset):
+    config = load(path, preset)
+    Budget(**config.budget.to_dict())
+    grid = config.space.to_dict()
+    grid["head_size"] = grid["head_size"] or 32
+    assert all(isinstance(arch, Arch) for arch in Space(**grid).grid())
+    # One set of fields for all: a command line that fits one config fits any.
+    assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))
+
+
+def _fields(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def test_the_quickstarts_students_are_all_stock():
+    grid = load(ROOT / "configs" / "quickstart.py", "").space.to_dict()
+    assert all(arch.exportable for arch in Space(**{**grid, "head_size": 32}).grid())
+
+
+def run(workdir, *more):
+    config = ROOT / "configs" / "quickstart.py"
+    return main(
+        [
+            "autodistill_jax",
+            "run",
+            f"--config={config}:smoke",
+            f"--workdir={workdir}",
+            *more,
+        ]
+    )
+
+
+def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch):
+    workdir = tmp_path / "a workdir"  # With a space in it.
+    assert run(workdir) == 0
+    told = capfd.readouterr().err
+    for stage in (
+        "1/5 distill",
+        "2/5 search",
+        "3/5 export",
+        "4/5 finetune",
+        "5/5 report",
+    ):
+        assert stage in told
+    assert re.search(r"12/12  [\d.]+/s  0 s left", told)
+    front = json.loads((workdir / "search" / "front.json").read_text())
+    arch = Arch(**front["chosen"])
+    chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
+    assert chosen["flops"] <= 0.25 * front["teacher"]["flops"]
+    assert chosen["proxy"] == min(t["proxy"] for t in front["trials"])
+    assert front["latency"]["source"] == "measured"
+    student = huggingface.load(str(workdir / "students" / arch.name))
+    assert student.arch == arch
+    similarity = json.loads(
+        (workdir / "students" / arch.name / "similarity.json").read_text()
+    )
+    assert similarity["pairs"] == 200
+    for model in ("student", "scratch", "teacher"):
+        path = workdir / "finetune" / arch.name / "docs" / f"{model}.json"
+        assert 0 < json.loads(path.read_text())["score"] <= 1
+    report = (workdir / "report.html").read_text()
+    assert report.count("<img") == 2 and "data:image/png;base64" in report
+    assert "http" not in report.replace("http-equiv", "")  # Needs nothing from outside.
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert np.isfinite(json.loads(lines[-1])["loss"])
+    _again(workdir, capfd)
+    _another_experiment(workdir, capfd)
+
+
+def _again(workdir, capfd):
+    assert run(workdir) == 0
+    told = capfd.readouterr().err
+    assert "trained already" in told and told.count("done already") == 3
+
+
+def _another_experiment(workdir, capfd):
+    before = (workdir / "config.json").read_text()
+    assert run(workdir, "--config.distill.steps=13") == 2
+    told = capfd.readouterr().err.strip()
+    assert "holds another experiment: distill.steps is 12 there and 13 here" in told
+    assert "\n" not in told and (workdir / "config.json").read_text() == before

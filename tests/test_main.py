@@ -1,0 +1,113 @@
+"""Is every mistake told in one line on stderr, with exit 2 and nothing written?"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autodistill_jax.main import main
+
+ROOT = Path(__file__).parents[1]
+SMOKE = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
+
+
+@pytest.fixture
+def sst2(tmp_path):
+    folder = tmp_path / "glue" / "SST-2"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_text("sentence\tlabel\ngood\t1\nbad\t0\n")
+    (folder / "dev.tsv").write_text("sentence\tlabel\ngood\t1\nshort row\n")
+    return folder.parent
+
+
+BAD = {
+    "no such job": (["dance"], "unknown job 'dance'"),
+    "unknown field": (["--config.distil.steps=3"], "distil"),
+    "unknown leaf": (["--config.distill.stepz=3"], "stepz"),
+    "wrong type": (["--config.distill.steps=0.5"], "steps"),
+    "words for a number": (["--config.distill.steps=many"], "steps"),
+    "unknown flag": (["--confgi=x"], "confgi"),
+    "stray argument": (["more"], "'more' is no flag"),
+    "no config file": (["--config=nowhere.py"], "nowhere.py"),
+    "unknown preset": ([SMOKE.replace(":smoke", ":huge")], "huge"),
+    "missing teacher": (["--config.teacher=./nowhere"], "./nowhere: no such folder"),
+    "teacher offline": (["--config.teacher=some-bert"], "some-bert is no folder"),
+    "empty budget": (
+        ["--config.budget.flops=1000.0"],
+        "flops <= 1000 excludes all 4 Archs: the nearest, layers=2,hidden=64",
+    ),
+    "devices": (
+        ["--config.distill.batch_size=12"],
+        "batch_size 12 does not divide over 8 devices; use a multiple of 8",
+    ),
+    "space too large": (["--config.space.hidden=(512,)"], "hidden 512 is more than"),
+    "no text": (["--config.data.source=nowhere"], "data.source=nowhere"),
+    "unknown task": (["--config.finetune.tasks=('xyz',)"], "'xyz'; known: docs, sst2"),
+    "no glue": (["--config.finetune.tasks=('rte',)"], "glue_dir is empty"),
+    "frozen": (["--config.distill.freeze=('word',)"], "names 'word'; known: embed"),
+    "dtype": (["--config.distill.dtype=int8"], "'float32' or 'bfloat16'"),
+    "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, tmp_path, capfd):
+    more, expected = BAD[name]
+    job = more.pop(0) if name == "no such job" else "run"
+    workdir = tmp_path / "workdir"
+    config = [] if any(flag.startswith("--config=") for flag in more) else [SMOKE]
+    code = main(["autodistill_jax", job, *config, f"--workdir={workdir}", *more])
+    out, err = capfd.readouterr()
+    assert code == 2 and not out
+    told = [line for line in err.strip().splitlines() if "WARNING" not in line]
+    assert len(told) == 1, err
+    assert told[0].startswith("autodistill_jax: ") and expected in told[0]
+    assert not workdir.exists()
+
+
+def test_a_glue_file_with_a_short_row(sst2, tmp_path, capfd):
+    more = [f"--config.finetune.glue_dir={sst2}", "--config.finetune.tasks=('sst2',)"]
+    code = main(["autodistill_jax", "run", SMOKE, f"--workdir={tmp_path / 'w'}", *more])
+    assert code == 2
+    assert "dev.tsv, line 3: 1 columns, needed 2" in capfd.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path, capfd):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(["autodistill_jax", "run", SMOKE, f"--workdir={tmp_path}"]) == 2
+    assert "no config.json of an experiment" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("job", ["search", "export", "finetune", "report"])
+def test_a_job_before_its_turn_says_what_to_run(job, tmp_path, capfd):
+    assert main(["autodistill_jax", job, SMOKE, f"--workdir={tmp_path / 'w'}"]) == 2
+    assert "first" in capfd.readouterr().err
+
+
+def test_cost_prints_one_json_object(capfd):
+    arch = "--arch=layers=3,hidden=192,ffn=768,heads=6"
+    assert main(["autodistill_jax", "cost", SMOKE, arch]) == 0
+    made = json.loads(capfd.readouterr().out)
+    assert list(made) == ["arch", "params", "flops", "params_paper", "flops_paper"]
+    assert made["params"] == 7330944 and isinstance(made["flops"], int)
+    assert main(["autodistill_jax", "cost", SMOKE]) == 2
+    assert main(["autodistill_jax", "cost", SMOKE, "--arch=layers=3"]) == 2
+
+
+def test_as_a_command():
+    """Through the real interpreter: exit status, no traceback, stdout empty."""
+    made = subprocess.run(
+        [sys.executable, "-m", "autodistill_jax", "run", SMOKE, "--config.nope=1"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ,
+    )
+    assert made.returncode == 2 and not made.stdout
+    assert len(made.stderr.strip().splitlines()) == 1 and "nope" in made.stderr
