@@ -11,11 +11,14 @@ from autodistill_jax.arch import kept_layers
 
 
 def forward(params, ids, tokens, arch, there, epsilon=1e-12):
-    """Last hidden states and last q/k/v of the sub-network `arch` of Python ints."""
+    """Last hidden states and last q/k/v of the sub-network `arch`.
+
+    Its layers are an int; the other sizes may be traced.
+    """
     batch, length = ids.shape
 
     def keep(n, size):
-        return (np.arange(size) < n).astype(np.float32)
+        return (jnp.arange(size) < n).astype(jnp.float32)
 
     hidden = keep(arch.hidden, there.hidden)
     width = keep(arch.heads * arch.head_size, there.heads * there.head_size)

@@ -49,6 +49,7 @@ BAD = {
     "no glue": (["--config.finetune.tasks=('rte',)"], "glue_dir is empty"),
     "frozen": (["--config.distill.freeze=('word',)"], "names 'word'; known: embed"),
     "dtype": (["--config.distill.dtype=int8"], "'float32' or 'bfloat16'"),
+    "tensorboard": (["--config.tensorboard=True"], "[tensorboard]"),
     "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
 }
 

@@ -1,6 +1,7 @@
 """What does a config say, and which workdir is its? Where all jobs start from."""
 
 import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +76,13 @@ def read(config: ConfigDict) -> Experiment:
     Raises:
       UserError: whatever cannot work, in one line.
     """
+    if config.tensorboard and not all(
+        importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")
+    ):
+        raise UserError(
+            "tensorboard is True, but its packages are not installed; "
+            "run: pip install 'autodistill_jax[tensorboard]'"
+        )
     data = config.data
     text.check(data.source, data.packages, data.download)
     teacher = huggingface.load(config.teacher)

@@ -12,14 +12,19 @@ import dataclasses
 import json
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from autodistill_jax.arch import AXES, BERT_BASE, partition
+from autodistill_jax.latency import profile
+from autodistill_jax.model import extract
 from autodistill_jax.model.bert import Bert
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import masked
 
 
 def step_of(module, traces):
@@ -51,8 +56,7 @@ def main():
     tokens = jnp.ones_like(ids)
 
     def init(module):
-        variables = jax.jit(module.init)(jax.random.key(0), ids[:1], tokens[:1])
-        return nn.unbox(variables)["params"]
+        return extract.init(module, jax.random.key(0))
 
     envelope = dataclasses.replace(space.envelope(), layers=12)
     superlm = Bert(envelope, space=space)
@@ -65,10 +69,22 @@ def main():
             arch, **{axis: jnp.asarray(getattr(arch, axis)) for axis in AXES}
         )
 
-    compiled = step.lower(params, ids, tokens, as_arrays(archs[0])).compile()
-    memory = compiled.memory_analysis()
-    temp = None if memory is None else memory.temp_size_in_bytes
-    print(f"SuperLM compiled in {time.perf_counter() - start:.1f} s, temp {temp}")
+    def temporaries(step, *args):
+        memory = step.lower(params, ids, tokens, *args).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    temp = temporaries(step, as_arrays(archs[0]))
+    print(f"SuperLM compiled in {time.perf_counter() - start:.1f} s")
+
+    def masked_loss(params, ids, tokens, arch):
+        # Masks hold whatever the depth: all layers, and sizes that are not known.
+        arch = dataclasses.replace(arch, layers=envelope.layers)
+        return jnp.square(masked.forward(params, ids, tokens, arch, envelope)[0]).mean()
+
+    masked_temp = temporaries(
+        jax.jit(jax.value_and_grad(masked_loss)), as_arrays(archs[0])
+    )
+    print(f"temporaries: {temp / 1e6:.0f} MB, masked form {masked_temp / 1e6:.0f} MB")
     ratios = []
     for arch in archs:
         alone = Bert(arch)
@@ -91,7 +107,8 @@ def main():
                 "max_ratio": round(float(np.max(ratios)), 3),
                 "traces": len(traces),
                 "temp_bytes": temp,
-                "device": jax.devices()[0].device_kind,
+                "masked_temp_bytes": masked_temp,
+                "device": profile.device_name(),
             }
         )
     )
