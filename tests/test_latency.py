@@ -17,9 +17,10 @@ from autodistill_jax.model.bert import Bert
 def test_measured_on_this_device():
     arch = Arch(2, 24, 3, 48, 8)
     params = extract.init(Bert(arch, SIZES), jax.random.key(0))
-    made = profile.measure(
-        arch, SIZES, params, batch=1, length=8, dtype="float32", runs=12
-    )
+    both = {"one": (arch, params), "other": (arch, params)}
+    made = profile.measure(both, SIZES, batch=1, length=8, dtype="float32", runs=12)
+    assert made.keys() == both.keys()
+    made = made["other"]
     assert made["source"] == "measured" and made["runs"] == 12
     assert 0 < made["minimum"] <= made["seconds"] < 1
     assert made["device"].startswith("CPU") and made["arch"] == str(arch)
@@ -36,8 +37,9 @@ def test_longer_work_takes_longer():
         return x
 
     x = jax.numpy.eye(256)
-    short = np.median(profile.device_times(short_work, (x,), 10))
-    assert np.median(profile.device_times(long_work, (x,), 10)) > 2 * short
+    calls = [(short_work, (x,)), (long_work, (x,))]
+    short, long = map(np.median, profile.device_times(calls, 10))
+    assert long > 2 * short
 
 
 def event(name, start, duration, **stats):
@@ -74,4 +76,4 @@ def test_refusals():
     with pytest.raises(UserError, match="it saw the planes /device:CUSTOM:0"):
         profile.executions(other, "jit_f")
     with pytest.raises(UserError, match=r"latency\.runs is 3"):
-        profile.device_times(lambda x: x, (1,), 3)
+        profile.device_times([(lambda x: x, (1,))], 3)

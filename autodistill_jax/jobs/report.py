@@ -188,6 +188,12 @@ def _quality(similarity, tasks, arch) -> str:
     return "\n".join(parts)
 
 
+def _measured(trial) -> str:
+    if "latency_ms" not in trial:
+        return ""
+    return f"{trial['latency_ms']:.2f} ms ({trial['latency_spread_ms']:.2f})"
+
+
 def _below(score, reference) -> str:
     if reference is None:
         return ""
@@ -207,18 +213,25 @@ def _trials(found, arch) -> str:
                 f"{trial['proxy']:.4f}",
                 f"{trial['params'] / 1e6:.2f} M",
                 f"{trial['flops'] / 1e9:.3f} G",
-                f"{trial['latency_ms']:.2f} ms" if "latency_ms" in trial else "",
+                _measured(trial),
             ]
         )
         marks.append(one == arch)
     return (
         "<h2>Archs on the front</h2>\n"
         + page.table(
-            ["Arch", "held-out loss", "parameters", "multiply-adds", "measured"],
+            [
+                "Arch",
+                "held-out loss",
+                "parameters",
+                "multiply-adds",
+                "latency (spread)",
+            ],
             rows,
             marks,
         )
-        + '<p class="note">All trials: <code>search/trials.csv</code>; the study: '
+        + '<p class="note">Latency: measured, median and spread (90th - 10th '
+        "percentile). All trials: <code>search/trials.csv</code>; the study: "
         "<code>search/study.db</code> (Optuna).</p>"
     )
 

@@ -45,9 +45,11 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
     latencies = _latencies(experiment, folder, params, timed, stage)
     for arch in timed:
         trials[arch]["latency_ms"] = latencies[str(arch)]["seconds"] * 1e3
+        trials[arch]["latency_spread_ms"] = latencies[str(arch)]["spread"] * 1e3
     teacher = {
         **experiment.cost(experiment.teacher.arch),
         "latency_ms": latencies["teacher"]["seconds"] * 1e3,
+        "latency_spread_ms": latencies["teacher"]["spread"] * 1e3,
     }
     chosen, reason = choose(experiment, trials, timed, teacher)
     study.write_csv(folder / "trials.csv", trials)
@@ -120,7 +122,7 @@ def _proxies(experiment, workdir, params, stage) -> dict[Arch, dict]:
 
 
 def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
-    """Measured latencies of extracted students and the teacher; each measured once."""
+    """Measured latencies of extracted students and the teacher, all in one run."""
     settings = experiment.config.latency
     path = folder / "latency.json"
     how = profile.conditions(settings.batch, settings.length, settings.dtype)
@@ -132,25 +134,30 @@ def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
         if all(value[key] == how[key] for key in how)
     }
     weights = {k: v for k, v in params.items() if not k.startswith("matcher_")}
-    progress = log.Progress(f"{stage}: latencies on {how['device']}", len(archs) + 1)
-    for i, arch in enumerate([None, *archs], 1):
-        name = "teacher" if arch is None else str(arch)
-        if name not in table:
-            if arch is None:
-                arch, own = experiment.teacher.arch, experiment.teacher.params
-            else:
-                own = extract.extract(weights, experiment.envelope, arch)
-            table[name] = profile.measure(
-                arch,
-                experiment.teacher.sizes,
-                jax.tree.map(jnp.asarray, own),
-                batch=settings.batch,
-                length=settings.length,
-                dtype=settings.dtype,
-                runs=settings.runs,
-            )
-            write_json(path, table)
-        progress(i, f"{name} {table[name]['seconds'] * 1e3:.2f} ms measured")
+    networks = {"teacher": (experiment.teacher.arch, experiment.teacher.params)}
+    for arch in archs:
+        student = extract.extract(weights, experiment.envelope, arch)
+        networks[str(arch)] = (arch, jax.tree.map(jnp.asarray, student))
+    if table.keys() >= networks.keys():
+        return table
+    log.say(
+        f"{stage}: measuring the latency of {len(archs)} students and the teacher on "
+        f"{how['device']} ..."
+    )
+    table = profile.measure(
+        networks,
+        experiment.teacher.sizes,
+        batch=settings.batch,
+        length=settings.length,
+        dtype=settings.dtype,
+        runs=settings.runs,
+    )
+    write_json(path, table)
+    for name, value in table.items():
+        log.say(
+            f"{stage}: {name}: {value['seconds'] * 1e3:.2f} ms measured "
+            f"(spread {value['spread'] * 1e3:.2f} ms)"
+        )
     return table
 
 

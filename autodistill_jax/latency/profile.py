@@ -2,7 +2,7 @@
 
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,47 +19,55 @@ from autodistill_jax.model.bert import Bert
 
 
 def measure(
-    arch: Arch,
+    networks: Mapping[str, tuple[Arch, dict]],
     sizes: Sizes,
-    params: dict,
     *,
     batch: int,
     length: int,
     dtype: str,
     runs: int,
-) -> dict[str, Any]:
-    """Device time of a standalone network's forward pass, layers unrolled.
+) -> dict[str, dict[str, Any]]:
+    """Device times of standalone networks' forward passes, layers unrolled.
+
+    All are compiled first and then run in turns, so that what else the machine does
+    falls on all alike.
 
     Args:
-      arch, sizes, params: the network, with its own weights.
+      networks: {name: (arch, its own weights)}.
+      sizes: what they share.
       batch, length: texts a pass, tokens a text (all real, none padding).
       dtype: of the products.
-      runs: executions after warm-up; at least 10.
+      runs: executions of each after warm-up; at least 10.
 
     Returns:
-      {arch, seconds (the median), minimum, spread (90th - 10th percentile), runs,
-      source: "measured", device, batch, length, dtype, jax}.
+      {name: {arch, seconds (the median), minimum, spread (90th - 10th percentile),
+      runs, source: "measured", device, batch, length, dtype, jax}}.
     """
-    module = Bert(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
-
-    def student_forward(params, ids, tokens):
-        return module.apply({"params": params}, ids, tokens).hidden
-
     ids = jnp.asarray(
         np.random.default_rng(0).integers(0, sizes.vocab, (batch, length)), jnp.int32
     )
-    params = jax.device_put(extract.unstack(params))
-    times = device_times(student_forward, (params, ids, jnp.ones_like(ids)), runs)
-    low, high = np.percentile(times, (10, 90))
-    return {
-        "arch": str(arch),
-        "seconds": float(np.median(times)),
-        "minimum": float(times.min()),
-        "spread": float(high - low),
-        "runs": len(times),
-        "source": "measured",
-        **conditions(batch, length, dtype),
-    }
+    calls = []
+    for arch, params in networks.values():
+        module = Bert(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
+
+        def forward(params, ids, tokens, module=module):
+            return module.apply({"params": params}, ids, tokens).hidden
+
+        own = jax.device_put(extract.unstack(params))
+        calls.append((forward, (own, ids, jnp.ones_like(ids))))
+    made = {}
+    for (name, (arch, _)), times in zip(networks.items(), device_times(calls, runs)):
+        low, high = np.percentile(times, (10, 90))
+        made[name] = {
+            "arch": str(arch),
+            "seconds": float(np.median(times)),
+            "minimum": float(times.min()),
+            "spread": float(high - low),
+            "runs": len(times),
+            "source": "measured",
+            **conditions(batch, length, dtype),
+        }
+    return made
 
 
 def conditions(batch: int, length: int, dtype: str) -> dict[str, Any]:
@@ -93,23 +101,34 @@ def device_name() -> str:
     return f"CPU, {model}, {cores or os.cpu_count()} cores"
 
 
-def device_times(fn: Callable, args: tuple, runs: int) -> np.ndarray:
-    """Seconds on the device of each of `runs` executions of fn, after three more."""
+def device_times(
+    calls: Sequence[tuple[Callable, tuple]], runs: int
+) -> list[np.ndarray]:
+    """Seconds on the device of `runs` executions, in turns, of each (fn, args)."""
     if runs < 10:
         raise UserError(f"latency.runs is {runs}; at least 10 make a median")
-    compiled = jax.jit(fn)
-    for _ in range(3):
-        jax.block_until_ready(compiled(*args))
+    compiled = []
+    for i, (fn, args) in enumerate(calls):
+
+        def named(*args, fn=fn):
+            return fn(*args)
+
+        # The profile tells programs apart by their names.
+        named.__name__ = f"timed_{i}"
+        compiled.append((jax.jit(named), args))
+        for _ in range(3):
+            jax.block_until_ready(compiled[-1][0](*args))
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     options.host_tracer_level = 2
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
             for _ in range(runs):
-                jax.block_until_ready(compiled(*args))
+                for fn, args in compiled:
+                    jax.block_until_ready(fn(*args))
         path = next(Path(folder).rglob("*.xplane.pb"))
         data = jax.profiler.ProfileData.from_file(str(path))
-        return executions(data, f"jit_{fn.__name__}")
+        return [executions(data, f"jit_timed_{i}") for i in range(len(calls))]
 
 
 def executions(data: Any, module: str) -> np.ndarray:
