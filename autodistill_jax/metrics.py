@@ -18,15 +18,18 @@ def spearman(labels, predictions) -> float:
     """Rank correlation; 0 where one side is constant."""
     from scipy.stats import spearmanr
 
-    value = float(spearmanr(labels, predictions).statistic)
-    return 0.0 if np.isnan(value) else value
+    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return 0.0
+    return float(spearmanr(labels, predictions).statistic)
 
 
 def pearson(labels, predictions) -> float:
+    """Linear correlation; 0 where one side is constant."""
     from scipy.stats import pearsonr
 
-    value = float(pearsonr(labels, predictions).statistic)
-    return 0.0 if np.isnan(value) else value
+    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return 0.0
+    return float(pearsonr(labels, predictions).statistic)
 
 
 def pearson_spearman(labels, predictions) -> float:
