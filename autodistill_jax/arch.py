@@ -255,6 +255,7 @@ def partition(teacher: Arch, k: int) -> list[Space]:
     if k < 1:
         raise UserError(f"partition into {k} sub-spaces; it takes 1 or more")
     spaces = []
+    fuller = teacher.ffn / teacher.hidden / 4  # 1 for BERT
     positions = np.linspace(0, 2, k) if k > 1 else np.array([1.0])
     for position in positions:
         layers, hidden, ratio, heads = (
@@ -266,7 +267,7 @@ def partition(teacher: Arch, k: int) -> list[Space]:
                 hidden=_window(hidden * teacher.hidden, teacher.hidden / 24),
                 heads=_window(heads * teacher.heads, teacher.heads / 12),
                 ffn_ratio=tuple(
-                    round(2 * ratio) / 2 - 0.5 * i for i in range(3, -1, -1)
+                    fuller * (round(2 * ratio) / 2 - 0.5 * i) for i in range(3, -1, -1)
                 ),
                 head_size=teacher.head_size,
             )

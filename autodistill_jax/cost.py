@@ -11,6 +11,7 @@ class Sizes(NamedTuple):
     types: int = 2
     norm_epsilon: float = 1e-12
     activation: str = "gelu"
+    heads: int = 12  # the teacher's: the paper's count takes widths relative to it
 
 
 BERT_SIZES = Sizes()
@@ -23,7 +24,7 @@ def cost(arch: Any, sizes: Sizes = BERT_SIZES, length: int = 128) -> dict[str, i
     embeddings (look-ups) excluded. `params, flops` are what the network really has and
     runs ("executed": q/k/v width = heads * head_size). `params_paper, flops_paper` are
     the AutoDistil paper's own count (arXiv 2201.12507), which takes the q/k/v width of
-    A heads to be hidden * A / 12 and reproduces its printed tables.
+    A heads to be hidden * A / 12 (the teacher's heads) and reproduces its printed tables.
     """
     layers, hidden, ffn, n = arch.layers, arch.hidden, arch.ffn, length
     width = arch.heads * arch.head_size
@@ -37,7 +38,7 @@ def cost(arch: Any, sizes: Sizes = BERT_SIZES, length: int = 128) -> dict[str, i
     )
     pooler = (hidden + 1) * hidden
     layer_flops = n * (4 * hidden * width + 2 * hidden * ffn) + 2 * n * n * width
-    h, a, r = hidden, arch.heads / 12, ffn / hidden
+    h, a, r = hidden, arch.heads / sizes.heads, ffn / hidden
     paper_params = (
         h * (sizes.vocab + sizes.positions + 4)
         + layers * (h * h + 3 * h * h * a + 6 * h)

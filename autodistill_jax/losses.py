@@ -94,8 +94,11 @@ def mean_pool(hidden: Float[Array, "B L D"], tokens: Array) -> Float[Array, "B D
 
 
 def pool(hidden: Array, pooler: Array, tokens: Array, pooling: str) -> Array:
-    """One vector a text: "mean" of the tokens, or "cls", the pooler's output."""
-    return mean_pool(hidden, tokens) if pooling == "mean" else pooler
+    """One vector a text: the "mean" of the tokens, the first token ("cls"), or the
+    "pooler"'s output."""
+    if pooling == "mean":
+        return mean_pool(hidden, tokens)
+    return hidden[:, 0] if pooling == "cls" else pooler
 
 
 def hidden_states(

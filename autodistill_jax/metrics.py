@@ -18,7 +18,7 @@ def spearman(labels, predictions) -> float:
     """Rank correlation; 0 where one side is constant."""
     from scipy.stats import spearmanr
 
-    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+    if not _vary(labels, predictions):
         return 0.0
     return float(spearmanr(labels, predictions).statistic)
 
@@ -27,7 +27,7 @@ def pearson(labels, predictions) -> float:
     """Linear correlation; 0 where one side is constant."""
     from scipy.stats import pearsonr
 
-    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+    if not _vary(labels, predictions):
         return 0.0
     return float(pearsonr(labels, predictions).statistic)
 
@@ -35,6 +35,11 @@ def pearson(labels, predictions) -> float:
 def pearson_spearman(labels, predictions) -> float:
     """The mean of both correlations, STS-B's metric."""
     return (pearson(labels, predictions) + spearman(labels, predictions)) / 2
+
+
+def _vary(*sides) -> bool:
+    """A correlation needs numbers that differ."""
+    return all(np.isfinite(side).all() and np.ptp(side) > 0 for side in sides)
 
 
 METRICS = {

@@ -6,8 +6,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from autodistill_jax.errors import UserError
 
 
-def make_mesh(batch_size: int, devices: int = -1) -> Mesh:
+def make_mesh(batch_size: int, devices: int = -1, what: str = "batch_size") -> Mesh:
     """A mesh of one axis, `data`, over the devices there are (-1) or the first few.
+
+    `what` names the batch size in the error.
 
     Raises:
       UserError: the batch does not divide over the devices, or they are not there.
@@ -21,7 +23,7 @@ def make_mesh(batch_size: int, devices: int = -1) -> Mesh:
         )
     if batch_size % count:
         raise UserError(
-            f"batch_size {batch_size} does not divide over {count} devices; "
+            f"{what} {batch_size} does not divide over {count} devices; "
             f"use a multiple of {count}"
         )
     return jax.make_mesh(

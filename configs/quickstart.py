@@ -44,10 +44,10 @@ def get_config(preset: str = "") -> ConfigDict:
             # Hugging Face BertModel holds. head_size 0: the teacher's.
             "space": {
                 "layers": (2, 3) if smoke else (2, 3, 4),
-                "hidden": (64, 128) if smoke else (128, 192, 256),
+                "hidden": (64, 192) if smoke else (128, 192, 256),
                 "heads": (),
                 "ffn": (),
-                "ffn_ratio": (2.0,) if smoke else (2.0, 3.0, 4.0),
+                "ffn_ratio": (2.0, 4.0) if smoke else (2.0, 3.0, 4.0),
                 "head_size": 0,
             },
             # Upper bounds; 0.0: none. *_fraction: of the teacher's.

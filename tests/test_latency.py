@@ -60,7 +60,7 @@ def test_planes_of_other_devices():
         event("jit_other(5)", 2000, 9000),
         event("jit_f(123)", 20000, 4000),
     )
-    assert np.allclose(profile.executions(tpu, "jit_f"), [2e-6, 4e-6])
+    assert np.allclose(profile.executions(tpu, "jit_f", 2), [2e-6, 4e-6])
     gpu = planes(
         "/device:GPU:0",
         "Stream #7(compute)",
@@ -68,12 +68,17 @@ def test_planes_of_other_devices():
         event("softmax", 700, 300, hlo_module="jit_f", run_id=1),
         event("gemm", 5000, 600, hlo_module="jit_f", run_id=2),
     )
-    assert np.allclose(profile.executions(gpu, "jit_f"), [1e-6, 0.6e-6])
+    assert np.allclose(profile.executions(gpu, "jit_f", 2), [1e-6, 0.6e-6])
+    kernels = [event("k", s, 100, hlo_module="jit_f") for s in (0, 300, 5000, 5900)]
+    gpu = planes("/device:GPU:0", "Stream #7(compute)", *kernels)
+    assert np.allclose(profile.executions(gpu, "jit_f", 2), [0.4e-6, 1e-6])
+    with pytest.raises(UserError, match="gave 0 executions of jit_f, needed 3"):
+        profile.executions(gpu, "jit_f", 3)
 
 
 def test_refusals():
     other = planes("/device:CUSTOM:0", "ops", event("jit_f", 0, 1))
     with pytest.raises(UserError, match="it saw the planes /device:CUSTOM:0"):
-        profile.executions(other, "jit_f")
+        profile.executions(other, "jit_f", 1)
     with pytest.raises(UserError, match=r"latency\.runs is 3"):
         profile.device_times([(lambda x: x, (1,))], 3)

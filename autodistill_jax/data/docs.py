@@ -31,6 +31,9 @@ _ALIASES = {
 }
 
 
+_NOT_READ = {"tests", "test", "testing", "_vendor"}
+
+
 class Doc(NamedTuple):
     """One docstring. `held_out`: its whole module is kept for evaluation."""
 
@@ -142,7 +145,7 @@ def _modules(package: str) -> list[tuple[Path, str]]:
     return [
         (path, ".".join((package, *path.relative_to(root).with_suffix("").parts)))
         for path in files
-        if not {"tests", "test", "testing", "_vendor"} & set(path.parts)
+        if not _NOT_READ & set(path.relative_to(root).parts)
     ]
 
 

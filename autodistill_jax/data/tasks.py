@@ -62,6 +62,10 @@ def own(
     else:
         names = sorted({row[-1] for _, row in train})
         classes, values = len(names), {name: i for i, name in enumerate(names)}
+        if classes < 2:
+            raise UserError(
+                f"{path} has the one label {names[0]!r}; {metric} needs two or more"
+            )
 
     def split(rows, where):
         texts, labels = [], []
@@ -144,7 +148,10 @@ def tsv(
 def _lines(path: Path):
     if not path.is_file():
         raise UserError(f"{path} is not there; give a .tsv or .jsonl file that is")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason})") from error
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
         if line:

@@ -14,6 +14,9 @@ import numpy as np
 from autodistill_jax.data import docs, tokens
 from autodistill_jax.errors import UserError
 
+# Rows enough to choose an Arch on and to compare 2,000 further pairs.
+_HELD_OUT = 6000
+
 Document = tuple[str, bool]  # (text with blank lines between paragraphs, held out?)
 
 
@@ -47,7 +50,10 @@ def documents(
       UserError: nothing there, or a line that cannot be read (file and line number).
     """
     if source == "docs":
-        for doc in docs.docstrings(tuple(packages)):
+        # In the order of a hash: any first part of it is of all packages.
+        for doc in sorted(
+            docs.docstrings(tuple(packages)), key=lambda d: _hash(d.text)
+        ):
             text = "\n\n".join(docs.paragraphs(doc.text))
             if text:
                 yield text, doc.held_out
@@ -89,7 +95,7 @@ def rows(
         if (
             limit
             and len(texts[False]) >= limit
-            and len(texts[True]) >= min(limit, 1000)
+            and len(texts[True]) >= min(limit, _HELD_OUT)
         ):
             break
     train = list(texts[False])[: limit or None]
@@ -124,7 +130,11 @@ def _chunks(made, paragraphs: list[str], length: int) -> list[str]:
 
 
 def _is_held_out(text: str) -> bool:
-    return zlib.crc32(text.encode()) % 50 == 0
+    return _hash(text) % 20 == 0
+
+
+def _hash(text: str) -> int:
+    return zlib.crc32(text.encode())
 
 
 def _files(source: str) -> list[Path]:
@@ -143,7 +153,7 @@ def _files(source: str) -> list[Path]:
             f"data.source={source}: no .txt, .jsonl or wikiextractor file there; give "
             "a file, a folder, a glob, 'docs' or 'tfds:NAME'"
         )
-    return sorted(found)
+    return sorted(found, key=lambda path: (_hash(path.name), path))
 
 
 def _is_wiki(path: Path) -> bool:
@@ -156,7 +166,7 @@ def _of_file(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason})") from error
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             try:
@@ -171,7 +181,25 @@ def _of_file(path: Path) -> Iterator[str]:
             if len(body.split()) >= 50:  # Stubs say nothing.
                 yield re.sub(r"\n+", "\n\n", body)
     else:
-        yield text
+        yield from _blocks(text)
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """A .txt file in documents of a page or so, so that even one file has two sides.
+
+    Cut between paragraphs (at blank lines), or between lines where there is no blank
+    line.
+    """
+    paragraphs = re.split(r"\n\s*\n", text)
+    if len(paragraphs) == 1:
+        paragraphs = text.split("\n")
+    block: list[str] = []
+    for paragraph in paragraphs:
+        block.append(paragraph)
+        if sum(map(len, block)) >= 1000:
+            yield "\n\n".join(block)
+            block = []
+    yield "\n\n".join(block)
 
 
 def _builder(name: str, download: bool):

@@ -4,9 +4,10 @@ import json
 
 from ml_collections import ConfigDict
 
-from autodistill_jax.arch import parse
+from autodistill_jax.arch import Space, parse
 from autodistill_jax.cost import cost
 from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import fields
 from autodistill_jax.model import huggingface
 from autodistill_jax.model.locate import locate
 
@@ -16,13 +17,20 @@ def run(config: ConfigDict, text: str | None) -> None:
 
     params and flops (multiply-adds) in the `executed` convention, flops for one text of
     latency.length tokens; sizes of vocabulary and positions are the teacher's.
+
+    Raises:
+      UserError: an Arch that is neither in the space nor the teacher's own.
     """
     if not text:
         raise UserError(
             "--arch is missing; give --arch=layers=3,hidden=192,heads=6,ffn=768"
         )
+    fields.check(config)
     teacher, sizes = huggingface.read_config(locate(config.teacher))
-    head_size = config.space.head_size or teacher.head_size
-    arch = parse(text, head_size)
+    grid = config.space.to_dict()
+    grid["head_size"] = grid["head_size"] or teacher.head_size
+    arch = parse(text, grid["head_size"])
+    if arch != teacher:
+        Space(**grid).check(arch)
     made = cost(arch, sizes, config.latency.length)
     print(json.dumps({"arch": str(arch), **made}))

@@ -7,7 +7,6 @@ from etils import epath
 
 from autodistill_jax import sharding
 from autodistill_jax.data import batches
-from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment, rows, superlm_folder
 from autodistill_jax.model import extract
 from autodistill_jax.train import checkpoint, fit, log, objectives, optimizer, sandwich
@@ -16,8 +15,6 @@ from autodistill_jax.train import checkpoint, fit, log, objectives, optimizer, s
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "distill") -> None:
     """Trains until `distill.steps`; goes on from the last checkpoint."""
     settings = experiment.config.distill
-    if settings.steps < 1:
-        raise UserError(f"distill.steps is {settings.steps}; at least 1 is needed")
     kept = checkpoint.manager(superlm_folder(workdir))
     start = kept.latest_step() or 0
     if start >= settings.steps:

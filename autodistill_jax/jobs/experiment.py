@@ -18,15 +18,24 @@ from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost
 from autodistill_jax.data import text, tokens
 from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import fields
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import checkpoint, log, objectives
 
-# A workdir stays the same experiment whatever these are.
+# A workdir stays the same experiment whatever these are: the trained SuperLM and the
+# proxies do not depend on them.
 _FREE = (
+    "budget.",
+    "latency.",
+    "search.batch_size",
     "finetune.tasks",
     "finetune.glue_dir",
-    "mesh.data",
+    "finetune.text",
+    "finetune.label",
+    "finetune.metric",
+    "finetune.dev_file",
+    "mesh.",
     "tensorboard",
     "distill.save_every",
 )
@@ -76,6 +85,7 @@ def read(config: ConfigDict) -> Experiment:
     Raises:
       UserError: whatever cannot work, in one line.
     """
+    fields.check(config)
     if config.tensorboard and not all(
         importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")
     ):
@@ -87,19 +97,12 @@ def read(config: ConfigDict) -> Experiment:
     text.check(data.source, data.packages, data.download)
     teacher = huggingface.load(config.teacher)
     made = tokens.tokenizer(teacher.folder, teacher.sizes.vocab)
-    length = max(config.data.length, config.latency.length, config.finetune.length)
+    length = max(data.length, config.latency.length, config.finetune.length)
     if length > teacher.sizes.positions:
         raise UserError(
             f"a length of {length} tokens is more than the teacher's "
             f"{teacher.sizes.positions} positions; use shorter texts"
         )
-    for field in ("distill.dtype", "latency.dtype", "finetune.dtype"):
-        section, name = field.split(".")
-        if config[section][name] not in ("float32", "bfloat16"):
-            raise UserError(
-                f"{field} is {config[section][name]!r}; "
-                "it must be 'float32' or 'bfloat16'"
-            )
     grid = config.space.to_dict()
     grid["head_size"] = grid["head_size"] or teacher.arch.head_size
     space = Space(**grid)
@@ -111,37 +114,36 @@ def read(config: ConfigDict) -> Experiment:
         sizes=teacher.sizes,
         length=config.latency.length,
     )
-    objective = objectives.objective(config.distill.to_dict(), space, teacher.pooling)
+    objective = objectives.objective(
+        config.distill.to_dict(), space, teacher.pooling, teacher.embeds
+    )
     for name in config.distill.freeze:
         if name not in teacher.params:
             raise UserError(
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
-    for batch_size in (
-        config.search.batch_size,
-        config.finetune.batch_size,
-        config.distill.batch_size,
-    ):
-        mesh = sharding.make_mesh(batch_size, config.mesh.data)
+    for section in ("search", "finetune", "distill"):
+        name = f"{section}.batch_size"
+        mesh = sharding.make_mesh(config[section].batch_size, config.mesh.data, name)
     return Experiment(config, teacher, made, space, budget, objective, affordable, mesh)
 
 
 def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
-    """The folder of this experiment, made if it is new.
+    """The folder of this experiment; nothing is written yet (see `settle`).
 
     Raises:
       UserError: it holds another experiment (says which fields differ), or other files.
     """
     folder = epath.Path(workdir)
-    ours = json.loads(json.dumps(config.to_dict()))
     path = folder / "config.json"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a folder")
     if path.exists():
-        theirs = json.loads(path.read_text())
-        a, b = _flat(ours), _flat(theirs)
+        a, b = fields.flat(_plain(config)), fields.flat(json.loads(path.read_text()))
         differ = [
             f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
             for key in sorted(a.keys() | b.keys())
-            if a.get(key) != b.get(key) and key not in _FREE
+            if a.get(key) != b.get(key) and not key.startswith(_FREE)
         ]
         if differ:
             raise UserError(
@@ -153,31 +155,37 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
             f"workdir {workdir} holds files, but no config.json of an experiment; "
             "use another --workdir"
         )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(ours, indent=2) + "\n")
     return folder
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def settle(config: ConfigDict, workdir: epath.Path) -> None:
+    """Makes the workdir this experiment's: from here on it can only go on.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        write_json(workdir / "config.json", _plain(config))
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+
+
+def _plain(config: ConfigDict) -> dict:
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
-    """The unlabelled token rows, {"train", "heldout"}; cut once, kept in the workdir."""
+    """The unlabelled token rows, {"train", "heldout"}; cut once, kept in the workdir.
+
+    Raises:
+      UserError: text that cannot be used; nothing has been written then.
+    """
     path = workdir / "data" / "rows.npz"
     if path.exists():
         with np.load(path) as kept:
             flat = dict(kept)
     else:
         data = experiment.config.data
-        log.say(f"reading text from {data.source} ...")
         made = text.rows(
             text.documents(data.source, data.packages, data.download),
             experiment.tokenizer,
@@ -185,6 +193,13 @@ def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
             data.length,
             data.rows,
         )
+        count = len(made["train"]["ids"])
+        if count < experiment.config.distill.batch_size:
+            raise UserError(
+                f"distill.batch_size {experiment.config.distill.batch_size} is larger "
+                f"than the {count} rows of data.source; use a smaller batch or more text"
+            )
+        settle(experiment.config, workdir)
         flat = {
             f"{split}/{name}": made[split][name]
             for split in made
@@ -195,14 +210,22 @@ def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
         np.savez(partial, **flat)
         partial.replace(path)
         log.say(
-            f"text: {len(flat['train/ids'])} training rows and "
-            f"{len(flat['heldout/ids'])} held-out rows of {data.length} tokens"
+            f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
+            f"rows of {data.length} tokens"
         )
     split = {}
     for key, value in flat.items():
         side, name = key.split("/")
         split.setdefault(side, {})[name] = value
     return split
+
+
+def held_out(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
+    """The held-out rows in two: those the search chooses on, and those that its choice
+    is judged on."""
+    made = rows(experiment, workdir)["heldout"]
+    cut = min(experiment.config.search.rows, len(made["ids"]) // 2)
+    return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}
 
 
 def superlm_folder(workdir: epath.Path) -> Path:
@@ -222,10 +245,8 @@ def trained_superlm(experiment: Experiment, workdir: epath.Path) -> dict:
             f"{superlm_folder(workdir)} has {kept.latest_step() or 0} of {steps} steps; "
             "run the job distill first"
         )
-    state = checkpoint.restore(kept)
-    return jax.device_put(
-        {**state["params"], **state["frozen"]}, sharding.replicated(experiment.mesh)
-    )
+    state = checkpoint.restore_on(kept, sharding.replicated(experiment.mesh))
+    return {**state["params"], **state["frozen"]}
 
 
 def arch_of(record: dict) -> Arch:
@@ -234,6 +255,20 @@ def arch_of(record: dict) -> Arch:
 
 def record_of(arch: Arch) -> dict:
     return dataclasses.asdict(arch)
+
+
+def asked_of(config: ConfigDict) -> dict:
+    """What the choice of an Arch depends on besides the trained SuperLM."""
+    return {key: _plain(config)[key] for key in ("budget", "latency", "search")}
+
+
+def chosen_already(config: ConfigDict, workdir: epath.Path) -> Arch | None:
+    """The Arch that a search under this very budget chose, if there was one."""
+    path = workdir / "search" / "front.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return arch_of(found["chosen"]) if found["asked"] == asked_of(config) else None
 
 
 def trial_of(found: dict, arch: Arch) -> dict:

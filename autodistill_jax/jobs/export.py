@@ -34,7 +34,7 @@ def run(
         if not name.startswith("matcher_")
     }
     student = extract.extract(weights, experiment.envelope, arch)
-    held_out = common.rows(experiment, workdir)["heldout"]
+    held_out = common.held_out(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
     similarity = _similarities(experiment, held_out, arch, student)
     sample = {name: value[:4] for name, value in held_out.items()}
@@ -55,6 +55,7 @@ def run(
         jax.tree.map(np.asarray, student),
         experiment.teacher.folder,
         experiment.teacher.pooling,
+        experiment.teacher.embeds,
         _card(experiment, arch, found, similarity),
         check,
     )
@@ -67,6 +68,8 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     truncated slice ("truncated": the same Arch before distillation)."""
     wanted = experiment.config.export.pairs
     pairs = min(wanted, len(held_out["ids"]) // 2)
+    if pairs < wanted:
+        log.say(f"only {pairs} of {wanted} pairs: there is no more held-out text")
     rng = np.random.default_rng(experiment.config.seed)
     pick = rng.choice(len(held_out["ids"]), 2 * pairs, replace=False)
     texts = {name: value[pick] for name, value in held_out.items()}

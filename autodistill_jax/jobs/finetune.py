@@ -1,5 +1,6 @@
 """Job `finetune`: student, the same Arch from scratch and the teacher on each task."""
 
+import zlib
 from pathlib import Path
 
 import jax
@@ -16,25 +17,20 @@ from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import log, supervised
 
 
-def read(config: ConfigDict, workdir: str) -> list[tasks.Task]:
+def read(config: ConfigDict, workdir: epath.Path) -> list[tasks.Task]:
     """The labelled tasks that have no result yet, read before any work starts.
 
     Raises:
       UserError: an unknown task, a file that cannot be used, a setting that cannot be.
     """
     settings = config.finetune
-    if settings.teacher not in ("frozen", "full", "none"):
-        raise UserError(
-            f"finetune.teacher is {settings.teacher!r}; "
-            "it must be 'frozen', 'full' or 'none'"
-        )
-    if settings.epochs < 1:
-        raise UserError(f"finetune.epochs is {settings.epochs}; at least 1 is needed")
     made = []
+    chosen = common.chosen_already(config, workdir)
     for name in settings.tasks:
-        done = epath.Path(workdir).glob(f"finetune/*/{_folder(name)}/*.json")
-        if {path.stem for path in done} >= set(_models(settings.teacher)):
-            continue
+        if chosen:
+            folder = workdir / "finetune" / chosen.name / _folder(settings, name)
+            if not _missing(folder, settings):
+                continue
         if name == "docs":
             packages = tuple(config.data.packages)
             train, dev = docs.labelled(packages)
@@ -56,7 +52,13 @@ def read(config: ConfigDict, workdir: str) -> list[tasks.Task]:
                 f"finetune.tasks has {name!r}; known: docs, {', '.join(glue.NAMES)}, "
                 "or a .tsv or .jsonl file"
             )
-        made.append(task)
+        limit = min(settings.rows or len(task.train[0]), len(task.train[0]))
+        if limit < settings.batch_size or not task.dev[0]:
+            raise UserError(
+                f"task {name} has {limit} training and {len(task.dev[0])} dev rows; "
+                f"finetune.batch_size {settings.batch_size} needs at least so many"
+            )
+        made.append(task._replace(name=_folder(settings, name)))
     return made
 
 
@@ -67,20 +69,16 @@ def run(
     stage: str = "finetune",
 ) -> None:
     """Leaves finetune/<student>/<task>/<model>.json, and the fine-tuned weights."""
-    found = common.read_json(workdir / "search" / "front.json", "export")
+    found = common.read_json(workdir / "search" / "front.json", "search")
     arch = common.arch_of(found["chosen"])
+    common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
     student = huggingface.load(str(workdir / "students" / arch.name))
-    settings = experiment.config.finetune.to_dict()
-    models = _models(settings["teacher"])
+    settings = experiment.config.finetune
     for task in labelled:
         folder = workdir / "finetune" / arch.name / task.name
-        rows = None
-        for model in models:
+        rows = _rows(experiment, task)
+        for model in _missing(folder, settings):
             path = folder / f"{model}.json"
-            if path.exists():
-                log.say(f"{stage}: {task.name}, {model}: done already")
-                continue
-            rows = rows or _rows(experiment, task)
             result = _one(
                 experiment,
                 student,
@@ -107,12 +105,25 @@ def run(
     log.say(f"{stage}: {told} {workdir / 'finetune' / arch.name}")
 
 
-def _folder(task: str) -> str:
-    return Path(task).stem if task.endswith((".tsv", ".jsonl")) else task
+def _folder(settings: ConfigDict, task: str) -> str:
+    """Where a task's results go; a file of one's own by its content and columns too,
+    so that two files of one name, or an edited one, do not share results."""
+    path = Path(task)
+    if not path.is_file():
+        return task
+    fields = ("text", "text_pair", "label", "metric", "dev_file")
+    told = repr([settings[name] for name in fields]).encode()
+    return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
 
 
-def _models(teacher: str) -> list[str]:
-    return ["student", "scratch", *(["teacher"] if teacher != "none" else [])]
+def _missing(folder: epath.Path, settings: ConfigDict) -> list[str]:
+    """The models whose result on a task, in its folder, is not there yet."""
+    models = [
+        "student",
+        "scratch",
+        *(["teacher"] if settings.teacher != "none" else []),
+    ]
+    return [model for model in models if not (folder / f"{model}.json").exists()]
 
 
 def _rows(experiment, task: tasks.Task) -> supervised.Rows:
@@ -177,16 +188,30 @@ def _one(experiment, student, model, rows, folder, what) -> dict:
         what,
     )
     if model == "student":
-        _save(Path(folder), best)
+        _save(experiment, Path(folder), student, best)
     return {"score": max(scores), "how": how, "epochs": scores}
 
 
-def _save(folder: Path, params: dict) -> None:
-    """The best epoch's encoder and head, by the parameters' own names."""
+def _save(experiment, folder: Path, student, params: dict) -> None:
+    """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: np.ascontiguousarray(value) for name, value in params.items()},
-        folder / "student.safetensors",
+    head = {
+        name.removeprefix("head_"): np.ascontiguousarray(value)
+        for name, value in params.items()
+        if name.startswith("head_")
+    }
+    teacher = experiment.teacher
+    huggingface.save(
+        folder / "student",
+        student.arch,
+        student.sizes,
+        params,
+        student.folder,
+        teacher.pooling,
+        teacher.embeds,
+        f"# {student.arch.name}, fine-tuned\n\nThe encoder is a Hugging Face model. "
+        f"`head.safetensors` (kernel, bias) reads its {teacher.pooling} embedding: "
+        "logits = embedding @ kernel + bias.\n",
+        lambda partial: save_file(head, partial / "head.safetensors"),
     )

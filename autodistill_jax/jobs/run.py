@@ -35,9 +35,13 @@ def job(name: str, config: ConfigDict, workdir: str | None, arch: str | None) ->
         return
     start = time.monotonic()
     made = experiment.read(config)
-    tasks = finetune.read(config, workdir) if name in ("run", "finetune") else []
     folder = experiment.open_workdir(config, workdir)
+    tasks = finetune.read(config, folder) if name in ("run", "finetune") else []
     stages = list(_STAGES) if name == "run" else [name]
+    if "distill" in stages:
+        experiment.rows(made, folder)
+    if (folder / "config.json").exists():
+        experiment.settle(config, folder)  # Some fields may differ from last time.
     for i, stage in enumerate(stages, 1):
         told = f"[{i}/{len(stages)} {stage}]" if name == "run" else stage
         rest = (tasks,) if stage == "finetune" else ()

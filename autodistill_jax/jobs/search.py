@@ -10,11 +10,12 @@ from etils import epath
 from autodistill_jax import sharding
 from autodistill_jax.arch import Arch, front
 from autodistill_jax.data import batches
-from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import (
     Experiment,
+    asked_of,
+    chosen_already,
+    held_out,
     record_of,
-    rows,
     trained_superlm,
     write_json,
 )
@@ -23,11 +24,19 @@ from autodistill_jax.model import extract
 from autodistill_jax.search import proxies, study
 from autodistill_jax.train import log
 
+# Archs evaluated before their trials are recorded: what a stop can lose.
+_TOGETHER = 8
+
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> None:
-    """Leaves search/study.db, trials.csv, latency.json and front.json."""
+    """Leaves search/study.db, trials.csv, latency.json and front.json.
+
+    Under another budget than last time the proxies there are, and what is missing of
+    them and of the latencies, make another choice.
+    """
     folder = workdir / "search"
-    if (folder / "front.json").exists():
+    asked = asked_of(experiment.config)
+    if chosen_already(experiment.config, workdir):
         log.say(f"{stage}: done already, {folder / 'front.json'}")
         return
     params = trained_superlm(experiment, workdir)
@@ -52,7 +61,9 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
         "latency_spread_ms": latencies["teacher"]["spread"] * 1e3,
     }
     chosen, reason = choose(experiment, trials, timed, teacher)
-    study.write_csv(folder / "trials.csv", trials)
+    # Last, so that params and flops are the executed ones whatever the budget counts.
+    table = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
+    study.write_csv(folder / "trials.csv", table)
     write_json(
         folder / "front.json",
         {
@@ -60,14 +71,10 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
             "reason": reason,
             "front": [record_of(arch) for arch in on_front],
             "trials": [
-                {
-                    "arch": record_of(arch),
-                    **experiment.cost(arch),
-                    **values,
-                    "on_front": arch in on_front,
-                }
-                for arch, values in trials.items()
+                {"arch": record_of(arch), **values, "on_front": arch in on_front}
+                for arch, values in table.items()
             ],
+            "asked": asked,
             "teacher": {"arch": record_of(experiment.teacher.arch), **teacher},
             "space": len(experiment.space.grid()),
             "latency": {
@@ -91,10 +98,7 @@ def _proxies(experiment, workdir, params, stage) -> dict[Arch, dict]:
         f"sub-networks are under the budget, {len(missing)} to evaluate"
     )
     if missing:
-        held_out = {
-            name: value[: settings.rows]
-            for name, value in rows(experiment, workdir)["heldout"].items()
-        }
+        chosen_on, _ = held_out(experiment, workdir)
         proxy = proxies.superlm(
             experiment.superlm(),
             params,
@@ -104,21 +108,26 @@ def _proxies(experiment, workdir, params, stage) -> dict[Arch, dict]:
             ),
             [
                 batches.put(batch, experiment.mesh)
-                for batch in batches.evaluation(held_out, settings.batch_size)
+                for batch in batches.evaluation(chosen_on, settings.batch_size)
             ],
             experiment.objective,
         )
         progress = log.Progress(f"{stage}: proxies", len(missing))
-        for i, arch in enumerate(missing, 1):
-            terms = proxy(arch)
-            total = terms.pop("total")
-            flops = experiment.budget.counted(experiment.cost(arch))["flops"]
-            study.record(
-                made, experiment.space, arch, {"proxy": total, "flops": flops, **terms}
-            )
-            progress(i)
+        for start in range(0, len(missing), _TOGETHER):
+            made_now = proxy(missing[start : start + _TOGETHER])
+            for arch, terms in made_now.items():
+                total = terms.pop("total")
+                flops = experiment.budget.counted(experiment.cost(arch))["flops"]
+                values = {"proxy": total, "flops": flops, **terms}
+                study.record(made, experiment.space, arch, values)
+            progress(start + len(made_now))
     there = study.trials(made, experiment.space.head_size)
-    return {arch: there[arch] for arch in experiment.affordable}
+    return {
+        # The study's FLOPs are those of the budget that it was made under.
+        arch: there[arch]
+        | {"flops": experiment.budget.counted(experiment.cost(arch))["flops"]}
+        for arch in experiment.affordable
+    }
 
 
 def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
@@ -175,12 +184,8 @@ def choose(experiment, trials, timed, teacher) -> tuple[Arch, str]:
     if limit is not None:
         candidates = [a for a in timed if trials[a]["latency_ms"] <= limit]
         if not candidates:
-            nearest = min(timed, key=lambda arch: trials[arch]["latency_ms"])
-            raise UserError(
-                f"the budget leaves nothing: latency_ms <= {limit:.3f} excludes all "
-                f"{len(timed)} measured Archs; the nearest, {nearest}, takes "
-                f"{trials[nearest]['latency_ms']:.3f} ms. Raise the bound or give the "
-                "space smaller Archs"
+            raise experiment.budget.nothing_left(
+                {"latency_ms": limit}, {arch: trials[arch] for arch in timed}
             )
     chosen = min(candidates, key=lambda arch: trials[arch]["proxy"])
     told = ", ".join(f"{key} <= {bound:.4g}" for key, bound in bounds.items())

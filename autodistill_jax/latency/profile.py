@@ -2,7 +2,7 @@
 
 import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -128,52 +128,57 @@ def device_times(
                     jax.block_until_ready(fn(*args))
         path = next(Path(folder).rglob("*.xplane.pb"))
         data = jax.profiler.ProfileData.from_file(str(path))
-        return [executions(data, f"jit_timed_{i}") for i in range(len(calls))]
+        return [executions(data, f"jit_timed_{i}", runs) for i in range(len(calls))]
 
 
-def executions(data: Any, module: str) -> np.ndarray:
-    """Seconds of each execution of an XLA module in a profile.
+def executions(data: Any, module: str, runs: int) -> np.ndarray:
+    """Seconds of each of `runs` executions of an XLA module in a profile.
 
-    CPU: from the first to the last event of a run_id on the host's XLA lines. TPU: the
-    events of the line "XLA Modules". GPU: from the first to the last kernel of a run_id
-    on the stream lines.
+    TPU: the events of the line "XLA Modules". CPU and GPU: from the first to the last
+    event of a run_id on the host's XLA lines, or on the stream lines; where kernels
+    carry no run_id, every execution has the same number of them.
 
     Raises:
-      UserError: no event of the module; says which planes there are.
+      UserError: not so many executions of the module; says which planes there are.
     """
     spans: dict[Any, list[float]] = {}
+    loose: list[tuple[float, float]] = []
     planes = list(data.planes)
-    for plane in planes:
-        on_tpu = plane.name.startswith("/device:TPU:0")
-        on_gpu = plane.name.startswith("/device:GPU:0")
-        if not (on_tpu or on_gpu or plane.name == "/host:CPU"):
-            continue
-        for line in plane.lines:
-            if on_tpu and line.name == "XLA Modules":
-                for event in line.events:
-                    if event.name.split("(")[0] == module:
-                        key = (event.start_ns, "tpu")
-                        spans[key] = [
-                            event.start_ns,
-                            event.start_ns + event.duration_ns,
-                        ]
-            elif (on_gpu and line.name.startswith("Stream")) or (
-                not on_tpu and not on_gpu and line.name.startswith("tf_XLA")
-            ):
-                for event in line.events:
-                    stats = dict(event.stats)
-                    if stats.get("hlo_module") != module:
-                        continue
-                    span = spans.setdefault(
-                        stats.get("run_id", stats.get("correlation_id")),
-                        [event.start_ns, 0],
-                    )
-                    span[0] = min(span[0], event.start_ns)
-                    span[1] = max(span[1], event.start_ns + event.duration_ns)
-    if not spans:
+    for line, on_tpu in _lines(planes):
+        for event in line.events:
+            start, end = event.start_ns, event.start_ns + event.duration_ns
+            if on_tpu:
+                if event.name.split("(")[0] == module:
+                    spans[start] = [start, end]
+                continue
+            stats = dict(event.stats)
+            if stats.get("hlo_module") != module:
+                continue
+            if "run_id" not in stats:
+                loose.append((start, end))
+                continue
+            span = spans.setdefault(stats["run_id"], [start, end])
+            span[:] = min(span[0], start), max(span[1], end)
+    made = sorted(spans.values())
+    if not made and loose and len(loose) % runs == 0:
+        each = np.asarray(sorted(loose)).reshape(runs, -1, 2)
+        made = [(one[:, 0].min(), one[:, 1].max()) for one in each]
+    if len(made) != runs:
         raise UserError(
-            f"the profiler gave no event of {module}; it saw the planes "
-            f"{', '.join(plane.name for plane in planes)}"
+            f"the profiler gave {len(made)} executions of {module}, needed {runs}; it "
+            f"saw the planes {', '.join(plane.name for plane in planes)}"
         )
-    ordered = sorted(spans.values())
-    return np.asarray([end - start for start, end in ordered]) / 1e9
+    return np.asarray([end - start for start, end in made]) / 1e9
+
+
+def _lines(planes: Sequence) -> Iterator[tuple[Any, bool]]:
+    """The lines of the first device that tell of executions, and whether it is a TPU."""
+    for plane in planes:
+        for line in plane.lines:
+            if plane.name.startswith("/device:TPU:0") and line.name == "XLA Modules":
+                yield line, True
+            elif (
+                plane.name.startswith("/device:GPU:0")
+                and line.name.startswith("Stream")
+            ) or (plane.name == "/host:CPU" and line.name.startswith("tf_XLA")):
+                yield line, False

@@ -37,11 +37,6 @@ class Cut(NamedTuple):
     counts: dict[str, jax.Array]
 
 
-def is_static(arch: Arch) -> bool:
-    """Python sizes: a standalone network, no sub-network."""
-    return isinstance(arch.hidden, int)
-
-
 def channels(arch: Arch, axis: str) -> Any:
     """Channels of an axis: an attention head has head_size of them."""
     size = getattr(arch, axis)

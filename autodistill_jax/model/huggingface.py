@@ -28,14 +28,16 @@ _MODELING = Path(__file__).with_name("modeling_elastic_bert.py")
 class Teacher(NamedTuple):
     """A loaded BERT.
 
-    `pooling` is "mean" for a sentence-embedding model (its folder names the pooling),
-    else "cls". `folder` is where it came from.
+    `embeds`: a sentence-embedding model (its folder names the pooling). `pooling`: what
+    stands for a text, see `losses.pool`: as the folder names it; else "pooler", or
+    "mean" where the weights have no pooler. `folder` is where it came from.
     """
 
     arch: Arch
     sizes: Sizes
     params: dict[str, np.ndarray]
     pooling: str
+    embeds: bool
     folder: Path
 
 
@@ -59,11 +61,14 @@ def load(name: str) -> Teacher:
         raise UserError(
             f"{path} is not a readable safetensors file: {error}"
         ) from error
+    pooling = sentence.pooling(folder)
+    has_pooler = any(name.endswith("pooler.dense.weight") for name in tensors)
     return Teacher(
         arch,
         sizes,
         _from_tensors(tensors, arch, sizes, path),
-        sentence.pooling(folder),
+        pooling or ("pooler" if has_pooler else "mean"),
+        pooling is not None,
         folder,
     )
 
@@ -77,6 +82,8 @@ def read_config(folder: Path) -> tuple[Arch, Sizes]:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a JSON object")
     kind = config.get("model_type")
     if kind not in ("bert", "elastic_bert"):
         raise UserError(f"{path} has model_type {kind!r}; known: 'bert'")
@@ -106,6 +113,7 @@ def read_config(folder: Path) -> tuple[Arch, Sizes]:
             types=config.get("type_vocab_size", 2),
             norm_epsilon=config.get("layer_norm_eps", 1e-12),
             activation=config.get("hidden_act", "gelu"),
+            heads=heads,
         )
     except KeyError as error:
         raise UserError(f"{path} has no {error}; it is needed") from error
@@ -221,6 +229,7 @@ def save(
     params: dict,
     teacher: Path,
     pooling: str,
+    embeds: bool,
     card: str,
     check: Callable[[Path], None],
 ) -> None:
@@ -255,7 +264,9 @@ def save(
         "max_position_embeddings": sizes.positions,
         "num_attention_heads": arch.heads,
         "num_hidden_layers": arch.layers,
-        "pad_token_id": 0,
+        "pad_token_id": json.loads((teacher / "config.json").read_text()).get(
+            "pad_token_id", 0
+        ),
         "position_embedding_type": "absolute",
         "type_vocab_size": sizes.types,
         "vocab_size": sizes.vocab,
@@ -275,8 +286,8 @@ def save(
     for name in TOKENIZER_FILES:
         if (teacher / name).exists():
             shutil.copy(teacher / name, partial / name)
-    if pooling == "mean":
-        sentence.save(partial, arch)
+    if embeds:
+        sentence.save(partial, arch, pooling)
     (partial / "README.md").write_text(card)
     check(partial)
     shutil.rmtree(folder, ignore_errors=True)

@@ -4,18 +4,27 @@ import json
 from pathlib import Path
 
 from autodistill_jax.arch import Arch
+from autodistill_jax.errors import UserError
 
 
-def pooling(folder: Path) -> str:
-    """ "mean" for a sentence-embedding model that pools so, else "cls"."""
+def pooling(folder: Path) -> str | None:
+    """How a sentence-embedding model pools, "mean" or "cls"; None for other models.
+
+    Raises:
+      UserError: it pools in a way that is not known here.
+    """
     path = folder / "1_Pooling" / "config.json"
-    if path.exists() and json.loads(path.read_text()).get("pooling_mode_mean_tokens"):
-        return "mean"
-    return "cls"
+    if not path.exists():
+        return None
+    settings = json.loads(path.read_text())
+    for key, name in (("mean_tokens", "mean"), ("cls_token", "cls")):
+        if settings.get(f"pooling_mode_{key}"):
+            return name
+    raise UserError(f"{path} pools neither by mean_tokens nor by cls_token")
 
 
-def save(folder: Path, arch: Arch) -> None:
-    """What sentence-transformers reads beside the model: mean pooling, unit length."""
+def save(folder: Path, arch: Arch, pooling: str) -> None:
+    """What sentence-transformers reads beside the model: pooling, unit length."""
     kinds = (
         ("", "Transformer"),
         ("1_Pooling", "Pooling"),
@@ -35,7 +44,7 @@ def save(folder: Path, arch: Arch) -> None:
     (folder / "2_Normalize").mkdir()
     pooling = {
         "word_embedding_dimension": arch.hidden,
-        "pooling_mode_cls_token": False,
-        "pooling_mode_mean_tokens": True,
+        "pooling_mode_cls_token": pooling == "cls",
+        "pooling_mode_mean_tokens": pooling == "mean",
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling) + "\n")

@@ -1,6 +1,6 @@
 """How good is an Arch, without fine-tuning it? `superlm`: by inherited weights."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,21 +16,20 @@ def superlm(
     params: dict,
     teacher: Bert,
     teacher_params: dict,
-    batches: Iterable[Mapping[str, jax.Array]],
+    batches: Sequence[Mapping[str, jax.Array]],
     objective: objectives.Objective,
-) -> Callable[[Arch], dict[str, float]]:
-    """proxy(arch) -> the mean held-out distillation terms of that sub-network.
+) -> Callable[[Sequence[Arch]], dict[Arch, dict[str, float]]]:
+    """proxy(archs) -> the mean held-out distillation terms of these sub-networks.
 
     The agnostic proxy of AutoDistil (section 3.3): sub-networks keep the weights that
-    they have in the SuperLM. The teacher's targets are made once and kept; all Archs
-    share one compiled program.
+    they have in the SuperLM. All Archs share one compiled program; the teacher's targets
+    are made once a call, and only one batch of them is held at a time.
 
     Args:
       module, params: the SuperLM (with its matchers).
       batches: held-out batches; `rows` marks the real ones.
     """
     of_teacher = jax.jit(lambda p, b: objectives.targets(teacher, p, b, objective))
-    kept = [(batch, of_teacher(teacher_params, batch)) for batch in batches]
 
     @jax.jit
     def sums(params, batch, target, archs):
@@ -38,13 +37,19 @@ def superlm(
         made = objectives.terms(module, params, batch, target, objective, arch)
         return {name: (value * batch["rows"]).sum() for name, value in made.items()}
 
-    def proxy(arch: Arch) -> dict[str, float]:
-        archs = as_arrays([arch])
-        parts = [sums(params, batch, target, archs) for batch, target in kept]
-        rows = sum(float(batch["rows"].sum()) for batch, _ in kept)
+    def proxy(archs):
+        totals = {arch: [] for arch in archs}
+        for batch in batches:
+            target = of_teacher(teacher_params, batch)
+            for arch in archs:
+                totals[arch].append(sums(params, batch, target, as_arrays([arch])))
+        rows = sum(float(batch["rows"].sum()) for batch in batches)
         return {
-            name: float(np.sum([part[name] for part in parts])) / rows
-            for name in parts[0]
+            arch: {
+                name: float(np.sum([part[name] for part in parts])) / rows
+                for name in parts[0]
+            }
+            for arch, parts in totals.items()
         }
 
     return proxy

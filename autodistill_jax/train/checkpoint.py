@@ -12,7 +12,11 @@ def manager(folder: Path, keep: int = 2) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=True
     )
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    return ocp.CheckpointManager(
+        folder.absolute(),
+        options=options,
+        item_handlers=ocp.StandardCheckpointHandler(),
+    )
 
 
 def save(kept: ocp.CheckpointManager, step: int, state: Any) -> None:
@@ -20,8 +24,17 @@ def save(kept: ocp.CheckpointManager, step: int, state: Any) -> None:
         kept.save(step, args=ocp.args.StandardSave(state), force=True)
 
 
-def restore(kept: ocp.CheckpointManager, like: Any = None) -> Any:
-    """The latest state, shaped and placed like `like`; without it as arrays of numpy."""
-    if like is not None:
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+def restore(kept: ocp.CheckpointManager, like: Any) -> Any:
+    """The latest state, shaped and placed like `like`."""
+    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     return kept.restore(kept.latest_step(), args=ocp.args.StandardRestore(like))
+
+
+def restore_on(kept: ocp.CheckpointManager, sharding: jax.sharding.Sharding) -> Any:
+    """The latest state, placed so, on whatever devices it was written from."""
+    step = kept.latest_step()
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        kept.item_metadata(step).tree,
+    )
+    return kept.restore(step, args=ocp.args.StandardRestore(like))

@@ -1,10 +1,12 @@
 """How does a training run go, step after step? One loop for all jobs."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from autodistill_jax.errors import UserError
 from autodistill_jax.train import log
 
 
@@ -44,9 +46,17 @@ def fit(
     for i in range(start, steps):
         state, values = step(state, *inputs(i))
         done = i + 1
+        if i == start:
+            jax.block_until_ready(values)
+            progress.restart(done)  # What compiling took says nothing of the rate.
         means.add(values)
         if done % tell_every == 0 or done == steps:
             now = means.take()
+            if not all(math.isfinite(value) for value in now.values()):
+                raise UserError(
+                    f"{what}: the loss is not finite by step {done}; use a lower "
+                    "learning_rate (in another --workdir)"
+                )
             tell(done, now)
             shown = now.get("loss")
             progress(done, f"loss {shown:.4f}" if shown is not None else "")

@@ -23,16 +23,20 @@ class Progress:
         self.first, self.start = done, time.monotonic()
         self.told = self.start
 
+    def restart(self, done: int) -> None:
+        """Counts the rate from here on."""
+        self.first, self.start = done, time.monotonic()
+
     def __call__(self, done: int, note: str = "") -> None:
         now = time.monotonic()
         if now - self.told < self.every and done < self.total:
             return
         self.told = now
         rate = (done - self.first) / max(now - self.start, 1e-9)
-        left = (self.total - done) / rate if rate else float("nan")
+        left = f"{(self.total - done) / rate:.0f} s left" if rate else "compiled"
         say(
-            f"{self.what}  {done}/{self.total}  {rate:.2f}/s  "
-            f"{left:.0f} s left" + (f"  {note}" if note else "")
+            f"{self.what}  {done}/{self.total}  {rate:.2f}/s  {left}"
+            + (f"  {note}" if note else "")
         )
 
 
@@ -74,6 +78,7 @@ class Writer:
             self.board.write_scalars(
                 step, {f"{job}/{name}": value for name, value in values.items()}
             )
+            self.board.flush()
 
 
 def read(workdir: Path, job: str) -> list[dict]:

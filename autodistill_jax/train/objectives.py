@@ -20,7 +20,7 @@ class Objective(NamedTuple):
 
     weights: {term: weight}, the terms with a weight above 0.
     relation_form, relation_heads: see `losses.relation`; heads are the relation heads.
-    pooling: "mean" or "cls", for the pooled term.
+    pooling: "mean", "cls" or "pooler" (see `losses.pool`), for the pooled term.
     """
 
     weights: Mapping[str, float]
@@ -29,8 +29,10 @@ class Objective(NamedTuple):
     pooling: str = "mean"
 
 
-def objective(settings: Mapping[str, Any], space: Space, pooling: str) -> Objective:
-    """The Objective of a config's distill section.
+def objective(
+    settings: Mapping[str, Any], space: Space, pooling: str, embeds: bool
+) -> Objective:
+    """The Objective of a config's distill section, for a teacher that pools so.
 
     `terms` "auto" follows the teacher's kind: a sentence-embedding teacher (its folder
     says how it pools) needs the pooled term, since relations give no gradient to the
@@ -41,7 +43,7 @@ def objective(settings: Mapping[str, Any], space: Space, pooling: str) -> Object
     """
     named = settings["terms"]
     if named == "auto":
-        named = "relation+pooled" if pooling == "mean" else "relation"
+        named = "relation+pooled" if embeds else "relation"
     weights = {}
     for term in named.split("+"):
         if term not in TERMS:
@@ -49,7 +51,12 @@ def objective(settings: Mapping[str, Any], space: Space, pooling: str) -> Object
                 f"distill.terms is {settings['terms']!r}; it must be 'auto' or some of "
                 f"{', '.join(TERMS)}, joined by '+'"
             )
-        weights[term] = float(settings[f"{term}_weight"])
+        if settings[f"{term}_weight"] > 0:
+            weights[term] = float(settings[f"{term}_weight"])
+    if not weights:
+        raise UserError(
+            f"distill.terms {named!r} all have weight 0; nothing is trained"
+        )
     form, heads = settings["relation_form"], settings["relation_heads"]
     if form not in losses.RELATION_FORMS:
         raise UserError(

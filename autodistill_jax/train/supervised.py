@@ -41,7 +41,7 @@ def fine_tune(
     Args:
       module: a standalone network; its dropout is in force.
       settings: epochs, batch_size, learning_rate, warmup, weight_decay, clip.
-      pooling: "mean" or "cls": what the head reads.
+      pooling: what the head reads, see `losses.pool`.
       what: for the progress line.
 
     Returns:

@@ -1,0 +1,129 @@
+"""What may each field of a config be? Checked before anything else is."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from autodistill_jax.errors import UserError
+from autodistill_jax.metrics import METRICS
+
+_DTYPES = ("float32", "bfloat16")
+
+# field -> (type, bound): the least value of a number, the choices of a text. A tuple's
+# type is that of its elements.
+_FIELDS: dict[str, tuple[Any, Any]] = {
+    "teacher": (str, None),
+    "seed": (int, 0),
+    "tensorboard": (bool, None),
+    "data.source": (str, None),
+    "data.packages": ((str,), None),
+    "data.download": (bool, None),
+    "data.unit": (str, ("sentence", "chunk")),
+    "data.length": (int, 8),
+    "data.rows": (int, 0),
+    "space.layers": ((int,), 1),
+    "space.hidden": ((int,), 1),
+    "space.heads": ((int,), 1),
+    "space.ffn": ((int,), 1),
+    "space.ffn_ratio": ((float,), 0.01),
+    "space.head_size": (int, 0),
+    "budget.latency_ms": (float, 0.0),
+    "budget.flops": (float, 0.0),
+    "budget.params": (float, 0.0),
+    "budget.latency_fraction": (float, 0.0),
+    "budget.flops_fraction": (float, 0.0),
+    "budget.params_fraction": (float, 0.0),
+    "budget.convention": (str, ("executed", "paper")),
+    "distill.steps": (int, 1),
+    "distill.batch_size": (int, 1),
+    "distill.learning_rate": (float, 0.0),
+    "distill.warmup": (float, 0.0),
+    "distill.weight_decay": (float, 0.0),
+    "distill.clip": (float, 0.0),
+    "distill.random": (int, 0),
+    "distill.terms": (str, None),
+    "distill.relation_weight": (float, 0.0),
+    "distill.hidden_weight": (float, 0.0),
+    "distill.pooled_weight": (float, 0.0),
+    "distill.relation_form": (str, None),
+    "distill.relation_heads": (int, 1),
+    "distill.freeze": ((str,), None),
+    "distill.dropout": (float, 0.0),
+    "distill.dtype": (str, _DTYPES),
+    "distill.save_every": (int, 0),
+    "search.rows": (int, 1),
+    "search.batch_size": (int, 1),
+    "latency.batch": (int, 1),
+    "latency.length": (int, 1),
+    "latency.dtype": (str, _DTYPES),
+    "latency.runs": (int, 10),
+    "latency.at_most": (int, 1),
+    "export.pairs": (int, 10),
+    "finetune.tasks": ((str,), None),
+    "finetune.glue_dir": (str, None),
+    "finetune.text": (str, None),
+    "finetune.text_pair": (str, None),
+    "finetune.label": (str, None),
+    "finetune.metric": (str, tuple(METRICS)),
+    "finetune.dev_file": (str, None),
+    "finetune.epochs": (int, 1),
+    "finetune.batch_size": (int, 1),
+    "finetune.length": (int, 8),
+    "finetune.learning_rate": (float, 0.0),
+    "finetune.scratch_learning_rate": (float, 0.0),
+    "finetune.teacher_learning_rate": (float, 0.0),
+    "finetune.warmup": (float, 0.0),
+    "finetune.weight_decay": (float, 0.0),
+    "finetune.clip": (float, 0.0),
+    "finetune.dropout": (float, 0.0),
+    "finetune.dtype": (str, _DTYPES),
+    "finetune.rows": (int, 0),
+    "finetune.dev_rows": (int, 0),
+    "finetune.teacher": (str, ("frozen", "full", "none")),
+    "mesh.data": (int, -1),
+}
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"distill.steps": 400, ...}."""
+    made = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            made |= flat(value, f"{prefix}{key}.")
+        else:
+            made[prefix + key] = value
+    return made
+
+
+def check(config: ConfigDict) -> None:
+    """Every field there, none unknown, each of its type and within its bound.
+
+    Raises:
+      UserError: names the field, what it is and what it must be.
+    """
+    given = flat(config.to_dict())
+    unknown = sorted(given.keys() - _FIELDS.keys())
+    if unknown:
+        raise UserError(f"--config: unknown field {unknown[0]}; take it out")
+    missing = sorted(_FIELDS.keys() - given.keys())
+    if missing:
+        raise UserError(f"--config: the field {missing[0]} is missing; see configs/")
+    for name, (kind, bound) in _FIELDS.items():
+        value = given[name]
+        if not isinstance(kind, tuple):
+            _check_one(name, value, kind, bound)
+            continue
+        if not isinstance(value, tuple):
+            raise UserError(f"{name} is {value!r}; it must be a tuple, like (1, 2)")
+        for element in value:
+            _check_one(name, element, kind[0], bound)
+
+
+def _check_one(name: str, value: Any, kind: type, bound: Any) -> None:
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name} has {value!r}; it must be of type {kind.__name__}")
+    if isinstance(bound, tuple) and value not in bound:
+        raise UserError(f"{name} is {value!r}; it must be one of {', '.join(bound)}")
+    if isinstance(bound, int | float) and not value >= bound:
+        raise UserError(f"{name} is {value!r}; it must be at least {bound}")
