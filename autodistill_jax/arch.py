@@ -245,12 +245,11 @@ _ANCHORS = np.array(
 def partition(teacher: Arch, k: int) -> list[Space]:
     """Cuts the Archs under a teacher into k compact sub-spaces, smallest first.
 
-    The heuristics of the first paper (AutoDistil, section 3.1): compact sub-spaces,
-    four neighbouring values an axis and so at most 256 Archs each, so that the
-    sub-networks that share weights are alike; every width a fraction of the teacher's.
-    The steps are one layer of twelve, 1/24 of the hidden width, half an ffn ratio, one
-    head of twelve. BERT-base with k=3 gives the paper's own table; other k take their
-    places on the line between the paper's three (ours).
+    The heuristics of the first paper (AutoDistil, section 3.1): compact sub-spaces, four
+    neighbouring values an axis (at most 256 Archs), so that sub-networks that share
+    weights are alike; every width a fraction of the teacher's, in steps of a layer of
+    twelve, 1/24 of the hidden width, 1/8 of the ffn ratio, a head of twelve. BERT-base
+    with k=3 gives the paper's table; other k lie on the line between its three (ours).
     """
     if k < 1:
         raise UserError(f"partition into {k} sub-spaces; it takes 1 or more")

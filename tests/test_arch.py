@@ -29,6 +29,13 @@ def test_paper_counts():
     assert (half["params_paper"], half["flops_paper"]) == (66955776, 5662311936)
 
 
+def test_paper_counts_widths_relative_to_the_teachers_heads():
+    large, sizes = Arch(24, 1024, 16, 4096), Sizes(heads=16)
+    made = cost(large, sizes)
+    # All heads of a teacher are its whole width: the two counts all but agree.
+    assert abs(made["flops_paper"] / made["flops"] - 1) < 0.01
+
+
 def test_executed_counts_bert_base():
     assert cost(BERT_BASE)["params"] == 109482240  # transformers' BertModel
 
@@ -57,7 +64,10 @@ def test_partition_of_bert_base_is_the_papers_table():
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
-@pytest.mark.parametrize("teacher", [MINILM, BERT_BASE, Arch(24, 1024, 16, 4096)])
+@pytest.mark.parametrize(
+    "teacher",
+    [MINILM, BERT_BASE, Arch(24, 1024, 16, 4096), Arch(6, 384, 12, 768, 32)],
+)
 def test_partition_of_any_teacher_stays_under_it(teacher, k):
     spaces = partition(teacher, k)
     assert len(spaces) == k

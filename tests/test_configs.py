@@ -10,6 +10,8 @@ import pytest
 
 from autodistill_jax.arch import Arch, Space
 from autodistill_jax.budget import Budget
+from autodistill_jax.cost import cost
+from autodistill_jax.jobs import fields
 from autodistill_jax.main import main
 from autodistill_jax.model import huggingface
 
@@ -33,6 +35,7 @@ def test_every_preset_builds(path, preset):
     grid = config.space.to_dict()
     grid["head_size"] = grid["head_size"] or 32
     assert all(isinstance(arch, Arch) for arch in Space(**grid).grid())
+    fields.check(config)
     # One set of fields for all: a command line that fits one config fits any.
     assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))
 
@@ -98,6 +101,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch):
     assert np.isfinite(json.loads(lines[-1])["loss"])
     _again(workdir, capfd)
     _another_experiment(workdir, capfd)
+    _another_budget(workdir, capfd)
 
 
 def _again(workdir, capfd):
@@ -112,3 +116,19 @@ def _another_experiment(workdir, capfd):
     told = capfd.readouterr().err.strip()
     assert "holds another experiment: distill.steps is 12 there and 13 here" in told
     assert "\n" not in told and (workdir / "config.json").read_text() == before
+
+
+def _another_budget(workdir, capfd):
+    """Another budget needs no training, on however many devices; the FLOPs told are the
+    executed ones whatever the budget counts."""
+    flags = ["--config.budget.flops_fraction=0.05", "--config.budget.convention=paper"]
+    flags += ["--config.mesh.data=1", "--config.finetune.tasks=()"]
+    assert run(workdir, *flags) == 0
+    told = capfd.readouterr().err
+    assert "trained already" in told and " 0 to evaluate" in told
+    front = json.loads((workdir / "search" / "front.json").read_text())
+    for trial in front["trials"]:
+        assert trial["flops_paper"] <= 0.05 * front["teacher"]["flops_paper"]
+        arch = Arch(**trial["arch"])
+        assert trial["flops"] == cost(arch, length=32)["flops"]
+    assert len(list((workdir / "students").iterdir())) == 2

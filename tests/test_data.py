@@ -103,6 +103,42 @@ def test_sources(tmp_path, made):
         list(text.documents(str(tmp_path / "nowhere")))
 
 
+def test_one_text_file_has_two_sides(tmp_path, made):
+    """A file is documents of a page; no page is on both sides."""
+    path = tmp_path / "corpus.txt"
+    lines = [f"This is the line number {i} of a long corpus." for i in range(3000)]
+    for between in ("\n", "\n\n"):
+        path.write_text(between.join(lines))
+        found = text.rows(text.documents(str(path)), made, "sentence", 16)
+        rows = {k: len(v["ids"]) for k, v in found.items()}
+        assert sum(rows.values()) == 3000 and 30 < rows["heldout"] < 600
+
+
+def test_separators_inside_a_json_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one\u2028line of text"}\n', encoding="utf-8")
+    assert [t for t, _ in text.documents(str(path))] == ["one\u2028line of text"]
+
+
+def test_a_clone_below_a_folder_called_tests(tmp_path, monkeypatch):
+    package = tmp_path / "tests" / "belowtests"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        '"""A docstring long enough to be read here."""'
+    )
+    monkeypatch.syspath_prepend(tmp_path / "tests")
+    assert len(docs.docstrings(("belowtests",))) == 1
+
+
+def test_any_part_of_the_docs_is_of_all_packages():
+    packages = ("optax", "flax", "optuna")
+    by_text = {
+        " ".join(d.text.split())[:30]: d.package for d in docs.docstrings(packages)
+    }
+    first = [t for t, _ in text.documents("docs", packages)][:60]
+    assert {by_text.get(" ".join(t.split())[:30]) for t in first} >= set(packages)
+
+
 def test_tfds_without_a_network():
     with pytest.raises(UserError, match="tfds:no_such_set cannot be read"):
         list(text.documents("tfds:no_such_set"))
@@ -228,5 +264,11 @@ def test_a_task_of_ones_own(tmp_path):
     dev.write_text("body\tanswer\nt\tmaybe\nu\tyes\n")
     with pytest.raises(UserError, match=r"dev\.tsv, line 2: label 'maybe'"):
         tasks.own(str(path), str(dev), "body", "", "answer", "accuracy")
+    path.write_text("body\tanswer\n" + "text\tyes\n" * 40)
+    with pytest.raises(UserError, match="the one label 'yes'"):
+        tasks.own(str(path), str(path), "body", "", "answer", "accuracy")
+    path.write_bytes(b"body\tanswer\nt\xe9xt\tyes\n")
+    with pytest.raises(UserError, match="is not UTF-8"):
+        tasks.own(str(path), "", "body", "", "answer", "accuracy")
     with pytest.raises(UserError, match="is not there"):
         tasks.own(str(tmp_path / "no.tsv"), "", "body", "", "answer", "accuracy")

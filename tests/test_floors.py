@@ -40,6 +40,7 @@ def test_jobs_meet_on_disk():
         "experiment",
         "page",
         "pictures",
+        "fields",
         "run",
     }
     for path in (ROOT / "jobs").glob("*.py"):

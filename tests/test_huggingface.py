@@ -128,6 +128,7 @@ def test_students_go_out_with_equal_outputs(tmp_path, minilm, arch):
         student,
         minilm.folder,
         "mean",
+        True,
         "card",
         checked.append,
     )
@@ -258,3 +259,15 @@ def test_the_pickle_command_converts(folder):
     after = huggingface.load(str(folder)).params
     assert all(np.array_equal(before[name], after[name]) for name in before)
     shutil.rmtree(folder)
+
+
+def test_a_cls_sentence_model(folder, tmp_path, minilm):
+    """Its folder says that the first token stands for the text, not the pooler."""
+    (folder / "1_Pooling").mkdir()
+    settings = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    loaded = huggingface.load(str(folder))
+    assert loaded.pooling == "cls" and loaded.embeds
+    hidden, pooler = jnp.arange(12.0).reshape(1, 3, 4), jnp.ones((1, 4))
+    pooled = losses.pool(hidden, pooler, jnp.ones((1, 3)), loaded.pooling)
+    assert pooled.tolist() == [[0.0, 1.0, 2.0, 3.0]]

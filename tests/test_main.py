@@ -37,7 +37,7 @@ BAD = {
     "teacher offline": (["--config.teacher=some-bert"], "some-bert is no folder"),
     "empty budget": (
         ["--config.budget.flops=1000.0"],
-        "flops <= 1000 excludes all 4 Archs: the nearest, layers=2,hidden=64",
+        "flops <= 1000 excludes all 8 Archs: the nearest, layers=2,hidden=64",
     ),
     "devices": (
         ["--config.distill.batch_size=12"],
@@ -45,11 +45,21 @@ BAD = {
     ),
     "space too large": (["--config.space.hidden=(512,)"], "hidden 512 is more than"),
     "no text": (["--config.data.source=nowhere"], "data.source=nowhere"),
+    "little text": (["--config.data.source=README.md"], "training and"),
     "unknown task": (["--config.finetune.tasks=('xyz',)"], "'xyz'; known: docs, sst2"),
     "no glue": (["--config.finetune.tasks=('rte',)"], "glue_dir is empty"),
     "frozen": (["--config.distill.freeze=('word',)"], "names 'word'; known: embed"),
-    "dtype": (["--config.distill.dtype=int8"], "'float32' or 'bfloat16'"),
+    "dtype": (["--config.distill.dtype=int8"], "one of float32, bfloat16"),
     "tensorboard": (["--config.tensorboard=True"], "[tensorboard]"),
+    "fraction of a layer": (["--config.space.layers=(2.5,)"], "layers has 2.5"),
+    "words for sizes": (["--config.space.hidden=('a',)"], "hidden has 'a'"),
+    "seed": (["--config.seed=-1"], "seed is -1; it must be at least 0"),
+    "no length": (["--config.data.length=1"], "data.length is 1; it must be at least"),
+    "no batch": (["--config.distill.batch_size=0"], "batch_size is 0"),
+    "no steps": (["--config.distill.steps=0"], "distill.steps is 0"),
+    "unit": (["--config.data.unit=words"], "one of sentence, chunk"),
+    "few runs": (["--config.latency.runs=5"], "latency.runs is 5"),
+    "few labels": (["--config.finetune.rows=8"], "finetune.batch_size 16 needs"),
     "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
 }
 
@@ -63,7 +73,7 @@ def test_bad_input(name, tmp_path, capfd):
     code = main(["autodistill_jax", job, *config, f"--workdir={workdir}", *more])
     out, err = capfd.readouterr()
     assert code == 2 and not out
-    told = [line for line in err.strip().splitlines() if "WARNING" not in line]
+    told = err.strip().splitlines()
     assert len(told) == 1, err
     assert told[0].startswith("autodistill_jax: ") and expected in told[0]
     assert not workdir.exists()
@@ -75,6 +85,27 @@ def test_a_glue_file_with_a_short_row(sst2, tmp_path, capfd):
     assert code == 2
     assert "dev.tsv, line 3: 1 columns, needed 2" in capfd.readouterr().err
     assert not (tmp_path / "w").exists()
+
+
+def test_a_config_of_other_fields(tmp_path, capfd):
+    text = (ROOT / "configs" / "quickstart.py").read_text()
+    for name, old, new, expected in (
+        ("typo", '"flops_fraction"', '"flop_fraction"', "budget.flop_fraction"),
+        ("less", '"seed": 0,', "", "the field seed is missing"),
+        ("list", '"freeze": ("embeddings_word",)', '"freeze": ["x"]', "be a tuple"),
+    ):
+        path = tmp_path / f"{name}.py"
+        assert old in text
+        path.write_text(text.replace(old, new))
+        flags = [f"--config={path}:smoke", f"--workdir={tmp_path / 'w'}"]
+        assert main(["autodistill_jax", "run", *flags]) == 2
+        assert expected in capfd.readouterr().err
+
+
+def test_a_workdir_that_is_a_file(tmp_path, capfd):
+    (tmp_path / "w").write_text("")
+    assert main(["autodistill_jax", "run", SMOKE, f"--workdir={tmp_path / 'w'}"]) == 2
+    assert "is a file" in capfd.readouterr().err
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path, capfd):
@@ -98,6 +129,12 @@ def test_cost_prints_one_json_object(capfd):
     assert made["params"] == 7330944 and isinstance(made["flops"], int)
     assert main(["autodistill_jax", "cost", SMOKE]) == 2
     assert main(["autodistill_jax", "cost", SMOKE, "--arch=layers=3"]) == 2
+    capfd.readouterr()
+    outside = "--arch=layers=99,hidden=192,ffn=768,heads=6"
+    assert main(["autodistill_jax", "cost", SMOKE, outside]) == 2
+    told = capfd.readouterr()
+    assert "outside the space; the nearest inside is layers=3" in told.err
+    assert not told.out
 
 
 def test_as_a_command():

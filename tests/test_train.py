@@ -127,6 +127,35 @@ def test_kill_and_resume_equals_uninterrupted(whole, tmp_path):
         assert np.array_equal(one, other)
 
 
+def test_a_checkpoint_of_eight_devices_is_read_on_one(whole, tmp_path):
+    run, state = whole
+    mesh = sharding.make_mesh(8, 8)
+    kept = checkpoint.manager(tmp_path)
+    checkpoint.save(kept, 3, jax.device_put(state, sharding.replicated(mesh)))
+    kept.wait_until_finished()
+    kept = checkpoint.manager(tmp_path)
+    again = checkpoint.restore_on(kept, sharding.replicated(run.mesh))
+    for name, value in state["params"].items():
+        assert np.array_equal(value, again["params"][name])
+        assert again["params"][name].sharding.device_set == {jax.devices()[0]}
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_kept():
+    saved = []
+    with pytest.raises(UserError, match="not finite by step 4; use a lower"):
+        fit.fit(
+            lambda state, x: (state, {"loss": x}),
+            {},
+            lambda i: (np.float32(np.nan if i == 2 else 1),),
+            8,
+            what="test",
+            save=lambda i, state: saved.append(i),
+            save_every=2,
+            tell_every=2,
+        )
+    assert saved == [2]
+
+
 def test_eight_devices_equal_one(whole):
     run, expected = whole
     other = Run(devices=8)
@@ -175,6 +204,9 @@ def test_objectives_follow_the_teachers_kind_and_refuse():
     assert set(objectives.objective(auto, SPACE, "pooler", False).weights) == {
         "relation"
     }
+    with pytest.raises(UserError, match="all have weight 0"):
+        zero = {"terms": "relation", "relation_weight": 0.0}
+        objectives.objective(SETTINGS | zero, SPACE, "cls", True)
     with pytest.raises(UserError, match=r"distill\.terms"):
         objectives.objective(SETTINGS | {"terms": "logits"}, SPACE, "cls", True)
     with pytest.raises(UserError, match="narrowest sub-network has 16 query channels"):
