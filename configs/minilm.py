@@ -1,7 +1,12 @@
-"""A real teacher to a student on two CPU cores, with nothing to download.
+"""A packaged teacher, text of your own and GLUE: MiniLM-L6 on a CPU or one device.
 
-./launch/quickstart.sh
-= python -m autodistill_jax run --config=configs/quickstart.py --workdir=workdir
+    python -m autodistill_jax run --config=configs/minilm.py --workdir=W \\
+      --config.data.source=FOLDER --config.finetune.glue_dir=GLUE \\
+      --config.finetune.tasks="('sst2',)"
+
+Seen with 3,090 Wikipedia articles and SST-2 (2 CPU cores with other work on them, 18
+minutes, one seed, 2026-11-20): 4 layers x 320, 47 % of the teacher's multiply-adds;
+similarities .718 (truncated .380); SST-2 dev .802, from scratch .741, teacher .854.
 """
 
 from ml_collections import ConfigDict
