@@ -3,6 +3,7 @@
 import html
 
 from autodistill_jax.arch import Arch
+from autodistill_jax.arch import front as pareto
 from autodistill_jax.jobs import experiment as common
 from autodistill_jax.jobs import page
 from autodistill_jax.train import sandwich
@@ -26,8 +27,9 @@ def front(found: dict, arch: Arch) -> str:
         ),
         (right, found["trials"], "flops", 1e9, "multiply-adds, G (executed)"),
     ):
-        others = [t for t in trials if not t["on_front"]]
-        on_front = sorted((t for t in trials if t["on_front"]), key=lambda t: t[key])
+        best = set(pareto((t[key], t["proxy"]) for t in trials))
+        others = [t for i, t in enumerate(trials) if i not in best]
+        on_front = sorted((trials[i] for i in best), key=lambda t: t[key])
         axes.scatter(
             [t[key] / scale for t in others],
             [t["proxy"] for t in others],
@@ -42,7 +44,7 @@ def front(found: dict, arch: Arch) -> str:
             color="#1f5f99",
             ms=5,
             lw=1,
-            label="front of multiply-adds and proxy",
+            label="front",
         )
         mine = common.trial_of(found, arch)
         if key in mine:

@@ -197,6 +197,8 @@ def _measured(trial) -> str:
 def _below(score, reference) -> str:
     if reference is None:
         return ""
+    if score == reference:
+        return "equal"
     return f"{abs(reference - score):.3f} {'below' if score <= reference else 'above'}"
 
 
