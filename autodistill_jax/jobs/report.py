@@ -66,7 +66,7 @@ def _head(experiment, found, arch, student) -> str:
             f", {faster:.1f} times as fast (measured: {trial['latency_ms']:.2f} ms "
             f"against {teacher['latency_ms']:.2f} ms)"
         )
-    where = html.escape(str(student))
+    where = html.escape(f"students/{student.name}")
     there = f"The student: <code>{where}</code>" if student.exists() else ""
     return (
         f"<h1>A student of {html.escape(experiment.config.teacher)}</h1>\n"
