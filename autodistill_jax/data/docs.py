@@ -113,6 +113,11 @@ def labelled(packages: tuple[str, ...]) -> tuple[list, list]:
             continue
         seen.add(text)
         rows[doc.held_out][doc.package].append((text, packages.index(doc.package)))
+    if len(packages) < 2 or not (rows[True] and rows[False]):
+        raise UserError(
+            f"data.packages {packages} give no task; name at least two packages "
+            "with enough docstrings"
+        )
     splits = []
     for held_out in (False, True):
         counts = sorted(len(rows[held_out][package]) for package in packages)
