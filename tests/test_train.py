@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import BIG, SIZES, SPACE
 
@@ -109,6 +110,39 @@ def test_it_learns_for_every_role(whole):
     for role in sandwich.ROLES:
         totals = [values[f"{role}/total"] for values in run.losses]
         assert totals[-1] < totals[0], role
+
+
+def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
+    run, _ = whole
+    step = sandwich.make_step(run.superlm, run.teacher, run.objective, optax.sgd(1.0))
+    params = run.start()["params"]
+    state = {"params": params, "optimizer": optax.sgd(1.0).init(params)}
+    archs = [SPACE.largest(), SPACE.smallest(), Arch(2, 16, 2, 24, 8)]
+    batch = batches.put(run.feed[0], run.mesh)
+    target = objectives.targets(run.teacher, run.teacher_params, batch, run.objective)
+
+    @jax.jit
+    def gradient(params, arch):
+        def loss(params):
+            made = objectives.terms(
+                run.superlm,
+                {**run.frozen, **params},
+                batch,
+                target,
+                run.objective,
+                jax.tree.map(lambda x: x[0], arch),
+            )
+            return made["total"].mean()
+
+        return jax.grad(loss)(params)
+
+    parts = [gradient(params, sandwich.as_arrays([arch])) for arch in archs]
+    wanted = jax.tree.map(lambda p, *g: np.asarray(p - sum(g)), params, *parts)
+    key = jax.random.key(0)
+    arrays = sandwich.as_arrays(archs)
+    made, _ = step(state, run.frozen, run.teacher_params, batch, arrays, key)
+    for name, value in wanted.items():
+        assert np.abs(made["params"][name] - value).max() < 1e-4, name
 
 
 def test_kill_and_resume_equals_uninterrupted(whole, tmp_path):
