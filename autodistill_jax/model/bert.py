@@ -217,7 +217,9 @@ def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
         *keys, key = jax.random.split(key, 4)
 
     def project(x, kernel, bias):
-        return product("td,dcw->tcw", x, kernel, dtype) + bias
+        # As one matrix: XLA's CPU backend has no bf16 product of three dimensions.
+        flat = product("td,dw->tw", x, kernel.reshape(kernel.shape[0], -1), dtype)
+        return flat.reshape(-1, *bias.shape) + bias
 
     qkv = elastic.call(
         project,
