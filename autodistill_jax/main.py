@@ -75,10 +75,15 @@ def _parse(argv: list[str]):
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    # A KeyError's own text is quoted and escaped.
+    told = error.args[0] if isinstance(error, KeyError) and error.args else error
+    text = " ".join(str(told).split()) or type(error).__name__
+    if missing := re.search(r"No such file or directory: '([^']*)'", text):
+        return f"--config: no file {missing[1]}"
     if isinstance(error, KeyError | AttributeError):
-        text = re.sub(r"^[\"']|[\"']$", "", text)
         return f"--config: unknown field or preset: {text}"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return f"{text}; a field of the config is --config.section.field=value"
     return text if isinstance(error, flags.Error) else f"--config: {text}"
 
 
@@ -95,4 +100,7 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"autodistill_jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("autodistill_jax: stopped; the same command goes on", file=sys.stderr)
+        return 130
     return 0

@@ -45,7 +45,7 @@ BAD = {
     ),
     "space too large": (["--config.space.hidden=(512,)"], "hidden 512 is more than"),
     "no text": (["--config.data.source=nowhere"], "data.source=nowhere"),
-    "little text": (["--config.data.source=README.md"], "training and"),
+    "little text": ([f"--config.data.source={ROOT / '.gitignore'}"], "training and"),
     "unknown task": (["--config.finetune.tasks=('xyz',)"], "'xyz'; known: docs, sst2"),
     "no glue": (["--config.finetune.tasks=('rte',)"], "glue_dir is empty"),
     "frozen": (["--config.distill.freeze=('word',)"], "names 'word'; known: embed"),
@@ -60,6 +60,8 @@ BAD = {
     "unit": (["--config.data.unit=words"], "one of sentence, chunk"),
     "few runs": (["--config.latency.runs=5"], "latency.runs is 5"),
     "few labels": (["--config.finetune.rows=8"], "finetune.batch_size 16 needs"),
+    "percent": (["--config.budget.flops_fraction=25.0"], "must be from 0.0 to 1.0"),
+    "flag of a field": (["--distill.steps=3"], "is --config.section.field=value"),
     "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
 }
 

@@ -65,4 +65,6 @@ def load(name: str, root: str) -> tasks.Task:
                     f"{', '.join(layout.labels)}"
                 )
         splits.append((texts, labels))
-    return tasks.Task(name, *splits, max(len(layout.labels), 1), layout.metric)
+    return tasks.Task(
+        name, *splits, max(len(layout.labels), 1), layout.metric, layout.labels
+    )

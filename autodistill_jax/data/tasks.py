@@ -23,6 +23,7 @@ class Task(NamedTuple):
     dev: tuple[list[Text], list[float]]
     classes: int
     metric: str
+    labels: tuple[str, ...] = ()  # names of the classes
 
 
 def own(
@@ -75,7 +76,8 @@ def own(
         return texts, labels
 
     name = Path(path).stem
-    return Task(name, split(train, Path(path)), split(dev, dev_path), classes, metric)
+    sides = split(train, Path(path)), split(dev, dev_path)
+    return Task(name, *sides, classes, metric, tuple(values or ()))
 
 
 def _label(value: str, values: dict | None, path: Path, line: int) -> float:
@@ -128,7 +130,8 @@ def tsv(
         if missing:
             raise UserError(
                 f"{path} has the columns {', '.join(names)}, but not "
-                f"{', '.join(map(str, missing))}"
+                f"{', '.join(map(str, missing))} (finetune.text, text_pair and label "
+                "name those of a file of your own)"
             )
         places, width = [names.index(column) for column in columns], len(names)
     else:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +30,7 @@ _FREE = (
     "budget.",
     "latency.",
     "search.batch_size",
-    "finetune.tasks",
-    "finetune.glue_dir",
-    "finetune.text",
-    "finetune.label",
-    "finetune.metric",
-    "finetune.dev_file",
+    "finetune.",
     "mesh.",
     "tensorboard",
     "distill.save_every",
@@ -213,10 +209,9 @@ def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
             f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
             f"rows of {data.length} tokens"
         )
-    split = {}
+    split = {"train": {}, "heldout": {}}
     for key, value in flat.items():
-        side, name = key.split("/")
-        split.setdefault(side, {})[name] = value
+        split[key.split("/")[0]][key.split("/")[1]] = value
     return split
 
 
@@ -226,6 +221,16 @@ def held_out(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
     made = rows(experiment, workdir)["heldout"]
     cut = min(experiment.config.search.rows, len(made["ids"]) // 2)
     return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}
+
+
+def task_folder(settings: ConfigDict, task: str) -> str:
+    """Where a task's results go; a file of one's own by content and columns too."""
+    path = Path(task)
+    if not path.is_file():
+        return task
+    fields = ("text", "text_pair", "label", "metric", "dev_file")
+    told = repr([settings[name] for name in fields]).encode()
+    return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
 
 
 def superlm_folder(workdir: epath.Path) -> Path:

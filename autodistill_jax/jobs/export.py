@@ -37,6 +37,13 @@ def run(
     held_out = common.held_out(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
     similarity = _similarities(experiment, held_out, arch, student)
+    log.say(
+        f"{stage}: agreement with the teacher's similarities: student "
+        f"{similarity['student']:.3f}, the same slice before distillation "
+        f"{similarity['truncated']:.3f}"
+    )
+    if similarity["student"] <= similarity["truncated"]:
+        log.say(f"{stage}: distillation did not help this student; train it longer")
     sample = {name: value[:4] for name, value in held_out.items()}
     inside = _inside(experiment, weights, arch, sample)
 
@@ -176,7 +183,7 @@ distillation: {similarity["truncated"]:.3f}.
 ```python
 from transformers import AutoModel, AutoTokenizer
 
-model = AutoModel.from_pretrained("FOLDER"{remote})
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("{arch.name}"{remote})
+tokenizer = AutoTokenizer.from_pretrained("{arch.name}")
 ```
 """

@@ -9,8 +9,8 @@ from autodistill_jax.metrics import METRICS
 
 _DTYPES = ("float32", "bfloat16")
 
-# field -> (type, bound): the least value of a number, the choices of a text. A tuple's
-# type is that of its elements.
+# field -> (type, bound): the least value of a number, or the least and the most; the
+# choices of a text. A tuple's type is that of its elements.
 _FIELDS: dict[str, tuple[Any, Any]] = {
     "teacher": (str, None),
     "seed": (int, 0),
@@ -30,14 +30,14 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "budget.latency_ms": (float, 0.0),
     "budget.flops": (float, 0.0),
     "budget.params": (float, 0.0),
-    "budget.latency_fraction": (float, 0.0),
-    "budget.flops_fraction": (float, 0.0),
-    "budget.params_fraction": (float, 0.0),
+    "budget.latency_fraction": (float, (0.0, 1.0)),
+    "budget.flops_fraction": (float, (0.0, 1.0)),
+    "budget.params_fraction": (float, (0.0, 1.0)),
     "budget.convention": (str, ("executed", "paper")),
     "distill.steps": (int, 1),
     "distill.batch_size": (int, 1),
     "distill.learning_rate": (float, 0.0),
-    "distill.warmup": (float, 0.0),
+    "distill.warmup": (float, (0.0, 1.0)),
     "distill.weight_decay": (float, 0.0),
     "distill.clip": (float, 0.0),
     "distill.random": (int, 0),
@@ -48,7 +48,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "distill.relation_form": (str, None),
     "distill.relation_heads": (int, 1),
     "distill.freeze": ((str,), None),
-    "distill.dropout": (float, 0.0),
+    "distill.dropout": (float, (0.0, 0.9)),
     "distill.dtype": (str, _DTYPES),
     "distill.save_every": (int, 0),
     "search.rows": (int, 1),
@@ -72,10 +72,10 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "finetune.learning_rate": (float, 0.0),
     "finetune.scratch_learning_rate": (float, 0.0),
     "finetune.teacher_learning_rate": (float, 0.0),
-    "finetune.warmup": (float, 0.0),
+    "finetune.warmup": (float, (0.0, 1.0)),
     "finetune.weight_decay": (float, 0.0),
     "finetune.clip": (float, 0.0),
-    "finetune.dropout": (float, 0.0),
+    "finetune.dropout": (float, (0.0, 0.9)),
     "finetune.dtype": (str, _DTYPES),
     "finetune.rows": (int, 0),
     "finetune.dev_rows": (int, 0),
@@ -123,7 +123,12 @@ def _check_one(name: str, value: Any, kind: type, bound: Any) -> None:
     fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{name} has {value!r}; it must be of type {kind.__name__}")
-    if isinstance(bound, tuple) and value not in bound:
+    if kind is float and isinstance(bound, tuple):
+        if not bound[0] <= value <= bound[1]:
+            raise UserError(
+                f"{name} is {value!r}; it must be from {bound[0]} to {bound[1]}"
+            )
+    elif isinstance(bound, tuple) and value not in bound:
         raise UserError(f"{name} is {value!r}; it must be one of {', '.join(bound)}")
     if isinstance(bound, int | float) and not value >= bound:
         raise UserError(f"{name} is {value!r}; it must be at least {bound}")

@@ -1,6 +1,6 @@
 """Job `finetune`: student, the same Arch from scratch and the teacher on each task."""
 
-import zlib
+import json
 from pathlib import Path
 
 import jax
@@ -28,14 +28,16 @@ def read(config: ConfigDict, workdir: epath.Path) -> list[tasks.Task]:
     chosen = common.chosen_already(config, workdir)
     for name in settings.tasks:
         if chosen:
-            folder = workdir / "finetune" / chosen.name / _folder(settings, name)
+            folder = (
+                workdir / "finetune" / chosen.name / common.task_folder(settings, name)
+            )
             if not _missing(folder, settings):
                 continue
         if name == "docs":
             packages = tuple(config.data.packages)
             train, dev = docs.labelled(packages)
             split = (tuple(map(list, zip(*side))) for side in (train, dev))
-            task = tasks.Task("docs", *split, len(packages), "accuracy")
+            task = tasks.Task("docs", *split, len(packages), "accuracy", packages)
         elif name in glue.NAMES:
             task = glue.load(name, settings.glue_dir)
         elif name.endswith((".tsv", ".jsonl")):
@@ -58,7 +60,7 @@ def read(config: ConfigDict, workdir: epath.Path) -> list[tasks.Task]:
                 f"task {name} has {limit} training and {len(task.dev[0])} dev rows; "
                 f"finetune.batch_size {settings.batch_size} needs at least so many"
             )
-        made.append(task._replace(name=_folder(settings, name)))
+        made.append(task._replace(name=common.task_folder(settings, name)))
     return made
 
 
@@ -85,6 +87,7 @@ def run(
                 model,
                 rows,
                 folder,
+                task.labels,
                 f"{stage} {task.name}, {model}",
             )
             common.write_json(
@@ -93,6 +96,7 @@ def run(
                     "task": task.name,
                     "model": model,
                     "metric": task.metric,
+                    "settings": _recipe(settings),
                     "train_rows": len(rows.train["label"]),
                     "dev_rows": len(rows.dev["label"]),
                     **result,
@@ -101,29 +105,31 @@ def run(
             log.say(
                 f"{stage}: {task.name}, {model}: {task.metric} {result['score']:.4f}"
             )
-    told = "made" if labelled else "done already,"
+    told = "made" if labelled else "nothing left to do in"
     log.say(f"{stage}: {told} {workdir / 'finetune' / arch.name}")
 
 
-def _folder(settings: ConfigDict, task: str) -> str:
-    """Where a task's results go; a file of one's own by its content and columns too,
-    so that two files of one name, or an edited one, do not share results."""
-    path = Path(task)
-    if not path.is_file():
-        return task
-    fields = ("text", "text_pair", "label", "metric", "dev_file")
-    told = repr([settings[name] for name in fields]).encode()
-    return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
-
-
 def _missing(folder: epath.Path, settings: ConfigDict) -> list[str]:
-    """The models whose result on a task, in its folder, is not there yet."""
+    """The models with no result on a task, in its folder, under these settings."""
     models = [
         "student",
         "scratch",
         *(["teacher"] if settings.teacher != "none" else []),
     ]
-    return [model for model in models if not (folder / f"{model}.json").exists()]
+
+    def is_there(model):
+        path = folder / f"{model}.json"
+        return path.exists() and json.loads(path.read_text())["settings"] == (
+            _recipe(settings)
+        )
+
+    return [model for model in models if not is_there(model)]
+
+
+def _recipe(settings: ConfigDict) -> dict:
+    """What a result depends on besides the task."""
+    names = ("tasks", "glue_dir", "text", "text_pair", "label", "metric", "dev_file")
+    return {k: v for k, v in settings.to_dict().items() if k not in names}
 
 
 def _rows(experiment, task: tasks.Task) -> supervised.Rows:
@@ -148,7 +154,7 @@ def _rows(experiment, task: tasks.Task) -> supervised.Rows:
     )
 
 
-def _one(experiment, student, model, rows, folder, what) -> dict:
+def _one(experiment, student, model, rows, folder, labels, what) -> dict:
     config = experiment.config
     settings = config.finetune.to_dict()
     teacher = experiment.teacher
@@ -188,11 +194,11 @@ def _one(experiment, student, model, rows, folder, what) -> dict:
         what,
     )
     if model == "student":
-        _save(experiment, Path(folder), student, best)
+        _save(experiment, Path(folder), student, best, labels)
     return {"score": max(scores), "how": how, "epochs": scores}
 
 
-def _save(experiment, folder: Path, student, params: dict) -> None:
+def _save(experiment, folder: Path, student, params: dict, labels) -> None:
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 
@@ -202,6 +208,16 @@ def _save(experiment, folder: Path, student, params: dict) -> None:
         if name.startswith("head_")
     }
     teacher = experiment.teacher
+    said = {
+        "labels": labels,  # In the order of the logits; empty for a number.
+        "embedding": teacher.pooling,
+        "length": experiment.config.finetune.length,
+    }
+
+    def add(partial):
+        save_file(head, partial / "head.safetensors")
+        (partial / "head.json").write_text(json.dumps(said, indent=2) + "\n")
+
     huggingface.save(
         folder / "student",
         student.arch,
@@ -212,6 +228,7 @@ def _save(experiment, folder: Path, student, params: dict) -> None:
         teacher.embeds,
         f"# {student.arch.name}, fine-tuned\n\nThe encoder is a Hugging Face model. "
         f"`head.safetensors` (kernel, bias) reads its {teacher.pooling} embedding: "
-        "logits = embedding @ kernel + bias.\n",
-        lambda partial: save_file(head, partial / "head.safetensors"),
+        "logits = embedding @ kernel + bias. `head.json` names the labels in the order "
+        f"of the logits. Texts had at most {said['length']} tokens.\n",
+        add,
     )

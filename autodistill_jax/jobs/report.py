@@ -12,6 +12,11 @@ from autodistill_jax.jobs import experiment as common
 from autodistill_jax.jobs import page, pictures
 from autodistill_jax.train import log
 
+_DOCS = (
+    ' "docs" asks which package a docstring is from, packages\' names blanked out, whole '
+    "modules held out."
+)
+
 
 def run(
     experiment: common.Experiment, workdir: epath.Path, stage: str = "report"
@@ -23,7 +28,7 @@ def run(
     similarity = None
     if (student / "similarity.json").exists():
         similarity = json.loads((student / "similarity.json").read_text())
-    tasks = _tasks(workdir / "finetune" / arch.name)
+    tasks = _tasks(experiment, workdir / "finetune" / arch.name)
     steps = log.read(workdir, "distill")
     body = "\n".join(
         [
@@ -41,17 +46,16 @@ def run(
     log.say(f"{stage}: made {path}")
 
 
-def _tasks(folder: epath.Path) -> dict[str, dict[str, dict]]:
-    if not folder.exists():
-        return {}
-    return {
-        task.name: {
-            path.stem: json.loads(path.read_text())
-            for path in sorted(task.glob("*.json"))
-        }
-        for task in sorted(folder.iterdir())
-        if any(task.glob("*.json"))
-    }
+def _tasks(experiment, folder: epath.Path) -> dict[str, dict[str, dict]]:
+    """The results there are on the config's tasks: {task: {model: result}}."""
+    settings = experiment.config.finetune
+    made = {}
+    for name in settings.tasks:
+        results = (folder / common.task_folder(settings, name)).glob("*.json")
+        found = {path.stem: json.loads(path.read_text()) for path in results}
+        if found:
+            made[name.split("/")[-1]] = found
+    return made
 
 
 def _head(experiment, found, arch, student) -> str:
@@ -180,10 +184,9 @@ def _quality(similarity, tasks, arch) -> str:
             ],
             rows,
         ),
-        (
-            '<p class="note">Best dev epoch, one seed. "docs" asks which package a '
-            "docstring is from, packages' names blanked out, whole modules held out.</p>"
-        ),
+        '<p class="note">Best dev epoch, one seed.'
+        + (_DOCS if "docs" in tasks else ""),
+        "</p>",
     ]
     return "\n".join(parts)
 

@@ -52,6 +52,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
     picks = sorted({round(i) for i in np.linspace(0, len(on_front) - 1, count)})
     timed = [on_front[i] for i in picks]
     latencies = _latencies(experiment, folder, params, timed, stage)
+    timed = [arch for arch in on_front if str(arch) in latencies]
     for arch in timed:
         trials[arch]["latency_ms"] = latencies[str(arch)]["seconds"] * 1e3
         trials[arch]["latency_spread_ms"] = latencies[str(arch)]["spread"] * 1e3
@@ -60,7 +61,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
         "latency_ms": latencies["teacher"]["seconds"] * 1e3,
         "latency_spread_ms": latencies["teacher"]["spread"] * 1e3,
     }
-    chosen, reason = choose(experiment, trials, timed, teacher)
+    chosen, reason = choose(experiment, trials, on_front, timed, teacher)
     # Last, so that params and flops are the executed ones whatever the budget counts.
     table = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
     study.write_csv(folder / "trials.csv", table)
@@ -131,7 +132,8 @@ def _proxies(experiment, workdir, params, stage) -> dict[Arch, dict]:
 
 
 def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
-    """Measured latencies of extracted students and the teacher, all in one run."""
+    """Measured latencies of extracted students and the teacher, those of earlier
+    searches under the same conditions too."""
     settings = experiment.config.latency
     path = folder / "latency.json"
     how = profile.conditions(settings.batch, settings.length, settings.dtype)
@@ -147,13 +149,14 @@ def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
     for arch in archs:
         student = extract.extract(weights, experiment.envelope, arch)
         networks[str(arch)] = (arch, jax.tree.map(jnp.asarray, student))
-    if table.keys() >= networks.keys():
+    networks = {name: one for name, one in networks.items() if name not in table}
+    if not networks:
         return table
     log.say(
-        f"{stage}: measuring the latency of {len(archs)} students and the teacher on "
+        f"{stage}: measuring the latency of {len(networks)} networks on "
         f"{how['device']} ..."
     )
-    table = profile.measure(
+    table |= profile.measure(
         networks,
         experiment.teacher.sizes,
         batch=settings.batch,
@@ -162,7 +165,8 @@ def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
         runs=settings.runs,
     )
     write_json(path, table)
-    for name, value in table.items():
+    for name in networks:
+        value = table[name]
         log.say(
             f"{stage}: {name}: {value['seconds'] * 1e3:.2f} ms measured "
             f"(spread {value['spread'] * 1e3:.2f} ms)"
@@ -170,7 +174,7 @@ def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
     return table
 
 
-def choose(experiment, trials, timed, teacher) -> tuple[Arch, str]:
+def choose(experiment, trials, on_front, timed, teacher) -> tuple[Arch, str]:
     """The best student and why: the lowest proxy that meets every bound.
 
     Where latency is bounded, only Archs whose latency was measured can be chosen.
@@ -191,7 +195,16 @@ def choose(experiment, trials, timed, teacher) -> tuple[Arch, str]:
     told = ", ".join(f"{key} <= {bound:.4g}" for key, bound in bounds.items())
     reason = (
         f"the lowest held-out distillation loss ({trials[chosen]['proxy']:.4f}) of the "
-        f"{len(candidates)} sub-networks that meet the budget ({told or 'no bound'}; "
+        f"{len(candidates)} sub-network{'s' if len(candidates) > 1 else ''} that "
+        f"meet{'' if len(candidates) > 1 else 's'} the budget ({told or 'no bound'}; "
         f"{experiment.budget.convention} convention)"
     )
+    if limit is not None and len(timed) < len(on_front):
+        reason += (
+            f"; {len(on_front) - len(timed)} Archs of the front were not measured and "
+            "could not be chosen: raise latency.at_most to let them in"
+        )
+    near = trials[chosen].get("latency_spread_ms", 0.0)
+    if limit is not None and trials[chosen]["latency_ms"] + near > limit:
+        reason += "; its latency lies within its own spread of the bound"
     return chosen, reason
