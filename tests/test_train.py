@@ -295,9 +295,6 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     )
     assert len(scores) == 6 and max(scores) > 0.85
     assert best["head_kernel"].shape == (16, classes)
-    score = supervised.frozen(module, best_encoder(best), made, "mean", 16, mesh)
+    encoder = {k: v for k, v in best.items() if not k.startswith("head_")}
+    score = supervised.frozen(module, encoder, made, "mean", 16, mesh)
     assert score > 0.8
-
-
-def best_encoder(params):
-    return {k: v for k, v in params.items() if not k.startswith("head_")}
