@@ -5,21 +5,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 RELATION_FORMS = ("paper", "code", "minilmv2")
+# Which of queries, keys and values are related: AutoDistil and MiniLMv2 relate each to
+# itself, MiniLM (arXiv 2002.10957) takes the attention itself and the values.
+RELATION_PAIRS = {"qq+kk+vv": ((0, 0), (1, 1), (2, 2)), "qk+vv": ((0, 1), (2, 2))}
 
 
 def relation_scores(
-    x: Float[Array, "B L W"], heads: int
+    x: Float[Array, "B L W"], y: Float[Array, "B L W"], heads: int
 ) -> Float[Array, "B heads L L"]:
-    """X X^T / sqrt(d) of each relation head, for X = queries, keys or values.
+    """X Y^T / sqrt(d) of each relation head, for X, Y = queries, keys or values.
 
     The attention heads are concatenated and split anew into `heads` relation heads of
     d = W // heads channels, so teacher and student may differ in heads and width; what
     does not divide is left out (AutoDistil, equation 3; MiniLMv2, arXiv 2012.15828).
+    Queries with keys in as many heads as there are: the attention scores themselves.
     """
     batch, length, width = x.shape
     d = width // heads
-    x = x[..., : heads * d].reshape(batch, length, heads, d)
-    return jnp.einsum("blhd,bmhd->bhlm", x, x) / jnp.sqrt(d)
+
+    def split(x):
+        return x[..., : heads * d].reshape(batch, length, heads, d)
+
+    return jnp.einsum("blhd,bmhd->bhlm", split(x), split(y)) / jnp.sqrt(d)
 
 
 def relation(
@@ -28,7 +35,7 @@ def relation(
     tokens: Array,
     form: str,
 ) -> Float[Array, " B"]:
-    """The distance of one pair of relations (Q-Q, K-K or V-V); padding never counts.
+    """The distance of one pair of relations (Q-Q, say); padding never counts.
 
     Forms:
       "paper": mean squared error of the softmaxes (AutoDistil, equation 5).
@@ -64,27 +71,39 @@ def relation(
 
 def relations(
     student: Float[Array, "B L 3 W"],
-    teacher: Float[Array, "B 3 heads L L"],
+    teacher: Float[Array, "B P heads L L"],
     tokens: Array,
     form: str,
+    pairs: str = "qq+kk+vv",
 ) -> Float[Array, " B"]:
-    """Q-Q + K-K + V-V of the last layers (AutoDistil, equation 6).
+    """Q-Q + K-K + V-V of the last layers (AutoDistil, equation 6), or other `pairs`.
 
-    Weights 1, 1, 1; for "minilmv2" 1/3 each, as there. `teacher` is
-    `teacher_relations`, made once however many students there are.
+    Weights 1; for "minilmv2" their mean, as there. `teacher` is `teacher_relations` of
+    the same pairs, made once however many students there are.
     """
     heads = teacher.shape[2]
     total = sum(
-        relation(relation_scores(student[:, :, i], heads), teacher[:, i], tokens, form)
-        for i in range(3)
+        relation(
+            relation_scores(student[:, :, x], student[:, :, y], heads),
+            teacher[:, i],
+            tokens,
+            form,
+        )
+        for i, (x, y) in enumerate(RELATION_PAIRS[pairs])
     )
-    return total / 3 if form == "minilmv2" else total
+    return total / len(RELATION_PAIRS[pairs]) if form == "minilmv2" else total
 
 
 def teacher_relations(
-    qkv: Float[Array, "B L 3 W"], heads: int
-) -> Float[Array, "B 3 heads L L"]:
-    return jnp.stack([relation_scores(qkv[:, :, i], heads) for i in range(3)], axis=1)
+    qkv: Float[Array, "B L 3 W"], heads: int, pairs: str = "qq+kk+vv"
+) -> Float[Array, "B P heads L L"]:
+    return jnp.stack(
+        [
+            relation_scores(qkv[:, :, x], qkv[:, :, y], heads)
+            for x, y in RELATION_PAIRS[pairs]
+        ],
+        axis=1,
+    )
 
 
 def mean_pool(hidden: Float[Array, "B L D"], tokens: Array) -> Float[Array, "B D"]:
@@ -110,6 +129,27 @@ def hidden_states(
     return (error * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
 
 
+def token_cosine_distance(
+    student: Float[Array, "B L D"], teacher: Float[Array, "B L D"], tokens: Array
+) -> Float[Array, " B"]:
+    """1 - cosine of the hidden states, averaged over real tokens (DistilBERT, arXiv
+    1910.01108, section 3); widths matched already."""
+    real = tokens.astype(jnp.float32)
+    return ((1 - cosine(student, teacher)) * real).sum(axis=1) / jnp.maximum(
+        real.sum(axis=1), 1
+    )
+
+
+def soft_labels(
+    student: Float[Array, "... V"], teacher: Float[Array, "... V"], temperature: float
+) -> Float[Array, "..."]:
+    """T^2 KL(teacher || student) of logits at temperature T (arXiv 1503.02531)."""
+    student = jax.nn.log_softmax(student / temperature)
+    teacher = jax.nn.log_softmax(teacher / temperature)
+    divergence = (jnp.exp(teacher) * (teacher - student)).sum(axis=-1)
+    return temperature**2 * divergence
+
+
 def cosine_distance(
     student: Float[Array, "B D"], teacher: Float[Array, "B D"]
 ) -> Float[Array, " B"]:
@@ -117,13 +157,14 @@ def cosine_distance(
     return 1 - cosine(student, teacher)
 
 
-def cosine(one: Float[Array, "B D"], other: Float[Array, "B D"]) -> Float[Array, " B"]:
+def cosine(one: Float[Array, "... D"], other: Float[Array, "... D"]) -> Array:
     product = (one * other).sum(axis=-1)
     norms = jnp.linalg.norm(one, axis=-1) * jnp.linalg.norm(other, axis=-1)
     return product / jnp.maximum(norms, 1e-9)
 
 
-def cross_entropy(logits: Float[Array, "B C"], labels: Array) -> Float[Array, " B"]:
+def cross_entropy(logits: Float[Array, "... C"], labels: Array) -> Float[Array, "..."]:
     """-log p(label), for whole-number labels."""
     log_p = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_p, labels[:, None].astype(jnp.int32), axis=1)[:, 0]
+    place = labels[..., None].astype(jnp.int32)
+    return -jnp.take_along_axis(log_p, place, axis=-1)[..., 0]

@@ -1,10 +1,6 @@
-"""What does a config say, and which workdir is its? Where all jobs start from."""
+"""What does a config say? Where all jobs start from."""
 
-import dataclasses
 import importlib.util
-import json
-import zlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,52 +10,50 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax.arch import Arch, Space, parse
 from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost
 from autodistill_jax.data import text, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
+from autodistill_jax.jobs.workdir import settle, superlm_folder
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
+from autodistill_jax.spaces import partition
 from autodistill_jax.train import checkpoint, log, objectives
-
-# A workdir stays the same experiment whatever these are: the trained SuperLM and the
-# proxies do not depend on them.
-_FREE = (
-    "budget.",
-    "latency.",
-    "search.batch_size",
-    "finetune.",
-    "mesh.",
-    "tensorboard",
-    "distill.save_every",
-)
 
 
 class Experiment(NamedTuple):
-    """A checked config: nothing in it can still be refused."""
+    """A checked config: nothing in it can still be refused.
+
+    spaces: {name: Space}; a SuperLM each. affordable: {Arch under the budget: the name
+    of its space}; an Arch of several spaces belongs to the first. start: what training
+    starts from, (its Arch, its parameters).
+    """
 
     config: ConfigDict
     teacher: huggingface.Teacher
     tokenizer: Any
-    space: Space
+    spaces: dict[str, Space]
     budget: Budget
     objective: objectives.Objective
-    affordable: list[Arch]
+    affordable: dict[Arch, str]
+    start: tuple[Arch, dict]
     mesh: jax.sharding.Mesh
 
-    @property
-    def envelope(self) -> Arch:
-        """Sizes of the SuperLM's parameters."""
-        return extract.superlm_arch(self.teacher.arch, self.space.envelope())
+    def envelope(self, space: Space) -> Arch:
+        """Sizes of the parameters of a space's SuperLM: its widths, all layers there
+        are; a space of one Arch is that network and no more."""
+        if len(space.grid()) == 1:
+            return space.grid()[0]
+        return extract.superlm_arch(self.start[0], space.envelope())
 
-    def superlm(self) -> Bert:
+    def superlm(self, space: Space) -> Bert:
         settings = self.config.distill
         return Bert(
-            self.envelope,
+            self.envelope(space),
             self.teacher.sizes,
-            space=self.space,
+            space=None if len(space.grid()) == 1 else space,
             dtype=jnp.dtype(settings.dtype),
             dropout=settings.dropout,
         )
@@ -73,6 +67,13 @@ class Experiment(NamedTuple):
 
     def cost(self, arch: Arch) -> dict[str, int]:
         return cost(arch, self.teacher.sizes, self.config.latency.length)
+
+    def grid(self) -> dict[Arch, str]:
+        """All Archs, and the first space that each is in."""
+        made = {}
+        for name, space in self.spaces.items():
+            made = {arch: name for arch in space.grid()} | made
+        return made
 
 
 def read(config: ConfigDict) -> Experiment:
@@ -99,19 +100,10 @@ def read(config: ConfigDict) -> Experiment:
             f"a length of {length} tokens is more than the teacher's "
             f"{teacher.sizes.positions} positions; use shorter texts"
         )
-    grid = config.space.to_dict()
-    grid["head_size"] = grid["head_size"] or teacher.arch.head_size
-    space = Space(**grid)
-    extract.check_fits(teacher.arch, space.envelope())
-    budget = Budget(**config.budget.to_dict())
-    affordable = space.within(
-        budget,
-        cost(teacher.arch, teacher.sizes, config.latency.length),
-        sizes=teacher.sizes,
-        length=config.latency.length,
-    )
+    named = spaces(config.space, teacher.arch)
+    special = tokens.special(made)
     objective = objectives.objective(
-        config.distill.to_dict(), space, teacher.pooling, teacher.embeds
+        config.distill.to_dict(), list(named.values()), teacher, special
     )
     for name in config.distill.freeze:
         if name not in teacher.params:
@@ -121,53 +113,95 @@ def read(config: ConfigDict) -> Experiment:
     for section in ("search", "finetune", "distill"):
         name = f"{section}.batch_size"
         mesh = sharding.make_mesh(config[section].batch_size, config.mesh.data, name)
-    return Experiment(config, teacher, made, space, budget, objective, affordable, mesh)
+    experiment = Experiment(
+        config,
+        teacher,
+        made,
+        named,
+        Budget(**config.budget.to_dict()),
+        objective,
+        {},
+        _start(config, teacher, named),
+        mesh,
+    )
+    return experiment._replace(affordable=_affordable(experiment))
 
 
-def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
-    """The folder of this experiment; nothing is written yet (see `settle`).
+def spaces(settings: ConfigDict, teacher: Arch) -> dict[str, Space]:
+    """The spaces of a config: its one grid, `main`, or the teacher's `partition`.
 
     Raises:
-      UserError: it holds another experiment (says which fields differ), or other files.
+      UserError: both are given, or a grid that cannot be.
     """
-    folder = epath.Path(workdir)
-    path = folder / "config.json"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; give a folder")
-    if path.exists():
-        a, b = fields.flat(_plain(config)), fields.flat(json.loads(path.read_text()))
-        differ = [
-            f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
-            for key in sorted(a.keys() | b.keys())
-            if a.get(key) != b.get(key) and not key.startswith(_FREE)
-        ]
-        if differ:
+    grid = settings.to_dict()
+    count = grid.pop("partition")
+    if count:
+        given = [name for name, value in grid.items() if value]
+        if given:
             raise UserError(
-                f"workdir {workdir} holds another experiment: {'; '.join(differ[:3])}"
-                f"{' ...' if len(differ) > 3 else ''}; use another --workdir"
+                f"space.partition is {count} and space.{given[0]} is "
+                f"{grid[given[0]]!r}; give one of the two: the grid's fields are () "
+                "and 0 beside a partition"
             )
-    elif folder.exists() and any(folder.iterdir()):
+        names = {3: ("tiny", "small", "base")}.get(count)
+        names = names or [f"part{i}" for i in range(1, count + 1)]
+        return dict(zip(names, partition(teacher, count)))
+    grid["head_size"] = grid["head_size"] or teacher.head_size
+    return {"main": Space(**grid)}
+
+
+def _start(config, teacher, named) -> tuple[Arch, dict]:
+    """Where training starts: the teacher's weights, random ones, or a student's."""
+    kind = config.distill.start
+    widest = Arch(
+        *(
+            max(getattr(space.envelope(), axis) for space in named.values())
+            for axis in ("layers", "hidden", "heads", "ffn")
+        ),
+        head_size=next(iter(named.values())).head_size,
+    )
+    if kind == "random":
+        module = Bert(widest, teacher.sizes)
+        params = extract.init(module, jax.random.key(config.seed))
+        return widest, {k: np.asarray(v) for k, v in params.items()}
+    source = teacher if kind == "teacher" else huggingface.load(kind)
+    if source.sizes._replace(heads=0) != teacher.sizes._replace(heads=0):
         raise UserError(
-            f"workdir {workdir} holds files, but no config.json of an experiment; "
-            "use another --workdir"
+            f"distill.start={kind} has {source.sizes}, and the teacher has "
+            f"{teacher.sizes}; they must share vocabulary, positions and activation"
         )
-    return folder
+    extract.check_fits(source.arch, widest)
+    return source.arch, source.params
 
 
-def settle(config: ConfigDict, workdir: epath.Path) -> None:
-    """Makes the workdir this experiment's: from here on it can only go on.
-
-    Raises:
-      UserError: the folder cannot be written.
-    """
-    try:
-        write_json(workdir / "config.json", _plain(config))
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
-
-
-def _plain(config: ConfigDict) -> dict:
-    return json.loads(json.dumps(config.to_dict()))
+def _affordable(experiment: Experiment) -> dict[Arch, str]:
+    """The Archs under the budget, or the one that `search.arch` names."""
+    config = experiment.config
+    if config.search.arch:
+        head_size = next(iter(experiment.spaces.values())).head_size
+        arch = parse(config.search.arch, head_size)
+        homes = [name for name, s in experiment.spaces.items() if arch in s]
+        if not homes:
+            first = next(iter(experiment.spaces.values()))
+            first.check(arch)
+        return {arch: homes[0]}
+    teacher = experiment.teacher
+    made, refusals = {}, []
+    for name, space in experiment.spaces.items():
+        try:
+            inside = space.within(
+                experiment.budget,
+                experiment.cost(teacher.arch),
+                sizes=teacher.sizes,
+                length=config.latency.length,
+            )
+        except UserError as error:
+            refusals.append(error)
+            continue
+        made = {arch: name for arch in inside} | made
+    if not made:
+        raise refusals[0]
+    return made
 
 
 def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
@@ -223,78 +257,19 @@ def held_out(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
     return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}
 
 
-def task_folder(settings: ConfigDict, task: str) -> str:
-    """Where a task's results go; a file of one's own by content and columns too."""
-    path = Path(task)
-    if not path.is_file():
-        return task
-    fields = ("text", "text_pair", "label", "metric", "dev_file")
-    told = repr([settings[name] for name in fields]).encode()
-    return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
-
-
-def superlm_folder(workdir: epath.Path) -> Path:
-    return Path(workdir) / "superlm" / "main" / "checkpoints"
-
-
-def trained_superlm(experiment: Experiment, workdir: epath.Path) -> dict:
-    """The parameters of the trained SuperLM, matchers included, on the devices.
+def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:
+    """The parameters of a space's trained SuperLM, matchers included, on the devices.
 
     Raises:
       UserError: it is not trained, or not to the end.
     """
     steps = experiment.config.distill.steps
-    kept = checkpoint.manager(superlm_folder(workdir))
+    folder = superlm_folder(workdir, space)
+    kept = checkpoint.manager(folder)
     if (kept.latest_step() or 0) < steps:
         raise UserError(
-            f"{superlm_folder(workdir)} has {kept.latest_step() or 0} of {steps} steps; "
+            f"{folder} has {kept.latest_step() or 0} of {steps} steps; "
             "run the job distill first"
         )
     state = checkpoint.restore_on(kept, sharding.replicated(experiment.mesh))
     return {**state["params"], **state["frozen"]}
-
-
-def arch_of(record: dict) -> Arch:
-    return Arch(**record)
-
-
-def record_of(arch: Arch) -> dict:
-    return dataclasses.asdict(arch)
-
-
-def asked_of(config: ConfigDict) -> dict:
-    """What the choice of an Arch depends on besides the trained SuperLM."""
-    return {key: _plain(config)[key] for key in ("budget", "latency", "search")}
-
-
-def chosen_already(config: ConfigDict, workdir: epath.Path) -> Arch | None:
-    """The Arch that a search under this very budget chose, if there was one."""
-    path = workdir / "search" / "front.json"
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text())
-    return arch_of(found["chosen"]) if found["asked"] == asked_of(config) else None
-
-
-def trial_of(found: dict, arch: Arch) -> dict:
-    """The trial of an Arch in front.json."""
-    return next(t for t in found["trials"] if arch_of(t["arch"]) == arch)
-
-
-def read_json(path: epath.Path, needed: str) -> dict:
-    """A file another job leaves behind.
-
-    Raises:
-      UserError: it is not there: says which job to run first.
-    """
-    if not path.exists():
-        raise UserError(f"{path} is not there; run the job {needed} first")
-    return json.loads(path.read_text())
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Whole or not at all: a stop in between leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)

@@ -1,4 +1,4 @@
-"""Job `finetune`: student, the same Arch from scratch and the teacher on each task."""
+"""Job `finetune`: student, baselines and teacher on each labelled task."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,19 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax.data import docs, glue, tasks, tokens
-from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import experiment as common
+from autodistill_jax import losses, metrics
+from autodistill_jax.data import glue, tasks
+from autodistill_jax.jobs import labelled, tables
+from autodistill_jax.jobs import workdir as common
+from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import log, supervised
 
 
-def read(config: ConfigDict, workdir: epath.Path) -> list[tasks.Task]:
+def read(
+    config: ConfigDict, workdir: epath.Path, label_names: tuple[str, ...] | None
+) -> list[tasks.Task]:
     """The labelled tasks that have no result yet, read before any work starts.
 
     Raises:
@@ -27,76 +31,40 @@ def read(config: ConfigDict, workdir: epath.Path) -> list[tasks.Task]:
     made = []
     chosen = common.chosen_already(config, workdir)
     for name in settings.tasks:
-        if chosen:
-            folder = (
-                workdir / "finetune" / chosen.name / common.task_folder(settings, name)
-            )
-            if not _missing(folder, settings):
-                continue
-        if name == "docs":
-            packages = tuple(config.data.packages)
-            train, dev = docs.labelled(packages)
-            split = (tuple(map(list, zip(*side))) for side in (train, dev))
-            task = tasks.Task("docs", *split, len(packages), "accuracy", packages)
-        elif name in glue.NAMES:
-            task = glue.load(name, settings.glue_dir)
-        elif name.endswith((".tsv", ".jsonl")):
-            task = tasks.own(
-                name,
-                settings.dev_file,
-                settings.text,
-                settings.text_pair,
-                settings.label,
-                settings.metric,
-            )
-        else:
-            raise UserError(
-                f"finetune.tasks has {name!r}; known: docs, {', '.join(glue.NAMES)}, "
-                "or a .tsv or .jsonl file"
-            )
-        limit = min(settings.rows or len(task.train[0]), len(task.train[0]))
-        if limit < settings.batch_size or not task.dev[0]:
-            raise UserError(
-                f"task {name} has {limit} training and {len(task.dev[0])} dev rows; "
-                f"finetune.batch_size {settings.batch_size} needs at least so many"
-            )
-        made.append(task._replace(name=common.task_folder(settings, name)))
+        folder = common.task_folder(settings, name)
+        if chosen and not _missing(workdir / "finetune" / chosen.name / folder, config):
+            continue
+        task = labelled.task(config, name, label_names)
+        made.append(task._replace(name=folder))
     return made
 
 
 def run(
-    experiment: common.Experiment,
+    experiment: Experiment,
     workdir: epath.Path,
-    labelled: list[tasks.Task],
+    given: list[tasks.Task],
     stage: str = "finetune",
 ) -> None:
-    """Leaves finetune/<student>/<task>/<model>.json, and the fine-tuned weights."""
+    """Leaves finetune/<student>/<task>/<model>.json, table.md, the student's fine-tuned
+    weights, and GLUE's submission files where `finetune.predict` asks for them."""
     found = common.read_json(workdir / "search" / "front.json", "search")
     arch = common.arch_of(found["chosen"])
     common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
-    student = huggingface.load(str(workdir / "students" / arch.name))
     settings = experiment.config.finetune
-    for task in labelled:
-        folder = workdir / "finetune" / arch.name / task.name
-        rows = _rows(experiment, task)
-        for model in _missing(folder, settings):
-            path = folder / f"{model}.json"
-            result = _one(
-                experiment,
-                student,
-                model,
-                rows,
-                folder,
-                task.labels,
-                f"{stage} {task.name}, {model}",
-            )
+    home = workdir / "finetune" / arch.name
+    for task in given:
+        rows = labelled.rows(experiment, task)
+        for model in _missing(home / task.name, experiment.config):
+            what = f"{stage} {task.name}, {model}"
+            source = _source(experiment, workdir, model, arch)
+            result = _one(experiment, source, model, rows, home / task.name, task, what)
             common.write_json(
-                path,
+                home / task.name / f"{model}.json",
                 {
                     "task": task.name,
                     "model": model,
                     "metric": task.metric,
-                    "settings": _recipe(settings),
+                    "settings": _recipe(experiment.config, model),
                     "train_rows": len(rows.train["label"]),
                     "dev_rows": len(rows.dev["label"]),
                     **result,
@@ -105,97 +73,143 @@ def run(
             log.say(
                 f"{stage}: {task.name}, {model}: {task.metric} {result['score']:.4f}"
             )
-    told = "made" if labelled else "nothing left to do in"
-    log.say(f"{stage}: {told} {workdir / 'finetune' / arch.name}")
+    made = tables.read(settings, home)
+    if made:
+        words = workdir / "teacher" / "words.json"
+        told = json.loads(words.read_text()) if words.exists() else None
+        table = tables.markdown(*tables.side_by_side(made))
+        text = table + "\n" + "\n".join(tables.notes(made, told)) + "\n"
+        (home / "table.md").write_text(text)
+        log.say(table.rstrip())
+    log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
 
 
-def _missing(folder: epath.Path, settings: ConfigDict) -> list[str]:
+def _missing(folder: epath.Path, config: ConfigDict) -> list[str]:
     """The models with no result on a task, in its folder, under these settings."""
-    models = [
-        "student",
-        "scratch",
-        *(["teacher"] if settings.teacher != "none" else []),
-    ]
+    models = ["student", *config.baselines]
+    models += ["teacher"] if config.finetune.teacher != "none" else []
 
     def is_there(model):
         path = folder / f"{model}.json"
         return path.exists() and json.loads(path.read_text())["settings"] == (
-            _recipe(settings)
+            _recipe(config, model)
         )
 
     return [model for model in models if not is_there(model)]
 
 
-def _recipe(settings: ConfigDict) -> dict:
-    """What a result depends on besides the task."""
+def _recipe(config: ConfigDict, model: str) -> dict:
+    """What a model's result depends on besides the task."""
     names = ("tasks", "glue_dir", "text", "text_pair", "label", "metric", "dev_file")
-    return {k: v for k, v in settings.to_dict().items() if k not in names}
+    others = {
+        "teacher": ("learning_rate", "scratch_learning_rate", "seeds"),
+        "scratch": ("learning_rate", "teacher_learning_rate", "teacher_seeds"),
+    }.get(model, ("scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"))
+    names += others + (() if model == "teacher" else ("teacher",))
+    return {k: v for k, v in config.finetune.to_dict().items() if k not in names}
 
 
-def _rows(experiment, task: tasks.Task) -> supervised.Rows:
-    settings = experiment.config.finetune
-
-    def side(texts, labels, limit):
-        texts, labels = texts[: limit or None], labels[: limit or None]
-        made = tokens.encode(experiment.tokenizer, texts, settings.length)
-        kind = np.float32 if task.classes == 1 else np.int32
-        return made | {"label": np.asarray(labels, kind)}
-
-    # GLUE's files are in no order that a limit could trust: shuffle, by the seed.
-    order = np.random.default_rng(experiment.config.seed).permutation(
-        len(task.train[0])
-    )
-    train = ([task.train[0][i] for i in order], [task.train[1][i] for i in order])
-    return supervised.Rows(
-        side(*train, settings.rows),
-        side(*task.dev, settings.dev_rows),
-        task.classes,
-        task.metric,
-    )
+def _source(experiment, workdir, model, arch) -> huggingface.Teacher:
+    """The network a model starts its fine-tuning from."""
+    if model == "teacher":
+        return experiment.teacher
+    if model in ("student", "scratch"):
+        return huggingface.load(str(workdir / "students" / arch.name))
+    folder = common.baseline_folder(workdir, model, arch)
+    common.read_json(folder / "config.json", "baselines")
+    return huggingface.load(str(folder))
 
 
-def _one(experiment, student, model, rows, folder, labels, what) -> dict:
-    config = experiment.config
+def _one(experiment, source, model, rows, folder, task, what) -> dict:
+    """One model's result on one task, over all seeds."""
+    config, teacher = experiment.config, experiment.teacher
     settings = config.finetune.to_dict()
-    teacher = experiment.teacher
-    source = teacher if model == "teacher" else student
     module = Bert(
         source.arch,
         source.sizes,
         dtype=jnp.dtype(settings["dtype"]),
         dropout=settings["dropout"],
     )
-    params = jax.tree.map(jnp.asarray, source.params)
     if model == "teacher" and settings["teacher"] == "frozen":
         log.say(f"{what}: a head on the frozen teacher ...")
         score = supervised.frozen(
             module,
-            params,
+            source.params,
             rows,
             teacher.pooling,
             settings["batch_size"],
             experiment.mesh,
         )
-        return {"score": score, "how": "frozen encoder, linear head"}
-    how = "fine-tuned"
-    if model != "student":
+        return {"score": score, "how": "frozen encoder, linear head"} | _similarity(
+            experiment, module, source.params, task
+        )
+    how, count = "fine-tuned", settings["seeds"]
+    if model == "teacher":
+        count = settings["teacher_seeds"]
+    if model in ("teacher", "scratch"):
         settings["learning_rate"] = settings[f"{model}_learning_rate"]
+
+    def params(seed):
+        if model == "scratch":
+            return extract.init(module, jax.random.key(seed))
+        return source.params
+
     if model == "scratch":
         how = "random weights, trained on the task alone"
-        params = extract.init(module, jax.random.key(config.seed))
-    best, scores = supervised.fine_tune(
+    seeds = range(config.seed, config.seed + count)
+    made = supervised.fine_tune(
         module,
         params,
         rows,
         settings,
         teacher.pooling,
         experiment.mesh,
-        config.seed,
+        seeds,
         what,
     )
+    scores = [max(one.scores) for one in made]
+    best = made[int(np.argmax(scores))]
     if model == "student":
-        _save(experiment, Path(folder), student, best, labels)
-    return {"score": max(scores), "how": how, "epochs": scores}
+        _save(experiment, Path(folder), source, best.params, task.labels)
+    for key, predictions in best.tests.items():
+        path = folder.parent / "submission" / model / f"{key}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(glue.submission(task, key, predictions))
+    return {
+        "score": float(np.mean(scores)),
+        "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
+        "scores": scores,
+        "how": how,
+        "epochs": [one.scores for one in made],
+        "parts": _mean([one.parts for one in made]),
+        "more": _mean([one.more for one in made]),
+    } | _similarity(experiment, module, params(config.seed), task)
+
+
+def _mean(dicts: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in dicts])) for name in dicts[0]}
+
+
+def _similarity(experiment, module, params, task) -> dict[str, float]:
+    """Without any fine-tuning: the Spearman of the cosines of a task's pairs with its
+    labels; nothing for a task whose labels are not numbers of pairs."""
+    sides = labelled.pairs(experiment, task)
+    if sides is None:
+        return {}
+    one, other = (
+        supervised.embed(
+            module,
+            params,
+            side,
+            experiment.teacher.pooling,
+            experiment.config.finetune.batch_size,
+            experiment.mesh,
+        )
+        for side in sides
+    )
+    cosines = np.asarray(losses.cosine(jnp.asarray(one), jnp.asarray(other)))
+    labels = task.dev[1][: len(cosines)]
+    return {"similarity": metrics.spearman(labels, cosines)}
 
 
 def _save(experiment, folder: Path, student, params: dict, labels) -> None:

@@ -27,6 +27,11 @@ _ACTIVATIONS = {
 ACTIVATIONS = tuple(_ACTIVATIONS)
 
 
+def activation(name: str):
+    """The function of a config.json's `hidden_act`."""
+    return _ACTIVATIONS[name]
+
+
 class Outputs(NamedTuple):
     """What a forward pass gives.
 
@@ -34,12 +39,14 @@ class Outputs(NamedTuple):
     pooler: tanh of the pooler's projection of the first token, [B, D].
     qkv: queries, keys and values of the last layer, [B, L, 3, W]; None unless asked for.
     states: every hidden state, embeddings first, [N + 1, B, L, D]; None unless asked for.
+    qkvs: like qkv, of every layer, [N, B, L, 3, W]; None unless both are asked for.
     """
 
     hidden: jax.Array
     pooler: jax.Array
     qkv: jax.Array | None = None
     states: jax.Array | None = None
+    qkvs: jax.Array | None = None
 
 
 class Bert(nn.Module):
@@ -79,7 +86,8 @@ class Bert(nn.Module):
         Args:
           ids: token ids, [B, L].
           tokens: 1 where there is a token, 0 where there is padding, [B, L].
-          arch: the sub-network to run, fields int32 arrays; needs `space`.
+          arch: the sub-network to run, fields int32 arrays; a module without a
+            `space` is one network and runs itself.
           types: segment ids, [B, L]; zeros if None.
           key: random key for dropout; None turns dropout off.
           qkv: also return the last layer's queries, keys and values.
@@ -87,7 +95,7 @@ class Bert(nn.Module):
         """
         embeddings, stack, pooler = self._parameters()
         space = self.space if arch is not None else None
-        arch = self.arch if arch is None else arch
+        arch = self.arch if space is None else arch
         batch, length = ids.shape
         tokens = tokens.astype(bool)
         keys = list(jax.random.split(key, 2)) if key is not None else [None, None]
@@ -114,7 +122,7 @@ class Bert(nn.Module):
             norm=norm,
             tokens=tokens,
             head_size=self.arch.head_size,
-            activation=_ACTIVATIONS[self.sizes.activation],
+            activation=activation(self.sizes.activation),
             dtype=self.dtype,
             rate=self.dropout,
         )
@@ -127,6 +135,8 @@ class Bert(nn.Module):
             there = self.arch.layers + 1
             carry["states"] = jnp.zeros((there, *x.shape), x.dtype).at[0].set(x)
             carry["i"] = 0
+            if qkv:
+                carry["qkvs"] = jnp.zeros((there - 1, *carry["qkv"].shape), x.dtype)
         carry = elastic.repeat(layer, stack, carry, arch, space)
         x = carry["x"].reshape(batch, length, -1)
         pooled = product("bd,de->be", x[:, 0], pooler["kernel"], self.dtype)
@@ -140,6 +150,11 @@ class Bert(nn.Module):
             states=(
                 carry["states"].reshape(-1, batch, length, x.shape[-1])
                 if states
+                else None
+            ),
+            qkvs=(
+                carry["qkvs"].reshape(-1, batch, length, *carry["qkv"].shape[1:])
+                if states and qkv
                 else None
             ),
         )
@@ -271,6 +286,8 @@ def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
     new = dict(carry, x=x, key=key)
     if "qkv" in carry:
         new["qkv"] = qkv
+    if "qkvs" in carry:
+        new["qkvs"] = carry["qkvs"].at[carry["i"]].set(qkv)
     if "states" in carry:
         new["i"] = carry["i"] + 1
         new["states"] = carry["states"].at[new["i"]].set(x)

@@ -1,154 +1,190 @@
-"""What does a student learn from? The teacher's targets and the distillation terms."""
+"""What does a student learn from? Which terms, how weighted, by name or by recipe."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from autodistill_jax import losses
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax.arch import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import elastic
-from autodistill_jax.model.bert import Bert
 
-TERMS = ("relation", "hidden", "pooled")
+# term -> needs it all layers, or the masked-word head?
+TERMS = {
+    "relation": "",  # relations of the last layer's queries, keys and values
+    "hidden": "",  # mean squared error of the last hidden states
+    "cosine": "",  # 1 - cosine of the last hidden states
+    "pooled": "",  # 1 - cosine of the texts' embeddings
+    "attention": "layers",  # mean squared error of mapped layers' attention scores
+    "layers": "layers",  # mean squared error of mapped layers' hidden states
+    "logits": "words",  # soft labels at hidden words
+    "words": "words",  # cross-entropy of hidden words
+}
+
+# What other methods train on, as changes to a config's distill section. They keep the
+# config's text, steps and optimizer, and start where it starts.
+RECIPES: dict[str, dict[str, Any]] = {
+    # AutoDistil (arXiv 2201.12507), equations 3-6.
+    "autodistil": {
+        "terms": "relation",
+        "relation_form": "paper",
+        "relation_pairs": "qq+kk+vv",
+        "relation_heads": 0,
+        "hide": 0.15,
+    },
+    # DistilBERT (arXiv 1910.01108): soft labels, masked words, cosine of hidden states.
+    "distilbert": {"terms": "5*logits+2*words+cosine", "hide": 0.15},
+    # TinyBERT (arXiv 1909.10351), general stage: embeddings, layers, attention scores.
+    "tinybert": {"terms": "attention+layers", "hide": 0.0},
+    # MiniLM (arXiv 2002.10957): last layer's attention and value relations.
+    "minilm": {
+        "terms": "relation",
+        "relation_form": "minilmv2",
+        "relation_pairs": "qk+vv",
+        "relation_heads": 0,
+        "hide": 0.0,
+    },
+    # MiniLMv2 (arXiv 2012.15828): last layer's relations in 48 heads.
+    "minilmv2": {
+        "terms": "relation",
+        "relation_form": "minilmv2",
+        "relation_pairs": "qq+kk+vv",
+        "relation_heads": 48,
+        "hide": 0.0,
+    },
+}
 
 
 class Objective(NamedTuple):
     """Which terms, how weighted.
 
     weights: {term: weight}, the terms with a weight above 0.
-    relation_form, relation_heads: see `losses.relation`; heads are the relation heads.
+    relation_form, relation_heads, relation_pairs: see `losses.relations`.
     pooling: "mean", "cls" or "pooler" (see `losses.pool`), for the pooled term.
+    mapped: for each layer of the student the teacher's layer that it follows.
+    hide, hide_at_most: the fraction of words hidden from teacher and student (0: none).
+    temperature: of the soft labels.
+    special: the tokenizer's ids `cls`, `sep`, `word`; needed where words are hidden.
     """
 
     weights: Mapping[str, float]
     relation_form: str = "minilmv2"
     relation_heads: int = 12
+    relation_pairs: str = "qq+kk+vv"
     pooling: str = "mean"
+    mapped: tuple[int, ...] = ()
+    hide: float = 0.0
+    hide_at_most: int = 20
+    temperature: float = 2.0
+    special: Any = None
+
+    def needs(self, what: str) -> bool:
+        """Does a term need all "layers", or the "words" head?"""
+        return any(TERMS[term] == what for term in self.weights)
 
 
 def objective(
-    settings: Mapping[str, Any], space: Space, pooling: str, embeds: bool
+    settings: Mapping[str, Any],
+    spaces: Sequence[Space],
+    teacher: Any,
+    special: Any = None,
 ) -> Objective:
-    """The Objective of a config's distill section, for a teacher that pools so.
+    """The Objective of a config's distill section.
 
-    `terms` "auto" follows the teacher's kind: a sentence-embedding teacher (its folder
-    says how it pools) needs the pooled term, since relations give no gradient to the
-    last layer's output; any other teacher is matched by its relations alone.
+    `terms` is "auto", a name in RECIPES, or some of TERMS joined by "+", each with a
+    weight if it is not 1: "relation+10*pooled". "auto" follows the teacher's kind: a
+    sentence-embedding teacher (its folder says how it pools) needs the pooled term,
+    since relations give no gradient to the last layer's output; any other teacher is
+    matched by its relations alone.
+
+    Args:
+      settings: the distill section.
+      spaces: of the SuperLMs it is for.
+      teacher: a `huggingface.Teacher`: its arch, pooling, and whether it embeds.
+      special: see `Objective`.
 
     Raises:
-      UserError: an unknown term or form, or fewer q/k/v channels than relation heads.
+      UserError: an unknown term or form, fewer q/k/v channels than relation heads, a
+        term that needs a Space of one Arch, hidden words without a token for them.
     """
+    settings = {**settings, **RECIPES.get(settings["terms"], {})}
     named = settings["terms"]
     if named == "auto":
-        named = "relation+pooled" if embeds else "relation"
-    weights = {}
-    for term in named.split("+"):
-        if term not in TERMS:
+        named = "relation+10*pooled" if teacher.embeds else "relation"
+    weights = _weights(named)
+    form, pairs = settings["relation_form"], settings["relation_pairs"]
+    for value, field, known in (
+        (form, "relation_form", losses.RELATION_FORMS),
+        (pairs, "relation_pairs", tuple(losses.RELATION_PAIRS)),
+    ):
+        if value not in known:
             raise UserError(
-                f"distill.terms is {settings['terms']!r}; it must be 'auto' or some of "
-                f"{', '.join(TERMS)}, joined by '+'"
+                f"distill.{field} is {value!r}; it must be one of {', '.join(known)}"
             )
-        if settings[f"{term}_weight"] > 0:
-            weights[term] = float(settings[f"{term}_weight"])
-    if not weights:
-        raise UserError(
-            f"distill.terms {named!r} all have weight 0; nothing is trained"
-        )
-    form, heads = settings["relation_form"], settings["relation_heads"]
-    if form not in losses.RELATION_FORMS:
-        raise UserError(
-            f"distill.relation_form is {form!r}; "
-            f"it must be one of {', '.join(losses.RELATION_FORMS)}"
-        )
-    narrowest = min(arch.heads for arch in space.grid()) * space.head_size
-    if "relation" in weights and not 1 <= heads <= narrowest:
+    heads = settings["relation_heads"] or teacher.arch.heads
+    grid = [arch for space in spaces for arch in space.grid()]
+    narrowest = min(arch.heads * arch.head_size for arch in grid)
+    if "relation" in weights and heads > narrowest:
         raise UserError(
             f"distill.relation_heads is {heads}, but the narrowest sub-network has "
             f"{narrowest} query channels; use between 1 and {narrowest}"
         )
-    return Objective(weights, form, heads, pooling)
-
-
-def matcher(objective: Objective, student: int, teacher: int) -> dict[str, jax.Array]:
-    """Linear maps from the student's width to the teacher's, the identity at first.
-
-    A truncated student starts as the teacher's first channels, so the identity is what
-    its outputs mean already. They serve training and are thrown away after it.
-    """
-    return {
-        f"matcher_{term}": jnp.eye(student, teacher)
-        for term in ("hidden", "pooled")
-        if term in objective.weights
-    }
-
-
-def targets(
-    module: Bert, params: dict, batch: Mapping[str, jax.Array], objective: Objective
-) -> dict[str, jax.Array]:
-    """What the teacher says of a batch: made once, for however many sub-networks."""
-    needs_relations = "relation" in objective.weights
-    out = module.apply(
-        {"params": params}, batch["ids"], batch["tokens"], qkv=needs_relations
+    made = Objective(
+        weights,
+        form,
+        heads,
+        pairs,
+        teacher.pooling,
+        _mapped(grid[0].layers, teacher.arch.layers),
+        settings["hide"],
+        settings["hide_at_most"],
+        settings["temperature"],
+        special,
     )
-    made = {}
-    if needs_relations:
-        made["relation"] = losses.teacher_relations(out.qkv, objective.relation_heads)
-    if "hidden" in objective.weights:
-        made["hidden"] = out.hidden
-    if "pooled" in objective.weights:
-        made["pooled"] = losses.pool(
-            out.hidden, out.pooler, batch["tokens"], objective.pooling
+    if made.needs("layers") and len(grid) > 1:
+        raise UserError(
+            f"distill.terms {named!r} follows the teacher layer by layer, which needs a "
+            f"space of one Arch, and this one has {len(grid)}; use other terms or give "
+            "each axis one value"
         )
-    return jax.lax.stop_gradient(made)
+    if "attention" in weights and made.relation_heads > narrowest:
+        raise UserError(
+            f"the attention term splits {narrowest} query channels into the teacher's "
+            f"{made.relation_heads} heads; use a wider Arch or other terms"
+        )
+    if made.needs("words") and not made.hide:
+        raise UserError(
+            f"distill.terms {named!r} needs hidden words; set distill.hide, e.g. 0.15"
+        )
+    if made.hide and special is None:
+        raise UserError(
+            f"distill.hide is {made.hide}, but the teacher's tokenizer has no token for "
+            "a hidden word ([MASK] or <mask>); set distill.hide to 0.0"
+        )
+    return made
 
 
-def terms(
-    module: Bert,
-    params: dict,
-    batch: Mapping[str, jax.Array],
-    target: Mapping[str, jax.Array],
-    objective: Objective,
-    arch: Arch | None = None,
-    key: jax.Array | None = None,
-) -> dict[str, jax.Array]:
-    """The unweighted distillation terms of a (sub-)network, [B] each, and their sum.
+def _weights(named: str) -> dict[str, float]:
+    weights = {}
+    for part in named.replace(" ", "").split("+"):
+        found = re.fullmatch(r"(?:(\d+\.?\d*|\.\d+)\*)?(\w+)", part)
+        if not found or found[2] not in TERMS:
+            raise UserError(
+                f"distill.terms has {part!r}; it must be 'auto', a recipe "
+                f"({', '.join(RECIPES)}), or some of {', '.join(TERMS)} joined by '+', "
+                "with weights like '10*pooled'"
+            )
+        if (weight := float(found[1] or 1)) > 0:
+            weights[found[2]] = weight
+    if not weights:
+        raise UserError(
+            f"distill.terms {named!r} all have weight 0; nothing is trained"
+        )
+    return weights
 
-    `total` is the weighted sum. params hold the network's and the `matcher`'s.
+
+def _mapped(student: int, teacher: int) -> tuple[int, ...]:
+    """The teacher's layer (from 0) that each of the student's follows.
+
+    Layer m of M follows layer m * N / M of N, counted from 1 (TinyBERT, section 4.1).
     """
-    tokens = batch["tokens"]
-    out = module.apply(
-        {"params": {k: v for k, v in params.items() if not k.startswith("matcher_")}},
-        batch["ids"],
-        tokens,
-        arch,
-        key=key,
-        qkv="relation" in objective.weights,
-    )
-    made = {}
-    if "relation" in objective.weights:
-        space = module.space
-
-        def distance(qkv, teacher, tokens):
-            return losses.relations(qkv, teacher, tokens, objective.relation_form)
-
-        made["relation"] = elastic.call(
-            distance,
-            None if arch is None else elastic.cut(space, arch, "heads", exact=True),
-            (out.qkv,),
-            ((None, None, None, "heads"),),
-            (None,),
-            constants=(target["relation"], tokens),
-        )
-    # Channels out of use are exactly 0, so the whole matcher serves every width.
-    if "hidden" in objective.weights:
-        matched = out.hidden @ params["matcher_hidden"]
-        made["hidden"] = losses.hidden_states(matched, target["hidden"], tokens)
-    if "pooled" in objective.weights:
-        pooled = losses.pool(out.hidden, out.pooler, tokens, objective.pooling)
-        pooled = pooled @ params["matcher_pooled"]
-        made["pooled"] = losses.cosine_distance(pooled, target["pooled"])
-    total = sum(weight * made[term] for term, weight in objective.weights.items())
-    return made | {"total": total}
+    return tuple(m * teacher // student - 1 for m in range(1, student + 1))

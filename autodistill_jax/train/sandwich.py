@@ -10,9 +10,13 @@ import optax
 
 from autodistill_jax.arch import AXES, Arch, Space
 from autodistill_jax.model.bert import Bert
-from autodistill_jax.train import objectives
+from autodistill_jax.train import terms
+from autodistill_jax.train.objectives import Objective
 
 ROLES = ("largest", "smallest", "random")
+
+# The key of the hidden words; sub-networks fold in 0, 1, ... for their dropout.
+_WORDS = 2**31 - 1
 
 
 def archs(space: Space, n_random: int, seed: int, step: int) -> list[Arch]:
@@ -37,7 +41,7 @@ def as_arrays(archs: Sequence[Arch]) -> Arch:
 def make_step(
     superlm: Bert,
     teacher: Bert,
-    objective: objectives.Objective,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
 ) -> Callable:
     """step(state, frozen, teacher_params, batch, archs, key) -> (state, values).
@@ -49,11 +53,15 @@ def make_step(
     """
 
     def step(state, frozen, teacher_params, batch, archs, key):
-        target = objectives.targets(teacher, teacher_params, batch, objective)
+        # The same words are hidden from the teacher and from every sub-network.
+        batch = terms.shown(
+            batch, objective, superlm.sizes.vocab, jax.random.fold_in(key, _WORDS)
+        )
+        target = terms.targets(teacher, teacher_params, batch, objective)
         count = archs.layers.shape[0]
 
         def loss(params, arch, i):
-            made = objectives.terms(
+            made = terms.terms(
                 superlm,
                 {**frozen, **params},
                 batch,

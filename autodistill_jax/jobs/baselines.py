@@ -1,0 +1,82 @@
+"""Job `baselines`: the chosen Arch by other methods, from the same teacher and text."""
+
+
+import jax
+import numpy as np
+from etils import epath
+
+from autodistill_jax import sharding
+from autodistill_jax.arch import AXES, Arch, Space
+from autodistill_jax.jobs import workdir as common
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.training import train
+from autodistill_jax.model import extract, huggingface
+from autodistill_jax.train import checkpoint, log, objectives, terms
+
+# Those that distil nothing; all others are `twin` or in `objectives.RECIPES`.
+UNTRAINED = ("truncated", "scratch")
+NAMES = (*UNTRAINED, "twin", *objectives.RECIPES)
+
+
+def of(experiment: Experiment, baseline: str, arch: Arch) -> Experiment:
+    """The experiment of one baseline: a space of one Arch, its recipe, all else equal.
+
+    "twin" is the SuperLM's own objective on the Arch alone.
+
+    Raises:
+      UserError: the recipe does not fit the Arch.
+    """
+    values = {axis: (getattr(arch, axis),) for axis in AXES}
+    space = Space(**values, head_size=arch.head_size)
+    settings = experiment.config.distill.to_dict()
+    if baseline != "twin":
+        settings["terms"] = baseline
+    objective = objectives.objective(
+        settings, [space], experiment.teacher, experiment.objective.special
+    )
+    return experiment._replace(spaces={baseline: space}, objective=objective)
+
+
+def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -> None:
+    """Leaves students/<baseline>-<name>/, Hugging Face folders like the student's."""
+    found = common.read_json(workdir / "search" / "front.json", "search")
+    arch = common.arch_of(found["chosen"])
+    made = 0
+    for baseline in experiment.config.baselines:
+        folder = common.baseline_folder(workdir, baseline, arch)
+        # From scratch, each seed of the fine-tuning has random weights of its own.
+        if baseline == "scratch" or folder.exists():
+            continue
+        params = _params(experiment, workdir, baseline, arch, f"{stage} {baseline}")
+        teacher = experiment.teacher
+        huggingface.save(
+            folder,
+            arch,
+            teacher.sizes,
+            jax.tree.map(np.asarray, params),
+            teacher.folder,
+            teacher.pooling,
+            teacher.embeds,
+            f"# {arch.name}, {baseline}\n\nA baseline made by autodistill_jax from "
+            f"{experiment.config.teacher}.\n",
+            lambda folder: None,
+        )
+        log.say(f"{stage}: made {folder}")
+        made += 1
+    if not made:
+        log.say(f"{stage}: nothing left to do")
+
+
+def _params(experiment, workdir, baseline, arch, stage) -> dict:
+    if baseline == "truncated":
+        return extract.extract(
+            experiment.teacher.params, experiment.teacher.arch, arch
+        )
+    own = of(experiment, baseline, arch)
+    folder = common.superlm_folder(workdir, f"{baseline}-{arch.name}")
+    train(own, workdir, folder, own.spaces[baseline], f"baselines/{baseline}", stage)
+    state = checkpoint.restore_on(
+        checkpoint.manager(folder), sharding.replicated(experiment.mesh)
+    )
+    params = {**state["params"], **state["frozen"]}
+    return {k: v for k, v in params.items() if not k.startswith(terms.AUXILIARY)}

@@ -1,0 +1,119 @@
+"""How do student, baselines and teacher stand side by side on labelled tasks?"""
+
+import json
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax.jobs.workdir import task_folder
+
+LABELS = {
+    "teacher": "teacher",
+    "student": "student (out of the SuperLM)",
+    "twin": "twin (the same objective, this Arch alone)",
+    "truncated": "truncated (the teacher's slice, no distillation)",
+    "scratch": "from scratch (random weights)",
+    "autodistil": "AutoDistil's loss, this Arch alone",
+    "distilbert": "DistilBERT",
+    "tinybert": "TinyBERT (general stage)",
+    "minilm": "MiniLM",
+    "minilmv2": "MiniLMv2",
+}
+
+
+def read(settings: ConfigDict, folder: epath.Path) -> dict[str, dict[str, dict]]:
+    """The results there are on the config's tasks: {task: {model: result}}."""
+    made = {}
+    for name in settings.tasks:
+        results = (folder / task_folder(settings, name)).glob("*.json")
+        found = {path.stem: json.loads(path.read_text()) for path in results}
+        if found:
+            made[name.split("/")[-1]] = {m: found[m] for m in LABELS if m in found}
+    return made
+
+
+def side_by_side(tasks: dict[str, dict[str, dict]]) -> tuple[list, list]:
+    """(head, rows) of one table, a model a row: the dev score of each task with its
+    deviation over seeds, the mean over tasks, and what that retains of the teacher's.
+
+    Where a task has pairs with a similarity, the column before it is the Spearman of
+    the cosine of the embeddings, without any fine-tuning.
+    """
+    models = [m for m in LABELS if any(m in found for found in tasks.values())]
+    reference = {
+        task: found["teacher"]["score"]
+        for task, found in tasks.items()
+        if "teacher" in found
+    }
+    head, rows = ["model"], [[LABELS[model]] for model in models]
+    for task, found in tasks.items():
+        if any("similarity" in result for result in found.values()):
+            head.append(f"{task}, no fine-tuning (Spearman)")
+            for model, row in zip(models, rows):
+                value = found.get(model, {}).get("similarity")
+                row.append("" if value is None else f"{value:.3f}")
+        metric = next(iter(found.values()))["metric"].replace("_", " ")
+        head.append(f"{task} ({metric})")
+        for model, row in zip(models, rows):
+            row.append(_score(found[model]) if model in found else "")
+    head += ["mean", "of the teacher's"]
+    for model, row in zip(models, rows):
+        if all(model in found for found in tasks.values()):
+            scores = [found[model]["score"] for found in tasks.values()]
+            row.append(f"{np.mean(scores):.3f}")
+        else:
+            row.append("")
+        kept = [
+            tasks[task][model]["score"] / value
+            for task, value in reference.items()
+            if model in tasks[task] and value > 0
+        ]
+        # Over the same tasks for all, or it would not compare.
+        whole = bool(kept) and len(kept) == len(tasks)
+        row.append(f"{np.mean(kept):.1%}" if whole else "")
+    return head, rows
+
+
+def _score(result: dict) -> str:
+    told = f"{result['score']:.3f}"
+    if len(result.get("scores", ())) > 1:
+        told += f" ± {result['deviation']:.3f}"
+    if result["how"].startswith("frozen"):
+        told += " (frozen)"
+    for name, value in result.get("more", {}).items():
+        told += f" / {value:.3f} {name}"
+    return told
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def notes(tasks: dict[str, dict[str, dict]], words: dict | None) -> list[str]:
+    """What has to be known to read the table, a sentence or two each."""
+    results = [result for found in tasks.values() for result in found.values()]
+    seeds = sorted({len(result.get("scores", [0])) for result in results})
+    rows = ", ".join(
+        f"{task}: {one['train_rows']:,} training and {one['dev_rows']:,} dev rows"
+        for task, found in tasks.items()
+        for one in [next(iter(found.values()))]
+    )
+    told = [
+        f"{rows}. Best dev epoch; mean and deviation over "
+        f"{' or '.join(map(str, seeds))} seed(s)."
+    ]
+    if any(result["model"] not in ("teacher", "student") for result in results):
+        told.append(
+            "All students have the same Arch, teacher, text, steps, tokens and "
+            "fine-tuning; truncated and scratch see no text before it."
+        )
+    if words:
+        told.append(
+            "The teacher has no masked-word head: one, tied to its word embeddings "
+            f"({words['params']:,} parameters), was first trained on the frozen teacher, "
+            f"{words['steps']:,} steps ({words['tokens']:,} tokens) that no other "
+            f"method has; it names {words['accuracy']:.1%} of hidden held-out words."
+        )
+    return told

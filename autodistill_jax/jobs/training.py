@@ -1,0 +1,173 @@
+"""How is a SuperLM, or one network alone, trained in a workdir? One way for all jobs."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+from etils import epath
+
+from autodistill_jax import sharding
+from autodistill_jax.arch import Space
+from autodistill_jax.data import batches
+from autodistill_jax.jobs.experiment import Experiment, held_out, rows
+from autodistill_jax.jobs.workdir import write_json
+from autodistill_jax.model import extract
+from autodistill_jax.train import (
+    checkpoint,
+    fit,
+    head,
+    log,
+    optimizer,
+    sandwich,
+    terms,
+)
+
+
+def train(
+    experiment: Experiment,
+    workdir: epath.Path,
+    folder: Path,
+    space: Space,
+    name: str,
+    stage: str,
+) -> None:
+    """Trains the SuperLM of a space until `distill.steps`, or goes on with it.
+
+    Args:
+      folder: of its checkpoints.
+      name: under which its losses stand in metrics.jsonl ("distill", a baseline's).
+    """
+    settings = experiment.config.distill
+    kept = checkpoint.manager(folder)
+    start = kept.latest_step() or 0
+    if start >= settings.steps:
+        log.say(f"{stage}: the SuperLM is trained already ({start} steps)")
+        return
+    data = rows(experiment, workdir)["train"]
+    seed = experiment.config.seed
+    feed = batches.training(data, settings.batch_size, seed)
+    of_words = teacher_head(experiment, workdir, stage)
+    state, frozen, step, teacher_params = prepare(experiment, space, of_words)
+    if start:
+        state = checkpoint.restore(kept, {**state, "frozen": frozen})
+        frozen = state.pop("frozen")
+        log.say(f"{stage}: going on after step {start}")
+    else:
+        overview = parameter_overview.count_parameters({**frozen, **state["params"]})
+        trained = parameter_overview.count_parameters(state["params"])
+        count = len(space.grid())
+        what = f"for {count} sub-networks" if count > 1 else f"({space.grid()[0]})"
+        log.say(
+            f"{stage}: {'a SuperLM' if count > 1 else 'one network'} of {overview:,} "
+            f"parameters ({trained:,} trained) {what}; terms "
+            f"{'+'.join(experiment.objective.weights)}; "
+            f"{experiment.mesh.size} device(s); compiling ..."
+        )
+    writer = log.Writer(workdir, experiment.config.tensorboard)
+
+    def inputs(i):
+        archs = sandwich.archs(space, settings.random, seed, i)
+        return (
+            frozen,
+            teacher_params,
+            batches.put(feed[i], experiment.mesh),
+            sandwich.as_arrays(archs),
+            jax.random.fold_in(jax.random.key(seed), i),
+        )
+
+    fit.fit(
+        step,
+        state,
+        inputs,
+        settings.steps,
+        what=stage,
+        start=start,
+        # A checkpoint is the whole SuperLM, frozen parameters too.
+        save=lambda done, state: checkpoint.save(
+            kept, done, {**state, "frozen": frozen}
+        ),
+        save_every=settings.save_every,
+        tell=lambda done, values: writer.write(name, done, values),
+    )
+    kept.wait_until_finished()
+    log.say(f"{stage}: made {folder / str(settings.steps)}")
+
+
+def prepare(experiment: Experiment, space: Space, of_words: dict) -> tuple:
+    """(state, frozen parameters, step function, the teacher's parameters), on devices.
+
+    The SuperLM starts as the weights of `experiment.start`, truncated to its widths.
+    """
+    settings = experiment.config.distill
+    superlm = experiment.superlm(space)
+    there, params = experiment.start
+    sizes = experiment.teacher.sizes
+    params = extract.extract(params, there, superlm.arch) | terms.matcher(
+        experiment.objective,
+        superlm.arch.hidden,
+        experiment.teacher.arch.hidden,
+        of_words,
+        tied=not sizes.embedding,
+    )
+    everywhere = sharding.replicated(experiment.mesh)
+    params = jax.device_put({k: jnp.array(v) for k, v in params.items()}, everywhere)
+    frozen = {name: params.pop(name) for name in settings.freeze}
+    moves = optimizer.make(settings, settings.steps, extract.axes(superlm))
+    state = jax.device_put(
+        {"params": params, "optimizer": moves.init(params)}, everywhere
+    )
+    step = sandwich.make_step(
+        superlm, experiment.teacher_module(), experiment.objective, moves
+    )
+    teacher_params = jax.device_put(
+        {**experiment.teacher.params, **of_words}, everywhere
+    )
+    return state, frozen, step, teacher_params
+
+
+def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dict:
+    """The teacher's masked-word head where a term needs one, else nothing.
+
+    Its own if it came with one; else one is trained on the frozen teacher, kept in the
+    workdir, and what that took is written beside it (words.json).
+    """
+    if not experiment.objective.needs("words"):
+        return {}
+    if experiment.teacher.head is not None:
+        return experiment.teacher.head
+    path = workdir / "teacher" / "words.npz"
+    if path.exists():
+        with np.load(path) as kept:
+            return dict(kept)
+    settings = experiment.config.distill
+    data = rows(experiment, workdir)["train"]
+    what = f"{stage}: masked-word head"
+    log.say(f"{what}: the teacher has none; training one on the frozen teacher ...")
+    made, accuracy = head.train(
+        experiment.teacher_module(),
+        experiment.teacher.params,
+        batches.training(data, settings.batch_size, experiment.config.seed),
+        held_out(experiment, workdir)[0],
+        settings.to_dict(),
+        experiment.objective,
+        experiment.mesh,
+        experiment.config.seed,
+        what,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **made)
+    partial.replace(path)
+    report = {
+        "steps": settings.head_steps,
+        "tokens": settings.head_steps
+        * settings.batch_size
+        * experiment.config.data.length,
+        "params": parameter_overview.count_parameters(made),
+        "accuracy": accuracy,
+    }
+    write_json(path.with_suffix(".json"), report)
+    log.say(f"{what}: names {accuracy:.1%} of the hidden words of held-out text")
+    return made

@@ -1,0 +1,145 @@
+"""What is in a workdir, and whose is it? Where jobs meet on disk."""
+
+import dataclasses
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax.arch import Arch
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import fields
+
+# A workdir stays the same experiment whatever these are: the trained SuperLMs and the
+# proxies do not depend on them.
+_FREE = (
+    "budget.",
+    "latency.",
+    "search.arch",
+    "search.batch_size",
+    "search.proxy",
+    "search.tolerance",
+    "search.task",
+    "search.steps",
+    "search.learning_rate",
+    "rank.",
+    "baselines",
+    "finetune.",
+    "mesh.",
+    "tensorboard",
+    "distill.save_every",
+)
+
+
+def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
+    """The folder of this experiment; nothing is written yet (see `settle`).
+
+    Raises:
+      UserError: it holds another experiment (says which fields differ), or other files.
+    """
+    folder = epath.Path(workdir)
+    path = folder / "config.json"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a folder")
+    if path.exists():
+        a, b = fields.flat(plain(config)), fields.flat(json.loads(path.read_text()))
+        differ = [
+            f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
+            for key in sorted(a.keys() | b.keys())
+            if a.get(key) != b.get(key) and not key.startswith(_FREE)
+        ]
+        if differ:
+            raise UserError(
+                f"workdir {workdir} holds another experiment: {'; '.join(differ[:3])}"
+                f"{' ...' if len(differ) > 3 else ''}; use another --workdir"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"workdir {workdir} holds files, but no config.json of an experiment; "
+            "use another --workdir"
+        )
+    return folder
+
+
+def settle(config: ConfigDict, workdir: epath.Path) -> None:
+    """Makes the workdir this experiment's: from here on it can only go on.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        write_json(workdir / "config.json", plain(config))
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+
+
+def plain(config: ConfigDict) -> dict:
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def task_folder(settings: ConfigDict, task: str) -> str:
+    """Where a task's results go; a file of one's own by content and columns too."""
+    path = Path(task)
+    if not path.is_file():
+        return task
+    fields = ("text", "text_pair", "label", "metric", "dev_file")
+    told = repr([settings[name] for name in fields]).encode()
+    return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
+
+
+def superlm_folder(workdir: epath.Path, space: str) -> Path:
+    return Path(workdir) / "superlm" / space / "checkpoints"
+
+
+def baseline_folder(workdir: epath.Path, baseline: str, arch: Arch) -> Path:
+    """Of a baseline's student: its checkpoints are beside it until it is done."""
+    return Path(workdir) / "students" / f"{baseline}-{arch.name}"
+
+
+def arch_of(record: dict) -> Arch:
+    return Arch(**record)
+
+
+def record_of(arch: Arch) -> dict:
+    return dataclasses.asdict(arch)
+
+
+def asked_of(config: ConfigDict) -> dict:
+    """What the choice of an Arch depends on besides the trained SuperLM."""
+    return {key: plain(config)[key] for key in ("budget", "latency", "search")}
+
+
+def chosen_already(config: ConfigDict, workdir: epath.Path) -> Arch | None:
+    """The Arch that a search under this very budget chose, if there was one."""
+    path = workdir / "search" / "front.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return arch_of(found["chosen"]) if found["asked"] == asked_of(config) else None
+
+
+def trial_of(found: dict, arch: Arch) -> dict:
+    """The trial of an Arch in front.json."""
+    return next(t for t in found["trials"] if arch_of(t["arch"]) == arch)
+
+
+def read_json(path: epath.Path, needed: str) -> dict:
+    """A file another job leaves behind.
+
+    Raises:
+      UserError: it is not there: says which job to run first.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is not there; run the job {needed} first")
+    return json.loads(path.read_text())
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Whole or not at all: a stop in between leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,100 @@
+"""How does a teacher without a masked-word head get one? On its frozen body."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from autodistill_jax import losses, sharding
+from autodistill_jax.data import batches
+from autodistill_jax.model import words
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import fit, optimizer, terms
+from autodistill_jax.train.objectives import Objective
+
+
+def train(
+    module: Bert,
+    params: dict,
+    feed: Sequence[Mapping[str, np.ndarray]],
+    held_out: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    objective: Objective,
+    mesh: Mesh,
+    seed: int,
+    what: str,
+) -> tuple[dict[str, np.ndarray], float]:
+    """Trains a head tied to the teacher's word embeddings; the body stays as it is.
+
+    Args:
+      module, params: the teacher.
+      feed: training batches by step.
+      held_out: rows to judge it on.
+      settings: the distill section; `head_steps` steps of it.
+
+    Returns:
+      (the head's parameters, see `words.init`; the fraction of hidden words of the
+      held-out rows that it names right).
+    """
+    sizes = module.sizes
+    embeddings = params["embeddings_word"]
+    width = embeddings.shape[1]
+    steps = settings["head_steps"]
+    key = jax.random.key(seed)
+    head = words.init(key, module.arch.hidden, width, sizes.vocab)
+    moves = optimizer.make(settings, steps, {})
+    everywhere = sharding.replicated(mesh)
+    state = {"params": head, "optimizer": moves.init(head)}
+    state = jax.device_put(state, everywhere)
+    body = jax.device_put(params, everywhere)
+
+    def logits(head, body, batch):
+        out = module.apply({"params": body}, batch["ids"], batch["tokens"])
+        return words.logits(
+            head,
+            body["embeddings_word"],
+            jax.lax.stop_gradient(out.hidden),
+            batch["places"],
+            width,
+            sizes,
+            module.dtype,
+        )
+
+    @jax.jit
+    def step(state, body, batch, key):
+        batch = terms.shown(batch, objective, sizes.vocab, key)
+
+        def loss(head):
+            made = logits(head, body, batch)
+            each = losses.cross_entropy(made, batch["targets"])
+            return (each * batch["chosen"]).sum() / batch["chosen"].sum()
+
+        value, gradient = jax.value_and_grad(loss)(state["params"])
+        change, moments = moves.update(gradient, state["optimizer"], state["params"])
+        new = optax.apply_updates(state["params"], change)
+        return {"params": new, "optimizer": moments}, {"loss": value}
+
+    state = fit.fit(
+        step,
+        state,
+        lambda i: (body, batches.put(feed[i], mesh), jax.random.fold_in(key, i)),
+        steps,
+        what=what,
+    )
+
+    @jax.jit
+    def right(head, body, batch, key):
+        batch = terms.shown(batch, objective, sizes.vocab, key)
+        hit = logits(head, body, batch).argmax(axis=-1) == batch["targets"]
+        weight = batch["chosen"] * batch["rows"][:, None]
+        return jnp.stack([(hit * weight).sum(), weight.sum()])
+
+    counts = sum(
+        np.asarray(right(state["params"], body, batches.put(batch, mesh), key))
+        for batch in batches.evaluation(held_out, settings["batch_size"])
+    )
+    return jax.tree.map(np.asarray, state["params"]), float(counts[0] / counts[1])
