@@ -69,7 +69,7 @@ def parse(text: str, head_size: int) -> Arch:
     values = {}
     for part in filter(None, text.replace(" ", "").split(",")):
         key, _, value = part.partition("=")
-        # A number of more digits is a slip, and Python reads none of thousands.
+        # More than seven digits are a slip; of thousands int() itself would raise.
         number = re.fullmatch("0*[1-9][0-9]{0,6}", value, re.ASCII)
         if key not in (*AXES, "head_size") or key in values or not number:
             raise UserError(f"--arch has {part!r}; {needed}")
