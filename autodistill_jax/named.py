@@ -31,7 +31,7 @@ _CASED = Sizes(vocab=28996)
 # Its two first position embeddings stand for padding: 512 of 514 are of use.
 _ROBERTA = Sizes(vocab=50265, positions=512, types=1, norm_epsilon=1e-5)
 
-# Hub names -> what `huggingface.read_config` gives for them.
+# Hub names -> their Arch and Sizes, as far as `cost` reads them.
 TEACHERS = {
     "bert-base-uncased": (BERT_BASE, BERT_SIZES),
     "bert-large-uncased": (_BERT_LARGE, BERT_SIZES._replace(heads=16)),
