@@ -7,6 +7,8 @@ sub-network inside a SuperLM, under one trace. A `Space` is a finite grid of Arc
 import dataclasses
 import functools
 import itertools
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -59,18 +61,23 @@ def parse(text: str, head_size: int) -> Arch:
     """Reads `layers=3,hidden=192,ffn=768,heads=6`.
 
     `head_size=...` may stand beside them; without it the given one is used.
+
+    Raises:
+      UserError: a size that is missing, given twice, unknown or no number from 1 on.
     """
     needed = "needed: layers=3,hidden=192,heads=6,ffn=768 (head_size=... optional)"
-    values = {"head_size": head_size}
+    values = {}
     for part in filter(None, text.replace(" ", "").split(",")):
         key, _, value = part.partition("=")
-        if key not in (*AXES, "head_size") or not value.isdigit() or int(value) < 1:
+        # More than seven digits are a slip; of thousands int() itself would raise.
+        number = re.fullmatch("0*[1-9][0-9]{0,6}", value, re.ASCII)
+        if key not in (*AXES, "head_size") or key in values or not number:
             raise UserError(f"--arch has {part!r}; {needed}")
         values[key] = int(value)
     missing = [axis for axis in AXES if axis not in values]
     if missing:
         raise UserError(f"--arch={text} lacks {', '.join(missing)}; {needed}")
-    return Arch(**values)
+    return Arch(**{"head_size": head_size, **values})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,26 +118,21 @@ class Space:
 
     def grid(self) -> list[Arch]:
         """All Archs, smallest axis values first, each once."""
-        return list(_grid(self))
+        return list(_archs(self))
 
     def __contains__(self, arch: Arch) -> bool:
-        return arch in _grid(self)
+        return arch in _members(self)
 
-    def check(self, arch: Arch) -> Arch:
-        """`arch` itself, or an error that names the nearest Arch of the space."""
-        if arch not in self:
-            nearest = min(self.grid(), key=lambda other: _distance(arch, other))
-            raise UserError(
-                f"the Arch {arch} is outside the space; the nearest inside is {nearest}"
-            )
-        return arch
+    def nearest(self, arch: Arch) -> Arch:
+        """The Arch of the space whose sizes are closest, in ratios; its own if inside.
+
+        Heads count by their channels where `arch` has another head size.
+        """
+        return min(_archs(self), key=lambda other: _distance(arch, other))
 
     def envelope(self) -> Arch:
         """The smallest Arch that holds all others: the width of the SuperLM."""
-        return Arch(
-            *(max(getattr(arch, axis) for arch in self.grid()) for axis in AXES),
-            head_size=self.head_size,
-        )
+        return Arch(*_ranges(self)[1], head_size=self.head_size)
 
     def corners(self) -> list[Arch]:
         """The Archs at the ends of every axis (at most 16)."""
@@ -146,14 +148,15 @@ class Space:
 
     def largest(self) -> Arch:
         """By parameter count, as the first paper means it."""
-        return max(self.grid(), key=lambda arch: (cost(arch)["params"], arch))
+        return _by_params(self)[-1]
 
     def smallest(self) -> Arch:
-        return min(self.grid(), key=lambda arch: (cost(arch)["params"], arch))
+        return _by_params(self)[0]
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Arch]:
         """n Archs, uniform over the grid, drawn with replacement."""
-        return [self.grid()[i] for i in rng.integers(len(self.grid()), size=n)]
+        archs = _archs(self)
+        return [archs[i] for i in rng.integers(len(archs), size=n)]
 
     def sandwich(self, rng: np.random.Generator, n_random: int) -> list[Arch]:
         """The largest, the smallest and n random ones: a training step's Archs."""
@@ -161,12 +164,9 @@ class Space:
 
     def encode(self, arch: Arch) -> np.ndarray:
         """Coordinates in [0, 1], one an axis (0 where an axis has one value)."""
-        point = []
-        for axis in AXES:
-            values = [getattr(other, axis) for other in self.grid()]
-            low, high = min(values), max(values)
-            point.append((getattr(arch, axis) - low) / max(high - low, 1))
-        return np.asarray(point, np.float64)
+        low, high = np.asarray(_ranges(self), np.float64)
+        here = np.asarray([getattr(arch, axis) for axis in AXES], np.float64)
+        return (here - low) / np.maximum(high - low, 1)
 
     def within(
         self,
@@ -230,66 +230,35 @@ def kept_layers(depth: int, layers: int) -> tuple[int, ...]:
     return tuple(i * layers // depth for i in range(depth))
 
 
-# The last of four values an axis, of BERT-base's 12 layers, 768 wide, 12 heads: the
-# first paper's tiny, small and base sub-spaces (AutoDistil, table 1).
-_ANCHORS = np.array(
-    [
-        # layers, hidden, ffn ratio, heads
-        [7 / 12, 224 / 768, 3.5, 10 / 12],
-        [12 / 12, 352 / 768, 4.0, 10 / 12],
-        [12 / 12, 640 / 768, 4.0, 12 / 12],
-    ]
-)
-
-
-def partition(teacher: Arch, k: int) -> list[Space]:
-    """Cuts the Archs under a teacher into k compact sub-spaces, smallest first.
-
-    The heuristics of the first paper (AutoDistil, section 3.1): compact sub-spaces, four
-    neighbouring values an axis (at most 256 Archs), so that sub-networks that share
-    weights are alike; every width a fraction of the teacher's, in steps of a layer of
-    twelve, 1/24 of the hidden width, 1/8 of the ffn ratio, a head of twelve. BERT-base
-    with k=3 gives the paper's table; other k lie on the line between its three (ours).
-    """
-    if k < 1:
-        raise UserError(f"partition into {k} sub-spaces; it takes 1 or more")
-    spaces = []
-    fuller = teacher.ffn / teacher.hidden / 4  # 1 for BERT
-    positions = np.linspace(0, 2, k) if k > 1 else np.array([1.0])
-    for position in positions:
-        layers, hidden, ratio, heads = (
-            np.interp(position, (0, 1, 2), _ANCHORS[:, axis]) for axis in range(4)
-        )
-        spaces.append(
-            Space(
-                layers=_window(layers * teacher.layers, teacher.layers / 12),
-                hidden=_window(hidden * teacher.hidden, teacher.hidden / 24),
-                heads=_window(heads * teacher.heads, teacher.heads / 12),
-                ffn_ratio=tuple(
-                    fuller * (round(2 * ratio) / 2 - 0.5 * i) for i in range(3, -1, -1)
-                ),
-                head_size=teacher.head_size,
-            )
-        )
-    return spaces
-
-
-def _window(last: float, step: float) -> tuple[int, ...]:
-    """Four whole values, `step` (at least 1) apart, that end at `last`; none below 1."""
-    step = max(1, round(step))
-    last = max(1, round(last / step) * step)
-    return tuple(value for i in range(3, -1, -1) if (value := last - i * step) >= 1)
-
-
+# A training step asks for these: over a space of thousands of Archs, once is enough.
 @functools.lru_cache(maxsize=64)
-def _grid(space: Space) -> dict[Arch, None]:
+def _archs(space: Space) -> tuple[Arch, ...]:
     archs = set()
     for layers, hidden in itertools.product(space.layers, space.hidden):
         heads = space.heads or (hidden // space.head_size,)
         ffns = space.ffn or tuple(int(hidden * ratio) for ratio in space.ffn_ratio)
         for head, ffn in itertools.product(heads, ffns):
             archs.add(Arch(layers, hidden, head, ffn, space.head_size))
-    return dict.fromkeys(sorted(archs))
+    return tuple(sorted(archs))
+
+
+@functools.lru_cache(maxsize=64)
+def _members(space: Space) -> frozenset[Arch]:
+    return frozenset(_archs(space))
+
+
+@functools.lru_cache(maxsize=64)
+def _by_params(space: Space) -> tuple[Arch, Arch]:
+    """The Archs of the fewest and of the most parameters."""
+    order = [(cost(arch)["params"], arch) for arch in _archs(space)]
+    return min(order)[1], max(order)[1]
+
+
+@functools.lru_cache(maxsize=64)
+def _ranges(space: Space) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The least and the greatest value of each axis."""
+    sizes = [[getattr(arch, axis) for axis in AXES] for arch in _archs(space)]
+    return tuple(map(min, zip(*sizes))), tuple(map(max, zip(*sizes)))
 
 
 def _ends(values: tuple) -> tuple:
@@ -297,4 +266,9 @@ def _ends(values: tuple) -> tuple:
 
 
 def _distance(one: Arch, other: Arch) -> float:
-    return sum(abs(np.log(getattr(one, a) / getattr(other, a))) for a in AXES)
+    # Heads by their channels: twelve of 32 are as wide as six of 64.
+    scale = {"heads": one.head_size / other.head_size}
+    ratios = (
+        scale.get(axis, 1) * getattr(one, axis) / getattr(other, axis) for axis in AXES
+    )
+    return sum(abs(math.log(ratio)) for ratio in ratios)

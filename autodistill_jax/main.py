@@ -17,7 +17,7 @@ _JOBS = {
     "export": "the chosen sub-network -> a Hugging Face folder",
     "finetune": "student, same Arch from scratch and teacher on labelled tasks",
     "report": "report.html from what is in the workdir",
-    "cost": "params and FLOPs of one Arch, as JSON: --arch=layers=3,hidden=192,...",
+    "cost": "params and FLOPs of one Arch, as JSON: --arch=layers=3,... or --arch=minilm",
 }
 _USAGE = (
     "python -m autodistill_jax JOB --config=FILE.py[:preset] --workdir=DIR "
@@ -38,7 +38,9 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "workdir", None, "Where the experiment lives.", flag_values=values
     )
-    flags.DEFINE_string("arch", None, "For `cost`: one Arch.", flag_values=values)
+    flags.DEFINE_string(
+        "arch", None, "For `cost`: an Arch or its name.", flag_values=values
+    )
     return values
 
 

@@ -3,63 +3,66 @@
 import numpy as np
 import pytest
 
+from autodistill_jax import arch as arch_module
 from autodistill_jax.arch import (
+    AXES,
     BERT_BASE,
     Arch,
     Budget,
-    Sizes,
     Space,
     cost,
     front,
     kept_layers,
     parse,
-    partition,
 )
 from autodistill_jax.errors import UserError
+from autodistill_jax.named import ARCHS
+from autodistill_jax.spaces import AUTODISTIL, partition
 
-MINILM = Arch(6, 384, 12, 1536, 32)
-
-
-def test_paper_counts():
-    # Printed in AutoDistil's tables: BERT-base 109.48 M and 11.25 G, 6 x 768 66.96 M
-    # and 5.66 G.
-    base, half = cost(BERT_BASE), cost(Arch(6, 768, 12, 3072))
-    assert (base["params_paper"], base["flops_paper"]) == (109483008, 11249124864)
-    assert (half["params_paper"], half["flops_paper"]) == (66955776, 5662311936)
-
-
-def test_paper_counts_widths_relative_to_the_teachers_heads():
-    large, sizes = Arch(24, 1024, 16, 4096), Sizes(heads=16)
-    made = cost(large, sizes)
-    # All heads of a teacher are its whole width: the two counts all but agree.
-    assert abs(made["flops_paper"] / made["flops"] - 1) < 0.01
-
-
-def test_executed_counts_bert_base():
-    assert cost(BERT_BASE)["params"] == 109482240  # transformers' BertModel
-
-
-def test_executed_width_is_heads_times_head_size():
-    thin, wide = Arch(2, 64, 2, 128, 32), Arch(2, 64, 4, 128, 32)
-    n = 128
-    assert cost(wide)["params"] - cost(thin)["params"] == 2 * (3 * 65 + 64) * 64
-    assert cost(wide)["flops"] - cost(thin)["flops"] == 2 * (
-        4 * n * 64 * 64 + 2 * n * n * 64
-    )
+MINILM = ARCHS["minilm"]
 
 
 def test_partition_of_bert_base_is_the_papers_table():
-    tiny, small, base = partition(BERT_BASE, 3)
-    assert tiny == Space(
-        (4, 5, 6, 7), (128, 160, 192, 224), (7, 8, 9, 10), (), (2.0, 2.5, 3.0, 3.5)
-    )
-    assert small == Space(
-        (9, 10, 11, 12), (256, 288, 320, 352), (7, 8, 9, 10), (), (2.5, 3.0, 3.5, 4.0)
-    )
-    assert base == Space(
-        (9, 10, 11, 12), (544, 576, 608, 640), (9, 10, 11, 12), (), (2.5, 3.0, 3.5, 4.0)
-    )
-    assert [len(space.grid()) for space in (tiny, small, base)] == [256] * 3
+    assert partition(BERT_BASE, 3) == [AUTODISTIL[n] for n in ("tiny", "small", "base")]
+    # (min, max, step) of the table, both ends included.
+    for name, layers, hidden, ratio, heads in (
+        ("tiny", (4, 7, 1), (128, 224, 32), (2.0, 3.5, 0.5), (7, 10, 1)),
+        ("small", (9, 12, 1), (256, 352, 32), (2.5, 4.0, 0.5), (7, 10, 1)),
+        ("base", (9, 12, 1), (544, 640, 32), (2.5, 4.0, 0.5), (9, 12, 1)),
+    ):
+        space = AUTODISTIL[name]
+        for given, (low, high, step) in (
+            (space.layers, layers),
+            (space.hidden, hidden),
+            (space.ffn_ratio, ratio),
+            (space.heads, heads),
+        ):
+            assert given == tuple(np.arange(low, high + step, step))
+
+
+def test_sizes_of_the_papers_spaces():
+    sizes = {name: len(space.grid()) for name, space in AUTODISTIL.items()}
+    assert sizes == {
+        "tiny": 256,
+        "small": 256,
+        "base": 256,
+        "one_27": 27,
+        "one_864": 864,
+        "one_11232": 11232,
+    }
+    for name, space in AUTODISTIL.items():
+        big = space.envelope()
+        assert all(getattr(big, axis) <= getattr(BERT_BASE, axis) for axis in AXES)
+        assert big.head_size == 64
+    assert set(AUTODISTIL["one_864"].grid()) < set(AUTODISTIL["one_11232"].grid())
+    # The paper's students are each in one of its three.
+    for name, inside in (
+        ("agnostic", "small"),
+        ("proxy_base", "base"),
+        ("proxy_small", "small"),
+        ("proxy_tiny", "tiny"),
+    ):
+        assert ARCHS[name] in AUTODISTIL[inside]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -79,12 +82,21 @@ def test_partition_of_any_teacher_stays_under_it(teacher, k):
     assert sizes == sorted(sizes)
 
 
-def test_kept_layers():
-    assert kept_layers(4, 12) == (0, 3, 6, 9)
-    assert kept_layers(5, 12) == (0, 2, 4, 7, 9)
-    assert kept_layers(7, 12) == (0, 1, 3, 5, 6, 8, 10)
-    assert kept_layers(9, 12) == (0, 1, 2, 4, 5, 6, 8, 9, 10)
-    assert kept_layers(11, 12) == tuple(range(11))
+@pytest.mark.parametrize(
+    ("depth", "kept"),
+    [
+        (4, (0, 3, 6, 9)),
+        (5, (0, 2, 4, 7, 9)),
+        (6, (0, 2, 4, 6, 8, 10)),
+        (7, (0, 1, 3, 5, 6, 8, 10)),
+        (9, (0, 1, 2, 4, 5, 6, 8, 9, 10)),
+        (10, (0, 1, 2, 3, 4, 6, 7, 8, 9, 10)),
+        (11, tuple(range(11))),
+        (12, tuple(range(12))),
+    ],
+)
+def test_kept_layers(depth, kept):
+    assert kept_layers(depth, 12) == kept
 
 
 def test_space_basics():
@@ -108,9 +120,33 @@ def test_corners_are_the_ends_of_every_axis():
     assert {arch.hidden for arch in corners} == {128, 224}
 
 
-def test_check_names_the_nearest():
-    with pytest.raises(UserError, match="nearest inside is layers=4,hidden=128"):
-        partition(BERT_BASE, 3)[0].check(Arch(3, 128, 7, 256))
+def test_nearest():
+    tiny = AUTODISTIL["tiny"]
+    assert tiny.nearest(Arch(3, 128, 7, 256)) == Arch(4, 128, 7, 256)
+    assert tiny.nearest(ARCHS["proxy_tiny"]) == ARCHS["proxy_tiny"]
+    # Eighteen heads of 32 channels are as wide as nine of 64.
+    assert tiny.nearest(Arch(5, 192, 18, 576, 32)) == Arch(5, 192, 9, 576)
+
+
+def test_a_step_over_a_large_space_counts_nothing_again(monkeypatch):
+    space, rng = AUTODISTIL["one_11232"], np.random.default_rng(0)
+    assert space.largest() == Arch(6, 768, 12, 3072)
+    assert space.smallest() == Arch(1, 64, 1, 64)
+    monkeypatch.setattr(arch_module, "cost", None)
+    monkeypatch.setattr(Space, "grid", None)
+    first = space.sandwich(rng, 2)
+    assert first[:2] == [space.largest(), space.smallest()]
+    assert all(arch in space for arch in first)
+    point = space.encode(Arch(6, 416, 1, 64))
+    assert np.allclose(point, [1, (416 - 64) / 704, 0, 0])
+
+
+def test_sample_is_uniform_over_the_grid():
+    space = Space((1, 2), (64, 128), (1,), (), (1.0,))
+    drawn = space.sample(np.random.default_rng(0), 4000)
+    assert all(abs(drawn.count(arch) - 1000) < 150 for arch in space.grid())
+    space.grid().clear()  # A copy: the space stays whole.
+    assert len(space.grid()) == 4
 
 
 def test_budget_of_fractions_and_both_conventions():
@@ -155,26 +191,31 @@ def test_bad_spaces_and_budgets():
 
 
 def test_parse():
-    assert parse("layers=3,hidden=192,ffn=768,heads=6", 32) == Arch(3, 192, 6, 768, 32)
-    for text in ("layers=3", "layers=3,hidden=x,ffn=1,heads=1", "layer=3"):
-        with pytest.raises(UserError, match="layers=3,hidden=192"):
-            parse(text, 32)
+    text = "layers=3,hidden=192,ffn=768,heads=6"
+    assert parse(text, 32) == Arch(3, 192, 6, 768, 32)
+    assert parse(f" head_size=16, {text}", 32) == Arch(3, 192, 6, 768, 16)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layers=3",
+        "layers=3,hidden=x,ffn=1,heads=1",
+        "layer=3",
+        "layers=0,hidden=1,ffn=1,heads=1",
+        "layers=-1,hidden=1,ffn=1,heads=1",
+        "layers=1.5,hidden=1,ffn=1,heads=1",
+        "layers=²,hidden=1,ffn=1,heads=1",
+        "layers=1,layers=2,hidden=1,ffn=1,heads=1",
+        "layers=1,hidden=99999999,ffn=1,heads=1",
+        "",
+    ],
+)
+def test_parse_refuses(text):
+    with pytest.raises(UserError, match="layers=3,hidden=192"):
+        parse(text, 32)
 
 
 def test_front_is_what_nothing_beats():
     points = [(1, 5), (2, 3), (3, 3), (4, 1), (4, 1), (5, 2)]
     assert front(points) == [0, 1, 3]
-
-
-def test_executed_params_count_the_tree():
-    import jax
-
-    from autodistill_jax.model import extract
-    from autodistill_jax.model.bert import Bert
-
-    arch, sizes = Arch(2, 24, 3, 40, 8), Sizes(vocab=50, positions=10)
-    made = jax.eval_shape(
-        lambda key: extract.init(Bert(arch, sizes), key), jax.random.key(0)
-    )
-    count = sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(made))
-    assert count == cost(arch, sizes)["params"]

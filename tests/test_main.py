@@ -1,6 +1,5 @@
 """Is every mistake told in one line on stderr, with exit 2 and nothing written?"""
 
-import json
 import os
 import subprocess
 import sys
@@ -123,20 +122,37 @@ def test_a_job_before_its_turn_says_what_to_run(job, tmp_path, capfd):
     assert "first" in capfd.readouterr().err
 
 
-def test_cost_prints_one_json_object(capfd):
-    arch = "--arch=layers=3,hidden=192,ffn=768,heads=6"
-    assert main(["autodistill_jax", "cost", SMOKE, arch]) == 0
-    made = json.loads(capfd.readouterr().out)
-    assert list(made) == ["arch", "params", "flops", "params_paper", "flops_paper"]
-    assert made["params"] == 7330944 and isinstance(made["flops"], int)
-    assert main(["autodistill_jax", "cost", SMOKE]) == 2
-    assert main(["autodistill_jax", "cost", SMOKE, "--arch=layers=3"]) == 2
-    capfd.readouterr()
-    outside = "--arch=layers=99,hidden=192,ffn=768,heads=6"
-    assert main(["autodistill_jax", "cost", SMOKE, outside]) == 2
-    told = capfd.readouterr()
-    assert "outside the space; the nearest inside is layers=3" in told.err
-    assert not told.out
+BAD_COST = {
+    "no arch": ([], "--arch is missing; give --arch=layers=3,hidden=192"),
+    "empty arch": (["--arch="], "--arch is missing"),
+    "unknown name": (["--arch=enormous"], "known by name: agnostic, proxy_base"),
+    "missing size": (["--arch=layers=3"], "lacks hidden, heads, ffn; needed: layers=3"),
+    "no number": (["--arch=layers=three,hidden=1,heads=1,ffn=1"], "'layers=three'"),
+    "no layers": (["--arch=layers=0,hidden=1,heads=1,ffn=1"], "'layers=0'"),
+    "name and size": (["--arch=agnostic,layers=3"], "--arch has 'agnostic'"),
+    "unknown teacher": (
+        ["--arch=agnostic", "--config.teacher=some-bert"],
+        "some-bert is no folder",
+    ),
+    "too long": (
+        ["--arch=agnostic", "--config.data.length=1024"],
+        "data.length is 1024, more than the teacher's 512 positions",
+    ),
+    "bad space": (
+        ["--arch=agnostic", "--config.space.hidden=(100,)"],
+        "head_size 32 does not divide",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COST)
+def test_bad_input_of_cost(name, capfd):
+    more, expected = BAD_COST[name]
+    assert main(["autodistill_jax", "cost", SMOKE, *more]) == 2
+    out, err = capfd.readouterr()
+    told = err.strip().splitlines()
+    assert not out and len(told) == 1, err
+    assert told[0].startswith("autodistill_jax: ") and expected in told[0]
 
 
 def test_as_a_command():

@@ -1,36 +1,67 @@
 """Job `cost`: what does one Arch cost, before anything is trained?"""
 
 import json
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from autodistill_jax.arch import Space, parse
-from autodistill_jax.cost import cost
+from autodistill_jax import named
+from autodistill_jax.arch import Arch, Space
+from autodistill_jax.cost import Sizes, cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
 from autodistill_jax.model import huggingface
 from autodistill_jax.model.locate import locate
+from autodistill_jax.train import log
 
 
 def run(config: ConfigDict, text: str | None) -> None:
     """Prints {arch, params, flops, params_paper, flops_paper} on stdout.
 
     params and flops (multiply-adds) in the `executed` convention, flops for one text of
-    latency.length tokens; sizes of vocabulary and positions are the teacher's.
+    data.length tokens; sizes of vocabulary and positions are the teacher's. Any Arch
+    will do, by sizes or by name; one that is outside the space is told on stderr.
 
     Raises:
-      UserError: an Arch that is neither in the space nor the teacher's own.
+      UserError: an Arch that is neither; a text longer than the teacher's positions.
     """
     if not text:
         raise UserError(
-            "--arch is missing; give --arch=layers=3,hidden=192,heads=6,ffn=768"
+            "--arch is missing; give --arch=layers=3,hidden=192,heads=6,ffn=768 or a "
+            f"name: {', '.join(named.ARCHS)}"
         )
     fields.check(config)
-    teacher, sizes = huggingface.read_config(locate(config.teacher))
+    teacher, sizes = _teacher(config.teacher)
+    length = config.data.length
+    if length > sizes.positions:
+        raise UserError(
+            f"data.length is {length}, more than the teacher's {sizes.positions} "
+            "positions; give a shorter one"
+        )
     grid = config.space.to_dict()
     grid["head_size"] = grid["head_size"] or teacher.head_size
-    arch = parse(text, grid["head_size"])
-    if arch != teacher:
-        Space(**grid).check(arch)
-    made = cost(arch, sizes, config.latency.length)
-    print(json.dumps({"arch": str(arch), **made}))
+    space = Space(**grid)
+    arch = named.read(text, space.head_size)
+    told = _told(arch, space)
+    if arch not in space and arch != teacher:
+        log.say(
+            f"note: the Arch {told} is outside the space of the config; the nearest "
+            f"inside is {space.nearest(arch)}"
+        )
+    if named.by_name(text):
+        # The paper's students are counted relative to BERT-base's heads, as printed.
+        sizes = sizes._replace(heads=max(named.ARCHS["bert_base"].heads, arch.heads))
+    print(json.dumps({"arch": told, **cost(arch, sizes, length)}))
+
+
+def _teacher(name: str) -> tuple[Arch, Sizes]:
+    """A teacher's sizes; of one that all know, from no further than this package."""
+    if name in named.TEACHERS and not Path(name).is_dir():
+        return named.TEACHERS[name]
+    return huggingface.read_config(locate(name))
+
+
+def _told(arch: Arch, space: Space) -> str:
+    """As --arch takes it: with the head size where it is not the space's."""
+    other = arch.head_size != space.head_size
+    return f"{arch},head_size={arch.head_size}" if other else str(arch)
