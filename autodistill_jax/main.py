@@ -11,11 +11,13 @@ from ml_collections import config_flags
 from autodistill_jax.errors import UserError
 
 _JOBS = {
-    "run": "distill -> search -> export -> finetune -> report",
-    "distill": "train the SuperLM of the space from the teacher",
+    "run": "distill, search, export, baselines, finetune, rank, report",
+    "distill": "train the SuperLM of each space from the teacher",
     "search": "the sub-networks under the budget -> the front, and one chosen",
     "export": "the chosen sub-network -> a Hugging Face folder",
-    "finetune": "student, same Arch from scratch and teacher on labelled tasks",
+    "baselines": "the chosen Arch by other methods, from the same teacher and text",
+    "finetune": "student, baselines and teacher on labelled tasks -> one table",
+    "rank": "do the proxies order Archs as fine-tuning does? Kendall's tau",
     "report": "report.html from what is in the workdir",
     "cost": "params and FLOPs of one Arch, as JSON: --arch=layers=3,... or --arch=minilm",
 }

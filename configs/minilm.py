@@ -54,6 +54,9 @@ def get_config(preset: str = "") -> ConfigDict:
                 "ffn": (),
                 "ffn_ratio": (2.0, 4.0) if smoke else (2.0, 3.0, 4.0),
                 "head_size": 0,
+                # k > 0: k sub-spaces under the teacher instead, as AutoDistil cuts them
+                # (3: tiny, small, base), a SuperLM each; the grid above is () then.
+                "partition": 0,
             },
             # Upper bounds; 0.0: none. *_fraction: of the teacher's.
             "budget": {
@@ -74,14 +77,25 @@ def get_config(preset: str = "") -> ConfigDict:
                 "clip": 1.0,  # global norm of the summed gradient
                 # Sub-networks a step beside the largest and the smallest.
                 "random": 2,
-                # "auto": relation+pooled for a sentence-embedding teacher, relation
-                # for any other. Or relation, hidden, pooled, joined by "+".
+                # Where a SuperLM starts: "teacher" (its slice), "random", or the folder of
+                # a student (to distil it further: a space of its one Arch).
+                "start": "teacher",
+                # "auto": relation+10*pooled for a sentence-embedding teacher, relation
+                # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
+                # tinybert), or terms with weights: relation, hidden, cosine, pooled,
+                # attention, layers, logits, words, joined by "+".
                 "terms": "auto",
-                "relation_weight": 1.0,
-                "hidden_weight": 1.0,
-                "pooled_weight": 10.0,
                 "relation_form": "minilmv2",  # or "paper", "code"
-                "relation_heads": 12,
+                "relation_heads": 12,  # 0: as many as the teacher has heads
+                "relation_pairs": "qq+kk+vv",  # or "qk+vv", MiniLM's
+                # Words hidden from teacher and student ([MASK]): fraction of a text's,
+                # and how many at most. 0.0: none.
+                "hide": 0.0,
+                "hide_at_most": 20,
+                "temperature": 2.0,  # of the soft labels (the term logits)
+                # Steps of a masked-word head on the frozen teacher, where a term needs
+                # one and the teacher has none.
+                "head_steps": 5 if smoke else 300,
                 # Parameters that keep the teacher's values: the word embeddings, whose
                 # gradient costs much and brings nothing here.
                 "freeze": ("embeddings_word",),
@@ -90,7 +104,17 @@ def get_config(preset: str = "") -> ConfigDict:
                 "save_every": 100,  # steps
             },
             "search": {
-                # Held-out rows that the proxy (distillation loss) is taken on.
+                # What an Arch is judged by: agnostic (held-out distillation loss),
+                # similarity, hidden, pooled, relation_minilmv2, relation_paper,
+                # relation_code, or, with labels: proxy (a few steps on `task`), probe.
+                "proxy": "agnostic",
+                "task": "",  # for proxy and probe: a task as in finetune.tasks
+                "steps": 20 if smoke else 100,  # of proxy's fine-tuning
+                # The best trade-off: of the Archs whose proxy is within this of the
+                # lowest, the one with the fewest multiply-adds.
+                "tolerance": 0.0,
+                "arch": "",  # take this Arch: layers=3,hidden=192,heads=6,ffn=768
+                # Held-out rows that the proxy is taken on.
                 "rows": 64 if smoke else 1024,
                 "batch_size": 16 if smoke else 64,
             },
@@ -106,11 +130,17 @@ def get_config(preset: str = "") -> ConfigDict:
                 # Held-out pairs that similarities are compared on.
                 "pairs": 200 if smoke else 2000,
             },
+            # The chosen Arch by other methods as well, same text and steps: truncated,
+            # scratch, twin (the same terms on the Arch alone), autodistil, distilbert,
+            # tinybert, minilm, minilmv2.
+            "baselines": ("scratch",),
             "finetune": {
-                # "docs" (which package is this docstring from?), "sst2", "cola", "rte",
-                # "stsb" from glue_dir, or a .tsv or .jsonl file of your own.
+                # "docs" (which package is this docstring from?); of GLUE cola, sst2,
+                # mrpc, stsb, qqp, mnli, qnli, rte, wnli; or a .tsv or .jsonl file of
+                # your own.
                 "tasks": ("docs",),
-                # The original TSV folders: SST-2/, CoLA/, RTE/, STS-B/.
+                # The folder of the original TSV folders (SST-2/, CoLA/, ...); "": from
+                # tensorflow_datasets.
                 "glue_dir": "",
                 # For a file of your own: its columns (text_pair "" for none), the
                 # metric, and the dev file; "": a tenth of the rows.
@@ -130,11 +160,23 @@ def get_config(preset: str = "") -> ConfigDict:
                 "clip": 1.0,
                 "dropout": 0.1,
                 "dtype": "float32",
+                "seeds": 1,  # runs of each model: mean and deviation
+                "teacher_seeds": 1,
+                "predict": False,  # also write GLUE's submission files
                 "rows": 128 if smoke else 4096,  # training rows at most; 0: all
                 "dev_rows": 64 if smoke else 0,
                 # "frozen": a head on the teacher's embeddings; "full": fine-tuned like
                 # the student; "none".
                 "teacher": "frozen" if smoke else "full",
+            },
+            # Do the proxies order Archs as fine-tuning does? Archs drawn over the whole
+            # space, in bands of multiply-adds; 0: do not ask.
+            "rank": {
+                "archs": 0,
+                "bands": 3,
+                "task": "",
+                "seeds": 1,
+                "proxies": ("agnostic", "similarity", "hidden"),
             },
             # Devices that share a batch; -1: all there are.
             "mesh": {"data": -1},

@@ -1,12 +1,12 @@
 """Job `baselines`: the chosen Arch by other methods, from the same teacher and text."""
 
-
 import jax
 import numpy as np
 from etils import epath
 
 from autodistill_jax import sharding
 from autodistill_jax.arch import AXES, Arch, Space
+from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import train
@@ -16,6 +16,18 @@ from autodistill_jax.train import checkpoint, log, objectives, terms
 # Those that distil nothing; all others are `twin` or in `objectives.RECIPES`.
 UNTRAINED = ("truncated", "scratch")
 NAMES = (*UNTRAINED, "twin", *objectives.RECIPES)
+
+
+def check(experiment: Experiment) -> None:
+    """Raises UserError for a baseline that is not known, or that no Arch could have."""
+    narrowest = min(experiment.affordable, key=lambda arch: arch.heads)
+    for baseline in experiment.config.baselines:
+        if baseline not in NAMES:
+            raise UserError(
+                f"baselines has {baseline!r}; it must be some of {', '.join(NAMES)}"
+            )
+        if baseline not in UNTRAINED:
+            of(experiment, baseline, narrowest)
 
 
 def of(experiment: Experiment, baseline: str, arch: Arch) -> Experiment:
@@ -30,9 +42,12 @@ def of(experiment: Experiment, baseline: str, arch: Arch) -> Experiment:
     space = Space(**values, head_size=arch.head_size)
     settings = experiment.config.distill.to_dict()
     if baseline != "twin":
-        settings["terms"] = baseline
+        settings |= objectives.RECIPES[baseline]
+        # As many relation heads as there are channels, where those are fewer.
+        width = arch.heads * arch.head_size
+        settings["relation_heads"] = min(settings["relation_heads"], width)
     objective = objectives.objective(
-        settings, [space], experiment.teacher, experiment.objective.special
+        settings, [space], experiment.teacher, experiment.special
     )
     return experiment._replace(spaces={baseline: space}, objective=objective)
 
@@ -69,9 +84,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -
 
 def _params(experiment, workdir, baseline, arch, stage) -> dict:
     if baseline == "truncated":
-        return extract.extract(
-            experiment.teacher.params, experiment.teacher.arch, arch
-        )
+        return extract.extract(experiment.teacher.params, experiment.teacher.arch, arch)
     own = of(experiment, baseline, arch)
     folder = common.superlm_folder(workdir, f"{baseline}-{arch.name}")
     train(own, workdir, folder, own.spaces[baseline], f"baselines/{baseline}", stage)

@@ -10,6 +10,7 @@ from autodistill_jax.arch import Arch, Space
 from autodistill_jax.cost import Sizes, cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
+from autodistill_jax.jobs.experiment import spaces
 from autodistill_jax.model import huggingface
 from autodistill_jax.model.locate import locate
 from autodistill_jax.train import log
@@ -38,15 +39,13 @@ def run(config: ConfigDict, text: str | None) -> None:
             f"data.length is {length}, more than the teacher's {sizes.positions} "
             "positions; give a shorter one"
         )
-    grid = config.space.to_dict()
-    grid["head_size"] = grid["head_size"] or teacher.head_size
-    space = Space(**grid)
-    arch = named.read(text, space.head_size)
-    told = _told(arch, space)
-    if arch not in space and arch != teacher:
+    homes = list(spaces(config.space, teacher).values())
+    arch = named.read(text, homes[0].head_size)
+    told = _told(arch, homes[0])
+    if not any(arch in space for space in homes) and arch != teacher:
         log.say(
             f"note: the Arch {told} is outside the space of the config; the nearest "
-            f"inside is {space.nearest(arch)}"
+            f"inside is {homes[0].nearest(arch)}"
         )
     if named.by_name(text):
         # The paper's students are counted relative to BERT-base's heads, as printed.

@@ -9,8 +9,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from autodistill_jax import named as named_archs
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch, Space, parse
+from autodistill_jax.arch import Arch, Space
 from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost
 from autodistill_jax.data import text, tokens
@@ -34,6 +35,7 @@ class Experiment(NamedTuple):
     config: ConfigDict
     teacher: huggingface.Teacher
     tokenizer: Any
+    special: Any
     spaces: dict[str, Space]
     budget: Budget
     objective: objectives.Objective
@@ -117,6 +119,7 @@ def read(config: ConfigDict) -> Experiment:
         config,
         teacher,
         made,
+        special,
         named,
         Budget(**config.budget.to_dict()),
         objective,
@@ -179,12 +182,15 @@ def _affordable(experiment: Experiment) -> dict[Arch, str]:
     config = experiment.config
     if config.search.arch:
         head_size = next(iter(experiment.spaces.values())).head_size
-        arch = parse(config.search.arch, head_size)
-        homes = [name for name, s in experiment.spaces.items() if arch in s]
-        if not homes:
+        arch = named_archs.read(config.search.arch, head_size)
+        homes = experiment.grid()
+        if arch not in homes:
             first = next(iter(experiment.spaces.values()))
-            first.check(arch)
-        return {arch: homes[0]}
+            raise UserError(
+                f"search.arch: {arch} is outside the space; the nearest inside is "
+                f"{first.nearest(arch)}"
+            )
+        return {arch: homes[arch]}
     teacher = experiment.teacher
     made, refusals = {}, []
     for name, space in experiment.spaces.items():

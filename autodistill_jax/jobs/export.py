@@ -10,17 +10,17 @@ from etils import epath
 
 from autodistill_jax import losses, metrics
 from autodistill_jax.data import batches
-from autodistill_jax.jobs import experiment as common
+from autodistill_jax.jobs import workdir as common
+from autodistill_jax.jobs.experiment import Experiment, held_out, trained_superlm
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import log, sandwich
+from autodistill_jax.train.terms import AUXILIARY
 
 _TOLERANCE = 1e-4
 
 
-def run(
-    experiment: common.Experiment, workdir: epath.Path, stage: str = "export"
-) -> None:
+def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> None:
     """Leaves students/<name>/, checked by equal outputs, and its similarity.json."""
     found = common.read_json(workdir / "search" / "front.json", "search")
     arch = common.arch_of(found["chosen"])
@@ -28,15 +28,17 @@ def run(
     if (folder / "similarity.json").exists():
         log.say(f"{stage}: done already, {folder}")
         return
+    home = common.trial_of(found, arch)["space"]
+    space = experiment.spaces[home]
     weights = {
         name: value
-        for name, value in common.trained_superlm(experiment, workdir).items()
-        if not name.startswith("matcher_")
+        for name, value in trained_superlm(experiment, workdir, home).items()
+        if not name.startswith(AUXILIARY)
     }
-    student = extract.extract(weights, experiment.envelope, arch)
-    held_out = common.held_out(experiment, workdir)[1]
+    student = extract.extract(weights, experiment.envelope(space), arch)
+    judged_on = held_out(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
-    similarity = _similarities(experiment, held_out, arch, student)
+    similarity = _similarities(experiment, judged_on, arch, student)
     log.say(
         f"{stage}: agreement with the teacher's similarities: student "
         f"{similarity['student']:.3f}, the same slice before distillation "
@@ -44,8 +46,8 @@ def run(
     )
     if similarity["student"] <= similarity["truncated"]:
         log.say(f"{stage}: distillation did not help this student; train it longer")
-    sample = {name: value[:4] for name, value in held_out.items()}
-    inside = _inside(experiment, weights, arch, sample)
+    sample = {name: value[:4] for name, value in judged_on.items()}
+    inside = _inside(experiment, space, weights, arch, sample)
 
     def check(partial: Path) -> None:
         error = _difference(partial, arch, inside, sample)
@@ -108,9 +110,9 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     }
 
 
-def _inside(experiment, weights, arch, sample) -> np.ndarray:
+def _inside(experiment, space, weights, arch, sample) -> np.ndarray:
     """The sub-network's own output, inside the SuperLM."""
-    superlm = experiment.superlm().clone(dtype=jnp.float32, dropout=0.0)
+    superlm = experiment.superlm(space).clone(dtype=jnp.float32, dropout=0.0)
     one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
     out = jax.jit(
         lambda p, a: superlm.apply({"params": p}, sample["ids"], sample["tokens"], a)

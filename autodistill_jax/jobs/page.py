@@ -13,7 +13,7 @@ table { border-collapse: collapse; margin: .6rem 0; width: 100%; }
 th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #dde3e9;
   font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; }
-table.names th:nth-child(2), table.names td:nth-child(2) { text-align: left; } th { font-weight: 600; }
+th { font-weight: 600; }
 tr.chosen td { background: #fff4e0; } figure { margin: 1rem 0; }
 img { width: 100%; height: auto; } code { background: #f2f5f8; padding: 0 .25rem; }
 .wide { overflow-x: auto; }
@@ -40,10 +40,7 @@ def table(head: list[str], rows: list[list[str]], marks: list[bool] = ()) -> str
 
     marks = list(marks) or [False] * len(rows)
     body = "\n".join(line(row, "td", mark) for row, mark in zip(rows, marks))
-    kind = ' class="names"' if head[1] == "model" else ""
-    return (
-        f'<div class="wide"><table{kind}>\n{line(head, "th")}\n{body}\n</table></div>'
-    )
+    return f'<div class="wide"><table>\n{line(head, "th")}\n{body}\n</table></div>'
 
 
 def figure(rows: int, columns: int, size: tuple[float, float]):

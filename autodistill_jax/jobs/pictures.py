@@ -4,8 +4,8 @@ import html
 
 from autodistill_jax.arch import Arch
 from autodistill_jax.arch import front as pareto
-from autodistill_jax.jobs import experiment as common
 from autodistill_jax.jobs import page
+from autodistill_jax.jobs import workdir as common
 from autodistill_jax.train import sandwich
 
 _COLORS = {"largest": "#1f5f99", "smallest": "#5aa469", "random": "#a4aeb8"}
@@ -63,11 +63,11 @@ def front(found: dict, arch: Arch) -> str:
             "D",
             ms=8,
             color="#7a2f3a",
-            label="teacher (loss 0 by definition)",
+            label="teacher (0 by definition)",
             clip_on=False,
         )
         axes.set_xlabel(label)
-        axes.set_ylabel("held-out distillation loss")
+        axes.set_ylabel(f"proxy: {found['proxy']}")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
@@ -82,10 +82,11 @@ def front(found: dict, arch: Arch) -> str:
     )
 
 
-def losses(steps: list[dict], objective) -> str:
-    """The training losses of each role."""
+def losses(steps: list[dict], objective, space: str = "") -> str:
+    """The training losses of each role, of one of several spaces if it is named."""
+    of = f" of the SuperLM {html.escape(space)}" if space else ""
     if not steps:
-        return "<h2>Losses</h2>\n<p>Nothing in metrics.jsonl yet.</p>"
+        return f"<h2>Losses{of}</h2>\n<p>Nothing in metrics.jsonl yet.</p>"
     terms = [
         name.split("/")[1]
         for name in steps[0]
@@ -110,7 +111,7 @@ def losses(steps: list[dict], objective) -> str:
         f"{weight:g} x {term}" for term, weight in objective.weights.items()
     )
     return (
-        "<h2>Losses by role</h2>\n"
+        f"<h2>Losses by role{of}</h2>\n"
         + page.picture(
             drawn, "training losses of largest, smallest, random sub-networks"
         )

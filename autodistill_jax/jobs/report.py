@@ -8,8 +8,9 @@ from importlib import metadata
 from etils import epath
 
 from autodistill_jax import __version__
-from autodistill_jax.jobs import experiment as common
-from autodistill_jax.jobs import page, pictures
+from autodistill_jax.jobs import page, pictures, tables
+from autodistill_jax.jobs import workdir as common
+from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.train import log
 
 _DOCS = (
@@ -18,25 +19,31 @@ _DOCS = (
 )
 
 
-def run(
-    experiment: common.Experiment, workdir: epath.Path, stage: str = "report"
-) -> None:
+def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> None:
     """Writes report.html anew; parts whose job has not run yet say so."""
     found = common.read_json(workdir / "search" / "front.json", "search")
     arch = common.arch_of(found["chosen"])
     student = workdir / "students" / arch.name
-    similarity = None
-    if (student / "similarity.json").exists():
-        similarity = json.loads((student / "similarity.json").read_text())
-    tasks = _tasks(experiment, workdir / "finetune" / arch.name)
-    steps = log.read(workdir, "distill")
+
+    def there(path):
+        return json.loads(path.read_text()) if path.exists() else None
+
+    tasks = tables.read(experiment.config.finetune, workdir / "finetune" / arch.name)
+    names = list(experiment.spaces)
+    # One SuperLM's losses stand under the job's own name.
+    jobs = {"": "distill"} if len(names) == 1 else {n: f"distill/{n}" for n in names}
     body = "\n".join(
         [
             _head(experiment, found, arch, student),
             _costs(found, arch),
             pictures.front(found, arch),
-            _quality(similarity, tasks, arch),
-            pictures.losses(steps, experiment.objective),
+            _similarity(there(student / "similarity.json")),
+            _tasks(tasks, there(workdir / "teacher" / "words.json")),
+            _ranks(there(workdir / "search" / "rank.json"), found["proxy"]),
+            *(
+                pictures.losses(log.read(workdir, job), experiment.objective, name)
+                for name, job in jobs.items()
+            ),
             _trials(found, arch),
             _how(experiment, found),
         ]
@@ -44,18 +51,6 @@ def run(
     path = workdir / "report.html"
     path.write_text(page.whole(arch.name, body))
     log.say(f"{stage}: made {path}")
-
-
-def _tasks(experiment, folder: epath.Path) -> dict[str, dict[str, dict]]:
-    """The results there are on the config's tasks: {task: {model: result}}."""
-    settings = experiment.config.finetune
-    made = {}
-    for name in settings.tasks:
-        results = (folder / common.task_folder(settings, name)).glob("*.json")
-        found = {path.stem: json.loads(path.read_text()) for path in results}
-        if found:
-            made[name.split("/")[-1]] = found
-    return made
 
 
 def _head(experiment, found, arch, student) -> str:
@@ -124,71 +119,69 @@ def _latency_note(how) -> str:
     )
 
 
-def _quality(similarity, tasks, arch) -> str:
-    parts = ["<h2>What it keeps</h2>"]
-    if similarity is None:
-        parts.append("<p>Not exported yet: run the job <code>export</code>.</p>")
-    else:
-        rows = [
-            [name, f"{similarity[key]:.3f}", _below(similarity[key], 1.0)]
-            for name, key in (
-                ("teacher", "teacher"),
-                ("student", "student"),
-                ("the same slice of the teacher, before distillation", "truncated"),
-            )
-        ]
-        parts += [
-            "<h3>Text similarities that agree with the teacher's</h3>",
-            page.table(["", "Spearman", "against the teacher"], rows),
-            (
-                '<p class="note">Rank correlation of the cosine similarities of '
-                f"{similarity['pairs']:,} held-out pairs of texts with the teacher's own, "
-                f"seed {similarity['seed']}; no labels, no fine-tuning.</p>"
-            ),
-        ]
-    if not tasks:
-        parts.append("<p>Not fine-tuned yet: run the job <code>finetune</code>.</p>")
-        return "\n".join(parts)
-    labels = {
-        "teacher": "teacher",
-        "student": "student",
-        "scratch": "the same Arch from scratch",
-    }
-    rows = []
-    for task, models in tasks.items():
-        reference = models.get("teacher", {}).get("score")
-        for model, label in labels.items():
-            if model not in models:
-                continue
-            made = models[model]
-            rows.append(
-                [
-                    task,
-                    f"{label} ({made['how']})",
-                    made["metric"],
-                    f"{made['score']:.4f}",
-                    _below(made["score"], reference),
-                    f"{made['train_rows']:,} / {made['dev_rows']:,}",
-                ]
-            )
-    parts += [
-        "<h3>Labelled tasks</h3>",
-        page.table(
-            [
-                "task",
-                "model",
-                "metric",
-                "dev",
-                "against the teacher",
-                "train / dev rows",
-            ],
-            rows,
-        ),
-        '<p class="note">Best dev epoch, one seed.'
-        + (_DOCS if "docs" in tasks else ""),
-        "</p>",
+def _similarity(found: dict | None) -> str:
+    head = "<h2>What it keeps</h2>\n"
+    if found is None:
+        return head + "<p>Not exported yet: run the job <code>export</code>.</p>"
+    rows = [
+        [name, f"{found[key]:.3f}", _below(found[key], 1.0)]
+        for name, key in (
+            ("teacher", "teacher"),
+            ("student", "student"),
+            ("the same slice of the teacher, before distillation", "truncated"),
+        )
     ]
-    return "\n".join(parts)
+    return (
+        head
+        + "<h3>Text similarities that agree with the teacher's</h3>"
+        + page.table(["", "Spearman", "against the teacher"], rows)
+        + '<p class="note">Rank correlation of the cosine similarities of '
+        f"{found['pairs']:,} held-out pairs of texts with the teacher's own, "
+        f"seed {found['seed']}; no labels, no fine-tuning.</p>"
+    )
+
+
+def _tasks(tasks: dict, words: dict | None) -> str:
+    if not tasks:
+        return "<p>Not fine-tuned yet: run the job <code>finetune</code>.</p>"
+    told = " ".join(tables.notes(tasks, words)) + (_DOCS if "docs" in tasks else "")
+    return (
+        "<h3>Labelled tasks, dev score</h3>"
+        + page.table(*tables.side_by_side(tasks))
+        + f'<p class="note">{html.escape(told)}</p>'
+    )
+
+
+def _ranks(found: dict | None, chosen_by: str) -> str:
+    """How far the ranking can be trusted; nothing where it was not measured."""
+    if found is None:
+        return ""
+    rows = []
+    for name, scopes in found["table"].items():
+        row = [name]
+        for scope in ("overall", "within"):
+            one = scopes[scope]
+            low, high = one["interval"]
+            row.append(f"{one['tau']:.2f} [{low:.2f}, {high:.2f}]")
+            low, high = one["difference_interval"]
+            told = (
+                f"{one['verdict']} ({one['difference']:+.2f} [{low:+.2f}, {high:+.2f}])"
+            )
+            row.append(told if name != "flops" else "")
+        rows.append(row)
+    head = ["", "tau overall", "against FLOPs", "tau within bands", "against FLOPs"]
+    bands = 1 + max(one["band"] for one in found["archs"])
+    seeds = len(found["archs"][0]["quality"])
+    return (
+        "<h2>How far to trust the ranking</h2>\n"
+        + page.table(head, rows, [name == chosen_by for name in found["table"]])
+        + f'<p class="note">Kendall\'s tau with the dev score after fine-tuning on '
+        f"{html.escape(found['task'])} ({seeds} seed(s)) of {len(found['archs'])} Archs "
+        f"drawn over the whole space in {bands} bands of multiply-adds; within: only "
+        "pairs of the same band, where multiply-adds say little. In brackets 95 % "
+        "intervals by the bootstrap over Archs; differences are paired, and a tie where "
+        "their interval holds 0.</p>"
+    )
 
 
 def _measured(trial) -> str:
@@ -227,7 +220,7 @@ def _trials(found, arch) -> str:
         + page.table(
             [
                 "Arch",
-                "held-out loss",
+                f"proxy: {found['proxy']}",
                 "parameters",
                 "multiply-adds",
                 "latency (spread)",

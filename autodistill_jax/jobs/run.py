@@ -5,13 +5,17 @@ import time
 from ml_collections import ConfigDict
 
 from autodistill_jax.jobs import (
+    baselines,
     cost,
     distill,
     experiment,
     export,
     finetune,
+    judged,
+    rank,
     report,
     search,
+    workdir,
 )
 from autodistill_jax.train import log
 
@@ -19,12 +23,14 @@ _STAGES = {
     "distill": distill.run,
     "search": search.run,
     "export": export.run,
+    "baselines": baselines.run,
     "finetune": finetune.run,
+    "rank": rank.run,
     "report": report.run,
 }
 
 
-def job(name: str, config: ConfigDict, workdir: str | None, arch: str | None) -> None:
+def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> None:
     """Runs one job. Everything that can be refused is refused before it starts.
 
     Raises:
@@ -35,15 +41,19 @@ def job(name: str, config: ConfigDict, workdir: str | None, arch: str | None) ->
         return
     start = time.monotonic()
     made = experiment.read(config)
-    folder = experiment.open_workdir(config, workdir)
-    tasks = finetune.read(config, folder) if name in ("run", "finetune") else []
-    stages = list(_STAGES) if name == "run" else [name]
+    baselines.check(made)
+    home = workdir.open_workdir(config, folder)
+    stages = [stage for stage in _STAGES if name in ("run", stage)]
+    # Labelled rows are read, and refused, before anything is trained.
+    tasks = judged.tasks(made, home, stages)
+    if "finetune" in stages:
+        tasks["finetune"] = finetune.read(config, home, made.teacher.labels)
     if "distill" in stages:
-        experiment.rows(made, folder)
-    if (folder / "config.json").exists():
-        experiment.settle(config, folder)  # Some fields may differ from last time.
+        experiment.rows(made, home)
+    if (home / "config.json").exists():
+        workdir.settle(config, home)  # Some fields may differ from last time.
     for i, stage in enumerate(stages, 1):
         told = f"[{i}/{len(stages)} {stage}]" if name == "run" else stage
-        rest = (tasks,) if stage == "finetune" else ()
-        _STAGES[stage](made, folder, *rest, stage=told)
-    log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {folder}")
+        rest = (tasks[stage],) if stage in tasks else ()
+        _STAGES[stage](made, home, *rest, stage=told)
+    log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")

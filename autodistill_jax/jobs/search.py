@@ -7,29 +7,35 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import sharding
 from autodistill_jax.arch import Arch, front
-from autodistill_jax.data import batches
-from autodistill_jax.jobs.experiment import (
-    Experiment,
+from autodistill_jax.data.tasks import Task
+from autodistill_jax.jobs import judged
+from autodistill_jax.jobs.experiment import Experiment, trained_superlm
+from autodistill_jax.jobs.workdir import (
     asked_of,
     chosen_already,
-    held_out,
     record_of,
-    trained_superlm,
     write_json,
 )
 from autodistill_jax.latency import profile
 from autodistill_jax.model import extract
 from autodistill_jax.search import proxies, study
 from autodistill_jax.train import log
+from autodistill_jax.train.terms import AUXILIARY
 
 # Archs evaluated before their trials are recorded: what a stop can lose.
 _TOGETHER = 8
 
 
-def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> None:
+def run(
+    experiment: Experiment,
+    workdir: epath.Path,
+    task: Task | None = None,
+    stage: str = "search",
+) -> None:
     """Leaves search/study.db, trials.csv, latency.json and front.json.
+
+    task: that a labelled proxy needs.
 
     Under another budget than last time the proxies there are, and what is missing of
     them and of the latencies, make another choice.
@@ -39,8 +45,11 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
     if chosen_already(experiment.config, workdir):
         log.say(f"{stage}: done already, {folder / 'front.json'}")
         return
-    params = trained_superlm(experiment, workdir)
-    trials = _proxies(experiment, workdir, params, stage)
+    superlms = {
+        name: trained_superlm(experiment, workdir, name)
+        for name in sorted(set(experiment.affordable.values()))
+    }
+    trials = _proxies(experiment, workdir, superlms, task, stage)
     archs = list(trials)
     on_front = [
         archs[i] for i in front((trials[a]["flops"], trials[a]["proxy"]) for a in archs)
@@ -51,7 +60,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
     count = min(len(on_front), max(settings.at_most, 1))
     picks = sorted({round(i) for i in np.linspace(0, len(on_front) - 1, count)})
     timed = [on_front[i] for i in picks]
-    latencies = _latencies(experiment, folder, params, timed, stage)
+    latencies = _latencies(experiment, folder, superlms, timed, stage)
     timed = [arch for arch in on_front if str(arch) in latencies]
     for arch in timed:
         trials[arch]["latency_ms"] = latencies[str(arch)]["seconds"] * 1e3
@@ -72,12 +81,18 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
             "reason": reason,
             "front": [record_of(arch) for arch in on_front],
             "trials": [
-                {"arch": record_of(arch), **values, "on_front": arch in on_front}
+                {
+                    "arch": record_of(arch),
+                    "space": experiment.affordable[arch],
+                    **values,
+                    "on_front": arch in on_front,
+                }
                 for arch, values in table.items()
             ],
             "asked": asked,
             "teacher": {"arch": record_of(experiment.teacher.arch), **teacher},
-            "space": len(experiment.space.grid()),
+            "space": len(experiment.grid()),
+            "proxy": experiment.config.search.proxy,
             "latency": {
                 **profile.conditions(settings.batch, settings.length, settings.dtype),
                 "source": "measured",
@@ -88,41 +103,34 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "search") -> N
     log.say(f"{stage}: made {folder / 'front.json'}")
 
 
-def _proxies(experiment, workdir, params, stage) -> dict[Arch, dict]:
+def _proxies(experiment, workdir, superlms, task, stage) -> dict[Arch, dict]:
     """The trials under the budget; those in the study already are not run again."""
-    settings = experiment.config.search
-    made = study.open_study(workdir / "search", experiment.space)
-    there = study.trials(made, experiment.space.head_size)
+    spaces, name = experiment.spaces, experiment.config.search.proxy
+    made = study.open_study(workdir / "search", spaces, judged.study_name(experiment))
+    there = study.trials(made, next(iter(spaces.values())).head_size)
     missing = [arch for arch in experiment.affordable if arch not in there]
     log.say(
-        f"{stage}: {len(experiment.affordable)} of {len(experiment.space.grid())} "
-        f"sub-networks are under the budget, {len(missing)} to evaluate"
+        f"{stage}: {len(experiment.affordable)} of {len(experiment.grid())} "
+        f"sub-networks are under the budget, {len(missing)} to evaluate by {name!r}: "
+        f"{proxies.PROXIES[name]}"
     )
-    if missing:
-        chosen_on, _ = held_out(experiment, workdir)
-        proxy = proxies.superlm(
-            experiment.superlm(),
-            params,
-            experiment.teacher_module(),
-            jax.device_put(
-                experiment.teacher.params, sharding.replicated(experiment.mesh)
-            ),
-            [
-                batches.put(batch, experiment.mesh)
-                for batch in batches.evaluation(chosen_on, settings.batch_size)
-            ],
-            experiment.objective,
+    progress = log.Progress(f"{stage}: proxies", len(missing))
+    done = 0
+    for home, params in superlms.items():
+        archs = [arch for arch in missing if experiment.affordable[arch] == home]
+        if not archs:
+            continue
+        proxy = proxies.make(
+            name, judged.given(experiment, workdir, home, params, task)
         )
-        progress = log.Progress(f"{stage}: proxies", len(missing))
-        for start in range(0, len(missing), _TOGETHER):
-            made_now = proxy(missing[start : start + _TOGETHER])
-            for arch, terms in made_now.items():
-                total = terms.pop("total")
+        together = max(_TOGETHER, experiment.mesh.size)
+        for start in range(0, len(archs), together):
+            for arch, values in proxy(archs[start : start + together]).items():
                 flops = experiment.budget.counted(experiment.cost(arch))["flops"]
-                values = {"proxy": total, "flops": flops, **terms}
-                study.record(made, experiment.space, arch, values)
-            progress(start + len(made_now))
-    there = study.trials(made, experiment.space.head_size)
+                study.record(made, spaces, arch, {"flops": flops, **values})
+                done += 1
+            progress(done)
+    there = study.trials(made, next(iter(spaces.values())).head_size)
     return {
         # The study's FLOPs are those of the budget that it was made under.
         arch: there[arch]
@@ -131,7 +139,7 @@ def _proxies(experiment, workdir, params, stage) -> dict[Arch, dict]:
     }
 
 
-def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
+def _latencies(experiment, folder, superlms, archs, stage) -> dict[str, dict]:
     """Measured latencies of extracted students and the teacher, those of earlier
     searches under the same conditions too."""
     settings = experiment.config.latency
@@ -144,10 +152,16 @@ def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
         for name, value in table.items()
         if all(value[key] == how[key] for key in how)
     }
-    weights = {k: v for k, v in params.items() if not k.startswith("matcher_")}
     networks = {"teacher": (experiment.teacher.arch, experiment.teacher.params)}
     for arch in archs:
-        student = extract.extract(weights, experiment.envelope, arch)
+        home = experiment.affordable[arch]
+        weights = {
+            name: value
+            for name, value in superlms[home].items()
+            if not name.startswith(AUXILIARY)
+        }
+        envelope = experiment.envelope(experiment.spaces[home])
+        student = extract.extract(weights, envelope, arch)
         networks[str(arch)] = (arch, jax.tree.map(jnp.asarray, student))
     networks = {name: one for name, one in networks.items() if name not in table}
     if not networks:
@@ -175,9 +189,12 @@ def _latencies(experiment, folder, params, archs, stage) -> dict[str, dict]:
 
 
 def choose(experiment, trials, on_front, timed, teacher) -> tuple[Arch, str]:
-    """The best student and why: the lowest proxy that meets every bound.
+    """The best student and why, among those that meet every bound.
 
-    Where latency is bounded, only Archs whose latency was measured can be chosen.
+    The rule for the best trade-off: of the Archs whose proxy is within
+    `search.tolerance` of the lowest, the one with the fewest multiply-adds. With a
+    tolerance of 0 it is the lowest proxy. Where latency is bounded, only Archs whose
+    latency was measured can be chosen.
 
     Raises:
       UserError: none meets the latency bound: says what the nearest takes.
@@ -185,17 +202,25 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[Arch, str]:
     bounds = experiment.budget.bounds(teacher)
     limit = bounds.get("latency_ms")
     candidates = list(trials)
-    if limit is not None:
+    if limit is not None and not experiment.config.search.arch:
         candidates = [a for a in timed if trials[a]["latency_ms"] <= limit]
         if not candidates:
             raise experiment.budget.nothing_left(
                 {"latency_ms": limit}, {arch: trials[arch] for arch in timed}
             )
-    chosen = min(candidates, key=lambda arch: trials[arch]["proxy"])
+    tolerance = experiment.config.search.tolerance
+    lowest = min(trials[arch]["proxy"] for arch in candidates)
+    close = [a for a in candidates if trials[a]["proxy"] <= lowest + tolerance]
+    key = "proxy" if tolerance == 0 else "flops"
+    chosen = min(close, key=lambda arch: (trials[arch][key], trials[arch]["proxy"]))
+    if experiment.config.search.arch:
+        return chosen, (
+            f"the Arch that search.arch names (proxy {trials[chosen]['proxy']:.4f})"
+        )
     told = ", ".join(f"{key} <= {bound:.4g}" for key, bound in bounds.items())
     reason = (
-        f"the lowest held-out distillation loss ({trials[chosen]['proxy']:.4f}) of the "
-        f"{len(candidates)} sub-network{'s' if len(candidates) > 1 else ''} that "
+        f"{_rule(tolerance)} ({experiment.config.search.proxy} "
+        f"{trials[chosen]['proxy']:.4f}) of the {len(candidates)} sub-network{'s' if len(candidates) > 1 else ''} that "
         f"meet{'' if len(candidates) > 1 else 's'} the budget ({told or 'no bound'}; "
         f"{experiment.budget.convention} convention)"
     )
@@ -208,3 +233,9 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[Arch, str]:
     if limit is not None and trials[chosen]["latency_ms"] + near > limit:
         reason += "; its latency lies within its own spread of the bound"
     return chosen, reason
+
+
+def _rule(tolerance: float) -> str:
+    if tolerance == 0:
+        return "the lowest proxy"
+    return f"the fewest multiply-adds within {tolerance:g} of the lowest proxy"

@@ -100,10 +100,8 @@ def notes(tasks: dict[str, dict[str, dict]], words: dict | None) -> list[str]:
         for task, found in tasks.items()
         for one in [next(iter(found.values()))]
     )
-    told = [
-        f"{rows}. Best dev epoch; mean and deviation over "
-        f"{' or '.join(map(str, seeds))} seed(s)."
-    ]
+    counts = " or ".join(map(str, seeds))
+    told = [f"{rows}. Best dev epoch; mean and deviation over {counts} seed(s)."]
     if any(result["model"] not in ("teacher", "student") for result in results):
         told.append(
             "All students have the same Arch, teacher, text, steps, tokens and "

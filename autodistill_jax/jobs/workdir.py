@@ -24,7 +24,6 @@ _FREE = (
     "search.tolerance",
     "search.task",
     "search.steps",
-    "search.learning_rate",
     "rank.",
     "baselines",
     "finetune.",

@@ -1,55 +1,260 @@
-"""How good is an Arch, without fine-tuning it? `superlm`: by inherited weights."""
+"""How good is an Arch, without fine-tuning it to the end? Proxies by name.
+
+All but `proxy` and `probe` need no labels. A sub-network keeps the weights that it has
+in the SuperLM, and all Archs share one compiled program.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from autodistill_jax import losses, metrics, sharding
 from autodistill_jax.arch import Arch
+from autodistill_jax.data import batches
+from autodistill_jax.errors import UserError
 from autodistill_jax.model.bert import Bert
-from autodistill_jax.train import objectives
+from autodistill_jax.search.tuned import tuned
+from autodistill_jax.train import supervised, terms
+from autodistill_jax.train.objectives import Objective
 from autodistill_jax.train.sandwich import as_arrays
 
+# name -> what it is; lower is better for all of them.
+PROXIES = {
+    "agnostic": "held-out distillation loss, as trained (AutoDistil, section 3.3)",
+    "proxy": "1 - dev score after a few steps on a task (AutoDistil, section 3.3)",
+    "probe": "1 - dev score of a linear head on frozen embeddings of a task",
+    "similarity": "1 - Spearman of held-out texts' similarities with the teacher's",
+    "hidden": "1 - R2 of the teacher's hidden states, by ridge regression",
+    "pooled": "held-out 1 - cosine of texts' embeddings, by the trained matcher",
+    "relation_paper": "held-out relation loss, squared error of softmaxes",
+    "relation_code": "held-out relation loss, squared error of scores",
+    "relation_minilmv2": "held-out relation loss, KL of softmaxes",
+}
+LABELLED = ("proxy", "probe")
+Proxy = Callable[[Sequence[Arch]], dict[Arch, dict[str, float]]]
 
-def superlm(
-    module: Bert,
-    params: dict,
-    teacher: Bert,
-    teacher_params: dict,
-    batches: Sequence[Mapping[str, jax.Array]],
-    objective: objectives.Objective,
-) -> Callable[[Sequence[Arch]], dict[Arch, dict[str, float]]]:
-    """proxy(archs) -> the mean held-out distillation terms of these sub-networks.
 
-    The agnostic proxy of AutoDistil (section 3.3): sub-networks keep the weights that
-    they have in the SuperLM. All Archs share one compiled program; the teacher's targets
-    are made once a call, and only one batch of them is held at a time.
+class Given(NamedTuple):
+    """What proxies look at.
 
-    Args:
-      module, params: the SuperLM (with its matchers).
-      batches: held-out batches; `rows` marks the real ones.
+    module, params: the SuperLM (with its matchers). teacher, teacher_params: with its
+    masked-word head where the objective needs one. held_out: token rows. labelled: a
+    task's rows, for the LABELLED ones; tuning: settings of `tuned` for "proxy".
     """
-    of_teacher = jax.jit(lambda p, b: objectives.targets(teacher, p, b, objective))
+
+    module: Bert
+    params: dict
+    teacher: Bert
+    teacher_params: dict
+    held_out: Mapping[str, np.ndarray]
+    batch_size: int
+    objective: Objective
+    mesh: jax.sharding.Mesh
+    labelled: supervised.Rows | None = None
+    tuning: Mapping[str, Any] | None = None
+    seed: int = 0
+
+
+def check(name: str, field: str, weights: Mapping[str, float], task: str) -> None:
+    """Raises UserError if there is no such proxy, or it lacks what it needs."""
+    if name not in PROXIES:
+        raise UserError(f"{field} has {name!r}; it must be one of {', '.join(PROXIES)}")
+    if name == "pooled" and "pooled" not in weights:
+        raise UserError(
+            f"{field} has 'pooled', but distill.terms has no pooled term whose matcher "
+            "it could use; add the term or take another proxy, e.g. 'similarity'"
+        )
+    if name in LABELLED and not task:
+        raise UserError(
+            f"{field} has {name!r}, which needs a labelled task; set search.task, "
+            "e.g. 'stsb'"
+        )
+
+
+def make(name: str, given: Given) -> Proxy:
+    """proxy(archs) -> {arch: {"proxy": lower is better, and what else is known}}."""
+    if name == "proxy":
+        return _tuned(given)
+    if name in ("probe", "similarity", "hidden"):
+        return {"probe": _probe, "similarity": _similarity, "hidden": _hidden}[name](
+            given
+        )
+    objective = given.objective
+    if name == "pooled":
+        objective = objective._replace(weights={"pooled": 1.0})
+    elif name != "agnostic":
+        objective = objective._replace(
+            weights={"relation": 1.0}, relation_form=name.removeprefix("relation_")
+        )
+    return _loss(given._replace(objective=objective))
+
+
+def _loss(given: Given) -> Proxy:
+    """The mean held-out distillation terms; the teacher's targets are made once a call,
+    and only one batch of them is held at a time."""
+    module, objective = given.module, given.objective
+    vocab = module.sizes.vocab
+
+    # The same words are hidden for every Arch.
+    @jax.jit
+    def shown(batch, i):
+        key = jax.random.fold_in(jax.random.key(given.seed), i)
+        return dict(terms.shown(batch, objective, vocab, key))
+
+    of_teacher = jax.jit(lambda p, b: terms.targets(given.teacher, p, b, objective))
 
     @jax.jit
     def sums(params, batch, target, archs):
         arch = jax.tree.map(lambda x: x[0], archs)
-        made = objectives.terms(module, params, batch, target, objective, arch)
+        made = terms.terms(module, params, batch, target, objective, arch)
         return {name: (value * batch["rows"]).sum() for name, value in made.items()}
+
+    teacher_params = jax.device_put(
+        given.teacher_params, sharding.replicated(given.mesh)
+    )
 
     def proxy(archs):
         totals = {arch: [] for arch in archs}
-        for batch in batches:
+        count = 0.0
+        for i, rows in enumerate(batches.evaluation(given.held_out, given.batch_size)):
+            batch = shown(batches.put(rows, given.mesh), i)
             target = of_teacher(teacher_params, batch)
+            count += float(rows["rows"].sum())
             for arch in archs:
-                totals[arch].append(sums(params, batch, target, as_arrays([arch])))
-        rows = sum(float(batch["rows"].sum()) for batch in batches)
-        return {
-            arch: {
-                name: float(np.sum([part[name] for part in parts])) / rows
+                made = sums(given.params, batch, target, as_arrays([arch]))
+                totals[arch].append(made)
+        made = {}
+        for arch, parts in totals.items():
+            means = {
+                name: float(np.sum([part[name] for part in parts])) / count
                 for name in parts[0]
             }
-            for arch, parts in totals.items()
+            made[arch] = {"proxy": means.pop("total"), **means}
+        return made
+
+    return proxy
+
+
+def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
+    """outputs(arch) -> embeddings [rows, hidden], or hidden states of all real tokens
+    [tokens, hidden]; of the teacher where arch is None."""
+
+    def run(module, params, batch, archs):
+        arch = None if archs is None else jax.tree.map(lambda x: x[0], archs)
+        out = module.apply(
+            {"params": {k: v for k, v in params.items() if not k.startswith(_NOT)}},
+            batch["ids"],
+            batch["tokens"],
+            arch,
+            types=batch.get("types"),
+        )
+        if not pooled:
+            return out.hidden
+        return losses.pool(
+            out.hidden, out.pooler, batch["tokens"], given.objective.pooling
+        )
+
+    student = jax.jit(lambda p, b, a: run(given.module, p, b, a))
+    teacher = jax.jit(lambda p, b: run(given.teacher, p, b, None))
+    everywhere = sharding.replicated(given.mesh)
+
+    def outputs(arch=None):
+        made = []
+        for rows in batches.evaluation(side, given.batch_size):
+            batch = batches.put(rows, given.mesh)
+            if arch is None:
+                out = teacher(jax.device_put(given.teacher_params, everywhere), batch)
+            else:
+                out = student(given.params, batch, as_arrays([arch]))
+            out = np.asarray(out)[rows["rows"]]
+            made.append(out if pooled else out[rows["tokens"][rows["rows"]] > 0])
+        made = np.concatenate(made)
+        return made if arch is None else made[:, : arch.hidden]
+
+    return outputs
+
+
+_NOT = (terms.AUXILIARY, "words_", "head_")
+
+
+def _similarity(given: Given) -> Proxy:
+    outputs = _outputs(given, given.held_out, pooled=True)
+    count = len(given.held_out["ids"])
+    # Each text with its ten followers: pairs enough for a steady rank correlation.
+    pairs = [(i, (i + step) % count) for step in range(1, 11) for i in range(count)]
+    one, other = np.asarray(pairs).T
+
+    def cosines(embeddings):
+        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return (unit[one] * unit[other]).sum(axis=1)
+
+    reference = None
+
+    def proxy(archs):
+        nonlocal reference
+        if reference is None:
+            reference = cosines(outputs())
+        return {
+            arch: {"proxy": 1 - metrics.spearman(reference, cosines(outputs(arch)))}
+            for arch in archs
+        }
+
+    return proxy
+
+
+def _hidden(given: Given) -> Proxy:
+    from sklearn.linear_model import Ridge
+
+    outputs = _outputs(given, given.held_out, pooled=False)
+    wanted = None
+
+    def proxy(archs):
+        nonlocal wanted
+        if wanted is None:
+            wanted = outputs()
+        half = len(wanted) // 2
+        made = {}
+        for arch in archs:
+            states = outputs(arch)
+            line = Ridge(alpha=1.0).fit(states[:half], wanted[:half])
+            made[arch] = {"proxy": 1 - float(line.score(states[half:], wanted[half:]))}
+        return made
+
+    return proxy
+
+
+def _probe(given: Given) -> Proxy:
+    train = _outputs(given, given.labelled.train, pooled=True)
+    dev = _outputs(given, given.labelled.dev, pooled=True)
+
+    def proxy(archs):
+        return {
+            arch: {
+                "proxy": 1 - supervised.probe(train(arch), dev(arch), given.labelled)
+            }
+            for arch in archs
+        }
+
+    return proxy
+
+
+def _tuned(given: Given) -> Proxy:
+    run = tuned(
+        given.module,
+        given.params,
+        given.labelled,
+        given.tuning,
+        given.objective.pooling,
+        given.mesh,
+    )
+
+    def proxy(archs):
+        scores = run([(arch, given.seed) for arch in archs])
+        return {
+            arch: {"proxy": 1 - score, "score": score}
+            for arch, score in zip(archs, scores)
         }
 
     return proxy

@@ -10,24 +10,24 @@ from autodistill_jax.arch import AXES, Arch, Space
 from autodistill_jax.errors import UserError
 
 
-def open_study(folder: Path, space: Space):
-    """The study of this space, made if it is new; objectives proxy and FLOPs, both
-    small. optuna-dashboard opens its file.
+def open_study(folder: Path, spaces: Mapping[str, Space], name: str):
+    """The study of these spaces by the proxy of that name, made if it is new; objectives
+    proxy and FLOPs, both small. optuna-dashboard opens its file.
 
     Raises:
-      UserError: it holds another space (says which axis differs).
+      UserError: it holds other spaces (says which axis differs).
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        study_name="search",
+        study_name=name,
         storage=f"sqlite:///{folder / 'study.db'}",
         directions=["minimize", "minimize"],
         load_if_exists=True,
     )
-    ours = json.loads(json.dumps(_values(space)))
+    ours = json.loads(json.dumps(_values(spaces)))
     theirs = study.user_attrs.get("space")
     if theirs is None:
         study.set_user_attr("space", ours)
@@ -40,18 +40,21 @@ def open_study(folder: Path, space: Space):
     return study
 
 
-def _values(space: Space) -> dict[str, list[int]]:
-    values = {
-        axis: sorted({getattr(arch, axis) for arch in space.grid()}) for axis in AXES
+def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
+    grid = [arch for space in spaces.values() for arch in space.grid()]
+    return {
+        axis: sorted({getattr(arch, axis) for arch in grid})
+        for axis in (*AXES, "head_size")
     }
-    return values | {"head_size": [space.head_size]}
 
 
-def record(study, space: Space, arch: Arch, values: Mapping[str, float]) -> None:
+def record(
+    study, spaces: Mapping[str, Space], arch: Arch, values: Mapping[str, float]
+) -> None:
     """Adds a finished trial: `values` has proxy and flops; the rest are attributes."""
     import optuna
 
-    choices = _values(space)
+    choices = _values(spaces)
     study.add_trial(
         optuna.trial.create_trial(
             params={axis: getattr(arch, axis) for axis in AXES},

@@ -1,0 +1,95 @@
+"""What do proxies look at in an experiment? For `search` and for `rank`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from etils import epath
+
+from autodistill_jax.data.tasks import Task
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import labelled
+from autodistill_jax.jobs.experiment import Experiment, held_out
+from autodistill_jax.jobs.training import teacher_head
+from autodistill_jax.jobs.workdir import chosen_already, task_folder
+from autodistill_jax.search import proxies
+
+
+def tasks(
+    experiment: Experiment, workdir: epath.Path, stages: Sequence[str]
+) -> dict[str, Task | None]:
+    """{"search" and "rank", if among the stages: the task that it needs, None if none}.
+
+    Raises:
+      UserError: an unknown proxy, or a task that cannot be used.
+    """
+    config, weights = experiment.config, experiment.objective.weights
+    made: dict[str, Task | None] = {}
+    proxies.check(config.search.proxy, "search.proxy", weights, config.search.task)
+    if config.rank.archs and not config.rank.task:
+        raise UserError(
+            f"rank.archs is {config.rank.archs}, but rank.task is empty; name the task "
+            "that they are fine-tuned on, e.g. 'stsb'"
+        )
+    for name in config.rank.proxies:
+        proxies.check(name, "rank.proxies", weights, config.rank.task)
+    names = {
+        "search": config.search.task if config.search.proxy in proxies.LABELLED else "",
+        "rank": config.rank.task if config.rank.archs else "",
+    }
+    for stage, name in names.items():
+        if stage in stages:
+            made[stage] = None
+            done = stage == "search" and chosen_already(config, workdir)
+            if name and not done:
+                made[stage] = labelled.task(config, name, experiment.teacher.labels)
+    return made
+
+
+def given(
+    experiment: Experiment,
+    workdir: epath.Path,
+    space: str,
+    params: dict,
+    task: Task | None,
+) -> proxies.Given:
+    """For the SuperLM of one space, with a labelled task where a proxy needs one."""
+    settings = experiment.config.search
+    head = teacher_head(experiment, workdir, "search")
+    return proxies.Given(
+        experiment.superlm(experiment.spaces[space]).clone(dropout=0.0),
+        params,
+        experiment.teacher_module(),
+        {**experiment.teacher.params, **head},
+        held_out(experiment, workdir)[0],
+        settings.batch_size,
+        experiment.objective,
+        experiment.mesh,
+        None if task is None else labelled.rows(experiment, task),
+        tuning(experiment, settings.steps),
+        experiment.config.seed,
+    )
+
+
+def tuning(experiment: Experiment, steps: int) -> dict[str, Any]:
+    """The settings of fine-tuning inside a SuperLM, so many steps of it."""
+    return experiment.config.finetune.to_dict() | {"steps": steps}
+
+
+def tuned_module(experiment: Experiment, space: str):
+    """The SuperLM as fine-tuning runs it."""
+    settings = experiment.config.finetune
+    return experiment.superlm(experiment.spaces[space]).clone(
+        dropout=settings.dropout, dtype=jnp.dtype(settings.dtype)
+    )
+
+
+def study_name(experiment: Experiment) -> str:
+    """Trials compare only where the same thing was asked."""
+    settings = experiment.config.search
+    if settings.proxy not in proxies.LABELLED:
+        return settings.proxy
+    where = task_folder(experiment.config.finetune, settings.task)
+    rate = experiment.config.finetune.learning_rate
+    how = f"-{settings.steps}-{rate:g}" if settings.proxy == "proxy" else ""
+    return f"{settings.proxy}-{where}{how}"

@@ -1,0 +1,150 @@
+"""Job `rank`: do the proxies order Archs as fine-tuning does? Kendall's tau, measured."""
+
+import json
+
+import numpy as np
+from etils import epath
+
+from autodistill_jax.data.tasks import Task
+from autodistill_jax.jobs import judged, labelled
+from autodistill_jax.jobs import workdir as common
+from autodistill_jax.jobs.experiment import Experiment, trained_superlm
+from autodistill_jax.search import proxies, rank
+from autodistill_jax.search.tuned import tuned
+from autodistill_jax.train import log
+
+
+def run(
+    experiment: Experiment,
+    workdir: epath.Path,
+    task: Task | None = None,
+    stage: str = "rank",
+) -> None:
+    """Leaves search/rank.json: `rank.archs` Archs drawn over the whole space(s), evenly
+    over bands of multiply-adds, each fine-tuned on `rank.task`; every proxy's tau with
+    that quality, overall and within the bands, beside the multiply-adds' own.
+
+    The drawn Archs need not meet the budget: they are to stand for the space.
+    """
+    settings = experiment.config.rank
+    if not settings.archs:
+        log.say(f"{stage}: off (rank.archs is 0)")
+        return
+    path = workdir / "search" / "rank.json"
+    asked = _asked(experiment)
+    if path.exists() and json.loads(path.read_text())["asked"] == asked:
+        log.say(f"{stage}: done already, {path}")
+        return
+    grid = experiment.grid()
+    flops = {arch: experiment.cost(arch)["flops"] for arch in grid}
+    bands = rank.draw(flops, settings.archs, settings.bands, experiment.config.seed)
+    homes = {home: [a for a in bands if grid[a] == home] for home in experiment.spaces}
+    homes = {home: archs for home, archs in homes.items() if archs}
+    superlms = {home: trained_superlm(experiment, workdir, home) for home in homes}
+    rows = labelled.rows(experiment, task)
+    quality = _quality(experiment, workdir, homes, superlms, rows, stage)
+    scores: dict[str, dict] = {"flops": flops}
+    for name in settings.proxies:
+        log.say(f"{stage}: {name}: {proxies.PROXIES[name]} ...")
+        scores[name] = {}
+        for home, archs in homes.items():
+            given = judged.given(experiment, workdir, home, superlms[home], task)
+            for arch, values in proxies.make(name, given)(archs).items():
+                scores[name][arch] = -values["proxy"]  # More is better here.
+    archs = list(bands)
+    made = rank.table(
+        [np.mean(quality[arch]) for arch in archs],
+        {name: [values[arch] for arch in archs] for name, values in scores.items()},
+        [bands[arch] for arch in archs],
+    )
+    common.write_json(
+        path,
+        {
+            "asked": asked,
+            "task": task.name,
+            "metric": task.metric,
+            "table": made,
+            "archs": [
+                {
+                    "arch": common.record_of(arch),
+                    "band": bands[arch],
+                    "quality": quality[arch],
+                    **{name: float(values[arch]) for name, values in scores.items()},
+                }
+                for arch in archs
+            ],
+        },
+    )
+    for name, scopes in made.items():
+        told = ", ".join(
+            f"{scope} {one['tau']:.2f} [{one['interval'][0]:.2f}, "
+            f"{one['interval'][1]:.2f}]"
+            + (f" ({one['verdict']})" if name != "flops" else "")
+            for scope, one in scopes.items()
+        )
+        log.say(f"{stage}: tau of {name}: {told}")
+    log.say(f"{stage}: made {path}")
+
+
+def _asked(experiment: Experiment) -> dict:
+    """What the table depends on besides the trained SuperLM."""
+    config = common.plain(experiment.config)
+    settings = {
+        name: value
+        for name, value in config["finetune"].items()
+        if name not in ("tasks", "seeds", "teacher", "teacher_seeds", "predict")
+    }
+    keys = ("steps", "rows")
+    search = {key: config["search"][key] for key in keys}
+    return {"rank": config["rank"], "finetune": settings, "search": search}
+
+
+def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
+    """{Arch: the dev scores after fine-tuning, a seed each}; those there are are kept,
+    and written as they come."""
+    settings, config = experiment.config.rank, experiment.config
+    path = workdir / "search" / f"quality-{task_name(experiment)}.json"
+    asked = _asked(experiment)["finetune"]
+    kept = {}
+    if path.exists():
+        found = json.loads(path.read_text())
+        kept = found["quality"] if found["asked"] == asked else {}
+    an_epoch = len(rows.train["ids"]) // config.finetune.batch_size
+    tuning = judged.tuning(experiment, an_epoch * config.finetune.epochs)
+    progress = log.Progress(
+        f"{stage}: fine-tuning",
+        sum(len(archs) for archs in homes.values()) * settings.seeds,
+        every=0.0,
+    )
+    progress.first = done = sum(len(scores) for scores in kept.values())
+    for home, archs in homes.items():
+        run = tuned(
+            judged.tuned_module(experiment, home),
+            superlms[home],
+            rows,
+            tuning,
+            experiment.teacher.pooling,
+            experiment.mesh,
+        )
+        wanted = [
+            (arch, config.seed + i)
+            for arch in archs
+            for i in range(len(kept.get(str(arch), ())), settings.seeds)
+        ]
+        size = experiment.mesh.size
+        for start in range(0, len(wanted), size):
+            group = wanted[start : start + size]
+            for (arch, _), score in zip(group, run(group)):
+                kept.setdefault(str(arch), []).append(score)
+            common.write_json(path, {"asked": asked, "quality": kept})
+            done += len(group)
+            progress(done, f"{group[-1][0]}: {kept[str(group[-1][0])][-1]:.4f}")
+    return {
+        arch: kept[str(arch)][: settings.seeds]
+        for archs in homes.values()
+        for arch in archs
+    }
+
+
+def task_name(experiment: Experiment) -> str:
+    return common.task_folder(experiment.config.finetune, experiment.config.rank.task)

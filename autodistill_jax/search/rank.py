@@ -1,0 +1,103 @@
+"""How far can a proxy's ranking be trusted? Kendall's tau with what fine-tuning gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from autodistill_jax.arch import Arch
+
+_DRAWS = 2000
+
+
+def draw(
+    flops: Mapping[Arch, float], count: int, bands: int, seed: int
+) -> dict[Arch, int]:
+    """{Arch: its band}: `count` Archs over the whole space, evenly over bands of FLOPs.
+
+    The bands hold equally many Archs of the space; from each, Archs are drawn at random
+    without repetition (all of them where there are not enough).
+    """
+    rng = np.random.default_rng(seed)
+    ordered = sorted(flops, key=lambda arch: (flops[arch], arch))
+    made = {}
+    for band, part in enumerate(np.array_split(np.arange(len(ordered)), bands)):
+        wanted = count // bands + (band < count % bands)
+        picks = rng.permutation(part)[:wanted]
+        made |= {ordered[i]: band for i in sorted(picks)}
+    return made
+
+
+def tau(
+    one: Sequence[float], other: Sequence[float], same: np.ndarray | None = None
+) -> float:
+    """Kendall's tau-b, over the pairs that `same` [n, n] admits (all, if None).
+
+    0 where no pair is ordered on one of the sides.
+    """
+    signs = [np.sign(np.subtract.outer(x, x)) for x in map(np.asarray, (one, other))]
+    admitted = np.ones_like(signs[0]) if same is None else same
+    ordered = [(admitted * np.square(sign)).sum() for sign in signs]
+    if min(ordered) == 0:
+        return 0.0
+    return float((admitted * signs[0] * signs[1]).sum() / np.sqrt(np.prod(ordered)))
+
+
+def table(
+    quality: Sequence[float],
+    scores: Mapping[str, Sequence[float]],
+    bands: Sequence[int],
+    reference: str = "flops",
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """How well each score ranks Archs as their quality does.
+
+    Args:
+      quality: of each Arch after fine-tuning; more is better.
+      scores: {name: of each Arch}, signed so that more is better.
+      bands: of FLOPs, one an Arch.
+      reference: the score that the others are compared with.
+
+    Returns:
+      {name: {"overall" and "within" (pairs inside a band only): {"tau", "interval"
+      (95 %, percentile bootstrap over Archs), "difference" (to the reference's tau),
+      "difference_interval" (paired: the same draws), "verdict": "better", "worse" or
+      "tie" (the interval holds 0)}}}.
+    """
+    rng = np.random.default_rng(seed)
+    quality, bands = np.asarray(quality), np.asarray(bands)
+    draws = rng.integers(len(quality), size=(_DRAWS, len(quality)))
+    made: dict[str, dict[str, Any]] = {name: {} for name in scores}
+    for scope in ("overall", "within"):
+
+        def same(picks, scope=scope):
+            inside = np.equal.outer(bands[picks], bands[picks])
+            return inside.astype(float) if scope == "within" else None
+
+        whole = np.arange(len(quality))
+        masks = [same(picks) for picks in draws]
+        spread = {}
+        for name, values in scores.items():
+            values = np.asarray(values)
+            spread[name] = np.asarray(
+                [
+                    tau(values[picks], quality[picks], mask)
+                    for picks, mask in zip(draws, masks)
+                ]
+            )
+            made[name][scope] = {
+                "tau": tau(values, quality, same(whole)),
+                "interval": _interval(spread[name]),
+            }
+        for name in scores:
+            one = made[name][scope]
+            low, high = _interval(spread[name] - spread[reference])
+            one["difference"] = one["tau"] - made[reference][scope]["tau"]
+            one["difference_interval"] = (low, high)
+            one["verdict"] = "better" if low > 0 else "worse" if high < 0 else "tie"
+    return made
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)

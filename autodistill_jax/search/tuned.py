@@ -1,0 +1,103 @@
+"""What does an Arch score after fine-tuning inside its SuperLM? Many share one program."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from autodistill_jax.arch import Arch
+from autodistill_jax.data import batches
+from autodistill_jax.metrics import METRICS
+from autodistill_jax.model import extract
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import optimizer, supervised, terms
+from autodistill_jax.train.sandwich import as_arrays
+
+
+def tuned(
+    module: Bert,
+    params: dict,
+    rows: supervised.Rows,
+    settings: Mapping[str, Any],
+    pooling: str,
+    mesh: Mesh,
+) -> Callable[[Sequence[tuple[Arch, int]]], list[float]]:
+    """run([(arch, seed), ...]) -> the dev score of each after `settings["steps"]` steps.
+
+    Each candidate starts from the SuperLM's weights and trains only the channels and
+    layers of its own sub-network (the others get no gradient). Every device of the mesh
+    has a candidate of its own, with a copy of the parameters and whole batches: the
+    branches that it takes are its own, too.
+
+    Args:
+      module, params: the SuperLM; its dropout is in force.
+      settings: steps, batch_size, learning_rate, warmup, weight_decay, clip.
+    """
+    steps, batch_size = settings["steps"], settings["batch_size"]
+    moves = optimizer.make(settings, steps, extract.axes(module))
+    step = supervised.make_step(module, rows.classes, moves, pooling)
+    own = PartitionSpec("data")
+    there = NamedSharding(mesh, own)
+    encoder = {k: v for k, v in params.items() if not k.startswith(terms.AUXILIARY)}
+    encoder = jax.tree.map(np.asarray, encoder)
+
+    def each(fn):
+        """fn of one candidate -> the same of one a device, stacked."""
+
+        def inside(*args):
+            one = jax.tree.map(lambda x: x[0], args)
+            return jax.tree.map(lambda x: x[None], fn(*one))
+
+        mapped = jax.shard_map(
+            inside, mesh=mesh, in_specs=own, out_specs=own, check_vma=False
+        )
+        return mapped
+
+    train = jax.jit(each(lambda *args: step(*args)[0]), donate_argnums=0)
+    predict = jax.jit(each(lambda p, b, a: supervised.logits(module, p, b, pooling, a)))
+    begin = jax.jit(
+        each(lambda p: {"params": p, "optimizer": moves.init(p)}), donate_argnums=0
+    )
+
+    def together(candidates):
+        """As many candidates as there are devices."""
+        archs = jax.device_put(as_arrays([arch for arch, _ in candidates]), there)
+        feeds = [batches.training(rows.train, batch_size, s) for _, s in candidates]
+        keys = [jax.random.key(seed) for _, seed in candidates]
+        heads = [supervised.head(k, module.arch.hidden, rows.classes) for k in keys]
+        started = [{**encoder, **jax.tree.map(np.asarray, head)} for head in heads]
+        state = begin(jax.device_put(_stack(started), there))
+        for i in range(steps):
+            batch = jax.device_put(_stack([feed[i] for feed in feeds]), there)
+            now = jax.device_put(
+                jnp.stack([jax.random.fold_in(key, i) for key in keys]), there
+            )
+            state = train(state, batch, now, archs)
+        made = []
+        for batch in batches.evaluation(rows.dev, batch_size):
+            batch.pop("rows")
+            same = jax.device_put(_stack([batch] * len(candidates)), there)
+            made.append(np.asarray(predict(state["params"], same, archs)))
+        made = np.concatenate(made, axis=1)[:, : len(rows.dev["label"])]
+        return [
+            METRICS[rows.metric](rows.dev["label"], supervised.decide(one))
+            for one in made
+        ]
+
+    def run(candidates):
+        scores = []
+        for start in range(0, len(candidates), mesh.size):
+            group = list(candidates[start : start + mesh.size])
+            # A device left over trains the last one again.
+            full = group + [group[-1]] * (mesh.size - len(group))
+            scores += together(full)[: len(group)]
+        return scores
+
+    return run
+
+
+def _stack(trees: Sequence[Mapping]) -> dict[str, np.ndarray]:
+    return {name: np.stack([tree[name] for tree in trees]) for name in trees[0]}
