@@ -34,7 +34,10 @@ def find(name: str, asked: str, instead: str, download: bool):
         builder = tfds.builder(name, file_format="array_record", data_dir=folder)
         splits = builder.info.splits
     except Exception as error:
-        raise UserError(f"{asked} cannot be read: {_reason(error)}") from error
+        # Also where it was prepared as tfrecord, which only TensorFlow reads.
+        raise UserError(
+            f"{asked} cannot be read ({_reason(error)}); {instead}"
+        ) from error
     if not splits and not download:
         # Asking the network would take minutes of retries on a machine without one.
         raise UserError(
@@ -44,8 +47,8 @@ def find(name: str, asked: str, instead: str, download: bool):
     return builder
 
 
-def prepare(builder, asked: str) -> None:
-    """Fetches the data set where it is not on this machine yet.
+def prepare(builder, asked: str, instead: str) -> None:
+    """Fetches the data set of `find` where it is not on this machine yet.
 
     Raises:
       UserError: it cannot be fetched (after minutes of retries without a network).
@@ -56,7 +59,9 @@ def prepare(builder, asked: str) -> None:
         with _unpacking():
             builder.download_and_prepare()
     except Exception as error:
-        raise UserError(f"{asked} cannot be fetched: {_reason(error)}") from error
+        raise UserError(
+            f"{asked} cannot be fetched ({_reason(error)}); {instead}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -79,4 +84,4 @@ def _unpacking():
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

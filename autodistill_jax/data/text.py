@@ -201,9 +201,11 @@ def _blocks(text: str) -> Iterator[str]:
     yield "\n\n".join(block)
 
 
-def _builder(name: str, download: bool):
-    asked = f"data.source=tfds:{name}"
-    builder = stored.find(name, asked, "point data.source to files", download)
+def _builder(name: str, download: bool, fetch: bool = False):
+    asked, instead = f"data.source=tfds:{name}", "point data.source to files"
+    builder = stored.find(name, asked, instead, download)
+    if fetch:
+        stored.prepare(builder, asked, instead)
     if builder.info.splits and "text" not in builder.info.features:
         raise UserError(
             f"{asked} has no feature 'text', only {', '.join(builder.info.features)}"
@@ -212,8 +214,6 @@ def _builder(name: str, download: bool):
 
 
 def _tfds(name: str, download: bool) -> Iterator[str]:
-    builder = _builder(name, download)
-    stored.prepare(builder, f"data.source=tfds:{name}")
-    for example in builder.as_data_source(split="train"):
+    for example in _builder(name, download, True).as_data_source(split="train"):
         text = example["text"]
         yield text.decode() if isinstance(text, bytes) else str(text)
