@@ -100,7 +100,7 @@ def read(layout: Layout, root: str) -> tuple[dict[str, Side], tuple[str, ...]]:
     return sides, tuple(notes)
 
 
-def index(layout: Layout, label: str, path: Path, line: int) -> float:
+def _index(layout: Layout, label: str, path: Path, line: int) -> float:
     """A label's number.
 
     Raises:
@@ -144,7 +144,7 @@ def _paraphrases(layout: Layout, folder: Path):
             held_out = (first, second) in chosen
         side = dev if held_out else train
         side.texts.append(tuple(text))
-        side.labels.append(index(layout, label, path, line))
+        side.labels.append(_index(layout, label, path, line))
     if not train.texts or not dev.texts:
         raise UserError(
             f"{path} gives {len(train.texts)} training and {len(dev.texts)} dev rows "
@@ -169,7 +169,7 @@ def _labelled(layout: Layout, path: Path) -> tuple[Side, int]:
     for line, row in rows:
         if not broken or (row and row[-1]):
             side.texts.append(_text(row[:-1]))
-            side.labels.append(index(layout, row[-1], path, line))
+            side.labels.append(_index(layout, row[-1], path, line))
     return _some(side, path), len(rows) - len(side.texts)
 
 
