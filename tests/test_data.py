@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import DATA, needs_data
 
-from autodistill_jax.data import batches, docs, glue, tasks, text, tokens
+from autodistill_jax.data import batches, docs, tasks, text, tokens
 from autodistill_jax.errors import UserError
 
 
@@ -210,42 +210,6 @@ def test_batches_are_a_function_of_the_step():
         batches.training(rows, 11, seed=0)
 
 
-@needs_data
-def test_glue_folders():
-    sizes = {"sst2": (67349, 872), "cola": (8551, 1043), "rte": (2490, 277)}
-    for name, (train, dev) in (sizes | {"stsb": (5749, 1500)}).items():
-        task = glue.load(name, str(DATA / "glue"))
-        assert (len(task.train[0]), len(task.dev[0])) == (train, dev)
-    assert glue.load("cola", str(DATA / "glue")).dev[0][0] == (
-        "The sailors rode the breeze clear of the rocks."
-    )
-
-
-@pytest.fixture
-def sst2(tmp_path):
-    folder = tmp_path / "SST-2"
-    folder.mkdir()
-    for name in ("train.tsv", "dev.tsv"):
-        (folder / name).write_text('sentence\tlabel\na "good" one\t1\nbad\t0\n')
-    return folder
-
-
-def test_glue_refusals(sst2):
-    root = str(sst2.parent)
-    assert glue.load("sst2", root).train == (['a "good" one', "bad"], [1, 0])
-    (sst2 / "dev.tsv").write_text("sentence\tlabel\ngood\t1\nno label\n")
-    with pytest.raises(UserError, match=r"dev\.tsv, line 3: 1 columns, needed 2"):
-        glue.load("sst2", root)
-    (sst2 / "dev.tsv").write_text("sentence\tlabel\ngood\t2\n")
-    with pytest.raises(UserError, match=r"dev\.tsv, line 2: label '2' is none of 0, 1"):
-        glue.load("sst2", root)
-    (sst2 / "dev.tsv").unlink()
-    with pytest.raises(UserError, match=r"lacks dev\.tsv"):
-        glue.load("sst2", root)
-    with pytest.raises(UserError, match="glue_dir is empty"):
-        glue.load("sst2", "")
-
-
 def test_a_task_of_ones_own(tmp_path):
     path = tmp_path / "mine.tsv"
     rows = "\n".join(f"text {i}\t{'yes' if i % 3 else 'no'}" for i in range(60))
@@ -264,6 +228,9 @@ def test_a_task_of_ones_own(tmp_path):
     dev.write_text("body\tanswer\nt\tmaybe\nu\tyes\n")
     with pytest.raises(UserError, match=r"dev\.tsv, line 2: label 'maybe'"):
         tasks.own(str(path), str(dev), "body", "", "answer", "accuracy")
+    path.write_text("body\tanswer\n" + "a\tx\nb\ty\nc\tz\n" * 2)
+    with pytest.raises(UserError, match="has 3 labels, .* accuracy_f1 is for two"):
+        tasks.own(str(path), str(path), "body", "", "answer", "accuracy_f1")
     path.write_text("body\tanswer\n" + "text\tyes\n" * 40)
     with pytest.raises(UserError, match="the one label 'yes'"):
         tasks.own(str(path), str(path), "body", "", "answer", "accuracy")

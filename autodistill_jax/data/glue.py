@@ -1,70 +1,144 @@
-"""How do GLUE's original TSV folders read? Four tasks and their quirks."""
+"""What is a GLUE task? From a folder or tensorflow_datasets, and back as a submission."""
 
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from autodistill_jax.data import tasks
+import numpy as np
+
+from autodistill_jax.data import glue_files, stored, tasks
+from autodistill_jax.data.glue_files import LAYOUTS, Layout, Side
 from autodistill_jax.errors import UserError
 
-
-class _Layout(NamedTuple):
-    folder: str
-    columns: tuple  # texts, then the label; positions where there is no header
-    labels: tuple[str, ...]  # in order of their numbers; () for numbers
-    metric: str
-    header: bool = True
+NAMES = tuple(LAYOUTS)
 
 
-_TASKS = {
-    "sst2": _Layout("SST-2", ("sentence", "label"), ("0", "1"), "accuracy"),
-    "cola": _Layout("CoLA", (3, 1), ("0", "1"), "matthews", header=False),
-    "rte": _Layout(
-        "RTE",
-        ("sentence1", "sentence2", "label"),
-        ("entailment", "not_entailment"),
-        "accuracy",
-    ),
-    "stsb": _Layout(
-        "STS-B", ("sentence1", "sentence2", "score"), (), "pearson_spearman"
-    ),
-}
-NAMES = tuple(_TASKS)
+def load(
+    name: str,
+    root: str = "",
+    download: bool = False,
+    label_names: Sequence[str] | None = None,
+) -> tasks.Task:
+    """A GLUE task with its dev and test sides.
 
+    MNLI's `dev` is the matched side, `more` has the mismatched one. `tests` has a side
+    for each submission file, by its stem ("RTE", "MNLI-m", ...), as far as it is there.
 
-def load(name: str, root: str) -> tasks.Task:
-    """A GLUE task from its folder below `root`: train.tsv and dev.tsv.
+    Args:
+      name: of `NAMES`.
+      root: the folder that holds CoLA/, SST-2/ and so on, in GLUE's original TSVs; "":
+        tensorflow_datasets.
+      download: may tensorflow_datasets fetch a task that is not on this machine?
+      label_names: the classes of a teacher that was fine-tuned on the task, in the
+        order of its logits (`id2label` of its config.json); see `label_order`.
 
     Raises:
-      UserError: a file that is not there, a short row, a label outside the task's set
-        (file and line number).
+      UserError: a file that is not there or has no rows, a short row, a label outside
+        the task's set (file and line number), label names that half fit.
     """
-    layout = _TASKS[name]
-    if not root:
+    layout = LAYOUTS[name]
+    labels = label_order(layout.labels, label_names)
+    if layout.metric == "accuracy_f1" and labels != layout.labels:
         raise UserError(
-            f"finetune.tasks has {name!r}, but finetune.glue_dir is empty; "
-            f"set it to the folder that holds {layout.folder}/train.tsv and dev.tsv"
+            f"the teacher's config.json (id2label) orders the classes of {name} as "
+            f"{', '.join(labels)}, but F1 is of the last of {', '.join(layout.labels)}; "
+            "use a teacher with that order"
         )
-    folder = Path(root).expanduser() / layout.folder
-    missing = [f for f in ("train.tsv", "dev.tsv") if not (folder / f).is_file()]
-    if missing:
-        raise UserError(f"{folder} lacks {' and '.join(missing)}, needed for {name}")
-    splits = []
-    for file in ("train.tsv", "dev.tsv"):
-        path = folder / file
-        texts, labels = [], []
-        for line, row in tasks.tsv(path, list(layout.columns), layout.header):
-            *text, label = row
-            texts.append(text[0] if len(text) == 1 else tuple(text))
-            if not layout.labels:
-                labels.append(tasks.number_label(label, path, line))
-            elif label in layout.labels:
-                labels.append(layout.labels.index(label))
-            else:
-                raise UserError(
-                    f"{path}, line {line}: label {label!r} is none of "
-                    f"{', '.join(layout.labels)}"
-                )
-        splits.append((texts, labels))
+    if root:
+        sides, notes = glue_files.read(layout, root)
+    else:
+        sides, notes = _stored(name, layout, download), ()
+    if labels != layout.labels:
+        places = [labels.index(label) for label in layout.labels]
+        sides = {
+            stem: Side(side.texts, [places[label] for label in side.labels])
+            for stem, side in sides.items()
+        }
+    first, *others = layout.ends
+    keys = layout.submissions or (layout.folder,)
+    tests = {key: f"test{end}" for key, end in zip(keys, layout.ends, strict=True)}
     return tasks.Task(
-        name, *splits, max(len(layout.labels), 1), layout.metric, layout.labels
+        name,
+        tuple(sides["train"]),
+        tuple(sides[f"dev{first}"]),
+        max(len(labels), 1),
+        layout.metric,
+        labels,
+        {end.removeprefix("_"): tuple(sides[f"dev{end}"]) for end in others},
+        {key: sides[stem].texts for key, stem in tests.items() if stem in sides},
+        notes,
     )
+
+
+def label_order(labels: Sequence[str], said: Sequence[str] | None) -> tuple[str, ...]:
+    """The task's labels in the order that a teacher's config.json says.
+
+    The order is the teacher's where it names just the task's labels, in whatever case.
+    It is the task's own where the teacher says nothing, has another number of classes
+    or names none of the labels (LABEL_0, ...).
+
+    Raises:
+      UserError: the teacher names some of the labels, but not all.
+    """
+    known = {label.lower(): label for label in labels}
+    found = [name.strip().lower() for name in said or ()]
+    if len(found) != len(known) or not known.keys() & set(found):
+        return tuple(labels)
+    if set(found) != known.keys():
+        raise UserError(
+            f"the teacher's config.json (id2label) names the classes {', '.join(said)}, "
+            f"but the task's are {', '.join(labels)}; give each class its task's name "
+            "there, or all of them LABEL_0, LABEL_1, ... for the task's own order"
+        )
+    return tuple(known[name] for name in found)
+
+
+def submission(task: tasks.Task, key: str, predictions) -> str:
+    """The text of GLUE's submission file `<key>.tsv`: columns index and prediction.
+
+    Args:
+      task: of `load`.
+      key: of `task.tests`.
+      predictions: [rows of that side], numbers of classes in the order of
+        `task.labels`, or scores (STS-B: cut to 0..5, three decimals).
+    """
+    predictions = np.asarray(predictions)
+    if predictions.shape != (len(task.tests[key]),):
+        raise ValueError(f"{key}: {predictions.shape} for {len(task.tests[key])} rows")
+    if task.labels:
+        told = [task.labels[prediction] for prediction in predictions.astype(int)]
+    else:
+        told = [f"{score:.3f}" for score in np.clip(predictions, 0, 5)]
+    rows = (f"{i}\t{value}\n" for i, value in enumerate(told))
+    return "index\tprediction\n" + "".join(rows)
+
+
+def _stored(name: str, layout: Layout, download: bool) -> dict[str, Side]:
+    """The sides as tensorflow_datasets has them, by the stems of GLUE's files."""
+    asked = f"finetune.glue_dir is empty and glue/{name} of tensorflow_datasets"
+    instead = f"set finetune.glue_dir to the folder that holds {layout.folder}/"
+    builder = stored.find(f"glue/{name}", asked, instead, download)
+    stored.prepare(builder, asked, instead)
+    sides = {}
+    labelled = ["train", *(f"dev{end}" for end in layout.ends)]
+    for stem in (*labelled, *(f"test{end}" for end in layout.ends)):
+        split = stem.replace("dev", "validation")
+        if split not in builder.info.splits:
+            if stem in labelled:
+                raise UserError(f"{asked} lacks the split {split}; {instead}")
+            continue
+        source = builder.as_data_source(split=split)
+        # All at once takes half the time (MNLI: 13 s); they are stored shuffled, and
+        # `idx` is the place in GLUE's file.
+        rows = sorted(
+            source.__getitems__(range(len(source))), key=lambda row: row["idx"]
+        )
+        texts = [
+            tuple(row[feature].decode() for feature in layout.features or layout.texts)
+            for row in rows
+        ]
+        # tfds numbers the labels as `layout.labels` does.
+        number = int if layout.labels else float
+        sides[stem] = Side(
+            [pair[0] if len(pair) == 1 else pair for pair in texts],
+            [number(row["label"]) for row in rows] if stem in labelled else [],
+        )
+    return sides

@@ -2,7 +2,9 @@
 
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from autodistill_jax.errors import UserError
@@ -15,7 +17,8 @@ class Task(NamedTuple):
     """A labelled task: texts (or pairs of texts) and labels for training and dev.
 
     Labels are whole numbers below `classes`, or floats where `classes` is 1
-    (regression). `metric` is a name in `metrics.METRICS`; more is better.
+    (regression). `metric` is a name in `metrics.METRICS`; more is better. `tests` are
+    texts without labels, in the order of their file: their index is their place.
     """
 
     name: str
@@ -24,6 +27,9 @@ class Task(NamedTuple):
     classes: int
     metric: str
     labels: tuple[str, ...] = ()  # names of the classes
+    more: Mapping[str, tuple[list[Text], list[float]]] = MappingProxyType({})  # dev
+    tests: Mapping[str, list[Text]] = MappingProxyType({})  # submission's stem: texts
+    notes: tuple[str, ...] = ()  # what the user should hear about how it was read
 
 
 def own(
@@ -66,6 +72,11 @@ def own(
         if classes < 2:
             raise UserError(
                 f"{path} has the one label {names[0]!r}; {metric} needs two or more"
+            )
+        if metric == "accuracy_f1" and classes > 2:
+            raise UserError(
+                f"{path} has {classes} labels, but finetune.metric accuracy_f1 is for "
+                "two (F1 of the second, in the order of the alphabet); use accuracy"
             )
 
     def split(rows, where):
@@ -115,11 +126,15 @@ def _read(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
 
 
 def tsv(
-    path: Path, columns: list[str | int], header: bool = True
+    path: Path,
+    columns: Sequence[str | int],
+    header: bool = True,
+    short: bool = False,
 ) -> list[tuple[int, list[str]]]:
     """Rows of a tab-separated file, [(line number, the columns asked for)].
 
     Quotes are text: GLUE's files are not CSV. Without a header, columns are positions.
+    A row with too few columns is refused, or with `short` comes as (line number, []).
     """
     lines = list(_lines(path))
     if not lines:
@@ -140,10 +155,13 @@ def tsv(
     for number, line in lines:
         cells = line.split("\t")
         # Some rows of STS-B have more cells than the header; none may have fewer.
-        if len(cells) < width:
+        if len(cells) < width and not short:
             raise UserError(
                 f"{path}, line {number}: {len(cells)} columns, needed {width}"
             )
+        if len(cells) < width:
+            rows.append((number, []))
+            continue
         rows.append((number, [cells[place].strip() for place in places]))
     return rows
 

@@ -3,7 +3,6 @@
 import glob
 import html
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autodistill_jax.data import docs, tokens
+from autodistill_jax.data import docs, stored, tokens
 from autodistill_jax.errors import UserError
 
 # Rows enough to choose an Arch on and to compare 2,000 further pairs.
@@ -202,35 +201,19 @@ def _blocks(text: str) -> Iterator[str]:
     yield "\n\n".join(block)
 
 
-def _builder(name: str, download: bool):
-    import tensorflow_datasets as tfds  # Slow to import; few need it.
-
-    try:
-        # tfds reads its variable when it is imported; here it may be set later.
-        folder = os.environ.get("TFDS_DATA_DIR")
-        builder = tfds.builder(name, file_format="array_record", data_dir=folder)
-        splits = builder.info.splits
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"data.source=tfds:{name} cannot be read: {reason}") from error
-    if not splits and not download:
-        # Asking the network would take minutes of retries on a machine without one.
+def _builder(name: str, download: bool, fetch: bool = False):
+    asked, instead = f"data.source=tfds:{name}", "point data.source to files"
+    builder = stored.find(name, asked, instead, download)
+    if fetch:
+        stored.prepare(builder, asked, instead)
+    if builder.info.splits and "text" not in builder.info.features:
         raise UserError(
-            f"data.source=tfds:{name} is not prepared on this machine; add "
-            "--config.data.download=True to fetch it, or point data.source to files"
-        )
-    if splits and "text" not in builder.info.features:
-        raise UserError(
-            f"data.source=tfds:{name} has no feature 'text', only "
-            f"{', '.join(builder.info.features)}"
+            f"{asked} has no feature 'text', only {', '.join(builder.info.features)}"
         )
     return builder
 
 
 def _tfds(name: str, download: bool) -> Iterator[str]:
-    builder = _builder(name, download)
-    if not builder.info.splits:
-        builder.download_and_prepare()
-    for example in builder.as_data_source(split="train"):
+    for example in _builder(name, download, True).as_data_source(split="train"):
         text = example["text"]
         yield text.decode() if isinstance(text, bytes) else str(text)

@@ -1,0 +1,189 @@
+"""How do GLUE's original TSV folders read? Nine tasks and their quirks."""
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from autodistill_jax.data import tasks
+from autodistill_jax.errors import UserError
+
+
+class Layout(NamedTuple):
+    """Where a task's texts and labels stand, in its files and in tensorflow_datasets."""
+
+    folder: str
+    texts: tuple[str, ...]  # columns: one text, or a pair
+    label: str  # column
+    labels: tuple[str, ...]  # in order of their numbers; () for numbers
+    metric: str
+    features: tuple[str, ...] = ()  # tensorflow_datasets' names, where they differ
+    ends: tuple[str, ...] = ("",)  # of the stems of its dev and test sides
+    submissions: tuple[str, ...] = ()  # stems of GLUE's files; (): the folder's name
+
+
+class Side(NamedTuple):
+    """Texts, and the numbers of their labels (none for a test side)."""
+
+    texts: list[tasks.Text]
+    labels: list[float]
+
+
+_PAIR = ("sentence1", "sentence2")
+_BINARY = ("0", "1")
+_ENTAILMENT = ("entailment", "not_entailment")
+
+LAYOUTS = {
+    "sst2": Layout("SST-2", ("sentence",), "label", _BINARY, "accuracy"),
+    "cola": Layout("CoLA", ("sentence",), "label", _BINARY, "matthews"),
+    "mrpc": Layout(
+        "MRPC", ("#1 String", "#2 String"), "Quality", _BINARY, "accuracy_f1", _PAIR
+    ),
+    "stsb": Layout("STS-B", _PAIR, "score", (), "pearson_spearman"),
+    "qqp": Layout(
+        "QQP", ("question1", "question2"), "is_duplicate", _BINARY, "accuracy_f1"
+    ),
+    "mnli": Layout(
+        "MNLI",
+        _PAIR,
+        "gold_label",
+        ("entailment", "neutral", "contradiction"),
+        "accuracy",
+        ("premise", "hypothesis"),
+        ("_matched", "_mismatched"),
+        ("MNLI-m", "MNLI-mm"),
+    ),
+    "qnli": Layout("QNLI", ("question", "sentence"), "label", _ENTAILMENT, "accuracy"),
+    "rte": Layout("RTE", _PAIR, "label", _ENTAILMENT, "accuracy"),
+    "wnli": Layout("WNLI", _PAIR, "label", _BINARY, "accuracy"),
+}
+
+# Where no line of a file says which column is which.
+_NO_HEADER = {"sentence": 3, "label": 1}
+
+
+def read(layout: Layout, root: str) -> tuple[dict[str, Side], tuple[str, ...]]:
+    """A task's sides by their files' stems (train, dev, test, ...), and notes.
+
+    A test file that is not there is left out. MRPC is also read as Microsoft gives it,
+    see `_paraphrases`. Rows of QQP's labelled files that lack columns are dropped, as
+    everybody does: a note says how many.
+
+    Raises:
+      UserError: a file that is not there or has no rows, a short row, a label outside
+        the task's set (file and line number).
+    """
+    folder = Path(root).expanduser() / layout.folder
+    labelled = ["train", *(f"dev{end}" for end in layout.ends)]
+    missing = [
+        f"{stem}.tsv" for stem in labelled if not (folder / f"{stem}.tsv").is_file()
+    ]
+    original = layout.folder == "MRPC"
+    if missing and original and (folder / "msr_paraphrase_train.txt").is_file():
+        return _paraphrases(layout, folder)
+    if missing:
+        instead = "msr_paraphrase_train.txt and dev_ids.tsv in place of"
+        raise UserError(
+            f"{folder} lacks {', '.join(missing)}"
+            + (f" (or {instead} train.tsv and dev.tsv)" if original else "")
+            + "; put what is missing there, or leave finetune.glue_dir empty to read "
+            "the task with tensorflow_datasets"
+        )
+    sides, notes = {}, []
+    for stem in labelled:
+        path = folder / f"{stem}.tsv"
+        sides[stem], dropped = _labelled(layout, path)
+        if dropped:
+            notes.append(f"{path}: dropped {dropped} rows that lack columns")
+    for stem in (f"test{end}" for end in layout.ends):
+        if (folder / f"{stem}.tsv").is_file():
+            sides[stem] = _unlabelled(layout, folder / f"{stem}.tsv")
+    return sides, tuple(notes)
+
+
+def _index(layout: Layout, label: str, path: Path, line: int) -> float:
+    """A label's number.
+
+    Raises:
+      UserError: it is none of the task's labels, or no number where one is needed.
+    """
+    if not layout.labels:
+        return tasks.number_label(label, path, line)
+    if label not in layout.labels:
+        raise UserError(
+            f"{path}, line {line}: label {label!r} is none of "
+            f"{', '.join(layout.labels)}"
+        )
+    return layout.labels.index(label)
+
+
+def _paraphrases(layout: Layout, folder: Path):
+    """MRPC from Microsoft's own files, msr_paraphrase_train.txt and _test.txt.
+
+    GLUE's dev rows are those of the training file whose pair of ids stands in
+    dev_ids.tsv. Without that file every tenth row is dev, by a hash of its ids: the
+    same rows everywhere, but not GLUE's, and a note says so.
+    """
+    path, listed = folder / "msr_paraphrase_train.txt", folder / "dev_ids.tsv"
+    columns = ("#1 ID", "#2 ID", *layout.texts, layout.label)
+    notes = ()
+    if listed.is_file():
+        chosen = {tuple(row) for _, row in tasks.tsv(listed, (0, 1), header=False)}
+    else:
+        chosen = None
+        told = (
+            f"{folder} has no dev_ids.tsv: every tenth row of {path.name} is dev, by a "
+            "hash of its ids, and scores are not those of GLUE's dev set; put "
+            "dev_ids.tsv there for that"
+        )
+        notes = (told,)
+    train, dev = Side([], []), Side([], [])
+    for line, (first, second, *text, label) in tasks.tsv(path, columns):
+        if chosen is None:
+            held_out = zlib.crc32(f"{first} {second}".encode()) % 10 == 0
+        else:
+            held_out = (first, second) in chosen
+        side = dev if held_out else train
+        side.texts.append(tuple(text))
+        side.labels.append(_index(layout, label, path, line))
+    if not train.texts or not dev.texts:
+        raise UserError(
+            f"{path} gives {len(train.texts)} training and {len(dev.texts)} dev rows "
+            f"{'with' if listed.is_file() else 'without'} dev_ids.tsv; both sides need some"
+        )
+    sides = {"train": train, "dev": dev}
+    for name in ("test.tsv", "msr_paraphrase_test.txt"):
+        if (folder / name).is_file():
+            sides["test"] = _unlabelled(layout, folder / name)
+            break
+    return sides, notes
+
+
+def _labelled(layout: Layout, path: Path) -> tuple[Side, int]:
+    """The labelled rows of a file, and how many rows were dropped."""
+    columns, header = (*layout.texts, layout.label), layout.folder != "CoLA"
+    if not header:
+        columns = [_NO_HEADER[column] for column in columns]
+    broken = layout.folder == "QQP"
+    rows = tasks.tsv(path, columns, header, short=broken)
+    side = Side([], [])
+    for line, row in rows:
+        if not broken or (row and row[-1]):
+            side.texts.append(_text(row[:-1]))
+            side.labels.append(_index(layout, row[-1], path, line))
+    return _some(side, path), len(rows) - len(side.texts)
+
+
+def _unlabelled(layout: Layout, path: Path) -> Side:
+    # A short row is refused, in QQP too: the server wants a line for each.
+    rows = tasks.tsv(path, layout.texts)
+    return _some(Side([_text(row) for _, row in rows], []), path)
+
+
+def _text(cells: list[str]) -> tasks.Text:
+    return cells[0] if len(cells) == 1 else tuple(cells)
+
+
+def _some(side: Side, path: Path) -> Side:
+    if not side.texts:
+        raise UserError(f"{path} has no rows; put the whole file there")
+    return side

@@ -1,0 +1,87 @@
+"""Which data sets has tensorflow_datasets on this machine? Found, and fetched on demand.
+
+Stored as array_record and read as a data source: TensorFlow is not needed.
+"""
+
+import contextlib
+import importlib.util
+import os
+from types import SimpleNamespace
+from unittest import mock
+
+from autodistill_jax.errors import UserError
+
+
+def find(name: str, asked: str, instead: str, download: bool):
+    """A data set's builder, prepared or not, told in a moment and without a network.
+
+    Args:
+      name: what tensorflow_datasets calls it, as "glue/rte".
+      asked: how the user asked for it; errors begin with it.
+      instead: what else the user can do where it is not prepared.
+      download: may it be fetched later, by `prepare`?
+
+    Raises:
+      UserError: no such data set, or it is not prepared and may not be fetched, or it
+        is prepared in another format.
+    """
+    import tensorflow_datasets as tfds  # Slow to import; few need it.
+    import tensorflow_datasets.text  # Its builders are found only then.
+
+    try:
+        # tfds reads its variable when it is imported; here it may be set later.
+        folder = os.environ.get("TFDS_DATA_DIR")
+        builder = tfds.builder(name, file_format="array_record", data_dir=folder)
+        splits = builder.info.splits
+    except Exception as error:
+        # Also where it was prepared as tfrecord, which only TensorFlow reads.
+        raise UserError(
+            f"{asked} cannot be read ({_reason(error)}); {instead}"
+        ) from error
+    if not splits and not download:
+        # Asking the network would take minutes of retries on a machine without one.
+        raise UserError(
+            f"{asked} is not prepared on this machine; add "
+            f"--config.data.download=True to fetch it, or {instead}"
+        )
+    return builder
+
+
+def prepare(builder, asked: str, instead: str) -> None:
+    """Fetches the data set of `find` where it is not on this machine yet.
+
+    Raises:
+      UserError: it cannot be fetched (after minutes of retries without a network).
+    """
+    if builder.info.splits:
+        return
+    try:
+        with _unpacking():
+            builder.download_and_prepare()
+    except Exception as error:
+        raise UserError(
+            f"{asked} cannot be fetched ({_reason(error)}); {instead}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _unpacking():
+    """Lets tfds unpack an archive where TensorFlow is not installed.
+
+    It asks TensorFlow for nothing but `open` and `str`, and fails without it.
+    """
+    if importlib.util.find_spec("tensorflow"):
+        yield
+        return
+    from tensorflow_datasets.core.download import extractor
+
+    stand_in = SimpleNamespace(
+        compat=SimpleNamespace(as_text=str),
+        io=SimpleNamespace(gfile=SimpleNamespace(GFile=open)),
+    )
+    with mock.patch.object(extractor, "tf", stand_in):
+        yield
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
