@@ -201,7 +201,9 @@ def test_refusals(folder, tmp_path, minilm):
     with pytest.raises(UserError, match=r"no tensor encoder\.layer\.1\."):
         huggingface.load(str(folder))
     edit(folder, num_hidden_layers=1, model_type="t5")
-    with pytest.raises(UserError, match="model_type 't5'; known: 'bert'"):
+    with pytest.raises(
+        UserError, match="model_type 't5'; known: bert, electra, roberta"
+    ):
         huggingface.load(str(folder))
     edit(folder, model_type="bert", hidden_act="swish")
     with pytest.raises(UserError, match="hidden_act 'swish'; known: gelu"):
