@@ -69,11 +69,14 @@ def load(name: str) -> Teacher:
             f"{path} is not a readable safetensors file: {error}"
         ) from error
     pooling = sentence.pooling(folder)
-    has_pooler = any(name.endswith("pooler.dense.weight") for name in tensors)
+    rows = described.skipped(config, folder / "config.json")
+    params = families.read(tensors, arch, sizes, rows, path)
+    # A student of a teacher without a pooler goes out with one of zeros.
+    has_pooler = params["pooler_kernel"].any()
     return Teacher(
         arch,
         sizes,
-        families.read(tensors, arch, sizes, described.skipped(config, path), path),
+        params,
         pooling or ("pooler" if has_pooler else "mean"),
         pooling is not None,
         folder,
