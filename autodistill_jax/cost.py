@@ -12,6 +12,8 @@ class Sizes(NamedTuple):
     norm_epsilon: float = 1e-12
     activation: str = "gelu"
     heads: int = 12  # the teacher's: the paper's count takes widths relative to it
+    embedding: int = 0  # ELECTRA: embeddings of this width, projected; 0: of the hidden
+    family: str = "bert"  # whose checkpoints it comes from and goes out as
 
 
 BERT_SIZES = Sizes()
@@ -21,14 +23,17 @@ def cost(arch: Any, sizes: Sizes = BERT_SIZES, length: int = 128) -> dict[str, i
     """Parameters and FLOPs of one `arch.Arch`, in both conventions.
 
     FLOPs are multiply-adds of one forward pass over one text of `length` tokens,
-    embeddings (look-ups) excluded. `params, flops` are what the network really has and
+    embeddings (look-ups) excluded, their projection to the hidden width included. `params, flops` are what the network really has and
     runs ("executed": q/k/v width = heads * head_size). `params_paper, flops_paper` are
     the AutoDistil paper's own count (arXiv 2201.12507), which takes the q/k/v width of
     A heads to be hidden * A / 12 (the teacher's heads) and reproduces its printed tables.
     """
     layers, hidden, ffn, n = arch.layers, arch.hidden, arch.ffn, length
     width = arch.heads * arch.head_size
-    embeddings = (sizes.vocab + sizes.positions + sizes.types + 2) * hidden
+    e = sizes.embedding or hidden
+    embeddings = (sizes.vocab + sizes.positions + sizes.types + 2) * e
+    if sizes.embedding:
+        embeddings += (e + 1) * hidden
     layer = (
         3 * (hidden + 1) * width  # q, k, v
         + (width + 1) * hidden  # attention output
@@ -53,7 +58,7 @@ def cost(arch: Any, sizes: Sizes = BERT_SIZES, length: int = 128) -> dict[str, i
     )
     return {
         "params": embeddings + layers * layer + pooler,
-        "flops": layers * layer_flops + hidden * hidden,
+        "flops": layers * layer_flops + hidden * hidden + n * sizes.embedding * hidden,
         "params_paper": round(paper_params),
         "flops_paper": round(paper_flops),
     }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import DATA, needs_data
+from parity import assert_equal, outputs
 
 from autodistill_jax import losses, metrics
 from autodistill_jax.arch import Arch, Sizes
@@ -17,37 +18,6 @@ from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
 
 TEXTS = ["A student learns from its teacher.", "Short.", "2 ms on a v5e, please!"]
-
-
-def outputs(folder, batch):
-    loaded = huggingface.load(str(folder))
-    module = Bert(loaded.arch, loaded.sizes)
-    return module.apply(
-        {"params": loaded.params}, batch["ids"], batch["tokens"], states=True
-    )
-
-
-def theirs(folder, batch, **kwargs):
-    import torch
-    import transformers
-
-    model = transformers.AutoModel.from_pretrained(str(folder), **kwargs).eval()
-    with torch.no_grad():
-        made = model(
-            input_ids=torch.tensor(np.array(batch["ids"])).long(),
-            attention_mask=torch.tensor(np.array(batch["tokens"])).long(),
-            output_hidden_states=True,
-        )
-    return np.stack([x.numpy() for x in made.hidden_states]), made
-
-
-def assert_equal(folder, batch, tolerance=1e-4, **kwargs):
-    ours = outputs(folder, batch)
-    states, made = theirs(folder, batch, **kwargs)
-    real = np.asarray(batch["tokens"], bool)
-    assert np.abs(np.asarray(ours.states) - states)[:, real].max() < tolerance
-    if made.pooler_output is not None:
-        assert np.abs(ours.pooler - made.pooler_output.numpy()).max() < tolerance
 
 
 @pytest.mark.parametrize("headed", [False, True])
@@ -201,7 +171,9 @@ def test_refusals(folder, tmp_path, minilm):
     with pytest.raises(UserError, match=r"no tensor encoder\.layer\.1\."):
         huggingface.load(str(folder))
     edit(folder, num_hidden_layers=1, model_type="t5")
-    with pytest.raises(UserError, match="model_type 't5'; known: 'bert'"):
+    with pytest.raises(
+        UserError, match="model_type 't5'; known: bert, electra, roberta"
+    ):
         huggingface.load(str(folder))
     edit(folder, model_type="bert", hidden_act="swish")
     with pytest.raises(UserError, match="hidden_act 'swish'; known: gelu"):

@@ -27,12 +27,24 @@ def params():
     }
 
 
+@pytest.fixture(scope="module")
+def electra():
+    """Sizes and parameters with embeddings of a width of their own."""
+    sizes = SIZES._replace(embedding=10)
+    rng = np.random.default_rng(1)
+    made = extract.init(Bert(BIG, sizes), jax.random.key(0))
+    return sizes, {
+        name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
+        for name, value in made.items()
+    }
+
+
 def arrays(arch):
     return jax.tree.map(lambda x: x[0], as_arrays([arch]))
 
 
-def runner(space, traces=None):
-    module = Bert(BIG, SIZES, space=space)
+def runner(space, traces=None, sizes=SIZES):
+    module = Bert(BIG, sizes, space=space)
 
     @jax.jit
     def run(params, batch, arch):
@@ -64,6 +76,52 @@ def test_sub_network_is_the_extracted_student_everywhere(params, batch):
         assert not np.any(inside.hidden[..., n:]) and not np.any(inside.pooler[:, n:])
         assert not np.any(inside.qkv[..., width:])
     assert len(traces) == 1  # For all these Archs.
+
+
+def test_projected_embeddings_are_elastic_too(electra, batch):
+    """As ELECTRA has them: of one width for all sub-networks, projected to theirs."""
+    sizes, params = electra
+    assert params["embeddings_word"].shape == (60, 10)
+    run, real = runner(SPACE, sizes=sizes), np.asarray(batch["tokens"], bool)
+    archs = SPACE.corners()
+    for arch in [archs[0], archs[-1], *SPACE.sample(np.random.default_rng(0), 6)]:
+        inside = run(params, batch, arrays(arch))
+        student = extract.extract(params, BIG, arch)
+        assert student["embeddings_word"].shape == (60, 10)
+        assert student["embeddings_project_kernel"].shape == (10, arch.hidden)
+        alone = Bert(arch, sizes).apply(
+            {"params": student}, batch["ids"], batch["tokens"], qkv=True
+        )
+        n, width = arch.hidden, arch.heads * arch.head_size
+        assert np.abs(inside.hidden[..., :n] - alone.hidden)[real].max() < 1e-5
+        assert np.abs(inside.qkv[..., :width] - alone.qkv)[real].max() < 1e-5
+        assert not np.any(inside.hidden[..., n:]) and not np.any(inside.pooler[:, n:])
+
+
+def test_projected_embeddings_have_the_students_gradients(electra, batch):
+    sizes, params = electra
+    arch = SPACE.smallest()
+    mix = jnp.asarray(np.random.default_rng(2).normal(size=(2, 6, BIG.hidden)))
+    mix = (mix * batch["tokens"][:, :, None])[..., : arch.hidden]
+
+    def gradient(module, params, *arch):
+        def loss(params):
+            inputs = (batch["ids"], batch["tokens"], *arch)
+            hidden = module.apply({"params": params}, *inputs).hidden
+            return (hidden[..., : mix.shape[-1]] * mix).sum()
+
+        return jax.grad(loss)(params)
+
+    inside = gradient(Bert(BIG, sizes, space=SPACE), params, arrays(arch))
+    alone = gradient(Bert(arch, sizes), extract.extract(params, BIG, arch))
+    for name, value in alone.items():
+        if not name.startswith("embeddings"):
+            continue
+        scale = np.abs(value).max() + 1e-6
+        wide = inside[name]
+        kept = wide[..., : value.shape[-1]]
+        assert np.abs(kept - value).max() / scale < 1e-4, name
+        assert not np.any(wide[..., value.shape[-1] :]), name
 
 
 @pytest.mark.parametrize("tiled", [False, True])
@@ -178,3 +236,6 @@ def test_logical_axes_are_the_archs_fields():
     assert names["layers_qkv_kernel"] == ("layers", "hidden", "qkv", "heads")
     assert names["layers_ffn_out_kernel"] == ("layers", "ffn", "hidden")
     assert names["embeddings_word"] == ("vocab", "hidden")
+    names = extract.axes(Bert(BIG, SIZES._replace(embedding=10)))
+    assert names["embeddings_word"] == ("vocab", "embedding")
+    assert names["embeddings_project_kernel"] == ("embedding", "hidden")

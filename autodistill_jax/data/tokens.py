@@ -3,34 +3,76 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from autodistill_jax.errors import UserError
 
 
-def tokenizer(folder: Path, vocab: int):
-    """The fast tokenizer of a Hugging Face folder (tokenizer.json, or vocab.txt).
+class Special(NamedTuple):
+    """Ids of the special tokens: padding, first, between and last; and the one that
+    stands for a hidden word (None where the vocabulary has none)."""
+
+    pad: int
+    cls: int
+    sep: int
+    hide: int | None
+
+
+# BERT's and RoBERTa's names of them.
+_NAMES = (("[PAD]", "[CLS]", "[SEP]", "[MASK]"), ("<pad>", "<s>", "</s>", "<mask>"))
+
+
+def special(made) -> Special:
+    """The ids of a tokenizer's special tokens.
 
     Raises:
-      UserError: no such file, or its vocabulary does not fit `vocab`, the number of
-        word embeddings that the teacher has.
+      UserError: its vocabulary has neither BERT's nor RoBERTa's.
+    """
+    for names in _NAMES:
+        found = Special(*(made.token_to_id(name) for name in names))
+        if None not in found[:3]:
+            return found
+    raise UserError(
+        "the tokenizer's vocabulary needs [PAD], [CLS] and [SEP], or <pad>, <s> and "
+        "</s>, and has neither; use the teacher's own tokenizer files"
+    )
+
+
+def tokenizer(folder: Path, vocab: int):
+    """The fast tokenizer of a Hugging Face folder.
+
+    From tokenizer.json; or vocab.txt (WordPiece, BERT and ELECTRA); or vocab.json and
+    merges.txt (byte-level BPE, RoBERTa).
+
+    Raises:
+      UserError: no such files, no special tokens that are known, or a vocabulary that
+        does not fit `vocab`, the number of word embeddings that the teacher has.
     """
     import tokenizers
 
+    settings = {}
+    if (folder / "tokenizer_config.json").exists():
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
     if (folder / "tokenizer.json").exists():
         made = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     elif (folder / "vocab.txt").exists():
-        settings = {}
-        if (folder / "tokenizer_config.json").exists():
-            settings = json.loads((folder / "tokenizer_config.json").read_text())
-        made = tokenizers.BertWordPieceTokenizer(
-            str(folder / "vocab.txt"), lowercase=settings.get("do_lower_case", True)
-        )._tokenizer
+        try:
+            made = tokenizers.BertWordPieceTokenizer(
+                str(folder / "vocab.txt"),
+                lowercase=settings.get("do_lower_case", True),
+                strip_accents=settings.get("strip_accents"),
+                handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+            )._tokenizer
+        except TypeError as error:  # No [CLS], or no [SEP].
+            raise UserError(f"{folder / 'vocab.txt'}: {error}; it is needed") from error
+    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        made = _byte_level(folder, settings.get("add_prefix_space", False))
     else:
         raise UserError(
-            f"{folder} has neither tokenizer.json nor vocab.txt; "
-            "the teacher's folder needs one of them"
+            f"{folder} has neither tokenizer.json nor vocab.txt nor vocab.json with "
+            "merges.txt; the teacher's folder needs one of them"
         )
     size = made.get_vocab_size()
     highest = max(made.get_vocab().values()) + 1
@@ -39,22 +81,42 @@ def tokenizer(folder: Path, vocab: int):
             f"the vocabulary in {folder} has {max(size, highest)} entries, but the "
             f"teacher has {vocab} word embeddings; use the teacher's own tokenizer files"
         )
-    for name in ("[PAD]", "[CLS]", "[SEP]"):
-        if made.token_to_id(name) is None:
-            raise UserError(f"the vocabulary in {folder} has no {name}; BERT needs it")
+    special(made)
     made.no_padding()
     made.no_truncation()
+    return made
+
+
+def _byte_level(folder: Path, prefix_space: bool):
+    """RoBERTa's tokenizer: byte-level BPE, <s> a </s> and <s> a </s></s> b </s>."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors
+
+    made = tokenizers.Tokenizer(
+        models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    )
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    made.decoder = decoders.ByteLevel()
+    there = (
+        name for name in (*_NAMES[1], "<unk>") if made.token_to_id(name) is not None
+    )
+    made.add_special_tokens(list(there))
+    first, last = _NAMES[1][1:3]
+    ids = special(made)
+    made.post_processor = processors.RobertaProcessing(
+        (last, ids.sep), (first, ids.cls), add_prefix_space=prefix_space
+    )
     return made
 
 
 def encode(made, texts: Sequence, length: int) -> dict[str, np.ndarray]:
     """Texts, or pairs of texts, as `ids`, `tokens` and `types`, each [rows, length].
 
-    [CLS] and [SEP] are added, longer texts cut, shorter ones padded; `tokens` is 1
-    where there is a token and 0 where there is padding.
+    The special tokens of the teacher's kind are added, longer texts cut, shorter ones
+    padded; `tokens` is 1 where there is a token and 0 where there is padding.
     """
     made.enable_truncation(length)
-    ids = np.full((len(texts), length), made.token_to_id("[PAD]"), np.int32)
+    ids = np.full((len(texts), length), special(made).pad, np.int32)
     tokens = np.zeros((len(texts), length), np.int8)
     types = np.zeros((len(texts), length), np.int8)
     for start in range(0, len(texts), 4096):

@@ -133,7 +133,7 @@ def _difference(folder: Path, arch, inside, sample) -> float:
         import transformers
 
         model = transformers.AutoModel.from_pretrained(
-            str(folder), trust_remote_code=not arch.exportable
+            str(folder), trust_remote_code=not huggingface.stock(arch, again.sizes)
         ).eval()
         with torch.no_grad():
             theirs = model(
@@ -148,7 +148,8 @@ def _card(experiment, arch, found, similarity) -> str:
     """The model card: what it is, what it costs, how to load it."""
     trial = common.trial_of(found, arch)
     teacher, how = found["teacher"], found["latency"]
-    remote = "" if arch.exportable else ", trust_remote_code=True"
+    sizes = experiment.teacher.sizes
+    remote = "" if huggingface.stock(arch, sizes) else ", trust_remote_code=True"
 
     def line(name, key, scale, unit, digits):
         mine, full = trial.get(key), teacher[key]
@@ -165,13 +166,14 @@ def _card(experiment, arch, found, similarity) -> str:
     )
     return f"""---
 library_name: transformers
-tags: [bert, distillation, autodistill_jax]
+tags: [{sizes.family}, distillation, autodistill_jax]
 ---
 
 # {arch.name}
 
-A BERT of {arch.layers} layers, hidden size {arch.hidden}, {arch.heads} heads and ffn
-width {arch.ffn}, distilled by autodistill_jax from {experiment.config.teacher}.
+A model of type {sizes.family}: {arch.layers} layers, hidden size {arch.hidden},
+{arch.heads} heads and ffn width {arch.ffn}, distilled by autodistill_jax from
+{experiment.config.teacher}.
 
 | | student | teacher | share |
 |---|---|---|---|

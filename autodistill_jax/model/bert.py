@@ -104,11 +104,18 @@ class Bert(nn.Module):
             layer_norm, n=arch.hidden, epsilon=self.sizes.norm_epsilon
         )
         x = embeddings["word"][ids] + embeddings["position"][:length]
+        # RoBERTa has one type, whatever a tokenizer says of the second text.
         kinds = jnp.zeros_like(ids) if types is None else types
-        x = x + embeddings["type"][kinds]
+        x = x + embeddings["type"][jnp.minimum(kinds, self.sizes.types - 1)]
         x = x.reshape(batch * length, -1)
-        x = norm(x, embeddings["norm_scale"], embeddings["norm_bias"])
+        wide = self.sizes.embedding or arch.hidden
+        x = norm(x, embeddings["norm_scale"], embeddings["norm_bias"], n=wide)
         x = dropout(x, self.dropout, keys[0])
+        if self.sizes.embedding:
+            x = product("te,ed->td", x, embeddings["project_kernel"], self.dtype)
+            x = x + embeddings["project_bias"]
+            if space is not None:
+                x = x * elastic.keep(arch.hidden, x.shape[-1])
 
         cuts = {}
         if space is not None:
@@ -166,6 +173,7 @@ class Bert(nn.Module):
             "vocab": sizes.vocab,
             "position": sizes.positions,
             "type": sizes.types,
+            "embedding": sizes.embedding,
             "layers": arch.layers,
             "hidden": arch.hidden,
             "heads": arch.heads * arch.head_size,
@@ -185,16 +193,18 @@ class Bert(nn.Module):
                 for key, (init, axes) in spec.items()
             }
 
-        embeddings = group(
-            "embeddings",
-            {
-                "word": (normal, ("vocab", "hidden")),
-                "position": (normal, ("position", "hidden")),
-                "type": (normal, ("type", "hidden")),
-                "norm_scale": (ones, ("hidden",)),
-                "norm_bias": (zeros, ("hidden",)),
-            },
-        )
+        wide = "embedding" if sizes.embedding else "hidden"
+        spec = {
+            "word": (normal, ("vocab", wide)),
+            "position": (normal, ("position", wide)),
+            "type": (normal, ("type", wide)),
+            "norm_scale": (ones, (wide,)),
+            "norm_bias": (zeros, (wide,)),
+        }
+        if sizes.embedding:
+            spec["project_kernel"] = (normal, ("embedding", "hidden"))
+            spec["project_bias"] = (zeros, ("hidden",))
+        embeddings = group("embeddings", spec)
         layer = {
             "qkv_kernel": (normal, ("layers", "hidden", "qkv", "heads")),
             "qkv_bias": (zeros, ("layers", "qkv", "heads")),

@@ -39,7 +39,9 @@ def extract(params: dict, there: Arch, arch: Arch) -> dict:
       UserError: `arch` is larger than `there` along an axis, or has another head size.
     """
     check_fits(there, arch)
-    names = axes(Bert(there, Sizes(vocab=2, positions=2, types=2)))
+    projection = params.get("embeddings_project_kernel")
+    embedding = 0 if projection is None else projection.shape[0]
+    names = axes(Bert(there, Sizes(vocab=2, positions=2, embedding=embedding)))
     return {name: _slice(x, names[name], there, arch) for name, x in params.items()}
 
 

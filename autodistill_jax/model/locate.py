@@ -14,6 +14,8 @@ _PACKAGED = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
 }
+# What a teacher is read from, and what goes along with its students.
+_FILES = ["*.safetensors", "*.json", "vocab.txt", "merges.txt"]
 
 
 def locate(name: str) -> Path:
@@ -49,11 +51,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=["*.safetensors", "*.json", "vocab.txt"]
-            )
-        )
+        return Path(snapshot_download(name, allow_patterns=_FILES))
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

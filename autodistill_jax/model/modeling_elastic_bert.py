@@ -1,10 +1,19 @@
-"""BERT whose q/k/v width is heads * head_size, whatever the hidden size is.
+"""BERT and its kin whose q/k/v width is heads * head_size, whatever the hidden size is.
 
-Written by autodistill_jax beside a student that a stock BertModel cannot hold.
+Written by autodistill_jax beside a student that no stock class of transformers holds.
 """
 
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    ElectraConfig,
+    ElectraModel,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 
 class ElasticBertConfig(BertConfig):
@@ -15,30 +24,55 @@ class ElasticBertConfig(BertConfig):
         self.head_size = head_size
 
 
-class ElasticBertModel(BertModel):
-    config_class = ElasticBertConfig
+class ElasticElectraConfig(ElectraConfig):
+    model_type = "elastic_electra"
 
-    def __init__(self, config, add_pooling_layer=True):
-        # BertSelfAttention refuses a hidden size that the heads do not divide, so the
+    def __init__(self, head_size=64, embeddings_project=False, **kwargs):
+        super().__init__(**kwargs)
+        self.head_size = head_size
+        self.embeddings_project = embeddings_project
+
+
+class ElasticRobertaConfig(RobertaConfig):
+    model_type = "elastic_roberta"
+
+    def __init__(self, head_size=64, **kwargs):
+        super().__init__(**kwargs)
+        self.head_size = head_size
+
+
+class ElasticXLMRobertaConfig(XLMRobertaConfig):
+    model_type = "elastic_xlm_roberta"
+
+    def __init__(self, head_size=64, **kwargs):
+        super().__init__(**kwargs)
+        self.head_size = head_size
+
+
+class _Elastic:
+    def __init__(self, config, **kwargs):
+        # Stock attention refuses a hidden size that the heads do not divide, so the
         # layers are made with one that they do, and their projections put right after.
         hidden = config.hidden_size
         width = config.num_attention_heads * config.head_size
         config.hidden_size = width
-        layers = config.num_hidden_layers
         try:
-            super().__init__(config, add_pooling_layer=add_pooling_layer)
+            super().__init__(config, **kwargs)
         finally:
             config.hidden_size = hidden
         eps = config.layer_norm_eps
         e = self.embeddings
-        e.word_embeddings = nn.Embedding(
-            config.vocab_size, hidden, padding_idx=config.pad_token_id
-        )
-        e.position_embeddings = nn.Embedding(config.max_position_embeddings, hidden)
-        e.token_type_embeddings = nn.Embedding(config.type_vocab_size, hidden)
-        e.LayerNorm = nn.LayerNorm(hidden, eps=eps)
-        for i in range(layers):
-            layer = self.encoder.layer[i]
+        wide = getattr(config, "embedding_size", hidden)
+        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+            old = getattr(e, name)
+            new = nn.Embedding(old.num_embeddings, wide, padding_idx=old.padding_idx)
+            setattr(e, name, new)
+        e.LayerNorm = nn.LayerNorm(wide, eps=eps)
+        if hasattr(self, "embeddings_project"):
+            del self.embeddings_project
+        if getattr(config, "embeddings_project", False):
+            self.embeddings_project = nn.Linear(wide, hidden)
+        for layer in self.encoder.layer:
             attention = layer.attention.self
             attention.query = nn.Linear(hidden, width)
             attention.key = nn.Linear(hidden, width)
@@ -48,6 +82,22 @@ class ElasticBertModel(BertModel):
             layer.intermediate.dense = nn.Linear(hidden, config.intermediate_size)
             layer.output.dense = nn.Linear(config.intermediate_size, hidden)
             layer.output.LayerNorm = nn.LayerNorm(hidden, eps=eps)
-        if self.pooler is not None:
+        if getattr(self, "pooler", None) is not None:
             self.pooler.dense = nn.Linear(hidden, hidden)
         self.post_init()
+
+
+class ElasticBertModel(_Elastic, BertModel):
+    config_class = ElasticBertConfig
+
+
+class ElasticElectraModel(_Elastic, ElectraModel):
+    config_class = ElasticElectraConfig
+
+
+class ElasticRobertaModel(_Elastic, RobertaModel):
+    config_class = ElasticRobertaConfig
+
+
+class ElasticXLMRobertaModel(_Elastic, XLMRobertaModel):
+    config_class = ElasticXLMRobertaConfig

@@ -1,0 +1,196 @@
+"""What does the config.json of a Hugging Face folder say, and a student's?"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from autodistill_jax.arch import Arch
+from autodistill_jax.cost import Sizes
+from autodistill_jax.errors import UserError
+from autodistill_jax.model import bert
+from autodistill_jax.model.families import FAMILIES
+
+# Fields that would change the computation, and the one value that is known here.
+_FIXED = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+    "quantization_config": None,
+}
+_OWN = {f"elastic_{name.replace('-', '_')}": name for name in FAMILIES}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """config.json of a folder.
+
+    Raises:
+      UserError: there is none, or it is no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise UserError(f"{folder} has no config.json; give a Hugging Face folder")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return config
+
+
+def read_config(folder: Path) -> tuple[Arch, Sizes]:
+    """Sizes from config.json (read, not assumed).
+
+    Raises:
+      UserError: another model type, or a field that is missing, or that asks for a
+        computation that is not known here.
+    """
+    config, path = read(folder), folder / "config.json"
+    kind = config.get("model_type")
+    if kind not in FAMILIES and kind not in _OWN:
+        raise UserError(f"{path} has model_type {kind!r}; known: {', '.join(FAMILIES)}")
+    for field, known in _FIXED.items():
+        if (config.get(field) or known) != known:
+            raise UserError(
+                f"{path} has {field} {config[field]!r}; only {known!r} is known"
+            )
+    activation = config.get("hidden_act", "gelu")
+    if activation not in bert.ACTIVATIONS:
+        raise UserError(
+            f"{path} has hidden_act {activation!r}; known: {', '.join(bert.ACTIVATIONS)}"
+        )
+
+    def size(field, default=None):
+        value = config.get(field, default)
+        if value is None:
+            raise UserError(f"{path} has no {field!r}; it is needed")
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{path} has {field} {value!r}; it must be a whole number")
+        return value
+
+    family = _OWN.get(kind, kind)
+    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    if kind in FAMILIES and hidden % heads:
+        raise UserError(
+            f"{path} has hidden_size {hidden}, which num_attention_heads {heads} does "
+            "not divide; give a model whose heads divide its width"
+        )
+    arch = Arch(
+        layers=size("num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        ffn=size("intermediate_size"),
+        head_size=hidden // heads if kind in FAMILIES else size("head_size"),
+    )
+    embedding = 0
+    if family == "electra":
+        width = size("embedding_size", 128)
+        # Our own code can project between equal widths; the stock model cannot.
+        if config.get("embeddings_project", width != hidden):
+            embedding = width
+    return arch, Sizes(
+        vocab=size("vocab_size"),
+        positions=size("max_position_embeddings") - skipped(config, path),
+        types=size("type_vocab_size", 2),
+        norm_epsilon=config.get("layer_norm_eps", 1e-12),
+        activation=activation,
+        heads=heads,
+        embedding=embedding,
+        family=family,
+    )
+
+
+def skipped(config: dict[str, Any], path: Path) -> int:
+    """How many leading rows of the position table are for padding, never for a token.
+
+    RoBERTa counts positions from the padding's id + 1.
+
+    Raises:
+      UserError: RoBERTa without such an id, or with so few positions that none is left.
+    """
+    family = FAMILIES[_OWN.get(config["model_type"], config["model_type"])]
+    if not family.counted:
+        return 0
+    pad = config.get("pad_token_id", 1)
+    rows = config.get("max_position_embeddings", 0)
+    if not isinstance(pad, int) or not 0 <= pad < rows - 1:
+        raise UserError(
+            f"{path} has pad_token_id {pad!r} and max_position_embeddings {rows!r}; "
+            "positions are counted from the padding's id + 1, so more of them are needed"
+        )
+    return pad + 1
+
+
+def labels(config: dict[str, Any]) -> tuple[str, ...] | None:
+    """The names of a classifier's classes in the order of its logits; None if unnamed
+    (LABEL_0, LABEL_1, ... are no names)."""
+    named = config.get("id2label")
+    if not named:
+        return None
+    try:
+        named = {int(number): str(name) for number, name in named.items()}
+    except (AttributeError, ValueError):
+        return None
+    ordered = tuple(named.get(i) for i in range(len(named)))
+    unnamed = (name is None or re.fullmatch(r"LABEL_\d+", name) for name in ordered)
+    return None if any(unnamed) else ordered
+
+
+def stock(arch: Arch, sizes: Sizes) -> bool:
+    """Does a class of transformers itself have this shape, without code of ours?
+
+    Stock ELECTRA projects its embeddings only to another width than theirs.
+    """
+    return arch.exportable and sizes.embedding != arch.hidden
+
+
+def student(arch: Arch, sizes: Sizes, teacher: dict[str, Any], modeling: str) -> dict:
+    """config.json of a student.
+
+    Args:
+      teacher: config.json of its teacher, whose special tokens it has.
+      modeling: the module of our own classes, for what stock classes cannot hold.
+    """
+    family = FAMILIES[sizes.family]
+    rows = skipped({**teacher, "model_type": sizes.family}, Path("config.json"))
+    config = {
+        "architectures": [f"{family.model}Model"],
+        "model_type": sizes.family,
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_dropout_prob": 0.1,
+        "hidden_act": sizes.activation,
+        "hidden_size": arch.hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": arch.ffn,
+        "layer_norm_eps": sizes.norm_epsilon,
+        "max_position_embeddings": sizes.positions + rows,
+        "num_attention_heads": arch.heads,
+        "num_hidden_layers": arch.layers,
+        "pad_token_id": 1 if family.counted else 0,
+        "position_embedding_type": "absolute",
+        "type_vocab_size": sizes.types,
+        "vocab_size": sizes.vocab,
+    }
+    for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if field in teacher:
+            config[field] = teacher[field]
+    if sizes.family == "electra":
+        config["embedding_size"] = sizes.embedding or arch.hidden
+    if stock(arch, sizes):
+        return config
+    own = {name: kind for kind, name in _OWN.items()}
+    config |= {
+        "architectures": [f"Elastic{family.model}Model"],
+        "model_type": own[sizes.family],
+        "head_size": arch.head_size,
+        "tokenizer_class": family.tokenizer,
+        "auto_map": {
+            "AutoConfig": f"{modeling}.Elastic{family.model}Config",
+            "AutoModel": f"{modeling}.Elastic{family.model}Model",
+        },
+    }
+    if sizes.family == "electra":
+        config["embeddings_project"] = sizes.embedding > 0
+    return config

@@ -1,0 +1,51 @@
+"""Are our outputs those of transformers? At real tokens, embeddings to last layer."""
+
+import numpy as np
+from safetensors import safe_open
+
+from autodistill_jax.model import huggingface
+from autodistill_jax.model.bert import Bert
+
+
+def outputs(folder, batch):
+    loaded = huggingface.load(str(folder))
+    module = Bert(loaded.arch, loaded.sizes)
+    return module.apply(
+        {"params": loaded.params},
+        batch["ids"],
+        batch["tokens"],
+        types=batch.get("types"),
+        states=True,
+    )
+
+
+def theirs(folder, batch, **kwargs):
+    import torch
+    import transformers
+
+    def tensor(name):
+        return torch.tensor(np.array(batch[name])).long()
+
+    types = {"token_type_ids": tensor("types")} if "types" in batch else {}
+    model = transformers.AutoModel.from_pretrained(str(folder), **kwargs).eval()
+    with torch.no_grad():
+        made = model(
+            input_ids=tensor("ids"),
+            attention_mask=tensor("tokens"),
+            output_hidden_states=True,
+            **types,
+        )
+    return np.stack([x.numpy() for x in made.hidden_states]), made
+
+
+def assert_equal(folder, batch, tolerance=1e-4, **kwargs):
+    ours = outputs(folder, batch)
+    states, made = theirs(folder, batch, **kwargs)
+    real = np.asarray(batch["tokens"], bool)
+    assert ours.states.shape == states.shape
+    assert np.abs(np.asarray(ours.states) - states)[:, real].max() < tolerance
+    # Where the checkpoint has no pooler, transformers makes one at random.
+    with safe_open(f"{folder}/model.safetensors", "numpy") as file:
+        has_pooler = any("pooler" in name for name in file.keys())  # noqa: SIM118
+    if has_pooler:
+        assert np.abs(ours.pooler - made.pooler_output.numpy()).max() < tolerance
