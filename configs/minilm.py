@@ -156,6 +156,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 "scratch_learning_rate": 1e-3,  # of the same Arch from random weights
                 "teacher_learning_rate": 1e-4,  # of the teacher, where it is "full"
                 "warmup": 0.1,
+                "decay": True,  # linearly to 0 at the end
                 "weight_decay": 0.01,
                 "clip": 1.0,
                 "dropout": 0.1,

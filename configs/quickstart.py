@@ -155,10 +155,14 @@ def get_config(preset: str = "") -> ConfigDict:
                 "scratch_learning_rate": 1e-3,  # of the same Arch from random weights
                 "teacher_learning_rate": 1e-4,  # of the teacher, where it is "full"
                 "warmup": 0.1,
+                "decay": True,  # linearly to 0 at the end
                 "weight_decay": 0.01,
                 "clip": 1.0,
                 "dropout": 0.1,
                 "dtype": "float32",
+                "seeds": 1,  # runs of each model: mean and deviation
+                "teacher_seeds": 1,
+                "predict": False,  # also write GLUE's submission files
                 # Training rows at most; 0: all. Few labels are what a student is for.
                 "rows": 128 if smoke else 1000,
                 "dev_rows": 64 if smoke else 0,

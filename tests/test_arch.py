@@ -225,6 +225,7 @@ def test_front_is_what_nothing_beats():
 def test_executed_params_count_the_tree(embedding):
     import jax
 
+    from autodistill_jax.cost import Sizes
     from autodistill_jax.model import extract
     from autodistill_jax.model.bert import Bert
 

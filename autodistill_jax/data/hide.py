@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from autodistill_jax.data.tokens import Special
 
 
 def hide(
     key: jax.Array,
     batch: Mapping[str, jax.Array],
-    special: Any,
+    special: Special,
     vocab: int,
     fraction: float,
     at_most: int,
@@ -23,7 +24,7 @@ def hide(
 
     Args:
       batch: `ids` and `tokens`, [B, L]; whatever else is in it stays.
-      special: the ids `cls`, `sep` and `word` (the token for a hidden word).
+      special: of `tokens.special`.
       vocab: how many words there are.
       fraction: of a text's words; at least one where there is a word.
       at_most: words a text.
@@ -46,7 +47,7 @@ def hide(
     targets = jnp.take_along_axis(ids, places, axis=1)
     roll = jax.random.uniform(how, places.shape)
     random = jax.random.randint(other, places.shape, 0, vocab, ids.dtype)
-    shown = jnp.where(roll < 0.8, special.word, jnp.where(roll < 0.9, random, targets))
+    shown = jnp.where(roll < 0.8, special.hide, jnp.where(roll < 0.9, random, targets))
     shown = jnp.where(chosen, shown, targets).astype(ids.dtype)
     rows = jnp.arange(ids.shape[0])[:, None]
     return {

@@ -26,6 +26,8 @@ def check(experiment: Experiment) -> None:
             raise UserError(
                 f"baselines has {baseline!r}; it must be some of {', '.join(NAMES)}"
             )
+        if baseline == "truncated":
+            extract.check_fits(experiment.teacher.arch, narrowest)
         if baseline not in UNTRAINED:
             of(experiment, baseline, narrowest)
 

@@ -83,7 +83,8 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     pick = rng.choice(len(held_out["ids"]), 2 * pairs, replace=False)
     texts = {name: value[pick] for name, value in held_out.items()}
     teacher = experiment.teacher
-    truncated = extract.extract(teacher.params, teacher.arch, arch)
+    there, params = experiment.start
+    truncated = extract.extract(params, there, arch)
 
     def cosines(arch, params):
         module = Bert(arch, teacher.sizes)

@@ -83,6 +83,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "finetune.scratch_learning_rate": (float, 0.0),
     "finetune.teacher_learning_rate": (float, 0.0),
     "finetune.warmup": (float, (0.0, 1.0)),
+    "finetune.decay": (bool, None),
     "finetune.weight_decay": (float, 0.0),
     "finetune.clip": (float, 0.0),
     "finetune.dropout": (float, (0.0, 0.9)),

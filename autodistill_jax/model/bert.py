@@ -16,20 +16,13 @@ from jaxtyping import Array, Int
 from autodistill_jax.arch import Arch, Space
 from autodistill_jax.cost import BERT_SIZES, Sizes
 from autodistill_jax.model import elastic
-from autodistill_jax.model.pieces import attention, dropout, layer_norm, product
-
-_ACTIVATIONS = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-}
-ACTIVATIONS = tuple(_ACTIVATIONS)
-
-
-def activation(name: str):
-    """The function of a config.json's `hidden_act`."""
-    return _ACTIVATIONS[name]
+from autodistill_jax.model.pieces import (
+    activation,
+    attention,
+    dropout,
+    layer_norm,
+    product,
+)
 
 
 class Outputs(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any
 from autodistill_jax.arch import Arch
 from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import bert
 from autodistill_jax.model.families import FAMILIES
+from autodistill_jax.model.pieces import ACTIVATIONS
 
 # Fields that would change the computation, and the one value that is known here.
 _FIXED = {
@@ -57,9 +57,9 @@ def read_config(folder: Path) -> tuple[Arch, Sizes]:
                 f"{path} has {field} {config[field]!r}; only {known!r} is known"
             )
     activation = config.get("hidden_act", "gelu")
-    if activation not in bert.ACTIVATIONS:
+    if activation not in ACTIVATIONS:
         raise UserError(
-            f"{path} has hidden_act {activation!r}; known: {', '.join(bert.ACTIVATIONS)}"
+            f"{path} has hidden_act {activation!r}; known: {', '.join(ACTIVATIONS)}"
         )
 
     def size(field, default=None):

@@ -14,6 +14,19 @@ from jaxtyping import Array, Float
 
 from autodistill_jax.model import elastic
 
+_ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+ACTIVATIONS = tuple(_ACTIVATIONS)
+
+
+def activation(name: str):
+    """The function of a config.json's `hidden_act`."""
+    return _ACTIVATIONS[name]
+
 
 def attention(
     qkv: Float[Array, "T 3 W"],

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from autodistill_jax.cost import Sizes
-from autodistill_jax.model.bert import activation
-from autodistill_jax.model.pieces import layer_norm, product
+from autodistill_jax.model.pieces import activation, layer_norm, product
 
 
 def init(key: jax.Array, hidden: int, width: int, vocab: int) -> dict[str, jax.Array]:

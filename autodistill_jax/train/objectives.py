@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from autodistill_jax import losses
 from autodistill_jax.arch import Space
+from autodistill_jax.data.tokens import Special
 from autodistill_jax.errors import UserError
 
 # term -> needs it all layers, or the masked-word head?
@@ -63,7 +64,7 @@ class Objective(NamedTuple):
     mapped: for each layer of the student the teacher's layer that it follows.
     hide, hide_at_most: the fraction of words hidden from teacher and student (0: none).
     temperature: of the soft labels.
-    special: the tokenizer's ids `cls`, `sep`, `word`; needed where words are hidden.
+    special: of `tokens.special`; needed where words are hidden.
     """
 
     weights: Mapping[str, float]
@@ -75,7 +76,7 @@ class Objective(NamedTuple):
     hide: float = 0.0
     hide_at_most: int = 20
     temperature: float = 2.0
-    special: Any = None
+    special: Special | None = None
 
     def needs(self, what: str) -> bool:
         """Does a term need all "layers", or the "words" head?"""
@@ -86,7 +87,7 @@ def objective(
     settings: Mapping[str, Any],
     spaces: Sequence[Space],
     teacher: Any,
-    special: Any = None,
+    special: Special | None = None,
 ) -> Objective:
     """The Objective of a config's distill section.
 
@@ -155,7 +156,7 @@ def objective(
         raise UserError(
             f"distill.terms {named!r} needs hidden words; set distill.hide, e.g. 0.15"
         )
-    if made.hide and special is None:
+    if made.hide and (special is None or special.hide is None):
         raise UserError(
             f"distill.hide is {made.hide}, but the teacher's tokenizer has no token for "
             "a hidden word ([MASK] or <mask>); set distill.hide to 0.0"

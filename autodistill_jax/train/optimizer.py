@@ -1,28 +1,30 @@
 """How do parameters move? AdamW with warm-up, linear decay and clipping."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import optax
 
 
 def make(
-    settings: Mapping[str, float], steps: int, axes: Mapping[str, tuple[str, ...]]
+    settings: Mapping[str, Any], steps: int, axes: Mapping[str, tuple[str, ...]]
 ) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW (arXiv 1711.05101), decay by axis name.
 
     Args:
       settings: learning_rate (peak), warmup (fraction of the steps), weight_decay, clip
-        (global norm, 0 for none).
-      steps: of the whole run; the rate falls linearly to 0 at its end.
+        (global norm, 0 for none), decay (true unless given).
+      steps: of the whole run; with decay the rate falls linearly to 0 at its end.
       axes: logical axis names of each parameter; others (matchers, heads) are matrices
         or biases by their number of dimensions.
     """
     warmup = round(settings["warmup"] * steps)
     peak = settings["learning_rate"]
+    last = 0.0 if settings.get("decay", True) else peak
     schedule = optax.join_schedules(
         [
             optax.linear_schedule(0.0, peak, max(warmup, 1)),
-            optax.linear_schedule(peak, 0.0, max(steps - warmup, 1)),
+            optax.linear_schedule(peak, last, max(steps - warmup, 1)),
         ],
         [warmup],
     )

