@@ -156,18 +156,18 @@ def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dic
         experiment.config.seed,
         what,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **made)
-    partial.replace(path)
     report = {
         "steps": settings.head_steps,
         "tokens": settings.head_steps
         * settings.batch_size
         * experiment.config.data.length,
-        "params": parameter_overview.count_parameters(made),
+        "params": int(parameter_overview.count_parameters(made)),
         "accuracy": accuracy,
     }
     write_json(path.with_suffix(".json"), report)
+    # Last: with it the head is there.
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **made)
+    partial.replace(path)
     log.say(f"{what}: names {accuracy:.1%} of the hidden words of held-out text")
     return made
