@@ -46,6 +46,15 @@ SPACE = Space(
 )
 BIG = Arch(4, 24, 3, 48, head_size=8)
 
+# Of a small byte-level vocabulary of VOCAB tokens, which is made of these texts.
+TEXTS = [
+    "A student learns from its teacher.",
+    "Short.",
+    "  2 ms on a v5e, n'est-ce pas? \u00e9t\u00e9 \u6f22\u5b57",
+    "hide <mask> or [MASK]",
+]
+VOCAB = 320
+
 
 @pytest.fixture(scope="session")
 def minilm():
@@ -62,3 +71,22 @@ def batch():
         "ids": jnp.asarray(rng.integers(1, 60, (2, 6)), jnp.int32),
         "tokens": jnp.asarray(tokens),
     }
+
+
+@pytest.fixture(scope="session")
+def byte_level(tmp_path_factory):
+    """vocab.json and merges.txt of a small byte-level BPE."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    folder = tmp_path_factory.mktemp("byte_level")
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(TEXTS * 3, trainer)
+    made.model.save(str(folder))
+    return folder

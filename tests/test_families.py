@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import TEXTS, VOCAB
 from parity import assert_equal
 
 from autodistill_jax.arch import Arch
@@ -15,13 +16,6 @@ from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.model.pieces import layer_norm
 
-TEXTS = [
-    "A student learns from its teacher.",
-    "Short.",
-    "  2 ms on a v5e, n'est-ce pas? \u00e9t\u00e9 \u6f22\u5b57",
-    "hide <mask> or [MASK]",
-]
-VOCAB = 320
 SHAPE = {
     "vocab_size": VOCAB,
     "hidden_size": 48,
@@ -159,25 +153,6 @@ def edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.fixture(scope="session")
-def byte_level(tmp_path_factory):
-    """vocab.json and merges.txt of a small byte-level BPE."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    folder = tmp_path_factory.mktemp("byte_level")
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(TEXTS * 3, trainer)
-    made.model.save(str(folder))
-    return folder
-
-
 def teacher(folder, model, byte_level, tokenizer_json, **fields):
     """A random teacher with the tokenizer files of its family."""
     folder.mkdir()
@@ -273,41 +248,6 @@ def test_students_go_out_as_their_teachers_family(
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **remote)
     ids = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=14)
     assert np.array_equal(ids["input_ids"], batch["ids"])
-
-
-@pytest.mark.parametrize("prefix_space", [False, True])
-def test_byte_level_ids_equal_transformers(tmp_path, byte_level, prefix_space):
-    import transformers
-
-    for name in ("vocab.json", "merges.txt"):
-        (tmp_path / name).write_text((byte_level / name).read_text())
-    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"add_prefix_space": prefix_space})
-    )
-    made = tokens.tokenizer(tmp_path, VOCAB)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    for texts in (TEXTS, list(zip(TEXTS, TEXTS[::-1], strict=True))):
-        wanted = tokenizer(texts, padding="max_length", truncation=True, max_length=24)
-        found = tokens.encode(made, texts, 24)
-        assert np.array_equal(found["ids"], wanted["input_ids"])
-        assert np.array_equal(found["tokens"], wanted["attention_mask"])
-        assert not found["types"].any()
-    assert tokens.special(made) == tokens.Special(pad=1, cls=0, sep=2, hide=4)
-
-
-def test_special_tokens_by_their_own_names(tmp_path, minilm):
-    made = tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
-    assert tokens.special(made) == tokens.Special(0, 101, 102, 103)
-    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
-    with pytest.raises(UserError, match=r"nor vocab\.json with merges\.txt"):
-        tokens.tokenizer(tmp_path, 10)
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(UserError, match=r"needs \[PAD\], .* or <pad>, <s> and </s>"):
-        tokens.tokenizer(tmp_path, 10)
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[CLS]\na\n")
-    with pytest.raises(UserError, match="sep_token not found"):
-        tokens.tokenizer(tmp_path, 10)
 
 
 def test_what_would_change_the_computation_is_refused(tmp_path):

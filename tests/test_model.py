@@ -78,8 +78,11 @@ def test_sub_network_is_the_extracted_student_everywhere(params, batch):
     assert len(traces) == 1  # For all these Archs.
 
 
-def test_projected_embeddings_are_elastic_too(electra, batch):
+@pytest.mark.parametrize("tiled", [False, True])
+def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch):
     """As ELECTRA has them: of one width for all sub-networks, projected to theirs."""
+    if tiled:  # Products then reach beyond the channels in use.
+        monkeypatch.setattr(elastic, "MAX_BRANCHES", 3)
     sizes, params = electra
     assert params["embeddings_word"].shape == (60, 10)
     run, real = runner(SPACE, sizes=sizes), np.asarray(batch["tokens"], bool)
@@ -110,7 +113,7 @@ def test_projected_embeddings_have_the_students_gradients(electra, batch):
             hidden = module.apply({"params": params}, *inputs).hidden
             return (hidden[..., : mix.shape[-1]] * mix).sum()
 
-        return jax.grad(loss)(params)
+        return jax.jit(jax.grad(loss))(params)
 
     inside = gradient(Bert(BIG, sizes, space=SPACE), params, arrays(arch))
     alone = gradient(Bert(arch, sizes), extract.extract(params, BIG, arch))
