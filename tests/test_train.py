@@ -9,9 +9,9 @@ from conftest import BIG, SIZES, SPACE
 
 from autodistill_jax import sharding
 from autodistill_jax.arch import Arch, Space
-from autodistill_jax.data import batches
+from autodistill_jax.data import batches, tokens
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import extract
+from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.search import proxies
 from autodistill_jax.train import (
@@ -21,22 +21,30 @@ from autodistill_jax.train import (
     optimizer,
     sandwich,
     supervised,
+    terms,
 )
 
 SETTINGS = {
-    "terms": "relation+hidden+pooled",
-    "relation_weight": 1.0,
-    "hidden_weight": 1.0,
-    "pooled_weight": 10.0,
+    "terms": "relation+hidden+10*pooled",
     "relation_form": "minilmv2",
     "relation_heads": 4,
+    "relation_pairs": "qq+kk+vv",
+    "hide": 0.0,
+    "hide_at_most": 20,
+    "temperature": 2.0,
     "learning_rate": 1e-2,
     "warmup": 0.2,
     "weight_decay": 0.01,
     "clip": 1.0,
 }
 TEACHER = Arch(4, 32, 4, 64, 8)
+SPECIAL = tokens.Special(pad=0, cls=1, sep=2, hide=3)
 STEPS = 8
+
+
+def kind(pooling, embeds):
+    """A teacher, of which an objective only asks how it pools and its sizes."""
+    return huggingface.Teacher(TEACHER, SIZES, {}, pooling, embeds, None)
 
 
 def rows():
@@ -56,7 +64,7 @@ class Run:
         self.teacher_params = {
             k: v * 10 if k.endswith("kernel") else v for k, v in params.items()
         }
-        self.objective = objectives.objective(SETTINGS, SPACE, "mean", True)
+        self.objective = objectives.objective(SETTINGS, [SPACE], kind("mean", True))
         self.superlm = Bert(BIG, SIZES, space=SPACE)
         self.moves = optimizer.make(SETTINGS, STEPS, extract.axes(self.superlm))
         self.feed = batches.training(rows(), 8, seed=0)
@@ -67,7 +75,7 @@ class Run:
 
     def start(self):
         params = extract.truncate(self.teacher_params, TEACHER, BIG)
-        params |= objectives.matcher(self.objective, BIG.hidden, TEACHER.hidden)
+        params |= terms.matcher(self.objective, BIG.hidden, TEACHER.hidden)
         params = {k: jnp.array(v) for k, v in params.items()}
         self.frozen = {"embeddings_word": params.pop("embeddings_word")}
         state = {"params": params, "optimizer": self.moves.init(params)}
@@ -119,12 +127,12 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
     state = {"params": params, "optimizer": optax.sgd(1.0).init(params)}
     archs = [SPACE.largest(), SPACE.smallest(), Arch(2, 16, 2, 24, 8)]
     batch = batches.put(run.feed[0], run.mesh)
-    target = objectives.targets(run.teacher, run.teacher_params, batch, run.objective)
+    target = terms.targets(run.teacher, run.teacher_params, batch, run.objective)
 
     @jax.jit
     def gradient(params, arch):
         def loss(params):
-            made = objectives.terms(
+            made = terms.terms(
                 run.superlm,
                 {**run.frozen, **params},
                 batch,
@@ -201,24 +209,40 @@ def test_eight_devices_equal_one(whole):
         assert np.abs(np.asarray(value) - other_value).max() < 2e-3, name
 
 
-def test_proxy_is_the_extracted_students_loss(whole):
-    run, state = whole
+def given(run, state, **more):
     params = {**state["params"], **run.frozen}
-    held_out = [batches.put(b, run.mesh) for b in batches.evaluation(rows(), 16)]
-    proxy = proxies.superlm(
-        run.superlm, params, run.teacher, run.teacher_params, held_out, run.objective
+    return proxies.Given(
+        run.superlm,
+        params,
+        run.teacher,
+        run.teacher_params,
+        rows(),
+        16,
+        run.objective,
+        run.mesh,
+        **more,
     )
-    arch = SPACE.smallest()
+
+
+def extracted(run, state, arch):
+    params = {**state["params"], **run.frozen}
     encoder = {k: v for k, v in params.items() if not k.startswith("matcher_")}
-    student = extract.extract(encoder, BIG, arch)
-    student |= {
+    return extract.extract(encoder, BIG, arch) | {
         k: v[: arch.hidden] for k, v in params.items() if k.startswith("matcher_")
     }
+
+
+def test_proxy_is_the_extracted_students_loss(whole):
+    run, state = whole
+    arch = SPACE.smallest()
+    student = extracted(run, state, arch)
     batch = {k: jnp.asarray(v) for k, v in rows().items()}
-    target = objectives.targets(run.teacher, run.teacher_params, batch, run.objective)
-    alone = objectives.terms(Bert(arch, SIZES), student, batch, target, run.objective)
-    for term, value in proxy([arch])[arch].items():
-        assert abs(value - float(alone[term].mean())) < 1e-4 * abs(value), term
+    target = terms.targets(run.teacher, run.teacher_params, batch, run.objective)
+    alone = terms.terms(Bert(arch, SIZES), student, batch, target, run.objective)
+    made = proxies.make("agnostic", given(run, state))([arch])[arch]
+    assert abs(made["proxy"] - float(alone["total"].mean())) < 1e-4 * made["proxy"]
+    for term in run.objective.weights:
+        assert abs(made[term] - float(alone[term].mean())) < 1e-4 * abs(made[term])
 
 
 def test_the_sandwich_is_a_function_of_the_step():
@@ -231,22 +255,31 @@ def test_the_sandwich_is_a_function_of_the_step():
 
 
 def test_objectives_follow_the_teachers_kind_and_refuse():
-    auto = SETTINGS | {"terms": "auto"}
-    assert set(objectives.objective(auto, SPACE, "cls", True).weights) == {
-        "relation", "pooled",
-    }  # fmt: skip
-    assert set(objectives.objective(auto, SPACE, "pooler", False).weights) == {
-        "relation"
-    }
-    with pytest.raises(UserError, match="all have weight 0"):
-        zero = {"terms": "relation", "relation_weight": 0.0}
-        objectives.objective(SETTINGS | zero, SPACE, "cls", True)
-    with pytest.raises(UserError, match=r"distill\.terms"):
-        objectives.objective(SETTINGS | {"terms": "logits"}, SPACE, "cls", True)
-    with pytest.raises(UserError, match="narrowest sub-network has 16 query channels"):
-        objectives.objective(SETTINGS | {"relation_heads": 17}, SPACE, "cls", True)
-    with pytest.raises(UserError, match="paper, code, minilmv2"):
-        objectives.objective(SETTINGS | {"relation_form": "x"}, SPACE, "cls", True)
+    def made(embeds=True, spaces=(SPACE,), special=None, **more):
+        settings = SETTINGS | more
+        return objectives.objective(settings, spaces, kind("cls", embeds), special)
+
+    assert made(terms="auto").weights == {"relation": 1, "pooled": 10}
+    assert made(terms="auto", embeds=False).weights == {"relation": 1}
+    assert made(terms="0.5*hidden + 2*cosine").weights == {"hidden": 0.5, "cosine": 2}
+    assert made(relation_heads=0).relation_heads == TEACHER.heads
+    one = Space((2,), (16,), (2,), (24,), head_size=8)
+    recipe = made(terms="distilbert", spaces=[one], special=SPECIAL)
+    assert recipe.weights == {"logits": 5, "words": 2, "cosine": 1}
+    assert recipe.hide == 0.15
+    assert made(terms="tinybert", spaces=[one]).mapped == (1, 3)  # 2 of 4 layers
+    for match, settings in (
+        ("all have weight 0", {"terms": "0*relation"}),
+        (r"distill\.terms has 'dance'", {"terms": "relation+dance"}),
+        ("narrowest sub-network has 16 query channels", {"relation_heads": 17}),
+        ("paper, code, minilmv2", {"relation_form": "x"}),
+        (r"qq\+kk\+vv, qk\+vv", {"relation_pairs": "vv"}),
+        ("needs a space of one Arch", {"terms": "tinybert"}),
+        ("no token for a hidden word", {"terms": "distilbert"}),
+        ("needs hidden words", {"terms": "words", "special": SPECIAL}),
+    ):
+        with pytest.raises(UserError, match=match):
+            made(**settings)
 
 
 def test_only_matrices_decay():
@@ -290,11 +323,14 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     settings = SETTINGS | {"epochs": 6, "batch_size": 16, "learning_rate": 2e-2}
     params = extract.init(module, jax.random.key(0))
     mesh = sharding.make_mesh(16)
-    best, scores = supervised.fine_tune(
-        module, params, made, settings, "mean", mesh, 0, "test"
+    results = supervised.fine_tune(
+        module, lambda seed: params, made, settings, "mean", mesh, (0, 1), "test"
     )
-    assert len(scores) == 6 and max(scores) > 0.85
-    assert best["head_kernel"].shape == (16, classes)
-    encoder = {k: v for k, v in best.items() if not k.startswith("head_")}
+    for one in results:
+        assert len(one.scores) == 6 and max(one.scores) > 0.85
+        assert one.params["head_kernel"].shape == (16, classes)
+        assert max(one.parts.values()) == pytest.approx(max(one.scores))
+    assert results[0].scores != results[1].scores
+    encoder = {k: v for k, v in results[0].params.items() if "head_" not in k}
     score = supervised.frozen(module, encoder, made, "mean", 16, mesh)
     assert score > 0.8

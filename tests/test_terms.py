@@ -1,0 +1,210 @@
+"""Are hidden words hidden as BERT does, and the terms what the methods write?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import BIG, SIZES, SPACE
+
+from autodistill_jax.arch import Arch, Space
+from autodistill_jax.data.hide import hide
+from autodistill_jax.data.tokens import Special
+from autodistill_jax.model import extract, words
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import objectives, sandwich, terms
+from autodistill_jax.train.objectives import Objective
+
+SPECIAL = Special(pad=0, cls=1, sep=2, hide=3)
+TEACHER = Arch(4, 32, 4, 64, 8)
+STUDENT = Arch(2, 24, 2, 40, 8)
+
+
+def texts(rows=64, length=12):
+    """[CLS] words [SEP] and padding."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(4, 60, (rows, length)).astype(np.int32)
+    count = rng.integers(3, length + 1, (rows, 1))
+    place = np.arange(length)
+    ids[:, 0] = SPECIAL.cls
+    ids = np.where(place == count - 1, SPECIAL.sep, ids)
+    ids = np.where(place >= count, SPECIAL.pad, ids)
+    return {"ids": jnp.asarray(ids), "tokens": jnp.asarray(ids != 0, jnp.int32)}
+
+
+def test_words_are_hidden_as_bert_hides_them():
+    batch = texts(2000, 12)
+    made = hide(jax.random.key(0), batch, SPECIAL, 60, 0.3, 20)
+    before, after = np.asarray(batch["ids"]), np.asarray(made["ids"])
+    rows = np.arange(2000)[:, None]
+    chosen = np.asarray(made["chosen"]) > 0
+    places = np.asarray(made["places"])
+    # What stood there is told, and nothing else is touched.
+    assert (before[rows, places] == np.asarray(made["targets"])).all()
+    untouched = np.ones_like(before, bool)
+    untouched[np.broadcast_to(rows, places.shape)[chosen], places[chosen]] = False
+    assert (before[untouched] == after[untouched]).all()
+    # Only words; at least one a text, and a fraction of them.
+    assert (before[~untouched] > SPECIAL.sep).all()
+    there = ((before > SPECIAL.sep) & np.asarray(batch["tokens"], bool)).sum(axis=1)
+    count = (~untouched).sum(axis=1)
+    assert (count == np.maximum(np.round(0.3 * there), 1)).all()
+    shown, stood = after[~untouched], before[~untouched]
+    hidden = shown == SPECIAL.hide
+    assert abs(hidden.mean() - 0.8) < 0.03
+    assert abs((~hidden & (shown != stood)).mean() - 0.1) < 0.03
+    most = hide(jax.random.key(0), batch, SPECIAL, 60, 0.9, 2)
+    assert most["places"].shape == (2000, 2)
+    other = hide(jax.random.key(1), batch, SPECIAL, 60, 0.3, 20)
+    assert (np.asarray(other["ids"]) != after).any()
+
+
+def head(hidden, width):
+    made = words.init(jax.random.key(5), hidden, width, SIZES.vocab)
+    noise = jax.random.normal(jax.random.key(6), (width,))
+    return made | {"words_bias": noise, "words_kernel": 20 * made["words_kernel"]}
+
+
+def networks():
+    module = Bert(TEACHER, SIZES)
+    params = extract.init(module, jax.random.key(3))
+    params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
+    return module, params
+
+
+ALL_TERMS = Objective(
+    {term: 1.0 for term in objectives.TERMS},
+    relation_heads=4,
+    mapped=(1, 3),
+    hide=0.3,
+    special=SPECIAL,
+)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Every term of a student alone, with what it is made from."""
+    module, params = networks()
+    params |= head(32, 32)
+    student = extract.extract(
+        {k: v for k, v in params.items() if not k.startswith("words_")},
+        TEACHER,
+        STUDENT,
+    )
+    batch = terms.shown(texts(), ALL_TERMS, SIZES.vocab, jax.random.key(1))
+    own = terms.matcher(ALL_TERMS, 24, 32, head(32, 32))
+    target = terms.targets(module, params, batch, ALL_TERMS)
+    small = Bert(STUDENT, SIZES)
+    values = terms.terms(small, {**student, **own}, batch, target, ALL_TERMS)
+    full = module.apply(
+        {"params": params}, batch["ids"], batch["tokens"], qkv=True, states=True
+    )
+    mine = small.apply(
+        {"params": student}, batch["ids"], batch["tokens"], qkv=True, states=True
+    )
+    return values, batch, full, mine, params, student, own
+
+
+def masked_mean(values, batch):
+    real = np.asarray(batch["tokens"])
+    return (np.asarray(values) * real).sum(axis=1) / real.sum(axis=1)
+
+
+def test_layers_and_attention_are_tinyberts(made):
+    values, batch, full, mine, *_ = made
+    # Layers 1, 2 of the student follow layers 2, 4 of the teacher; embeddings follow
+    # embeddings. The matcher is the identity still.
+    total = 0
+    for i, j in ((0, 0), (1, 2), (2, 4)):
+        padded = jnp.pad(mine.states[i], ((0, 0), (0, 0), (0, 8)))
+        total += masked_mean(jnp.square(padded - full.states[j]).mean(axis=-1), batch)
+    assert np.allclose(values["layers"], total, rtol=1e-4)
+
+    def scores(qkv, heads):
+        query, key = (
+            np.asarray(qkv[:, :, i]).reshape(64, 12, heads, -1) for i in (0, 1)
+        )
+        made = np.einsum("blhd,bmhd->bhlm", query, key)
+        return made / np.sqrt(query.shape[-1])
+
+    real = np.asarray(batch["tokens"])
+    both = real[:, None, :, None] * real[:, None, None, :]
+    total = 0
+    for i, j in ((0, 1), (1, 3)):
+        # The student's two heads of 8 are split anew into the teacher's four.
+        error = np.square(scores(mine.qkvs[i], 4) - scores(full.qkvs[j], 4)) * both
+        total += error.sum(axis=(1, 2, 3)) / (4 * real.sum(axis=1) ** 2)
+    assert np.allclose(values["attention"], total, rtol=1e-4)
+
+
+def test_words_logits_and_cosine_are_distilberts(made):
+    values, batch, full, mine, params, student, own = made
+
+    def logits(hidden, head, embeddings):
+        x = np.asarray(hidden) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+        x = np.asarray(jax.nn.gelu(x, approximate=False))
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+        x = x * np.asarray(head["norm_scale"]) + np.asarray(head["norm_bias"])
+        return x @ np.asarray(embeddings).T + np.asarray(head["out_bias"])
+
+    def named(tree, prefix):
+        return {k.removeprefix(prefix): v for k, v in tree.items() if prefix in k}
+
+    ours = logits(mine.hidden, named(own, "matcher_words_"), student["embeddings_word"])
+    theirs = logits(full.hidden, named(params, "words_"), params["embeddings_word"])
+
+    def log_softmax(x):
+        x = x - x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    rows = np.arange(64)[:, None]
+    places, chosen = np.asarray(batch["places"]), np.asarray(batch["chosen"])
+    each = -log_softmax(ours)[rows, places, np.asarray(batch["targets"])]
+    wanted = (each * chosen).sum(axis=1) / chosen.sum(axis=1)
+    assert np.allclose(values["words"], wanted, rtol=1e-3, atol=1e-4)
+    soft, hard = log_softmax(theirs / 2), log_softmax(ours / 2)
+    each = 4 * (np.exp(soft) * (soft - hard)).sum(-1)[rows, places]
+    wanted = (each * chosen).sum(axis=1) / chosen.sum(axis=1)
+    assert np.allclose(values["logits"], wanted, rtol=1e-3, atol=1e-4)
+    padded = np.pad(np.asarray(mine.hidden), ((0, 0), (0, 0), (0, 8)))
+    other = np.asarray(full.hidden)
+    cosine = (padded * other).sum(-1)
+    cosine /= np.linalg.norm(padded, axis=-1) * np.linalg.norm(other, axis=-1)
+    assert np.allclose(values["cosine"], masked_mean(1 - cosine, batch), rtol=1e-4)
+
+
+def test_a_sub_networks_word_head_is_the_extracted_students():
+    """Terms with hidden words in a SuperLM: dead channels change nothing."""
+    objective = Objective(
+        {"words": 2.0, "logits": 5.0, "cosine": 1.0}, hide=0.3, special=SPECIAL
+    )
+    module, params = networks()
+    params = {**params, **head(32, 32)}
+    body = {k: v for k, v in params.items() if not k.startswith("words_")}
+    superlm = Bert(BIG, SIZES, space=SPACE)
+    inside = extract.truncate(body, TEACHER, BIG)
+    own = terms.matcher(objective, BIG.hidden, 32, head(32, 32))
+    batch = terms.shown(texts(8), objective, SIZES.vocab, jax.random.key(1))
+    target = terms.targets(module, params, batch, objective)
+    arch = Arch(2, 16, 2, 24, 8)
+    one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
+    found = terms.terms(superlm, {**inside, **own}, batch, target, objective, one)
+    student = extract.extract(inside, BIG, arch)
+    student |= terms.matcher(objective, 16, 32, head(32, 32))
+    alone = terms.terms(Bert(arch, SIZES), student, batch, target, objective)
+    for name, value in alone.items():
+        # Soft labels are a small difference of large numbers.
+        assert np.allclose(found[name], value, rtol=1e-4, atol=3e-6), name
+
+
+def test_a_space_of_one_arch_is_that_network_alone():
+    """No elastic branches, and steps of one sub-network."""
+    alone = Space((2,), (16,), (2,), (24,), head_size=8)
+    assert sandwich.archs(alone, 2, 0, 0) == alone.grid()
+    (arch,) = alone.grid()
+    batch = texts(4)
+    module = Bert(arch, SIZES)
+    params = extract.init(module, jax.random.key(0))
+    one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
+    with_arch = module.apply({"params": params}, batch["ids"], batch["tokens"], one)
+    without = module.apply({"params": params}, batch["ids"], batch["tokens"])
+    assert np.array_equal(with_arch.hidden, without.hidden)
