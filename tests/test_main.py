@@ -1,5 +1,6 @@
 """Is every mistake told in one line on stderr, with exit 2 and nothing written?"""
 
+import json
 import os
 import subprocess
 import sys
@@ -45,7 +46,10 @@ BAD = {
     "space too large": (["--config.space.hidden=(512,)"], "hidden 512 is more than"),
     "no text": (["--config.data.source=nowhere"], "data.source=nowhere"),
     "little text": ([f"--config.data.source={ROOT / '.gitignore'}"], "training and"),
-    "unknown task": (["--config.finetune.tasks=('xyz',)"], "'xyz'; known: docs, sst2"),
+    "unknown task": (
+        ["--config.finetune.tasks=('xyz',)"],
+        "'xyz' is no task; known: docs, sst2",
+    ),
     "no glue": (["--config.finetune.tasks=('rte',)"], "glue_dir is empty"),
     "frozen": (["--config.distill.freeze=('word',)"], "names 'word'; known: embed"),
     "dtype": (["--config.distill.dtype=int8"], "one of float32, bfloat16"),
@@ -61,6 +65,17 @@ BAD = {
     "few labels": (["--config.finetune.rows=8"], "finetune.batch_size 16 needs"),
     "percent": (["--config.budget.flops_fraction=25.0"], "must be from 0.0 to 1.0"),
     "flag of a field": (["--distill.steps=3"], "is --config.section.field=value"),
+    "unknown term": (["--config.distill.terms=relation+logit"], "terms has 'logit'"),
+    "unknown baseline": (["--config.baselines=('bert',)"], "baselines has 'bert'"),
+    "unknown proxy": (["--config.search.proxy=loss"], "proxy has 'loss'"),
+    "proxy without a task": (["--config.search.proxy=probe"], "set search.task"),
+    "rank without a task": (["--config.rank.archs=24"], "rank.task is empty"),
+    "partition and grid": (["--config.space.partition=3"], "give one of the two"),
+    "Arch outside": (
+        ["--config.search.arch=layers=3,hidden=100,heads=3,ffn=400"],
+        "is outside the space; the nearest inside is layers=3",
+    ),
+    "no such start": (["--config.distill.start=./nowhere"], "./nowhere: no such"),
     "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
 }
 
@@ -86,6 +101,33 @@ def test_a_glue_file_with_a_short_row(sst2, tmp_path, capfd):
     assert code == 2
     assert "dev.tsv, line 3: 1 columns, needed 2" in capfd.readouterr().err
     assert not (tmp_path / "w").exists()
+
+
+def test_what_a_proxys_task_lacks_is_told_before_any_work(sst2, tmp_path, capfd):
+    (sst2 / "SST-2" / "dev.tsv").unlink()
+    flags = [f"--config.finetune.glue_dir={sst2}", "--config.search.task=sst2"]
+    flags += ["--config.search.proxy=proxy", f"--workdir={tmp_path / 'w'}"]
+    assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
+    told = capfd.readouterr().err
+    assert "lacks dev.tsv; put what" in told and told.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_label_outside_a_tasks_set(sst2, tmp_path, capfd):
+    (sst2 / "SST-2" / "dev.tsv").write_text("sentence\tlabel\ngood\t1\nbad\t7\n")
+    flags = [f"--config.finetune.glue_dir={sst2}", "--config.finetune.tasks=('sst2',)"]
+    flags += [f"--workdir={tmp_path / 'w'}"]
+    assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
+    assert "dev.tsv, line 3: label '7' is none of 0, 1" in capfd.readouterr().err
+
+
+def test_a_teacher_of_an_unknown_type(minilm, tmp_path, capfd):
+    config = json.loads((minilm.folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    flags = [f"--config.teacher={tmp_path}", f"--workdir={tmp_path / 'w'}"]
+    assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
+    told = capfd.readouterr().err
+    assert "'gpt2'; known: bert, electra, roberta, xlm-roberta" in told
 
 
 def test_a_config_of_other_fields(tmp_path, capfd):

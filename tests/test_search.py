@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BIG, SIZES, SPACE
+from conftest import SIZES
 from scipy import stats
 
 from autodistill_jax import losses, metrics, sharding
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import Arch, Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract
 from autodistill_jax.model.bert import Bert
@@ -17,8 +17,11 @@ from autodistill_jax.search.tuned import tuned
 from autodistill_jax.train import supervised
 from autodistill_jax.train.objectives import Objective
 
-TEACHER = Arch(4, 32, 4, 64, 8)
-ARCHS = [Arch(2, 16, 2, 24, 8), SPACE.largest(), Arch(1, 12, 3, 18, 8)]
+TEACHER = Arch(2, 32, 4, 64, 8)
+# Few branches: compiling them is most of the time.
+SPACE = Space((1, 2), (12, 16), (2,), (24,), head_size=8)
+BIG = Arch(2, 16, 2, 24, 8)
+ARCHS = [Arch(1, 16, 2, 24, 8), SPACE.largest(), SPACE.smallest()]
 TUNING = {
     "steps": 8,
     "batch_size": 8,
@@ -122,9 +125,9 @@ def test_candidates_on_eight_devices_are_tuned_as_on_one():
 def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
     asked = given()
     arch = ARCHS[0]
-    (inside,) = tuned(
-        asked.module, asked.params, LABELLED, TUNING, "mean", asked.mesh
-    )([(arch, 0)])
+    (inside,) = tuned(asked.module, asked.params, LABELLED, TUNING, "mean", asked.mesh)(
+        [(arch, 0)]
+    )
     student = extract.extract(asked.params, BIG, arch)
     original = supervised.head
 
@@ -187,7 +190,8 @@ def test_better_means_that_the_interval_leaves_0_out():
 
 
 def test_archs_are_drawn_evenly_over_bands_of_flops():
-    flops = {arch: float(i // 2) for i, arch in enumerate(SPACE.grid())}
+    grid = Space((1, 2, 4), (12, 16, 24), (2, 3), (), (1.5, 2.0), 8).grid()
+    flops = {arch: float(i // 2) for i, arch in enumerate(grid)}
     made = rank.draw(flops, 24, 3, seed=0)
     assert [list(made.values()).count(band) for band in range(3)] == [8, 8, 8]
     tops = [max(flops[a] for a in made if made[a] == band) for band in range(3)]

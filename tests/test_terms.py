@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BIG, SIZES, SPACE
+from conftest import SIZES
 
 from autodistill_jax.arch import Arch, Space
 from autodistill_jax.data.hide import hide
@@ -180,15 +180,19 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     module, params = networks()
     params = {**params, **head(32, 32)}
     body = {k: v for k, v in params.items() if not k.startswith("words_")}
-    superlm = Bert(BIG, SIZES, space=SPACE)
-    inside = extract.truncate(body, TEACHER, BIG)
-    own = terms.matcher(objective, BIG.hidden, 32, head(32, 32))
+    space = Space((1, 2), (16, 24), (2,), (24,), head_size=8)
+    big = extract.superlm_arch(TEACHER, space.envelope())
+    superlm = Bert(big, SIZES, space=space)
+    inside = extract.truncate(body, TEACHER, big)
+    own = terms.matcher(objective, big.hidden, 32, head(32, 32))
     batch = terms.shown(texts(8), objective, SIZES.vocab, jax.random.key(1))
     target = terms.targets(module, params, batch, objective)
     arch = Arch(2, 16, 2, 24, 8)
     one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
-    found = terms.terms(superlm, {**inside, **own}, batch, target, objective, one)
-    student = extract.extract(inside, BIG, arch)
+    found = jax.jit(
+        lambda params: terms.terms(superlm, params, batch, target, objective, one)
+    )({**inside, **own})
+    student = extract.extract(inside, big, arch)
     student |= terms.matcher(objective, 16, 32, head(32, 32))
     alone = terms.terms(Bert(arch, SIZES), student, batch, target, objective)
     for name, value in alone.items():
