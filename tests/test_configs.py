@@ -14,7 +14,7 @@ from autodistill_jax.arch import Arch
 from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost
 from autodistill_jax.data import tokens
-from autodistill_jax.jobs import baselines, experiment, fields
+from autodistill_jax.jobs import baselines, experiment, fields, training
 from autodistill_jax.main import main
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.train import objectives
@@ -146,6 +146,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch):
     assert np.isfinite(json.loads(lines[-1])["loss"])
     _again(workdir, capfd)
     _another_experiment(workdir, capfd)
+    _a_student_is_distilled_further(workdir / "students" / arch.name, tmp_path, capfd)
     _another_budget(workdir, capfd)
 
 
@@ -165,6 +166,30 @@ def _another_experiment(workdir, capfd):
     told = capfd.readouterr().err.strip()
     assert "holds another experiment: distill.steps is 12 there and 13 here" in told
     assert "\n" not in told and (workdir / "config.json").read_text() == before
+
+
+def _a_student_is_distilled_further(student, tmp_path, capfd):
+    """A space of its one Arch, started from its own weights, whatever they are."""
+    before = huggingface.load(str(student))
+    grid = {axis: (getattr(before.arch, axis),) for axis in ("layers", "hidden", "ffn")}
+    config = load(ROOT / "configs" / "quickstart.py", "smoke")
+    with config.unlocked():
+        config.distill.start = str(student)
+        config.space.update({**grid, "ffn_ratio": ()})
+    made = experiment.read(config)
+    (space,) = made.spaces.values()
+    state, frozen, *_ = training.prepare(made, space, {})
+    for name, value in {**state["params"], **frozen}.items():
+        if not name.startswith("matcher_"):
+            assert np.array_equal(value, before.params[name]), name
+    flags = [f"--config.space.{axis}={value}" for axis, value in grid.items()]
+    flags += ["--config.space.ffn_ratio=()", f"--config.distill.start={student}"]
+    config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
+    further = tmp_path / "further"
+    flags += [f"--workdir={further}", "--config.distill.steps=2"]
+    assert main(["autodistill_jax", "distill", config, *flags]) == 0
+    assert "one network of" in capfd.readouterr().err
+    assert (further / "superlm" / "main" / "checkpoints" / "2").is_dir()
 
 
 def _another_budget(workdir, capfd):

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from autodistill_jax.data import docs, glue, tasks, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.train import supervised
+from autodistill_jax.train import log, supervised
 
 
 def task(
@@ -39,6 +39,8 @@ def task(
             f"{name!r} is no task; known: docs, {', '.join(glue.NAMES)}, "
             "or a .tsv or .jsonl file"
         )
+    for note in made.notes:
+        log.say(f"{name}: {note}")
     limit = min(settings.rows or len(made.train[0]), len(made.train[0]))
     if limit < settings.batch_size or not made.dev[0]:
         raise UserError(

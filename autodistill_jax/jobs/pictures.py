@@ -6,6 +6,7 @@ from autodistill_jax.arch import Arch
 from autodistill_jax.arch import front as pareto
 from autodistill_jax.jobs import page
 from autodistill_jax.jobs import workdir as common
+from autodistill_jax.search.proxies import LABELLED
 from autodistill_jax.train import sandwich
 
 _COLORS = {"largest": "#1f5f99", "smallest": "#5aa469", "random": "#a4aeb8"}
@@ -57,15 +58,16 @@ def front(found: dict, arch: Arch) -> str:
                 label="chosen",
                 zorder=5,
             )
-        axes.plot(
-            found["teacher"][key] / scale,
-            0,
-            "D",
-            ms=8,
-            color="#7a2f3a",
-            label="teacher (0 by definition)",
-            clip_on=False,
-        )
+        if found["proxy"] not in LABELLED:  # All others compare with the teacher.
+            axes.plot(
+                found["teacher"][key] / scale,
+                0,
+                "D",
+                ms=8,
+                color="#7a2f3a",
+                label="teacher (0 by definition)",
+                clip_on=False,
+            )
         axes.set_xlabel(label)
         axes.set_ylabel(f"proxy: {found['proxy']}")
         axes.set_xlim(left=0)
