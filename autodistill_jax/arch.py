@@ -123,13 +123,6 @@ class Space:
     def __contains__(self, arch: Arch) -> bool:
         return arch in _members(self)
 
-    def nearest(self, arch: Arch) -> Arch:
-        """The Arch of the space whose sizes are closest, in ratios; its own if inside.
-
-        Heads count by their channels where `arch` has another head size.
-        """
-        return min(_archs(self), key=lambda other: _distance(arch, other))
-
     def envelope(self) -> Arch:
         """The smallest Arch that holds all others: the width of the SuperLM."""
         return Arch(*_ranges(self)[1], head_size=self.head_size)
@@ -207,6 +200,14 @@ class Space:
         if inside:
             return inside
         raise budget.nothing_left(bounds, table)
+
+
+def nearest(archs: Iterable[Arch], arch: Arch) -> Arch:
+    """The one of `archs` whose sizes are closest, in ratios.
+
+    Heads count by their channels where `arch` has another head size.
+    """
+    return min(archs, key=lambda other: _distance(arch, other))
 
 
 def front(points: Iterable[Sequence[float]]) -> list[int]:

@@ -13,6 +13,7 @@ from autodistill_jax.arch import (
     cost,
     front,
     kept_layers,
+    nearest,
     parse,
 )
 from autodistill_jax.errors import UserError
@@ -122,10 +123,10 @@ def test_corners_are_the_ends_of_every_axis():
 
 def test_nearest():
     tiny = AUTODISTIL["tiny"]
-    assert tiny.nearest(Arch(3, 128, 7, 256)) == Arch(4, 128, 7, 256)
-    assert tiny.nearest(ARCHS["proxy_tiny"]) == ARCHS["proxy_tiny"]
+    assert nearest(tiny.grid(), Arch(3, 128, 7, 256)) == Arch(4, 128, 7, 256)
+    assert nearest(tiny.grid(), ARCHS["proxy_tiny"]) == ARCHS["proxy_tiny"]
     # Eighteen heads of 32 channels are as wide as nine of 64.
-    assert tiny.nearest(Arch(5, 192, 18, 576, 32)) == Arch(5, 192, 9, 576)
+    assert nearest(tiny.grid(), Arch(5, 192, 18, 576, 32)) == Arch(5, 192, 9, 576)
 
 
 def test_a_step_over_a_large_space_counts_nothing_again(monkeypatch):

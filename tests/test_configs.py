@@ -28,7 +28,7 @@ PRESETS = [
     for preset in (
         ["", *(name + end for name in NAMES for end in ("", ":smoke"))]
         if path.stem == "autodistil"
-        else ["", "smoke"]
+        else ["", "smoke", *(["rank"] if path.stem == "minilm" else [])]
     )
 ]
 

@@ -318,6 +318,8 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
         {k: v[120:] for k, v in side.items()},
         classes,
         metric,
+        more={"again": {k: v[120:] for k, v in side.items()}},
+        tests={"X": {k: v[:7] for k, v in side.items() if k != "label"}},
     )
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES, dropout=0.1)
     settings = SETTINGS | {"epochs": 6, "batch_size": 16, "learning_rate": 2e-2}
@@ -330,6 +332,8 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
         assert len(one.scores) == 6 and max(one.scores) > 0.85
         assert one.params["head_kernel"].shape == (16, classes)
         assert max(one.parts.values()) == pytest.approx(max(one.scores))
+        assert one.more == {"again": pytest.approx(max(one.scores))}
+        assert one.tests["X"].shape == (7,)
     assert results[0].scores != results[1].scores
     encoder = {k: v for k, v in results[0].params.items() if "head_" not in k}
     score = supervised.frozen(module, encoder, made, "mean", 16, mesh)

@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from autodistill_jax import named
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax.arch import Arch, Space, nearest
 from autodistill_jax.cost import Sizes, cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
@@ -42,10 +42,11 @@ def run(config: ConfigDict, text: str | None) -> None:
     homes = list(spaces(config.space, teacher).values())
     arch = named.read(text, homes[0].head_size)
     told = _told(arch, homes[0])
-    if not any(arch in space for space in homes) and arch != teacher:
+    grid = [other for space in homes for other in space.grid()]
+    if arch not in grid and arch != teacher and not named.by_name(text):
         log.say(
             f"note: the Arch {told} is outside the space of the config; the nearest "
-            f"inside is {homes[0].nearest(arch)}"
+            f"inside is {nearest(grid, arch)}"
         )
     if named.by_name(text):
         # The paper's students are counted relative to BERT-base's heads, as printed.

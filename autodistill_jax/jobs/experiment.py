@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import named as named_archs
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax.arch import Arch, Space, nearest
 from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost
 from autodistill_jax.data import text, tokens
@@ -185,10 +185,9 @@ def _affordable(experiment: Experiment) -> dict[Arch, str]:
         arch = named_archs.read(config.search.arch, head_size)
         homes = experiment.grid()
         if arch not in homes:
-            first = next(iter(experiment.spaces.values()))
             raise UserError(
                 f"search.arch: {arch} is outside the space; the nearest inside is "
-                f"{first.nearest(arch)}"
+                f"{nearest(homes, arch)}"
             )
         return {arch: homes[arch]}
     teacher = experiment.teacher
