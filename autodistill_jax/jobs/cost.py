@@ -43,7 +43,7 @@ def run(config: ConfigDict, text: str | None) -> None:
     arch = named.read(text, homes[0].head_size)
     told = _told(arch, homes[0])
     grid = [other for space in homes for other in space.grid()]
-    if arch not in grid and arch != teacher and not named.by_name(text):
+    if arch not in grid and arch != teacher:
         log.say(
             f"note: the Arch {told} is outside the space of the config; the nearest "
             f"inside is {nearest(grid, arch)}"
