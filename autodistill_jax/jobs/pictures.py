@@ -6,7 +6,7 @@ from autodistill_jax.arch import Arch
 from autodistill_jax.arch import front as pareto
 from autodistill_jax.jobs import page
 from autodistill_jax.jobs import workdir as common
-from autodistill_jax.search.proxies import LABELLED
+from autodistill_jax.search.proxies import LABELLED, PROXIES
 from autodistill_jax.train import sandwich
 
 _COLORS = {"largest": "#1f5f99", "smallest": "#5aa469", "random": "#a4aeb8"}
@@ -79,8 +79,9 @@ def front(found: dict, arch: Arch) -> str:
         + page.picture(drawn, "proxy against measured latency and multiply-adds")
         + f'<p class="note">{len(found["trials"])} of {found["space"]} sub-networks '
         "meet the budget. Each point is a sub-network with the weights it has in the "
-        "SuperLM; lower and further left is better. Latencies are taken on the front "
-        "only.</p>"
+        "SuperLM; lower and further left is better. The proxy "
+        f"{html.escape(found['proxy'])}: {html.escape(PROXIES[found['proxy']])}. "
+        "Latencies are taken on the front only.</p>"
     )
 
 
