@@ -93,7 +93,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 "temperature": 2.0,  # of the soft labels (the term logits)
                 # Steps of a masked-word head on the frozen teacher, where a term needs
                 # one and the teacher has none.
-                "head_steps": 5 if smoke else 300,
+                "head_steps": 5 if smoke else 1000,
                 # Parameters that keep the teacher's values: the word embeddings, whose
                 # gradient costs much and brings nothing here.
                 "freeze": ("embeddings_word",),

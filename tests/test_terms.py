@@ -59,9 +59,9 @@ def test_words_are_hidden_as_bert_hides_them():
 
 
 def head(hidden, width):
-    made = words.init(jax.random.key(5), hidden, width, SIZES.vocab)
-    noise = jax.random.normal(jax.random.key(6), (width,))
-    return made | {"words_bias": noise, "words_kernel": 20 * made["words_kernel"]}
+    made = words.init(hidden, width, SIZES.vocab)
+    noise = jax.random.normal(jax.random.key(6), (width + 1, hidden))
+    return made | {"words_bias": noise[0, :width], "words_kernel": noise[1:].T}
 
 
 def networks():

@@ -1,5 +1,6 @@
 """What do proxies look at in an experiment? For `search` and for `rank`."""
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import labelled
 from autodistill_jax.jobs.experiment import Experiment, held_out
 from autodistill_jax.jobs.training import teacher_head
-from autodistill_jax.jobs.workdir import chosen_already, task_folder
+from autodistill_jax.jobs.workdir import chosen_already, task_folder, tuning_of
 from autodistill_jax.search import proxies
 
 
@@ -90,6 +91,6 @@ def study_name(experiment: Experiment) -> str:
     if settings.proxy not in proxies.LABELLED:
         return settings.proxy
     where = task_folder(experiment.config.finetune, settings.task)
-    rate = experiment.config.finetune.learning_rate
-    how = f"-{settings.steps}-{rate:g}" if settings.proxy == "proxy" else ""
-    return f"{settings.proxy}-{where}{how}"
+    steps = settings.steps if settings.proxy == "proxy" else 0
+    told = repr([steps, tuning_of(experiment.config)]).encode()
+    return f"{settings.proxy}-{where}-{zlib.crc32(told):08x}"

@@ -88,15 +88,14 @@ def run(
 
 def _asked(experiment: Experiment) -> dict:
     """What the table depends on besides the trained SuperLM."""
-    config = common.plain(experiment.config)
-    settings = {
-        name: value
-        for name, value in config["finetune"].items()
-        if name not in ("tasks", "seeds", "teacher", "teacher_seeds", "predict")
+    config = experiment.config
+    tuning = {"epochs": config.finetune.epochs, **common.tuning_of(config)}
+    search = {"steps": config.search.steps, "rows": config.search.rows}
+    return {
+        "rank": common.plain(config)["rank"],
+        "tuning": tuning,
+        "search": search,
     }
-    keys = ("steps", "rows")
-    search = {key: config["search"][key] for key in keys}
-    return {"rank": config["rank"], "finetune": settings, "search": search}
 
 
 def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
@@ -104,7 +103,7 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
     and written as they come."""
     settings, config = experiment.config.rank, experiment.config
     path = workdir / "search" / f"quality-{task_name(experiment)}.json"
-    asked = _asked(experiment)["finetune"]
+    asked = _asked(experiment)["tuning"]
     kept = {}
     if path.exists():
         found = json.loads(path.read_text())
@@ -116,7 +115,11 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
         sum(len(archs) for archs in homes.values()) * settings.seeds,
         every=0.0,
     )
-    progress.first = done = sum(len(scores) for scores in kept.values())
+    progress.first = done = sum(
+        min(len(kept.get(str(arch), ())), settings.seeds)
+        for archs in homes.values()
+        for arch in archs
+    )
     for home, archs in homes.items():
         run = tuned(
             judged.tuned_module(experiment, home),

@@ -108,7 +108,28 @@ def record_of(arch: Arch) -> dict:
 
 def asked_of(config: ConfigDict) -> dict:
     """What the choice of an Arch depends on besides the trained SuperLM."""
-    return {key: plain(config)[key] for key in ("budget", "latency", "search")}
+    made = {key: plain(config)[key] for key in ("budget", "latency", "search")}
+    if config.search.task:
+        made["tuning"] = tuning_of(config)
+    return made
+
+
+def tuning_of(config: ConfigDict) -> dict:
+    """What a score on a task depends on besides the network, the task and its steps."""
+    names = (
+        "batch_size",
+        "learning_rate",
+        "warmup",
+        "decay",
+        "weight_decay",
+        "clip",
+        "dropout",
+        "dtype",
+        "length",
+        "rows",
+        "dev_rows",
+    )
+    return {name: config.finetune[name] for name in names}
 
 
 def chosen_already(config: ConfigDict, workdir: epath.Path) -> Arch | None:

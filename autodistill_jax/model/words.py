@@ -11,10 +11,13 @@ from autodistill_jax.cost import Sizes
 from autodistill_jax.model.pieces import activation, layer_norm, product
 
 
-def init(key: jax.Array, hidden: int, width: int, vocab: int) -> dict[str, jax.Array]:
-    """A head from [.., hidden] to the vocabulary over embeddings of this width."""
+def init(hidden: int, width: int, vocab: int) -> dict[str, jax.Array]:
+    """A head from [.., hidden] to the vocabulary over embeddings of this width.
+
+    It starts at the identity, which on a frozen body learns faster than a random start.
+    """
     return {
-        "words_kernel": 0.02 * jax.random.normal(key, (hidden, width)),
+        "words_kernel": jnp.eye(hidden, width),
         "words_bias": jnp.zeros((width,)),
         "words_norm_scale": jnp.ones((width,)),
         "words_norm_bias": jnp.zeros((width,)),

@@ -45,7 +45,7 @@ def train(
     width = embeddings.shape[1]
     steps = settings["head_steps"]
     key = jax.random.key(seed)
-    head = words.init(key, module.arch.hidden, width, sizes.vocab)
+    head = words.init(module.arch.hidden, width, sizes.vocab)
     moves = optimizer.make(settings, steps, {})
     everywhere = sharding.replicated(mesh)
     state = {"params": head, "optimizer": moves.init(head)}
