@@ -57,10 +57,11 @@ jax.tree_util.register_dataclass(
 BERT_BASE = Arch(layers=12, hidden=768, heads=12, ffn=3072)
 
 
-def parse(text: str, head_size: int) -> Arch:
+def parse(text: str, head_size: int, field: str = "--arch") -> Arch:
     """Reads `layers=3,hidden=192,ffn=768,heads=6`.
 
-    `head_size=...` may stand beside them; without it the given one is used.
+    `head_size=...` may stand beside them; without it the given one is used. `field` is
+    what the errors call the text.
 
     Raises:
       UserError: a size that is missing, given twice, unknown or no number from 1 on.
@@ -72,11 +73,11 @@ def parse(text: str, head_size: int) -> Arch:
         # More than seven digits are a slip; of thousands int() itself would raise.
         number = re.fullmatch("0*[1-9][0-9]{0,6}", value, re.ASCII)
         if key not in (*AXES, "head_size") or key in values or not number:
-            raise UserError(f"--arch has {part!r}; {needed}")
+            raise UserError(f"{field} has {part!r}; {needed}")
         values[key] = int(value)
     missing = [axis for axis in AXES if axis not in values]
     if missing:
-        raise UserError(f"--arch={text} lacks {', '.join(missing)}; {needed}")
+        raise UserError(f"{field}={text} lacks {', '.join(missing)}; {needed}")
     return Arch(**{"head_size": head_size, **values})
 
 

@@ -150,6 +150,18 @@ def soft_labels(
     return temperature**2 * divergence
 
 
+def pair_features(
+    one: Float[Array, "B D"], other: Float[Array, "B D"]
+) -> Float[Array, "B F"]:
+    """What a classifier reads of two texts that were embedded apart: u, v, |u - v| and
+    u * v (Sentence-BERT, arXiv 1908.10084, and InferSent), of unit length each.
+
+    Times 16, which makes a channel of some hundreds about 1.
+    """
+    u, v = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (one, other))
+    return 16 * jnp.concatenate([u, v, jnp.abs(u - v), u * v], axis=-1)
+
+
 def cosine_distance(
     student: Float[Array, "B D"], teacher: Float[Array, "B D"]
 ) -> Float[Array, " B"]:

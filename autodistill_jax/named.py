@@ -49,18 +49,20 @@ TEACHERS |= {
 }
 
 
-def read(text: str, head_size: int) -> Arch:
+def read(text: str, head_size: int, field: str = "--arch") -> Arch:
     """The Arch of a name (any case, "-" or "_") or of sizes, see `arch.parse`.
+
+    field: what the errors call the text.
 
     Raises:
       UserError: neither; lists the names and shows the form of sizes.
     """
     if "=" in text:
-        return parse(text, head_size)
+        return parse(text, head_size, field)
     arch = by_name(text)
     if arch is None:
         raise UserError(
-            f"--arch={text} is no Arch; known by name: {', '.join(ARCHS)}; or give its "
+            f"{field}={text} is no Arch; known by name: {', '.join(ARCHS)}; or give its "
             "sizes, like layers=3,hidden=192,heads=6,ffn=768"
         )
     return arch

@@ -150,6 +150,9 @@ def get_config(preset: str = "") -> ConfigDict:
                 "epochs": 1 if smoke else 2,
                 "batch_size": 16 if smoke else 32,
                 "length": 32 if smoke else 64,
+                # The two texts of a pair "together" in one pass, or "apart", each embedded
+                # on its own; "auto": apart where the teacher embeds sentences.
+                "pairs": "auto",
                 "learning_rate": 6e-4,
                 "scratch_learning_rate": 6e-4,  # of the same Arch from random weights
                 "teacher_learning_rate": 1e-4,  # of the teacher, where it is "full"

@@ -1,6 +1,7 @@
 """Which labelled rows does a task have? A task of one's own, and what all tasks share."""
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,9 +105,12 @@ def _label(value: str, values: dict | None, path: Path, line: int) -> float:
 
 def number_label(value: str, path: Path, line: int) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError as error:
         raise UserError(f"{path}, line {line}: label {value!r} is no number") from error
+    if not math.isfinite(number):
+        raise UserError(f"{path}, line {line}: label {value!r} is not finite")
+    return number
 
 
 def _read(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:

@@ -27,7 +27,8 @@ def check(experiment: Experiment) -> None:
                 f"baselines has {baseline!r}; it must be some of {', '.join(NAMES)}"
             )
         if baseline == "truncated":
-            extract.check_fits(experiment.teacher.arch, narrowest)
+            for arch in experiment.affordable:
+                extract.check_fits(experiment.teacher.arch, arch)
         if baseline not in UNTRAINED:
             of(experiment, baseline, narrowest)
 

@@ -182,7 +182,7 @@ def _affordable(experiment: Experiment) -> dict[Arch, str]:
     config = experiment.config
     if config.search.arch:
         head_size = next(iter(experiment.spaces.values())).head_size
-        arch = named_archs.read(config.search.arch, head_size)
+        arch = named_archs.read(config.search.arch, head_size, "search.arch")
         homes = experiment.grid()
         if arch not in homes:
             raise UserError(

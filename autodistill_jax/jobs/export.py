@@ -41,7 +41,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
     similarity = _similarities(experiment, judged_on, arch, student)
     log.say(
         f"{stage}: agreement with the teacher's similarities: student "
-        f"{similarity['student']:.3f}, the same slice before distillation "
+        f"{similarity['student']:.3f}, the same Arch before distillation "
         f"{similarity['truncated']:.3f}"
     )
     if similarity["student"] <= similarity["truncated"]:
@@ -182,8 +182,8 @@ A model of type {sizes.family}: {arch.layers} layers, hidden size {arch.hidden},
 
 Latency: batch {how["batch"]}, {how["length"]} tokens, {how["dtype"]}, on {how["device"]}.
 Agreement of its text similarities with the teacher's (Spearman, {similarity["pairs"]}
-held-out pairs): {similarity["student"]:.3f}; the same slice of the teacher before
-distillation: {similarity["truncated"]:.3f}.
+held-out pairs): {similarity["student"]:.3f}; the same Arch before this distillation:
+{similarity["truncated"]:.3f}.
 
 ```python
 from transformers import AutoModel, AutoTokenizer

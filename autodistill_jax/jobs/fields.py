@@ -79,6 +79,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "finetune.epochs": (int, 1),
     "finetune.batch_size": (int, 1),
     "finetune.length": (int, 8),
+    "finetune.pairs": (str, ("auto", "together", "apart")),
     "finetune.learning_rate": (float, 0.0),
     "finetune.scratch_learning_rate": (float, 0.0),
     "finetune.teacher_learning_rate": (float, 0.0),

@@ -9,8 +9,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import losses, metrics
-from autodistill_jax.data import glue, tasks
+from autodistill_jax import metrics
+from autodistill_jax.data import batches, glue, tasks
 from autodistill_jax.jobs import labelled, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
@@ -50,7 +50,6 @@ def run(
     found = common.read_json(workdir / "search" / "front.json", "search")
     arch = common.arch_of(found["chosen"])
     common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
-    settings = experiment.config.finetune
     home = workdir / "finetune" / arch.name
     for task in given:
         rows = labelled.rows(experiment, task)
@@ -64,7 +63,7 @@ def run(
                     "task": task.name,
                     "model": model,
                     "metric": task.metric,
-                    "settings": _recipe(experiment.config, model),
+                    "settings": tables.recipe(experiment.config, model),
                     "train_rows": len(rows.train["label"]),
                     "dev_rows": len(rows.dev["label"]),
                     **result,
@@ -73,7 +72,7 @@ def run(
             log.say(
                 f"{stage}: {task.name}, {model}: {task.metric} {result['score']:.4f}"
             )
-    made = tables.read(settings, home)
+    made = tables.read(experiment.config, home)
     if made:
         words = workdir / "teacher" / "words.json"
         told = json.loads(words.read_text()) if words.exists() else None
@@ -86,27 +85,8 @@ def run(
 
 def _missing(folder: epath.Path, config: ConfigDict) -> list[str]:
     """The models with no result on a task, in its folder, under these settings."""
-    models = ["student", *config.baselines]
-    models += ["teacher"] if config.finetune.teacher != "none" else []
-
-    def is_there(model):
-        path = folder / f"{model}.json"
-        return path.exists() and json.loads(path.read_text())["settings"] == (
-            _recipe(config, model)
-        )
-
-    return [model for model in models if not is_there(model)]
-
-
-def _recipe(config: ConfigDict, model: str) -> dict:
-    """What a model's result depends on besides the task."""
-    names = ("tasks", "glue_dir", "text", "text_pair", "label", "metric", "dev_file")
-    others = {
-        "teacher": ("learning_rate", "scratch_learning_rate", "seeds"),
-        "scratch": ("learning_rate", "teacher_learning_rate", "teacher_seeds"),
-    }.get(model, ("scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"))
-    names += others + (() if model == "teacher" else ("teacher",))
-    return {k: v for k, v in config.finetune.to_dict().items() if k not in names}
+    done = tables.there(config, folder)
+    return [model for model in tables.models(config) if model not in done]
 
 
 def _source(experiment, workdir, model, arch) -> huggingface.Teacher:
@@ -170,7 +150,7 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
     scores = [max(one.scores) for one in made]
     best = made[int(np.argmax(scores))]
     if model == "student":
-        _save(experiment, Path(folder), source, best.params, task.labels)
+        _save(experiment, Path(folder), source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
         path = folder.parent / "submission" / model / f"{key}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,26 +173,21 @@ def _mean(dicts: list[dict[str, float]]) -> dict[str, float]:
 def _similarity(experiment, module, params, task) -> dict[str, float]:
     """Without any fine-tuning: the Spearman of the cosines of a task's pairs with its
     labels; nothing for a task whose labels are not numbers of pairs."""
-    sides = labelled.pairs(experiment, task)
-    if sides is None:
+    if task.classes != 1 or isinstance(task.dev[0][0], str):
         return {}
-    one, other = (
-        supervised.embed(
-            module,
-            params,
-            side,
-            experiment.teacher.pooling,
-            experiment.config.finetune.batch_size,
-            experiment.mesh,
-        )
-        for side in sides
-    )
-    cosines = np.asarray(losses.cosine(jnp.asarray(one), jnp.asarray(other)))
-    labels = task.dev[1][: len(cosines)]
-    return {"similarity": metrics.spearman(labels, cosines)}
+    rows = labelled.rows(experiment, task, apart=True)
+    pooling = experiment.teacher.pooling
+    cosines = jax.jit(lambda p, b: supervised.features(module, p, b, pooling, 1))
+    made = [
+        np.asarray(cosines(params, batches.put(batch, experiment.mesh)))
+        for batch in batches.evaluation(rows.dev, experiment.config.finetune.batch_size)
+    ]
+    labels = rows.dev["label"]
+    cosine = np.concatenate(made)[: len(labels), 0]
+    return {"similarity": metrics.spearman(labels, cosine)}
 
 
-def _save(experiment, folder: Path, student, params: dict, labels) -> None:
+def _save(experiment, folder: Path, student, params: dict, labels, rows) -> None:
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 
@@ -222,7 +197,19 @@ def _save(experiment, folder: Path, student, params: dict, labels) -> None:
         if name.startswith("head_")
     }
     teacher = experiment.teacher
+    # On the labels' own scale.
+    mean, deviation = rows.scale
+    head = {
+        "kernel": head["kernel"] * deviation,
+        "bias": head["bias"] * deviation + mean,
+    }
+    reads = "its embedding x"
+    if rows.apart:
+        reads = "16 * [u, v, |u - v|, u * v] of its unit embeddings u, v of two texts"
+        if rows.classes == 1:
+            reads = "the cosine of its embeddings of two texts"
     said = {
+        "reads": reads,
         "labels": labels,  # In the order of the logits; empty for a number.
         "embedding": teacher.pooling,
         "length": experiment.config.finetune.length,
@@ -241,8 +228,8 @@ def _save(experiment, folder: Path, student, params: dict, labels) -> None:
         teacher.pooling,
         teacher.embeds,
         f"# {student.arch.name}, fine-tuned\n\nThe encoder is a Hugging Face model. "
-        f"`head.safetensors` (kernel, bias) reads its {teacher.pooling} embedding: "
-        "logits = embedding @ kernel + bias. `head.json` names the labels in the order "
+        f"`head.safetensors` (kernel, bias) reads {reads} ({teacher.pooling} pooling): "
+        "logits = x @ kernel + bias. `head.json` names the labels in the order "
         f"of the logits. Texts had at most {said['length']} tokens.\n",
         add,
     )

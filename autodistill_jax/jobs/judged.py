@@ -32,7 +32,7 @@ def tasks(
             f"rank.archs is {config.rank.archs}, but rank.task is empty; name the task "
             "that they are fine-tuned on, e.g. 'stsb'"
         )
-    for name in config.rank.proxies:
+    for name in config.rank.proxies if config.rank.archs else ():
         proxies.check(name, "rank.proxies", weights, config.rank.task)
     names = {
         "search": config.search.task if config.search.proxy in proxies.LABELLED else "",
@@ -68,6 +68,7 @@ def given(
         experiment.mesh,
         None if task is None else labelled.rows(experiment, task),
         tuning(experiment, settings.steps),
+        tuned_module(experiment, space),
         experiment.config.seed,
     )
 

@@ -50,14 +50,31 @@ def task(
     return made
 
 
-def rows(experiment: Experiment, task: tasks.Task) -> supervised.Rows:
-    """A task's token rows, within the config's limits."""
-    settings = experiment.config.finetune
+def rows(
+    experiment: Experiment, task: tasks.Task, apart: bool | None = None
+) -> supervised.Rows:
+    """A task's token rows, within the config's limits.
+
+    apart: are the two texts of a pair embedded each on its own? None: as
+    `finetune.pairs` says; "auto": where the teacher embeds sentences.
+    """
+    settings, teacher = experiment.config.finetune, experiment.teacher
+    if apart is None:
+        kinds = {"together": False, "apart": True, "auto": teacher.embeds}
+        apart = kinds[settings.pairs]
+    apart = apart and not isinstance(task.train[0][0], str)
+
+    def encoded(texts):
+        return tokens.encode(experiment.tokenizer, texts, settings.length)
 
     def side(texts, labels=None, limit=0):
-        made = tokens.encode(
-            experiment.tokenizer, texts[: limit or None], settings.length
-        )
+        texts = texts[: limit or None]
+        if apart:
+            made = encoded([one for one, _ in texts])
+            others = encoded([other for _, other in texts])
+            made |= {f"other_{name}": value for name, value in others.items()}
+        else:
+            made = encoded(texts)
         if labels is None:
             return made
         kind = np.float32 if task.classes == 1 else np.int32
@@ -77,19 +94,3 @@ def rows(experiment: Experiment, task: tasks.Task) -> supervised.Rows:
         {name: side(*more, settings.dev_rows) for name, more in task.more.items()},
         {name: side(texts) for name, texts in tests.items()},
     )
-
-
-def pairs(experiment: Experiment, task: tasks.Task) -> tuple[dict, dict] | None:
-    """Both texts of each dev pair, apart; None unless the labels are numbers of pairs
-    (how alike they are)."""
-    settings = experiment.config.finetune
-    texts = task.dev[0][: settings.dev_rows or None]
-    if task.classes != 1 or isinstance(texts[0], str):
-        return None
-    one, other = (
-        tokens.encode(
-            experiment.tokenizer, [pair[i] for pair in texts], settings.length
-        )
-        for i in (0, 1)
-    )
-    return one, other

@@ -13,6 +13,9 @@ from autodistill_jax.search import proxies, rank
 from autodistill_jax.search.tuned import tuned
 from autodistill_jax.train import log
 
+# Below it a bootstrap over Archs says little.
+_ENOUGH = 24
+
 
 def run(
     experiment: Experiment,
@@ -38,6 +41,11 @@ def run(
     grid = experiment.grid()
     flops = {arch: experiment.cost(arch)["flops"] for arch in grid}
     bands = rank.draw(flops, settings.archs, settings.bands, experiment.config.seed)
+    if len(bands) < _ENOUGH:
+        log.say(
+            f"{stage}: only {len(bands)} Archs: with fewer than {_ENOUGH} the intervals "
+            "are too wide to tell proxies apart"
+        )
     homes = {home: [a for a in bands if grid[a] == home] for home in experiment.spaces}
     homes = {home: archs for home, archs in homes.items() if archs}
     superlms = {home: trained_superlm(experiment, workdir, home) for home in homes}
@@ -89,7 +97,11 @@ def run(
 def _asked(experiment: Experiment) -> dict:
     """What the table depends on besides the trained SuperLM."""
     config = experiment.config
-    tuning = {"epochs": config.finetune.epochs, **common.tuning_of(config)}
+    tuning = {
+        "task": task_name(experiment),
+        "epochs": config.finetune.epochs,
+        **common.tuning_of(config),
+    }
     search = {"steps": config.search.steps, "rows": config.search.rows}
     return {
         "rank": common.plain(config)["rank"],

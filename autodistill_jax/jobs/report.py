@@ -28,7 +28,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> N
     def there(path):
         return json.loads(path.read_text()) if path.exists() else None
 
-    tasks = tables.read(experiment.config.finetune, workdir / "finetune" / arch.name)
+    tasks = tables.read(experiment.config, workdir / "finetune" / arch.name)
     names = list(experiment.spaces)
     # One SuperLM's losses stand under the job's own name.
     jobs = {"": "distill"} if len(names) == 1 else {n: f"distill/{n}" for n in names}
@@ -128,7 +128,7 @@ def _similarity(found: dict | None) -> str:
         for name, key in (
             ("teacher", "teacher"),
             ("student", "student"),
-            ("the same slice of the teacher, before distillation", "truncated"),
+            ("the same Arch before this distillation", "truncated"),
         )
     ]
     return (

@@ -15,27 +15,56 @@ LABELS = {
     "truncated": "truncated (the teacher's slice, no distillation)",
     "scratch": "from scratch (random weights)",
     "autodistil": "AutoDistil's loss, this Arch alone",
-    "distilbert": "DistilBERT",
+    "distilbert": "DistilBERT (soft labels at hidden words)",
     "tinybert": "TinyBERT (general stage)",
     "minilm": "MiniLM",
     "minilmv2": "MiniLMv2",
 }
 
 
-def read(settings: ConfigDict, folder: epath.Path) -> dict[str, dict[str, dict]]:
+def models(config: ConfigDict) -> list[str]:
+    """The models that a config compares."""
+    teacher = ["teacher"] if config.finetune.teacher != "none" else []
+    return ["student", *config.baselines, *teacher]
+
+
+def recipe(config: ConfigDict, model: str) -> dict:
+    """What a model's result depends on besides the task."""
+    names = ("tasks", "text", "text_pair", "label", "metric", "dev_file")
+    others = {
+        "teacher": ("learning_rate", "scratch_learning_rate", "seeds"),
+        "scratch": ("learning_rate", "teacher_learning_rate", "teacher_seeds"),
+    }.get(model, ("scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"))
+    names += others + (() if model == "teacher" else ("teacher",))
+    return {k: v for k, v in config.finetune.to_dict().items() if k not in names}
+
+
+def there(config: ConfigDict, folder: epath.Path) -> dict[str, dict]:
+    """The results in a task's folder that are of this config: {model: result}."""
+    made = {}
+    for model in models(config):
+        path = folder / f"{model}.json"
+        found = json.loads(path.read_text()) if path.exists() else None
+        if found and found["settings"] == recipe(config, model):
+            made[model] = found
+    return made
+
+
+def read(config: ConfigDict, folder: epath.Path) -> dict[str, dict[str, dict]]:
     """The results there are on the config's tasks: {task: {model: result}}."""
     made = {}
-    for name in settings.tasks:
-        results = (folder / task_folder(settings, name)).glob("*.json")
-        found = {path.stem: json.loads(path.read_text()) for path in results}
+    for name in config.finetune.tasks:
+        task = task_folder(config.finetune, name)
+        found = there(config, folder / task)
         if found:
-            made[name.split("/")[-1]] = {m: found[m] for m in LABELS if m in found}
+            made[task] = {model: found[model] for model in LABELS if model in found}
     return made
 
 
 def side_by_side(tasks: dict[str, dict[str, dict]]) -> tuple[list, list]:
     """(head, rows) of one table, a model a row: the dev score of each task with its
-    deviation over seeds, the mean over tasks, and what that retains of the teacher's.
+    deviation over seeds, the mean over tasks, and what that retains of the teacher's
+    mean (AutoDistil's retention).
 
     Where a task has pairs with a similarity, the column before it is the Spearman of
     the cosine of the embeddings, without any fine-tuning.
@@ -59,19 +88,13 @@ def side_by_side(tasks: dict[str, dict[str, dict]]) -> tuple[list, list]:
             row.append(_score(found[model]) if model in found else "")
     head += ["mean", "of the teacher's"]
     for model, row in zip(models, rows):
-        if all(model in found for found in tasks.values()):
-            scores = [found[model]["score"] for found in tasks.values()]
-            row.append(f"{np.mean(scores):.3f}")
-        else:
-            row.append("")
-        kept = [
-            tasks[task][model]["score"] / value
-            for task, value in reference.items()
-            if model in tasks[task] and value > 0
-        ]
+        scores = [found[model]["score"] for found in tasks.values() if model in found]
         # Over the same tasks for all, or it would not compare.
-        whole = bool(kept) and len(kept) == len(tasks)
-        row.append(f"{np.mean(kept):.1%}" if whole else "")
+        whole = len(scores) == len(tasks)
+        row.append(f"{np.mean(scores):.3f}" if whole else "")
+        kept = whole and len(reference) == len(tasks) and sum(reference.values()) > 0
+        share = sum(scores) / sum(reference.values()) if kept else 0
+        row.append(f"{share:.1%}" if kept else "")
     return head, rows
 
 
@@ -103,9 +126,16 @@ def notes(tasks: dict[str, dict[str, dict]], words: dict | None) -> list[str]:
     counts = " or ".join(map(str, seeds))
     told = [f"{rows}. Best dev epoch; mean and deviation over {counts} seed(s)."]
     if any(result["model"] not in ("teacher", "student") for result in results):
+        rates = {
+            result["settings"].get(f"{name}learning_rate")
+            for result in results
+            for name in ("", "scratch_")
+            if result["model"] != "teacher"
+        } - {None}
         told.append(
             "All students have the same Arch, teacher, text, steps, tokens and "
             "fine-tuning; truncated and scratch see no text before it."
+            + (" From scratch has a learning rate of its own." * (len(rates) > 1))
         )
     if words:
         told.append(

@@ -86,6 +86,8 @@ def task_folder(settings: ConfigDict, task: str) -> str:
         return task
     fields = ("text", "text_pair", "label", "metric", "dev_file")
     told = repr([settings[name] for name in fields]).encode()
+    if Path(settings.dev_file).is_file():
+        told += Path(settings.dev_file).read_bytes()
     return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
 
 
@@ -94,7 +96,7 @@ def superlm_folder(workdir: epath.Path, space: str) -> Path:
 
 
 def baseline_folder(workdir: epath.Path, baseline: str, arch: Arch) -> Path:
-    """Of a baseline's student: its checkpoints are beside it until it is done."""
+    """Of a baseline's student."""
     return Path(workdir) / "students" / f"{baseline}-{arch.name}"
 
 
@@ -110,7 +112,8 @@ def asked_of(config: ConfigDict) -> dict:
     """What the choice of an Arch depends on besides the trained SuperLM."""
     made = {key: plain(config)[key] for key in ("budget", "latency", "search")}
     if config.search.task:
-        made["tuning"] = tuning_of(config)
+        task = task_folder(config.finetune, config.search.task)
+        made["tuning"] = {"task": task, **tuning_of(config)}
     return made
 
 
@@ -126,6 +129,8 @@ def tuning_of(config: ConfigDict) -> dict:
         "dropout",
         "dtype",
         "length",
+        "pairs",
+        "glue_dir",
         "rows",
         "dev_rows",
     )

@@ -41,7 +41,7 @@ class Given(NamedTuple):
 
     module, params: the SuperLM (with its matchers). teacher, teacher_params: with its
     masked-word head where the objective needs one. held_out: token rows. labelled: a
-    task's rows, for the LABELLED ones; tuning: settings of `tuned` for "proxy".
+    task's rows, for the LABELLED ones; tuning, tuned_module: of `tuned` for "proxy".
     """
 
     module: Bert
@@ -54,6 +54,7 @@ class Given(NamedTuple):
     mesh: jax.sharding.Mesh
     labelled: supervised.Rows | None = None
     tuning: Mapping[str, Any] | None = None
+    tuned_module: Bert | None = None
     seed: int = 0
 
 
@@ -68,8 +69,8 @@ def check(name: str, field: str, weights: Mapping[str, float], task: str) -> Non
         )
     if name in LABELLED and not task:
         raise UserError(
-            f"{field} has {name!r}, which needs a labelled task; set search.task, "
-            "e.g. 'stsb'"
+            f"{field} has {name!r}, which needs a labelled task; set "
+            f"{field.split('.')[0]}.task, e.g. 'stsb'"
         )
 
 
@@ -97,12 +98,11 @@ def _loss(given: Given) -> Proxy:
     module, objective = given.module, given.objective
     vocab = module.sizes.vocab
 
-    # The same words are hidden for every Arch.
-    @jax.jit
-    def shown(batch, i):
-        key = jax.random.fold_in(jax.random.key(given.seed), i)
-        return dict(terms.shown(batch, objective, vocab, key))
-
+    # The same words are hidden for every Arch, in whatever batches the rows come.
+    held_out = jax.tree.map(
+        np.asarray,
+        dict(terms.shown(given.held_out, objective, vocab, jax.random.key(given.seed))),
+    )
     of_teacher = jax.jit(lambda p, b: terms.targets(given.teacher, p, b, objective))
 
     @jax.jit
@@ -118,8 +118,8 @@ def _loss(given: Given) -> Proxy:
     def proxy(archs):
         totals = {arch: [] for arch in archs}
         count = 0.0
-        for i, rows in enumerate(batches.evaluation(given.held_out, given.batch_size)):
-            batch = shown(batches.put(rows, given.mesh), i)
+        for rows in batches.evaluation(held_out, given.batch_size):
+            batch = batches.put(rows, given.mesh)
             target = of_teacher(teacher_params, batch)
             count += float(rows["rows"].sum())
             for arch in archs:
@@ -226,23 +226,35 @@ def _hidden(given: Given) -> Proxy:
 
 
 def _probe(given: Given) -> Proxy:
-    train = _outputs(given, given.labelled.train, pooled=True)
-    dev = _outputs(given, given.labelled.dev, pooled=True)
+    rows = given.labelled
+    params = {k: v for k, v in given.params.items() if not k.startswith(_NOT)}
+
+    @jax.jit
+    def read(params, batch):
+        arch = jax.tree.map(lambda x: x[0], params["archs"])
+        return supervised.features(
+            given.module,
+            params["network"],
+            batch,
+            given.objective.pooling,
+            rows.classes,
+            arch,
+        )
 
     def proxy(archs):
-        return {
-            arch: {
-                "proxy": 1 - supervised.probe(train(arch), dev(arch), given.labelled)
-            }
-            for arch in archs
-        }
+        made = {}
+        for arch in archs:
+            both = {"network": params, "archs": as_arrays([arch])}
+            score = supervised.probe(read, both, rows, given.batch_size, given.mesh)
+            made[arch] = {"proxy": 1 - score, "score": score}
+        return made
 
     return proxy
 
 
 def _tuned(given: Given) -> Proxy:
     run = tuned(
-        given.module,
+        given.tuned_module,
         given.params,
         given.labelled,
         given.tuning,

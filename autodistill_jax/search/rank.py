@@ -75,14 +75,14 @@ def table(
             return inside.astype(float) if scope == "within" else None
 
         whole = np.arange(len(quality))
-        masks = [same(picks) for picks in draws]
+        admitted = [same(picks) for picks in draws]
         spread = {}
         for name, values in scores.items():
             values = np.asarray(values)
             spread[name] = np.asarray(
                 [
-                    tau(values[picks], quality[picks], mask)
-                    for picks, mask in zip(draws, masks)
+                    tau(values[picks], quality[picks], pairs)
+                    for picks, pairs in zip(draws, admitted)
                 ]
             )
             made[name][scope] = {

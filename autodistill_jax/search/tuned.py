@@ -38,7 +38,7 @@ def tuned(
     """
     steps, batch_size = settings["steps"], settings["batch_size"]
     moves = optimizer.make(settings, steps, extract.axes(module))
-    step = supervised.make_step(module, rows.classes, moves, pooling)
+    step = supervised.make_step(module, rows, moves, pooling)
     own = PartitionSpec("data")
     there = NamedSharding(mesh, own)
     encoder = {k: v for k, v in params.items() if not k.startswith(terms.AUXILIARY)}
@@ -57,7 +57,9 @@ def tuned(
         return mapped
 
     train = jax.jit(each(lambda *args: step(*args)[0]), donate_argnums=0)
-    predict = jax.jit(each(lambda p, b, a: supervised.logits(module, p, b, pooling, a)))
+    predict = jax.jit(
+        each(lambda p, b, a: supervised.logits(module, p, b, pooling, rows.classes, a))
+    )
     begin = jax.jit(
         each(lambda p: {"params": p, "optimizer": moves.init(p)}), donate_argnums=0
     )
@@ -67,7 +69,7 @@ def tuned(
         archs = jax.device_put(as_arrays([arch for arch, _ in candidates]), there)
         feeds = [batches.training(rows.train, batch_size, s) for _, s in candidates]
         keys = [jax.random.key(seed) for _, seed in candidates]
-        heads = [supervised.head(k, module.arch.hidden, rows.classes) for k in keys]
+        heads = [supervised.head(k, module.arch.hidden, rows) for k in keys]
         started = [{**encoder, **jax.tree.map(np.asarray, head)} for head in heads]
         state = begin(jax.device_put(_stack(started), there))
         for i in range(steps):
@@ -83,7 +85,7 @@ def tuned(
             made.append(np.asarray(predict(state["params"], same, archs)))
         made = np.concatenate(made, axis=1)[:, : len(rows.dev["label"])]
         return [
-            METRICS[rows.metric](rows.dev["label"], supervised.decide(one))
+            METRICS[rows.metric](rows.dev["label"], supervised.decide(one, rows))
             for one in made
         ]
 

@@ -33,7 +33,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "hide": 0.15,
     },
     # DistilBERT (arXiv 1910.01108): soft labels, masked words, cosine of hidden states.
-    "distilbert": {"terms": "5*logits+2*words+cosine", "hide": 0.15},
+    # Its soft labels are taken at the hidden words only: all words' logits would fill
+    # the memory.
+    "distilbert": {
+        "terms": "5*logits+2*words+cosine",
+        "hide": 0.15,
+        "temperature": 2.0,
+    },
     # TinyBERT (arXiv 1909.10351), general stage: embeddings, layers, attention scores.
     "tinybert": {"terms": "attention+layers", "hide": 0.0},
     # MiniLM (arXiv 2002.10957): last layer's attention and value relations.
@@ -147,10 +153,10 @@ def objective(
             f"space of one Arch, and this one has {len(grid)}; use other terms or give "
             "each axis one value"
         )
-    if "attention" in weights and made.relation_heads > narrowest:
+    if "attention" in weights and teacher.arch.heads > narrowest:
         raise UserError(
             f"the attention term splits {narrowest} query channels into the teacher's "
-            f"{made.relation_heads} heads; use a wider Arch or other terms"
+            f"{teacher.arch.heads} heads; use a wider Arch or other terms"
         )
     if made.needs("words") and not made.hide:
         raise UserError(

@@ -23,7 +23,8 @@ Side = Mapping[str, np.ndarray]
 class Rows(NamedTuple):
     """A task's token rows: {"ids", "tokens", "types", "label"} for train and dev.
 
-    more: further labelled sides by name; tests: sides without labels by name.
+    Of a pair that is embedded apart the second text is {"other_ids", "other_tokens",
+    "other_types"}. more: further labelled sides by name; tests: sides without labels.
     """
 
     train: Side
@@ -32,6 +33,18 @@ class Rows(NamedTuple):
     metric: str
     more: Mapping[str, Side] = {}
     tests: Mapping[str, Side] = {}
+
+    @property
+    def apart(self) -> bool:
+        return "other_ids" in self.train
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(mean, deviation) of numbers as labels, which training sees standardised."""
+        if self.classes > 1:
+            return 0.0, 1.0
+        label = self.train["label"]
+        return float(label.mean()), float(label.std()) or 1.0
 
 
 class Tuned(NamedTuple):
@@ -48,12 +61,63 @@ class Tuned(NamedTuple):
     tests: dict[str, np.ndarray]
 
 
-def head(key: jax.Array, hidden: int, classes: int) -> dict[str, jax.Array]:
-    """The parameters of a task's head: one linear layer."""
+def head(key: jax.Array, hidden: int, rows: Rows) -> dict[str, jax.Array]:
+    """The parameters of a task's head: one linear layer on `features`.
+
+    Of the similarity of two texts it is a line through the cosine, at first the one
+    that takes 0 to the lowest label and 1 to the highest (Sentence-BERT, section 3).
+    """
+    if rows.apart and rows.classes == 1:
+        label, (mean, deviation) = rows.train["label"], rows.scale
+        low, high = float(label.min()), float(label.max())
+        return {
+            "head_kernel": jnp.full((1, 1), (high - low) / deviation),
+            "head_bias": jnp.full((1,), (low - mean) / deviation),
+        }
+    width = 4 * hidden if rows.apart else hidden
     return {
-        "head_kernel": 0.02 * jax.random.normal(key, (hidden, classes)),
-        "head_bias": jnp.zeros((classes,)),
+        "head_kernel": 0.02 * jax.random.normal(key, (width, rows.classes)),
+        "head_bias": jnp.zeros((rows.classes,)),
     }
+
+
+def features(
+    module: Bert,
+    params: dict,
+    batch: Mapping[str, jax.Array],
+    pooling: str,
+    classes: int,
+    arch: Arch | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """What the head reads, [B, F]: a text's embedding; of two texts that are embedded
+    apart `losses.pair_features`, or their cosine where the label is a number.
+
+    Of a network, or of a sub-network (`arch`) of a SuperLM: channels out of use are 0.
+    """
+    encoder = {k: v for k, v in params.items() if not k.startswith("head_")}
+    apart = "other_ids" in batch
+
+    def both(name):
+        if not apart:
+            return batch[name]
+        return jnp.concatenate([batch[name], batch[f"other_{name}"]])
+
+    out = module.apply(
+        {"params": encoder},
+        both("ids"),
+        both("tokens"),
+        arch,
+        types=both("types"),
+        key=key,
+    )
+    pooled = losses.pool(out.hidden, out.pooler, both("tokens"), pooling)
+    if not apart:
+        return pooled
+    one, other = jnp.split(pooled, 2)
+    if classes == 1:
+        return losses.cosine(one, other)[:, None]
+    return losses.pair_features(one, other)
 
 
 def logits(
@@ -61,38 +125,29 @@ def logits(
     params: dict,
     batch: Mapping[str, jax.Array],
     pooling: str,
+    classes: int,
     arch: Arch | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """[B, classes] of a network, or of a sub-network (`arch`) of a SuperLM.
-
-    Channels out of use are 0, so one head serves every width.
-    """
-    encoder = {k: v for k, v in params.items() if not k.startswith("head_")}
+    """[B, classes]; see `features`. Numbers are standardised, see `Rows.scale`."""
     keys = (None, None) if key is None else jax.random.split(key)
-    out = module.apply(
-        {"params": encoder},
-        batch["ids"],
-        batch["tokens"],
-        arch,
-        types=batch["types"],
-        key=keys[0],
-    )
-    pooled = losses.pool(out.hidden, out.pooler, batch["tokens"], pooling)
-    pooled = dropout(pooled, module.dropout, keys[1])
-    return pooled @ params["head_kernel"] + params["head_bias"]
+    read = features(module, params, batch, pooling, classes, arch, keys[0])
+    read = dropout(read, module.dropout if read.shape[1] > 1 else 0.0, keys[1])
+    return read @ params["head_kernel"] + params["head_bias"]
 
 
 def make_step(
-    module: Bert, classes: int, moves: optax.GradientTransformation, pooling: str
+    module: Bert, rows: Rows, moves: optax.GradientTransformation, pooling: str
 ) -> Callable:
     """step(state, batch, key, arch=None) -> (state, {"loss": ...}), not yet compiled."""
+    classes, (mean, deviation) = rows.classes, rows.scale
 
     def step(state, batch, key, arch=None):
         def loss(params):
-            made = logits(module, params, batch, pooling, arch, key)
+            made = logits(module, params, batch, pooling, classes, arch, key)
             if classes == 1:
-                return jnp.square(made[:, 0] - batch["label"]).mean()
+                wanted = (batch["label"] - mean) / deviation
+                return jnp.square(made[:, 0] - wanted).mean()
             return losses.cross_entropy(made, batch["label"]).mean()
 
         value, gradient = jax.value_and_grad(loss)(state["params"])
@@ -127,20 +182,22 @@ def fine_tune(
     an_epoch = len(rows.train["ids"]) // batch_size
     steps = an_epoch * settings["epochs"]
     moves = optimizer.make(settings, steps, extract.axes(module))
-    step = jax.jit(make_step(module, rows.classes, moves, pooling), donate_argnums=0)
-    predict = jax.jit(lambda params, batch: logits(module, params, batch, pooling))
+    step = jax.jit(make_step(module, rows, moves, pooling), donate_argnums=0)
+    predict = jax.jit(
+        lambda params, batch: logits(module, params, batch, pooling, rows.classes)
+    )
 
     def predicted(params, side):
         made = [
             np.asarray(predict(params, batches.put(batch, mesh)))
             for batch in batches.evaluation(side, batch_size)
         ]
-        return decide(np.concatenate(made)[: len(side["ids"])])
+        return decide(np.concatenate(made)[: len(side["ids"])], rows)
 
     results = []
     for seed in seeds:
         key = jax.random.key(seed)
-        mine = {**params(seed), **head(key, module.arch.hidden, rows.classes)}
+        mine = {**params(seed), **head(key, module.arch.hidden, rows)}
         # Copied: a step gives its arguments' memory away.
         mine = jax.tree.map(lambda x: jnp.array(x), mine)
         state = {"params": mine, "optimizer": moves.init(mine)}
@@ -185,34 +242,12 @@ def fine_tune(
     return results
 
 
-def decide(logits: np.ndarray) -> np.ndarray:
-    """Classes, or numbers where there is one logit, of logits [rows, classes]."""
-    return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
-
-
-def embed(
-    module: Bert,
-    params: dict,
-    side: Side,
-    pooling: str,
-    batch_size: int,
-    mesh: Mesh,
-) -> np.ndarray:
-    """The texts' embeddings, [rows, hidden]."""
-
-    @jax.jit
-    def one(params, batch):
-        out = module.apply(
-            {"params": params}, batch["ids"], batch["tokens"], types=batch.get("types")
-        )
-        return losses.pool(out.hidden, out.pooler, batch["tokens"], pooling)
-
-    params = jax.device_put(params, sharding.replicated(mesh))
-    made = [
-        np.asarray(one(params, batches.put(batch, mesh)))
-        for batch in batches.evaluation(side, batch_size)
-    ]
-    return np.concatenate(made)[: len(side["ids"])]
+def decide(logits: np.ndarray, rows: Rows) -> np.ndarray:
+    """Classes, or numbers on the labels' scale, of logits [rows, classes]."""
+    if rows.classes > 1:
+        return logits.argmax(axis=1)
+    mean, deviation = rows.scale
+    return logits[:, 0] * deviation + mean
 
 
 def frozen(
@@ -220,22 +255,35 @@ def frozen(
 ) -> float:
     """The dev score of a linear head on an encoder that is not trained."""
     return probe(
-        embed(module, params, rows.train, pooling, batch_size, mesh),
-        embed(module, params, rows.dev, pooling, batch_size, mesh),
+        jax.jit(lambda p, b: features(module, p, b, pooling, rows.classes)),
+        jax.device_put(params, sharding.replicated(mesh)),
         rows,
+        batch_size,
+        mesh,
     )
 
 
-def probe(train: np.ndarray, dev: np.ndarray, rows: Rows) -> float:
-    """The dev score of a linear head on embeddings of a task's two sides.
+def probe(
+    read: Callable, params: dict, rows: Rows, batch_size: int, mesh: Mesh
+) -> float:
+    """The dev score of a linear head on what `read(params, batch)` gives, [B, F].
 
-    Logistic regression (ridge regression for numbers) on standardised embeddings.
+    Logistic regression (ridge regression for numbers) on standardised features.
     """
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    def over(side):
+        made = [
+            np.asarray(read(params, batches.put(batch, mesh)))
+            for batch in batches.evaluation(side, batch_size)
+        ]
+        return np.concatenate(made)[: len(side["ids"])]
+
     line = Ridge() if rows.classes == 1 else LogisticRegression(C=0.1, max_iter=300)
     model = make_pipeline(StandardScaler(), line)
-    model.fit(train, rows.train["label"])
-    return metrics.METRICS[rows.metric](rows.dev["label"], model.predict(dev))
+    model.fit(over(rows.train), rows.train["label"])
+    return metrics.METRICS[rows.metric](
+        rows.dev["label"], model.predict(over(rows.dev))
+    )
