@@ -33,7 +33,7 @@ def hide(
       The batch with `ids` so changed, and [B, K] each: `places` of the chosen words,
       `targets` that stood there, and `chosen` (1, or 0 where a text has fewer than K).
     """
-    ids, tokens = batch["ids"], batch["tokens"].astype(bool)
+    ids, tokens = jnp.asarray(batch["ids"]), jnp.asarray(batch["tokens"], bool)
     length = ids.shape[1]
     words = tokens & (ids != special.cls) & (ids != special.sep)
     there = words.sum(axis=1)
