@@ -67,7 +67,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 "convention": "executed",  # or "paper": AutoDistil's own count
             },
             "distill": {
-                "steps": 8 if smoke else 1000,
+                "steps": 8 if smoke else 800,
                 "batch_size": 8 if smoke else 32,
                 "learning_rate": 1e-3,  # 1e-4 is far too small at this length
                 "warmup": 0.05,  # fraction of the steps
@@ -93,7 +93,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 "temperature": 2.0,  # of the soft labels (the term logits)
                 # Steps of a masked-word head on the frozen teacher, where a term needs
                 # one and the teacher has none.
-                "head_steps": 5 if smoke else 1000,
+                "head_steps": 5 if smoke else 600,
                 # Parameters that keep the teacher's values: the word embeddings, whose
                 # gradient costs much and brings nothing here.
                 "freeze": ("embeddings_word",),
@@ -149,7 +149,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 "dev_file": "",
                 "epochs": 1 if smoke else 2,
                 "batch_size": 16 if smoke else 32,
-                "length": 32 if smoke else 64,
+                "length": 32 if smoke else 48,
                 # The two texts of a pair "together" in one pass, or "apart", each embedded
                 # on its own; "auto": apart where the teacher embeds sentences.
                 "pairs": "auto",

@@ -71,7 +71,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 "convention": "executed",  # or "paper": AutoDistil's own count
             },
             "distill": {
-                "steps": 12 if smoke else 400 if rank else 800,
+                "steps": 12 if smoke else 300 if rank else 800,
                 "batch_size": 8 if smoke else 32,
                 "learning_rate": 1e-3,  # 1e-4 is far too small at this length
                 "warmup": 0.05,  # fraction of the steps
@@ -169,7 +169,11 @@ def get_config(preset: str = "") -> ConfigDict:
                 "seeds": 1,  # runs of each model: mean and deviation
                 "teacher_seeds": 1,
                 "predict": False,  # also write GLUE's submission files
-                "rows": 128 if smoke else 4096,  # training rows at most; 0: all
+                "rows": 128
+                if smoke
+                else 2048
+                if rank
+                else 4096,  # training rows at most; 0: all
                 "dev_rows": 64 if smoke else 0,
                 # "frozen": a head on the teacher's embeddings; "full": fine-tuned like
                 # the student; "none".

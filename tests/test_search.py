@@ -58,6 +58,7 @@ def given(devices=1):
         sharding.make_mesh(8, devices),
         LABELLED,
         TUNING,
+        Bert(BIG, SIZES, space=SPACE),
     )
 
 
@@ -131,8 +132,8 @@ def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
     student = extract.extract(asked.params, BIG, arch)
     original = supervised.head
 
-    def head(key, hidden, classes):  # The first channels of the SuperLM's.
-        made = original(key, BIG.hidden, classes)
+    def head(key, hidden, rows):  # The first channels of the SuperLM's.
+        made = original(key, BIG.hidden, rows)
         return made | {"head_kernel": made["head_kernel"][:hidden]}
 
     monkeypatch.setattr(supervised, "head", head)

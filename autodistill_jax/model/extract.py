@@ -73,6 +73,21 @@ def unstack(params: dict) -> dict:
     return flat
 
 
+def stack(params: dict) -> dict:
+    """What `unstack` took apart, together again."""
+    layers: dict[str, dict[int, jax.Array]] = {}
+    made = {}
+    for name, value in params.items():
+        if name.startswith("layers_"):
+            stem, _, i = name.rpartition("_")
+            layers.setdefault(stem, {})[int(i)] = value
+        else:
+            made[name] = value
+    for stem, values in layers.items():
+        made[stem] = np.stack([np.asarray(values[i]) for i in sorted(values)])
+    return made
+
+
 def check_fits(there: Arch, arch: Arch) -> None:
     for axis in ("layers", "hidden", "heads", "ffn"):
         if getattr(arch, axis) > getattr(there, axis):
