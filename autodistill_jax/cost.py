@@ -23,8 +23,9 @@ def cost(arch: Any, sizes: Sizes = BERT_SIZES, length: int = 128) -> dict[str, i
     """Parameters and FLOPs of one `arch.Arch`, in both conventions.
 
     FLOPs are multiply-adds of one forward pass over one text of `length` tokens,
-    embeddings (look-ups) excluded, their projection to the hidden width included. `params, flops` are what the network really has and
-    runs ("executed": q/k/v width = heads * head_size). `params_paper, flops_paper` are
+    embeddings (look-ups) excluded, their projection to the hidden width included.
+    `params, flops` are what the network really has and runs ("executed": q/k/v width =
+    heads * head_size). `params_paper, flops_paper` are
     the AutoDistil paper's own count (arXiv 2201.12507), which takes the q/k/v width of
     A heads to be hidden * A / 12 (the teacher's heads) and reproduces its printed tables.
     """

@@ -169,11 +169,8 @@ def get_config(preset: str = "") -> ConfigDict:
                 "seeds": 1,  # runs of each model: mean and deviation
                 "teacher_seeds": 1,
                 "predict": False,  # also write GLUE's submission files
-                "rows": 128
-                if smoke
-                else 2048
-                if rank
-                else 4096,  # training rows at most; 0: all
+                # Training rows at most; 0: all.
+                "rows": 128 if smoke else 2048 if rank else 4096,
                 "dev_rows": 64 if smoke else 0,
                 # "frozen": a head on the teacher's embeddings; "full": fine-tuned like
                 # the student; "none".

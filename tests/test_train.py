@@ -20,7 +20,6 @@ from autodistill_jax.train import (
     objectives,
     optimizer,
     sandwich,
-    supervised,
     terms,
 )
 
@@ -280,61 +279,3 @@ def test_objectives_follow_the_teachers_kind_and_refuse():
     ):
         with pytest.raises(UserError, match=match):
             made(**settings)
-
-
-def test_only_matrices_decay():
-    axes = extract.axes(Bert(BIG, SIZES))
-    settings = SETTINGS | {"learning_rate": 1.0, "warmup": 0.0, "weight_decay": 0.5}
-    moves = optimizer.make(settings, 100, axes)
-    params = {name: jnp.ones([2] * len(names)) for name, names in axes.items()}
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    state = moves.init(params)
-    _, state = moves.update(zeros, state, params)  # The rate warms up from 0.
-    change, _ = moves.update(zeros, state, params)
-    decayed = {name for name, value in change.items() if np.any(value)}
-    assert decayed == {
-        name for name in axes if name.endswith(("kernel", "word", "position", "type"))
-    }
-
-
-def test_devices_and_batches():
-    with pytest.raises(UserError, match="batch_size 12 does not divide over 8 devices"):
-        sharding.make_mesh(12)
-    with pytest.raises(UserError, match=r"mesh\.data is 9, but there are 8"):
-        sharding.make_mesh(9, 9)
-
-
-@pytest.mark.parametrize(("classes", "metric"), [(2, "accuracy"), (1, "spearman")])
-def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
-    """The label is whether (or how often) a token stands in the text."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, 12, (160, 6)).astype(np.int32)
-    count = (ids == 5).sum(axis=1)
-    label = (count > 0).astype(np.int32) if classes == 2 else count.astype(np.float32)
-    side = {"ids": ids, "tokens": np.ones_like(ids), "types": np.zeros_like(ids)}
-    side["label"] = label
-    made = supervised.Rows(
-        {k: v[:120] for k, v in side.items()},
-        {k: v[120:] for k, v in side.items()},
-        classes,
-        metric,
-        more={"again": {k: v[120:] for k, v in side.items()}},
-        tests={"X": {k: v[:7] for k, v in side.items() if k != "label"}},
-    )
-    module = Bert(Arch(1, 16, 2, 16, 8), SIZES, dropout=0.1)
-    settings = SETTINGS | {"epochs": 8, "batch_size": 16, "learning_rate": 2e-2}
-    params = extract.init(module, jax.random.key(0))
-    mesh = sharding.make_mesh(16)
-    results = supervised.fine_tune(
-        module, lambda seed: params, made, settings, "mean", mesh, (0, 1), "test"
-    )
-    for one in results:
-        assert len(one.scores) == 8 and max(one.scores) > 0.85
-        assert one.params["head_kernel"].shape == (16, classes)
-        assert max(one.parts.values()) == pytest.approx(max(one.scores))
-        assert one.more == {"again": pytest.approx(max(one.scores))}
-        assert one.tests["X"].shape == (7,)
-    assert results[0].scores != results[1].scores
-    encoder = {k: v for k, v in results[0].params.items() if "head_" not in k}
-    score = supervised.frozen(module, encoder, made, "mean", 16, mesh)
-    assert score > 0.8

@@ -107,7 +107,12 @@ def _index(layout: Layout, label: str, path: Path, line: int) -> float:
       UserError: it is none of the task's labels, or no number where one is needed.
     """
     if not layout.labels:
-        return tasks.number_label(label, path, line)
+        number = tasks.number_label(label, path, line)
+        if not 0 <= number <= 5:
+            raise UserError(
+                f"{path}, line {line}: score {label!r} is outside STS-B's 0 to 5"
+            )
+        return number
     if label not in layout.labels:
         raise UserError(
             f"{path}, line {line}: label {label!r} is none of "
