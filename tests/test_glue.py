@@ -87,9 +87,14 @@ def test_scores(put):
     task = glue.load("stsb", put("STS-B", **files))
     assert task.train == ([("A b.", "C d.")], [3.8]) and task.dev[1] == [0.5]
     assert (task.classes, task.labels) == (1, ())
-    put("STS-B", dev=f"{SCORES}\tscore{row}\tfive\n")
-    with pytest.raises(UserError, match=r"dev\.tsv, line 2: label 'five' is no number"):
-        glue.load("stsb", put("STS-B"))
+    for score, told in (
+        ("five", "label 'five' is no number"),
+        ("nan", "label 'nan' is not finite"),
+        ("7.5", r"score '7\.5' is outside STS-B's 0 to 5"),
+    ):
+        put("STS-B", dev=f"{SCORES}\tscore{row}\t{score}\n")
+        with pytest.raises(UserError, match=rf"dev\.tsv, line 2: {told}"):
+            glue.load("stsb", put("STS-B"))
 
 
 def test_mrpc_in_glues_files(put):

@@ -1,10 +1,12 @@
 """Does the table of models and tasks say what the results say?"""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
-from autodistill_jax.jobs import tables
+from autodistill_jax.jobs import tables, workdir
 
 
 def result(model, score, **more):
@@ -13,6 +15,7 @@ def result(model, score, **more):
         "score": score,
         "metric": "accuracy",
         "how": "fine-tuned",
+        "settings": {"learning_rate": 1e-3},
         "train_rows": 4096,
         "dev_rows": 872,
         **more,
@@ -45,7 +48,8 @@ def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
     assert cells[1]["mnli (accuracy)"] == "0.400 / 0.410 mismatched"
     assert cells[0]["mnli (accuracy)"] == "0.500 (frozen)"
     assert cells[1]["mean"] == "0.560"
-    assert cells[1]["of the teacher's"] == "85.0%"  # The mean of 90 % and 80 %.
+    # Of the means: 1.12 of 1.30.
+    assert cells[1]["of the teacher's"] == "86.2%"
     # Of a model that lacks a task there is no mean that would compare.
     assert cells[2]["mean"] == cells[2]["of the teacher's"] == ""
     text = tables.markdown(head, rows)
@@ -63,13 +67,52 @@ def test_the_head_that_was_trained_first_is_told():
     assert "masked-word" not in " ".join(tables.notes(TASKS, None))
 
 
-@pytest.mark.parametrize("known", ["student", "bert"])
-def test_results_are_read_by_model(tmp_path, known):
-    from ml_collections import ConfigDict
+def settings(**more):
+    path = Path(__file__).parents[1] / "configs" / "quickstart.py"
+    spec = importlib.util.spec_from_file_location("quickstart", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    config.update_from_flattened_dict(more)
+    return config
 
-    folder = tmp_path / "sst2"
+
+def test_results_are_read_that_this_config_would_make(tmp_path):
+    config = settings(**{"finetune.tasks": ("docs",), "baselines": ("minilm",)})
+    folder = tmp_path / "docs"
     folder.mkdir()
-    (folder / f"{known}.json").write_text(json.dumps(result(known, 0.5)))
-    made = tables.read(ConfigDict({"tasks": ("sst2", "rte")}), tmp_path)
-    assert list(made.get("sst2", {})) == (["student"] if known == "student" else [])
-    assert "rte" not in made
+
+    def put(model, config):
+        told = json.loads(json.dumps(tables.recipe(config, model)))
+        made = result(model, 0.5) | {"settings": told}
+        (folder / f"{model}.json").write_text(json.dumps(made))
+
+    put("student", config)
+    put("teacher", settings(**{"finetune.teacher_learning_rate": 1.0}))
+    put("distilbert", config)  # Not asked for.
+    put("minilm", settings(**{"finetune.epochs": 7}))  # By other settings.
+    assert list(tables.read(config, tmp_path)["docs"]) == ["student"]
+    put("minilm", config)
+    assert list(tables.read(config, tmp_path)["docs"]) == ["student", "minilm"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("finetune.learning_rate", 1e-2),
+        ("finetune.glue_dir", "elsewhere"),
+        ("finetune.label", "other"),
+        ("finetune.rows", 7),
+        ("search.steps", 3),
+        ("search.task", "docs"),
+    ],
+)
+def test_what_a_choice_by_a_labelled_proxy_depends_on(tmp_path, field, value):
+    own = tmp_path / "own.tsv"
+    own.write_text("text\tlabel\na\tb\n")
+    asked = {"search.proxy": "proxy", "search.task": str(own)}
+    one = workdir.asked_of(settings(**asked))
+    assert one == workdir.asked_of(settings(**asked))
+    assert one != workdir.asked_of(settings(**asked | {field: value}))
+    own.write_text("text\tlabel\na\tc\n")
+    assert one != workdir.asked_of(settings(**asked))

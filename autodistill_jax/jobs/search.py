@@ -218,10 +218,11 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[Arch, str]:
             f"the Arch that search.arch names (proxy {trials[chosen]['proxy']:.4f})"
         )
     told = ", ".join(f"{key} <= {bound:.4g}" for key, bound in bounds.items())
+    count = len(candidates)
+    those = f"{count} sub-networks that meet" if count > 1 else "one that meets"
     reason = (
         f"{_rule(tolerance)} ({experiment.config.search.proxy} "
-        f"{trials[chosen]['proxy']:.4f}) of the {len(candidates)} sub-network{'s' if len(candidates) > 1 else ''} that "
-        f"meet{'' if len(candidates) > 1 else 's'} the budget ({told or 'no bound'}; "
+        f"{trials[chosen]['proxy']:.4f}) of the {those} the budget ({told or 'no bound'}; "
         f"{experiment.budget.convention} convention)"
     )
     if limit is not None and len(timed) < len(on_front):
