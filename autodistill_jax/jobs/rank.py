@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -9,9 +10,11 @@ from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment, trained_superlm
+from autodistill_jax.model import extract
+from autodistill_jax.model.bert import Bert
 from autodistill_jax.search import proxies, rank
-from autodistill_jax.search.tuned import tuned
-from autodistill_jax.train import log
+from autodistill_jax.train import log, supervised
+from autodistill_jax.train.terms import AUXILIARY
 
 # Below it a bootstrap over Archs says little.
 _ENOUGH = 24
@@ -111,8 +114,8 @@ def _asked(experiment: Experiment) -> dict:
 
 
 def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
-    """{Arch: the dev scores after fine-tuning, a seed each}; those there are are kept,
-    and written as they come."""
+    """{Arch: its dev scores after fine-tuning, a seed each}, as the job finetune does
+    it; those there are are kept, and written as they come."""
     settings, config = experiment.config.rank, experiment.config
     path = workdir / "search" / f"quality-{task_name(experiment)}.json"
     asked = _asked(experiment)["tuning"]
@@ -120,40 +123,41 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
     if path.exists():
         found = json.loads(path.read_text())
         kept = found["quality"] if found["asked"] == asked else {}
-    an_epoch = len(rows.train["ids"]) // config.finetune.batch_size
-    tuning = judged.tuning(experiment, an_epoch * config.finetune.epochs)
-    progress = log.Progress(
-        f"{stage}: fine-tuning",
-        sum(len(archs) for archs in homes.values()) * settings.seeds,
-        every=0.0,
-    )
-    progress.first = done = sum(
-        min(len(kept.get(str(arch), ())), settings.seeds)
-        for archs in homes.values()
-        for arch in archs
-    )
+    count = sum(len(archs) for archs in homes.values())
+    done = 0
     for home, archs in homes.items():
-        run = tuned(
-            judged.tuned_module(experiment, home),
-            superlms[home],
-            rows,
-            tuning,
-            experiment.teacher.pooling,
-            experiment.mesh,
-        )
-        wanted = [
-            (arch, config.seed + i)
-            for arch in archs
-            for i in range(len(kept.get(str(arch), ())), settings.seeds)
-        ]
-        size = experiment.mesh.size
-        for start in range(0, len(wanted), size):
-            group = wanted[start : start + size]
-            for (arch, _), score in zip(group, run(group)):
-                kept.setdefault(str(arch), []).append(score)
+        params = {
+            name: np.asarray(value)
+            for name, value in superlms[home].items()
+            if not name.startswith(AUXILIARY)
+        }
+        envelope = experiment.envelope(experiment.spaces[home])
+        for arch in archs:
+            done += 1
+            there = kept.setdefault(str(arch), [])
+            seeds = range(config.seed + len(there), config.seed + settings.seeds)
+            if not seeds:
+                continue
+            student = extract.extract(params, envelope, arch)
+            made = supervised.fine_tune(
+                Bert(
+                    arch,
+                    experiment.teacher.sizes,
+                    dtype=jnp.dtype(config.finetune.dtype),
+                    dropout=config.finetune.dropout,
+                ),
+                lambda seed, student=student: student,
+                rows,
+                config.finetune.to_dict(),
+                experiment.teacher.pooling,
+                experiment.mesh,
+                seeds,
+                f"{stage} {done}/{count}, {arch}",
+            )
+            there += [max(one.scores) for one in made]
             common.write_json(path, {"asked": asked, "quality": kept})
-            done += len(group)
-            progress(done, f"{group[-1][0]}: {kept[str(group[-1][0])][-1]:.4f}")
+            told = ", ".join(f"{score:.4f}" for score in there)
+            log.say(f"{stage}: {done}/{count}, {arch}: {told}")
     return {
         arch: kept[str(arch)][: settings.seeds]
         for archs in homes.values()
