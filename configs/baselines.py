@@ -136,7 +136,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 # "docs" (which package is this docstring from?); of GLUE cola, sst2,
                 # mrpc, stsb, qqp, mnli, qnli, rte, wnli; or a .tsv or .jsonl file of
                 # your own.
-                "tasks": ("docs",) if smoke else ("stsb", "sst2"),
+                "tasks": ("docs",) if smoke else ("sst2", "stsb"),
                 # The folder of the original TSV folders (SST-2/, CoLA/, ...); "": from
                 # tensorflow_datasets.
                 "glue_dir": "",
