@@ -61,7 +61,12 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
     assert words["tokens"] == 5 * 8 * 32
     home = workdir / "finetune" / NAME
     table = (home / "table.md").read_text()
-    for text in ("| teacher |", "| DistilBERT |", " ± ", "masked-word head: one, tied"):
+    for text in (
+        "| teacher |",
+        "| DistilBERT (soft",
+        " ± ",
+        "masked-word head: one, tied",
+    ):
         assert text in table, text
     made = json.loads((home / "rte" / "student.json").read_text())
     assert len(made["scores"]) == 2 and made["score"] == np.mean(made["scores"])
