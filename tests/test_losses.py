@@ -66,7 +66,8 @@ def test_padding_gets_no_value_and_no_gradient(form):
 def test_what_does_not_divide_is_left_out():
     x = jnp.asarray(RNG.normal(size=(1, 3, 11)), jnp.float32)
     assert np.array_equal(
-        losses.relation_scores(x, 4), losses.relation_scores(x[..., :8], 4)
+        losses.relation_scores(x, x, 4),
+        losses.relation_scores(x[..., :8], x[..., :8], 4),
     )
 
 
