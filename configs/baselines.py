@@ -108,7 +108,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 # What an Arch is judged by: agnostic (held-out distillation loss),
                 # similarity, hidden, pooled, relation_minilmv2, relation_paper,
                 # relation_code, or, with labels: proxy (a few steps on `task`), probe.
-                "proxy": "hidden",
+                "proxy": "agnostic" if smoke else "hidden",
                 "task": "",  # for proxy and probe: a task as in finetune.tasks
                 "steps": 20 if smoke else 100,  # of proxy's fine-tuning
                 # The best trade-off: of the Archs whose proxy is within this of the

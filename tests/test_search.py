@@ -52,7 +52,7 @@ def given(devices=1):
         extract.truncate(params, TEACHER, BIG),
         teacher,
         params,
-        {k: v for k, v in side(40, 2).items() if k in ("ids", "tokens")},
+        {k: v for k, v in side(100, 2).items() if k in ("ids", "tokens")},
         8,
         Objective({"relation": 1.0}, relation_heads=4),
         sharding.make_mesh(8, devices),
@@ -78,7 +78,7 @@ def test_similarity_and_hidden_are_the_extracted_students():
 
     def cosines(x):
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
-        pairs = [(i, (i + step) % 40) for step in range(1, 11) for i in range(40)]
+        pairs = [(i, (i + step) % 100) for step in range(1, 11) for i in range(100)]
         return [x[i] @ x[j] for i, j in pairs]
 
     wanted = 1 - metrics.spearman(cosines(large), cosines(small))
@@ -96,6 +96,9 @@ def test_similarity_and_hidden_are_the_extracted_students():
     ).mean()
     made = proxies.make("hidden", asked)([arch])[arch]["proxy"]
     assert made == pytest.approx(wanted, rel=1e-2)
+    few = {name: value[:30] for name, value in asked.held_out.items()}
+    with pytest.raises(UserError, match="needs ten a channel"):
+        proxies.make("hidden", asked._replace(held_out=few))([arch])
 
 
 def test_relation_forms_are_proxies_of_their_own():

@@ -217,6 +217,12 @@ def _hidden(given: Given) -> Proxy:
         half = len(wanted) // 2
         made = {}
         for arch in archs:
+            if half < 10 * arch.hidden:  # It would fit noise, the wider the better.
+                raise UserError(
+                    f"search.proxy 'hidden' has {half} held-out tokens to fit "
+                    f"{arch.hidden} channels on, and needs ten a channel; take another, "
+                    "e.g. --config.search.proxy=agnostic, or more search.rows"
+                )
             states = outputs(arch)
             line = Ridge(alpha=1.0).fit(states[:half], wanted[:half])
             made[arch] = {"proxy": 1 - float(line.score(states[half:], wanted[half:]))}
