@@ -98,7 +98,8 @@ def test_similarity_and_hidden_are_the_extracted_students():
     assert made == pytest.approx(wanted, rel=1e-2)
     few = {name: value[:30] for name, value in asked.held_out.items()}
     with pytest.raises(UserError, match="needs ten a channel"):
-        proxies.make("hidden", asked._replace(held_out=few))([arch])
+        proxies.enough(few, arch.hidden, "search.proxy")
+    proxies.enough(asked.held_out, arch.hidden, "search.proxy")
 
 
 def test_relation_forms_are_proxies_of_their_own():

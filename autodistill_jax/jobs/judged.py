@@ -47,6 +47,18 @@ def tasks(
     return made
 
 
+def check_text(experiment: Experiment, workdir: epath.Path) -> None:
+    """Raises UserError if there is too little held-out text for a proxy."""
+    config = experiment.config
+    asked = {"search.proxy": (config.search.proxy,)}
+    if config.rank.archs:
+        asked["rank.proxies"] = config.rank.proxies
+    width = max(space.envelope().hidden for space in experiment.spaces.values())
+    for field, names in asked.items():
+        if "hidden" in names:
+            proxies.enough(held_out(experiment, workdir)[0], width, field)
+
+
 def given(
     experiment: Experiment,
     workdir: epath.Path,

@@ -54,13 +54,16 @@ def run(
     superlms = {home: trained_superlm(experiment, workdir, home) for home in homes}
     rows = labelled.rows(experiment, task)
     quality = _quality(experiment, workdir, homes, superlms, rows, stage)
+    given = {
+        home: judged.given(experiment, workdir, home, superlms[home], task)
+        for home in homes
+    }
     scores: dict[str, dict] = {"flops": flops}
     for name in settings.proxies:
         log.say(f"{stage}: {name}: {proxies.PROXIES[name]} ...")
         scores[name] = {}
         for home, archs in homes.items():
-            given = judged.given(experiment, workdir, home, superlms[home], task)
-            for arch, values in proxies.make(name, given)(archs).items():
+            for arch, values in proxies.make(name, given[home])(archs).items():
                 scores[name][arch] = -values["proxy"]  # More is better here.
     archs = list(bands)
     made = rank.table(

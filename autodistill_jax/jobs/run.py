@@ -50,6 +50,7 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
         tasks["finetune"] = finetune.read(config, home, made.teacher.labels)
     if "distill" in stages:
         experiment.rows(made, home)
+        judged.check_text(made, home)
     if (home / "config.json").exists():
         workdir.settle(config, home)  # Some fields may differ from last time.
     for i, stage in enumerate(stages, 1):

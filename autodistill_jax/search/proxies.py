@@ -74,6 +74,18 @@ def check(name: str, field: str, weights: Mapping[str, float], task: str) -> Non
         )
 
 
+def enough(held_out: Mapping[str, np.ndarray], width: int, field: str) -> None:
+    """Raises UserError if "hidden" had too few tokens to fit so wide a network on: it
+    would fit noise, and call narrow networks better."""
+    half = int(held_out["tokens"].sum()) // 2
+    if half < 10 * width:
+        raise UserError(
+            f"{field} has 'hidden', which fits {width} channels on {half} held-out "
+            "tokens and needs ten a channel; take another proxy, e.g. 'agnostic', or "
+            "give it more text"
+        )
+
+
 def make(name: str, given: Given) -> Proxy:
     """proxy(archs) -> {arch: {"proxy": lower is better, and what else is known}}."""
     if name == "proxy":
@@ -158,14 +170,16 @@ def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
 
     student = jax.jit(lambda p, b, a: run(given.module, p, b, a))
     teacher = jax.jit(lambda p, b: run(given.teacher, p, b, None))
-    everywhere = sharding.replicated(given.mesh)
 
     def outputs(arch=None):
         made = []
+        if arch is None:
+            everywhere = sharding.replicated(given.mesh)
+            params = jax.device_put(given.teacher_params, everywhere)
         for rows in batches.evaluation(side, given.batch_size):
             batch = batches.put(rows, given.mesh)
             if arch is None:
-                out = teacher(jax.device_put(given.teacher_params, everywhere), batch)
+                out = teacher(params, batch)
             else:
                 out = student(given.params, batch, as_arrays([arch]))
             out = np.asarray(out)[rows["rows"]]
@@ -217,12 +231,6 @@ def _hidden(given: Given) -> Proxy:
         half = len(wanted) // 2
         made = {}
         for arch in archs:
-            if half < 10 * arch.hidden:  # It would fit noise, the wider the better.
-                raise UserError(
-                    f"search.proxy 'hidden' has {half} held-out tokens to fit "
-                    f"{arch.hidden} channels on, and needs ten a channel; take another, "
-                    "e.g. --config.search.proxy=agnostic, or more search.rows"
-                )
             states = outputs(arch)
             line = Ridge(alpha=1.0).fit(states[:half], wanted[:half])
             made[arch] = {"proxy": 1 - float(line.score(states[half:], wanted[half:]))}
