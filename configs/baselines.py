@@ -70,7 +70,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 "convention": "executed",  # or "paper": AutoDistil's own count
             },
             "distill": {
-                "steps": 8 if smoke else 800,
+                "steps": 8 if smoke else 1000,
                 "batch_size": 8 if smoke else 32,
                 "learning_rate": 1e-3,  # 1e-4 is far too small at this length
                 "warmup": 0.05,  # fraction of the steps
@@ -85,7 +85,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
                 # tinybert), or terms with weights: relation, hidden, cosine, pooled,
                 # attention, layers, logits, words, joined by "+".
-                "terms": "auto",
+                "terms": "relation+3*pooled",
                 "relation_form": "minilmv2",  # or "paper", "code"
                 "relation_heads": 12,  # 0: as many as the teacher has heads
                 "relation_pairs": "qq+kk+vv",  # or "qk+vv", MiniLM's

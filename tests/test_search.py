@@ -49,7 +49,7 @@ def given(devices=1):
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     return proxies.Given(
         Bert(BIG, SIZES, space=SPACE),
-        extract.truncate(params, TEACHER, BIG),
+        extract.extract(params, TEACHER, extract.superlm_arch(TEACHER, BIG)),
         teacher,
         params,
         {k: v for k, v in side(100, 2).items() if k in ("ids", "tokens")},

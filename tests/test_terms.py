@@ -183,7 +183,7 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     space = Space((1, 2), (16, 24), (2,), (24,), head_size=8)
     big = extract.superlm_arch(TEACHER, space.envelope())
     superlm = Bert(big, SIZES, space=space)
-    inside = extract.truncate(body, TEACHER, big)
+    inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
     own = terms.matcher(objective, big.hidden, 32, head(32, 32))
     batch = terms.shown(texts(8), objective, SIZES.vocab, jax.random.key(1))
     target = terms.targets(module, params, batch, objective)

@@ -73,7 +73,9 @@ class Run:
         self.losses = []
 
     def start(self):
-        params = extract.truncate(self.teacher_params, TEACHER, BIG)
+        params = extract.extract(
+            self.teacher_params, TEACHER, extract.superlm_arch(TEACHER, BIG)
+        )
         params |= terms.matcher(self.objective, BIG.hidden, TEACHER.hidden)
         params = {k: jnp.array(v) for k, v in params.items()}
         self.frozen = {"embeddings_word": params.pop("embeddings_word")}

@@ -1,6 +1,6 @@
 """Which rows does step i see? Feeding through grain, by position, so a resume is exact."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import grain
 import jax
@@ -51,6 +51,16 @@ def evaluation(arrays: Mapping[str, np.ndarray], batch_size: int):
                 for k, v in batch.items()
             }
         yield batch | {"rows": np.arange(batch_size) < there}
+
+
+def over(
+    read: Callable, arrays: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh
+) -> np.ndarray:
+    """What `read(batch)` gives for every row, in order: [rows, ...]."""
+    made = [
+        np.asarray(read(put(batch, mesh))) for batch in evaluation(arrays, batch_size)
+    ]
+    return np.concatenate(made)[: len(next(iter(arrays.values())))]
 
 
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

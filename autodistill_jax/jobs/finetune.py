@@ -1,6 +1,7 @@
 """Job `finetune`: student, baselines and teacher on each labelled task."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -178,13 +179,13 @@ def _similarity(experiment, module, params, task) -> dict[str, float]:
     rows = labelled.rows(experiment, task, apart=True)
     pooling = experiment.teacher.pooling
     cosines = jax.jit(lambda p, b: supervised.features(module, p, b, pooling, 1))
-    made = [
-        np.asarray(cosines(params, batches.put(batch, experiment.mesh)))
-        for batch in batches.evaluation(rows.dev, experiment.config.finetune.batch_size)
-    ]
-    labels = rows.dev["label"]
-    cosine = np.concatenate(made)[: len(labels), 0]
-    return {"similarity": metrics.spearman(labels, cosine)}
+    made = batches.over(
+        partial(cosines, params),
+        rows.dev,
+        experiment.config.finetune.batch_size,
+        experiment.mesh,
+    )
+    return {"similarity": metrics.spearman(rows.dev["label"], made[:, 0])}
 
 
 def _save(experiment, folder: Path, student, params: dict, labels, rows) -> None:

@@ -45,14 +45,9 @@ def extract(params: dict, there: Arch, arch: Arch) -> dict:
     return {name: _slice(x, names[name], there, arch) for name, x in params.items()}
 
 
-def truncate(params: dict, there: Arch, arch: Arch) -> dict:
-    """Like `extract` but with all layers: a SuperLM keeps its teacher's depth, so that
-    sub-networks of every depth find the layers that they keep."""
-    return extract(params, there, superlm_arch(there, arch))
-
-
 def superlm_arch(teacher: Arch, envelope: Arch) -> Arch:
-    """The parameters of a SuperLM: the space's widths, the teacher's depth."""
+    """The parameters of a SuperLM: the space's widths, the teacher's depth, so that
+    sub-networks of every depth find the layers that they keep."""
     return Arch(
         teacher.layers,
         envelope.hidden,

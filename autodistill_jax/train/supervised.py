@@ -1,6 +1,7 @@
 """How does an encoder learn a labelled task? A head on it, all of it trained."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -191,11 +192,8 @@ def fine_tune(
     )
 
     def predicted(params, side):
-        made = [
-            np.asarray(predict(params, batches.put(batch, mesh)))
-            for batch in batches.evaluation(side, batch_size)
-        ]
-        return decide(np.concatenate(made)[: len(side["ids"])], rows)
+        made = batches.over(partial(predict, params), side, batch_size, mesh)
+        return decide(made, rows)
 
     results = []
     for seed in seeds:
@@ -278,11 +276,7 @@ def probe(
     from sklearn.preprocessing import StandardScaler
 
     def over(side):
-        made = [
-            np.asarray(read(params, batches.put(batch, mesh)))
-            for batch in batches.evaluation(side, batch_size)
-        ]
-        return np.concatenate(made)[: len(side["ids"])]
+        return batches.over(partial(read, params), side, batch_size, mesh)
 
     line = Ridge() if rows.classes == 1 else LogisticRegression(C=0.1, max_iter=300)
     model = make_pipeline(StandardScaler(), line)
