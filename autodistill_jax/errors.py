@@ -1,4 +1,7 @@
-"""What is told to a user whose input cannot be used?"""
+"""What is the user's to put right?"""
+
+import json
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -7,3 +10,18 @@ class UserError(Exception):
     The message is one line: what was got, what is needed, what to do. The command
     line prints it without a traceback and exits with 2.
     """
+
+
+def json_object(path: Path) -> dict:
+    """An object out of a file of a teacher's folder.
+
+    Raises:
+      UserError: the file is not one.
+    """
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(made, dict):
+        raise UserError(f"{path} is not a JSON object; use the teacher's own file")
+    return made

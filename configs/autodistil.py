@@ -1,7 +1,7 @@
 """AutoDistil, the first paper (arXiv 2201.12507), as printed.
 
     python -m autodistill_jax run --config=configs/autodistil.py:k3 --workdir=W \\
-      --config.finetune.glue_dir=GLUE
+      --config.data.download=True --config.finetune.glue_dir=GLUE
 
 Presets: tiny, small, base (its three sub-spaces of 256 sub-networks under BERT-base),
 k3 (all three SuperLMs, searched together: the paper's main result), one, one:864,
@@ -206,7 +206,8 @@ def get_config(preset: str = "") -> ConfigDict:
                 "text": "text",
                 "text_pair": "",
                 "label": "label",
-                "metric": "accuracy",  # or matthews, spearman, pearson_spearman
+                # or accuracy_f1, matthews, spearman, pearson_spearman
+                "metric": "accuracy",
                 "dev_file": "",
                 "epochs": 1 if smoke else 20,
                 "batch_size": 16 if smoke else 32,

@@ -149,7 +149,8 @@ def get_config(preset: str = "") -> ConfigDict:
                 "text": "text",
                 "text_pair": "",
                 "label": "label",
-                "metric": "accuracy",  # or matthews, spearman, pearson_spearman
+                # or accuracy_f1, matthews, spearman, pearson_spearman
+                "metric": "accuracy",
                 "dev_file": "",
                 "epochs": 1 if smoke else 2,
                 "batch_size": 16 if smoke else 32,

@@ -220,23 +220,3 @@ def test_parse_refuses(text):
 def test_front_is_what_nothing_beats():
     points = [(1, 5), (2, 3), (3, 3), (4, 1), (4, 1), (5, 2)]
     assert front(points) == [0, 1, 3]
-
-
-@pytest.mark.parametrize("embedding", [0, 16, 24])
-def test_executed_params_count_the_tree(embedding):
-    import jax
-
-    from autodistill_jax.cost import Sizes
-    from autodistill_jax.model import extract
-    from autodistill_jax.model.bert import Bert
-
-    arch = Arch(2, 24, 3, 40, 8)
-    sizes = Sizes(vocab=50, positions=10, types=1, embedding=embedding)
-    tree = jax.eval_shape(
-        lambda key: extract.init(Bert(arch, sizes), key), jax.random.key(0)
-    )
-    count = sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(tree))
-    made, plain = cost(arch, sizes, 32), cost(arch, sizes._replace(embedding=0), 32)
-    assert count == made["params"]
-    assert made["flops"] - plain["flops"] == 32 * embedding * 24
-    assert made["params_paper"] == plain["params_paper"]

@@ -55,9 +55,11 @@ def test_every_preset_builds(path, preset):
         extract.check_fits(teacher, space.envelope())
     for name in config.baselines:
         assert name in baselines.NAMES
-    kind = huggingface.Teacher(teacher, None, {}, "mean", True, None)
+    kind = huggingface.Teacher(teacher, None, {}, "mean", small, None)
     special = tokens.Special(0, 1, 2, 3)
-    objectives.objective(config.distill.to_dict(), spaces, kind, special)
+    distill = config.distill.to_dict()
+    for recipe in ({}, *(objectives.RECIPES.get(b, {}) for b in config.baselines)):
+        objectives.objective(distill | recipe, spaces, kind, special)
     # One set of fields for all: a command line that fits one config fits any.
     assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))
 
@@ -150,6 +152,37 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch):
     _another_budget(workdir, capfd)
 
 
+def test_several_superlms_are_searched_together(tmp_path, capfd):
+    """k3's way, with two of them, for two steps each."""
+    workdir = tmp_path / "w"
+    flags = [
+        f"--config={ROOT / 'configs' / 'autodistil.py'}:k3:smoke",
+        f"--workdir={workdir}",
+        "--config.data.packages=('scipy','numpy')",
+        "--config.space.partition=2",
+        "--config.distill.steps=2",
+        "--config.budget.flops_fraction=0.25",
+        "--config.search.rows=16",
+        "--config.search.batch_size=16",
+        "--config.latency.at_most=1",
+        "--config.finetune.tasks=()",
+    ]
+    assert main(["autodistill_jax", "run", *flags]) == 0
+    told = capfd.readouterr().err
+    front = json.loads((workdir / "search" / "front.json").read_text())
+    spaces = {trial["space"] for trial in front["trials"]}
+    assert spaces == {"part1", "part2"} and front["space"] == 512
+    for space in spaces:
+        assert (workdir / "superlm" / space / "checkpoints" / "2").is_dir()
+        assert f"distill/{space}" in (workdir / "metrics.jsonl").read_text()
+    # The student has the weights of the SuperLM of its own space.
+    arch = Arch(**front["chosen"])
+    error = re.search(r"outputs differ by at most (\S+) after reloading", told)
+    assert float(error[1]) < 1e-4
+    assert huggingface.load(str(workdir / "students" / arch.name)).arch == arch
+    assert (workdir / "report.html").read_text().count("<img") == 3
+
+
 def _again(workdir, capfd):
     assert run(workdir) == 0
     told = capfd.readouterr().err
@@ -197,6 +230,12 @@ def _another_budget(workdir, capfd):
     executed ones whatever the budget counts."""
     flags = ["--config.budget.flops_fraction=0.05", "--config.budget.convention=paper"]
     flags += ["--config.mesh.data=1", "--config.finetune.tasks=()"]
+    config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
+    for job in ("export", "report"):  # The choice was made under the old one.
+        alone = ["autodistill_jax", job, config, f"--workdir={workdir}", *flags]
+        assert main(alone) == 2
+        told = capfd.readouterr().err
+        assert "budget.flops_fraction is 0.25 there and 0.05 here" in told
     assert run(workdir, *flags) == 0
     told = capfd.readouterr().err
     assert "trained already" in told and " 0 to evaluate" in told

@@ -84,6 +84,20 @@ def test_executed_params_count_the_tree(name):
     assert count == cost(arch, sizes)["params"]
 
 
+@pytest.mark.parametrize("embedding", [16, 24])
+def test_an_embedding_size_of_its_own_is_counted(embedding):
+    arch, sizes = Arch(2, 24, 3, 40, 8), Sizes(vocab=50, positions=10, types=1)
+    own = sizes._replace(embedding=embedding)
+    tree = jax.eval_shape(
+        lambda key: extract.init(Bert(arch, own), key), jax.random.key(0)
+    )
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    made, plain = cost(arch, own, 32), cost(arch, sizes, 32)
+    assert count == made["params"]
+    assert made["flops"] - plain["flops"] == 32 * embedding * 24
+    assert made["params_paper"] == plain["params_paper"]
+
+
 @pytest.mark.parametrize("length", [8, 20])
 @pytest.mark.parametrize("name", [*ODD, "agnostic", "proxy_tiny", "tinybert", "minilm"])
 def test_executed_flops_are_the_programs_own(name, length):

@@ -206,6 +206,7 @@ def test_the_order_of_the_labels_is_the_teachers():
         ((), own),
         (("LABEL_0", "LABEL_1", "LABEL_2"), own),
         (("entailment", "not_entailment"), own),
+        (("negative", "neutral", "positive"), own),
         (("Neutral", "contradiction", "ENTAILMENT"), (own[1], own[2], own[0])),
     ):
         assert glue.label_order(own, said) == expected

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autodistill_jax import losses, metrics
+from autodistill_jax import losses
 
 RNG = np.random.default_rng(0)
 TOKENS = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
@@ -88,14 +88,3 @@ def test_cross_entropy():
     logits = jnp.log(jnp.asarray([[0.2, 0.8], [0.5, 0.5]]))
     made = losses.cross_entropy(logits, jnp.asarray([1, 0]))
     assert np.allclose(made, -np.log([0.8, 0.5]), atol=1e-6)
-
-
-def test_metrics():
-    labels, made = [0, 1, 1, 0, 1], [0, 1, 0, 0, 1]
-    assert metrics.accuracy(labels, made) == 0.8
-    assert abs(metrics.matthews(labels, made) - 2 / 3) < 1e-9
-    assert metrics.spearman([1, 2, 3], [10, 20, 40]) == pytest.approx(1)
-    assert metrics.spearman([1, 2, 3], [5, 5, 5]) == 0
-    x, y = [1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]
-    both = (metrics.pearson(x, y) + metrics.spearman(x, y)) / 2
-    assert metrics.pearson_spearman(x, y) == both == pytest.approx(0.8)

@@ -77,6 +77,13 @@ BAD = {
     ),
     "no such start": (["--config.distill.start=./nowhere"], "./nowhere: no such"),
     "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
+    "part of no package": (["--config.data.packages=('no.such',)"], "names 'no.such'"),
+    "nobody's home": (["--config.data.source=~nobody-here/x"], "~nobody-here/x: no"),
+    "random and frozen": (["--config.distill.start=random"], "distill.freeze='()'"),
+    "too little for a proxy": (
+        ["--config.search.proxy=hidden", "--config.search.rows=64"],
+        "needs ten a channel",
+    ),
 }
 
 
@@ -128,6 +135,24 @@ def test_a_teacher_of_an_unknown_type(minilm, tmp_path, capfd):
     assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
     told = capfd.readouterr().err
     assert "'gpt2'; known: bert, electra, roberta, xlm-roberta" in told
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "1_Pooling/config.json"]
+)
+def test_a_teachers_broken_file(name, minilm, tmp_path, capfd):
+    for path in minilm.folder.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).symlink_to(path)
+    broken = tmp_path / name
+    broken.parent.mkdir(exist_ok=True)
+    broken.unlink(missing_ok=True)
+    broken.write_text("{")
+    flags = [f"--config.teacher={tmp_path}", f"--workdir={tmp_path / 'w'}"]
+    assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
+    told = capfd.readouterr().err
+    assert str(broken) in told and told.count("\n") == 1
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_config_of_other_fields(tmp_path, capfd):

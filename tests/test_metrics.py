@@ -15,6 +15,7 @@ def test_metrics():
     )
     assert metrics.accuracy_f1(labels, made) == pytest.approx((3 / 5 + 4 / 6) / 2)
     assert metrics.parts("matthews", labels, made) == pytest.approx({"matthews": 1 / 6})
+    assert metrics.spearman([1, 2, 3], [10, 20, 40]) == pytest.approx(1)
     figures = metrics.parts("pearson_spearman", [0, 1, 2, 5], [0, 1, 3, 2])
     assert figures == pytest.approx({"pearson": 5 / 70**0.5, "spearman": 0.8})
     assert metrics.pearson_spearman([0, 1, 2, 5], [0, 1, 3, 2]) == pytest.approx(

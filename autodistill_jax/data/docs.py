@@ -133,7 +133,10 @@ def labelled(packages: tuple[str, ...]) -> tuple[list, list]:
 
 
 def _root(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):  # Of "nosuch.part", or of "".
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"data.packages names {package!r}, which is not an installed package; "

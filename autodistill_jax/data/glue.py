@@ -53,8 +53,8 @@ def load(
             for stem, side in sides.items()
         }
     first, *others = layout.ends
-    keys = layout.submissions or (layout.folder,)
-    tests = {key: f"test{end}" for key, end in zip(keys, layout.ends, strict=True)}
+    ends = zip(keys(name), layout.ends, strict=True)
+    tests = {key: f"test{end}" for key, end in ends}
     return tasks.Task(
         name,
         tuple(sides["train"]),
@@ -68,19 +68,24 @@ def load(
     )
 
 
+def keys(name: str) -> tuple[str, ...]:
+    """The stems of GLUE's submission files of a task."""
+    return LAYOUTS[name].submissions or (LAYOUTS[name].folder,)
+
+
 def label_order(labels: Sequence[str], said: Sequence[str] | None) -> tuple[str, ...]:
     """The task's labels in the order that a teacher's config.json says.
 
     The order is the teacher's where it names just the task's labels, in whatever case.
     It is the task's own where the teacher says nothing, has another number of classes
-    or names none of the labels (LABEL_0, ...).
+    or is of another task (LABEL_0, ...; "neutral" alone is also a sentiment).
 
     Raises:
-      UserError: the teacher names some of the labels, but not all.
+      UserError: the teacher names most of the labels, but not all.
     """
     known = {label.lower(): label for label in labels}
     found = [name.strip().lower() for name in said or ()]
-    if len(found) != len(known) or not known.keys() & set(found):
+    if len(found) != len(known) or 2 * len(known.keys() & set(found)) <= len(known):
         return tuple(labels)
     if set(found) != known.keys():
         raise UserError(

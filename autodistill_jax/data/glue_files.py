@@ -1,5 +1,6 @@
 """How do GLUE's original TSV folders read? Nine tasks and their quirks."""
 
+import os
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def read(layout: Layout, root: str) -> tuple[dict[str, Side], tuple[str, ...]]:
       UserError: a file that is not there or has no rows, a short row, a label outside
         the task's set (file and line number).
     """
-    folder = Path(root).expanduser() / layout.folder
+    folder = Path(os.path.expanduser(root)) / layout.folder
     labelled = ["train", *(f"dev{end}" for end in layout.ends)]
     missing = [
         f"{stem}.tsv" for stem in labelled if not (folder / f"{stem}.tsv").is_file()

@@ -3,6 +3,7 @@
 import glob
 import html
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -99,10 +100,10 @@ def rows(
             break
     train = list(texts[False])[: limit or None]
     heldout = [text for text in texts[True] if text not in texts[False]]
-    if len(train) < 2 or len(heldout) < 2:
+    if len(train) < 2 or len(heldout) < 4:
         raise UserError(
             f"data.source gave {len(train)} training and {len(heldout)} held-out rows; "
-            "at least 2 of each are needed: give it more text"
+            "at least 2 and 4 are needed: give it more text"
         )
     return {
         "train": tokens.encode(made, train, length),
@@ -137,7 +138,7 @@ def _hash(text: str) -> int:
 
 
 def _files(source: str) -> list[Path]:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         found = [
             p

@@ -1,13 +1,12 @@
 """How does text become token ids? Hugging Face `tokenizers`, with the teacher's files."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from autodistill_jax.errors import UserError
+from autodistill_jax.errors import UserError, json_object
 
 
 class Special(NamedTuple):
@@ -52,11 +51,14 @@ def tokenizer(folder: Path, vocab: int):
     """
     import tokenizers
 
-    settings = {}
-    if (folder / "tokenizer_config.json").exists():
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-    if (folder / "tokenizer.json").exists():
-        made = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer_config.json"
+    settings = json_object(path) if path.exists() else {}
+    path = folder / "tokenizer.json"
+    if path.exists():
+        try:
+            made = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # The library's own are plain Exceptions.
+            raise UserError(f"{path} cannot be read: {error}") from error
     elif (folder / "vocab.txt").exists():
         try:
             made = tokenizers.BertWordPieceTokenizer(

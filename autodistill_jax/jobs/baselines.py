@@ -57,7 +57,7 @@ def of(experiment: Experiment, baseline: str, arch: Arch) -> Experiment:
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -> None:
     """Leaves students/<baseline>-<name>/, Hugging Face folders like the student's."""
-    found = common.read_json(workdir / "search" / "front.json", "search")
+    found = common.front(experiment.config, workdir)
     arch = common.arch_of(found["chosen"])
     made = 0
     for baseline in experiment.config.baselines:
@@ -94,5 +94,4 @@ def _params(experiment, workdir, baseline, arch, stage) -> dict:
     state = checkpoint.restore_on(
         checkpoint.manager(folder), sharding.replicated(experiment.mesh)
     )
-    params = {**state["params"], **state["frozen"]}
-    return {k: v for k, v in params.items() if not k.startswith(terms.AUXILIARY)}
+    return terms.network({**state["params"], **state["frozen"]})

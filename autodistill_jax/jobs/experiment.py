@@ -1,6 +1,7 @@
 """What does a config say? Where all jobs start from."""
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -164,6 +165,12 @@ def _start(config, teacher, named) -> tuple[Arch, dict]:
         head_size=next(iter(named.values())).head_size,
     )
     if kind == "random":
+        if config.distill.freeze:
+            raise UserError(
+                "distill.start is random, and distill.freeze keeps "
+                f"{', '.join(config.distill.freeze)} as they start; give "
+                "--config.distill.freeze='()'"
+            )
         module = Bert(widest, teacher.sizes)
         params = extract.init(module, jax.random.key(config.seed))
         return widest, {k: np.asarray(v) for k, v in params.items()}
@@ -209,17 +216,23 @@ def _affordable(experiment: Experiment) -> dict[Arch, str]:
     return made
 
 
-def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
-    """The unlabelled token rows, {"train", "heldout"}; cut once, kept in the workdir.
+def rows(
+    experiment: Experiment,
+    workdir: epath.Path,
+    split: str,
+    enough: Callable[[dict], None] = lambda held_out: None,
+) -> dict[str, np.ndarray]:
+    """The unlabelled token rows of a split, "train" or "heldout"; cut once, kept in the
+    workdir.
+
+    enough: raises UserError where there are too few held-out rows.
 
     Raises:
       UserError: text that cannot be used; nothing has been written then.
     """
     path = workdir / "data" / "rows.npz"
-    if path.exists():
-        with np.load(path) as kept:
-            flat = dict(kept)
-    else:
+    names = ("ids", "tokens")
+    if not path.exists():
         data = experiment.config.data
         made = text.rows(
             text.documents(data.source, data.packages, data.download),
@@ -234,12 +247,9 @@ def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
                 f"distill.batch_size {experiment.config.distill.batch_size} is larger "
                 f"than the {count} rows of data.source; use a smaller batch or more text"
             )
+        enough(made["heldout"])
         settle(experiment.config, workdir)
-        flat = {
-            f"{split}/{name}": made[split][name]
-            for split in made
-            for name in ("ids", "tokens")
-        }
+        flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, **flat)
@@ -248,16 +258,17 @@ def rows(experiment: Experiment, workdir: epath.Path) -> dict[str, dict]:
             f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
             f"rows of {data.length} tokens"
         )
-    split = {"train": {}, "heldout": {}}
-    for key, value in flat.items():
-        split[key.split("/")[0]][key.split("/")[1]] = value
-    return split
+    with np.load(path) as kept:  # Only what is asked for is read.
+        return {name: kept[f"{split}/{name}"] for name in names}
 
 
 def held_out(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
     """The held-out rows in two: those the search chooses on, and those that its choice
     is judged on."""
-    made = rows(experiment, workdir)["heldout"]
+    return halves(experiment, rows(experiment, workdir, "heldout"))
+
+
+def halves(experiment: Experiment, made: dict) -> tuple[dict, dict]:
     cut = min(experiment.config.search.rows, len(made["ids"]) // 2)
     return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}
 

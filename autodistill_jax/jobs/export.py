@@ -14,15 +14,14 @@ from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment, held_out, trained_superlm
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
-from autodistill_jax.train import log, sandwich
-from autodistill_jax.train.terms import AUXILIARY
+from autodistill_jax.train import log, sandwich, terms
 
 _TOLERANCE = 1e-4
 
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> None:
     """Leaves students/<name>/, checked by equal outputs, and its similarity.json."""
-    found = common.read_json(workdir / "search" / "front.json", "search")
+    found = common.front(experiment.config, workdir)
     arch = common.arch_of(found["chosen"])
     folder = workdir / "students" / arch.name
     if (folder / "similarity.json").exists():
@@ -30,11 +29,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
         return
     home = common.trial_of(found, arch)["space"]
     space = experiment.spaces[home]
-    weights = {
-        name: value
-        for name, value in trained_superlm(experiment, workdir, home).items()
-        if not name.startswith(AUXILIARY)
-    }
+    weights = terms.network(trained_superlm(experiment, workdir, home))
     student = extract.extract(weights, experiment.envelope(space), arch)
     judged_on = held_out(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")

@@ -1,6 +1,7 @@
 """Job `finetune`: student, baselines and teacher on each labelled task."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def read(
     chosen = common.chosen_already(config, workdir)
     for name in settings.tasks:
         folder = common.task_folder(settings, name)
-        if chosen and not _missing(workdir / "finetune" / chosen.name / folder, config):
+        keys = glue.keys(name) if settings.predict and name in glue.NAMES else ()
+        home = workdir / "finetune"
+        if chosen and not _missing(home / chosen.name / folder, config, keys):
             continue
         task = labelled.task(config, name, label_names)
         made.append(task._replace(name=folder))
@@ -48,13 +51,16 @@ def run(
 ) -> None:
     """Leaves finetune/<student>/<task>/<model>.json, table.md, the student's fine-tuned
     weights, and GLUE's submission files where `finetune.predict` asks for them."""
-    found = common.read_json(workdir / "search" / "front.json", "search")
+    found = common.front(experiment.config, workdir)
     arch = common.arch_of(found["chosen"])
     common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
     home = workdir / "finetune" / arch.name
     for task in given:
         rows = labelled.rows(experiment, task)
-        for model in _missing(home / task.name, experiment.config):
+        keys = tuple(task.tests) if experiment.config.finetune.predict else ()
+        if experiment.config.finetune.predict and not keys:
+            log.say(f"{stage}: {task.name} has no test side: no submission files")
+        for model in _missing(home / task.name, experiment.config, keys):
             what = f"{stage} {task.name}, {model}"
             source = _source(experiment, workdir, model, arch)
             result = _one(experiment, source, model, rows, home / task.name, task, what)
@@ -75,19 +81,30 @@ def run(
             )
     made = tables.read(experiment.config, home)
     if made:
-        words = workdir / "teacher" / "words.json"
-        told = json.loads(words.read_text()) if words.exists() else None
         table = tables.markdown(*tables.side_by_side(made))
-        text = table + "\n" + "\n".join(tables.notes(made, told)) + "\n"
+        told = tables.notes(made, labelled.words(experiment, workdir, made))
+        text = table + "\n" + "\n".join(told) + "\n"
         (home / "table.md").write_text(text)
         log.say(table.rstrip())
     log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
 
 
-def _missing(folder: epath.Path, config: ConfigDict) -> list[str]:
-    """The models with no result on a task, in its folder, under these settings."""
+def _missing(folder: epath.Path, config: ConfigDict, keys: Sequence[str]) -> list[str]:
+    """The models that lack their result on a task, in its folder, under these settings,
+    or one of the submission files `keys`."""
     done = tables.there(config, folder)
-    return [model for model in tables.models(config) if model not in done]
+
+    def submitted(model):
+        # A head on the frozen teacher is there to compare with, and predicts nothing.
+        if model == "teacher" and config.finetune.teacher == "frozen":
+            return True
+        return all(_submission(folder, model, key).exists() for key in keys)
+
+    return [m for m in tables.models(config) if m not in done or not submitted(m)]
+
+
+def _submission(folder: epath.Path, model: str, key: str) -> epath.Path:
+    return folder.parent / "submission" / model / f"{key}.tsv"
 
 
 def _source(experiment, workdir, model, arch) -> huggingface.Teacher:
@@ -153,7 +170,7 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
     if model == "student":
         _save(experiment, Path(folder), source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
-        path = folder.parent / "submission" / model / f"{key}.tsv"
+        path = _submission(folder, model, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(glue.submission(task, key, predictions))
     return {
@@ -176,16 +193,16 @@ def _similarity(experiment, module, params, task) -> dict[str, float]:
     labels; nothing for a task whose labels are not numbers of pairs."""
     if task.classes != 1 or isinstance(task.dev[0][0], str):
         return {}
-    rows = labelled.rows(experiment, task, apart=True)
+    dev = labelled.pairs_apart(experiment, task)
     pooling = experiment.teacher.pooling
     cosines = jax.jit(lambda p, b: supervised.features(module, p, b, pooling, 1))
     made = batches.over(
         partial(cosines, params),
-        rows.dev,
+        dev,
         experiment.config.finetune.batch_size,
         experiment.mesh,
     )
-    return {"similarity": metrics.spearman(rows.dev["label"], made[:, 0])}
+    return {"similarity": metrics.spearman(dev["label"], made[:, 0])}
 
 
 def _save(experiment, folder: Path, student, params: dict, labels, rows) -> None:

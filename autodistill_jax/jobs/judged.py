@@ -1,19 +1,27 @@
 """What do proxies look at in an experiment? For `search` and for `rank`."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import labelled
-from autodistill_jax.jobs.experiment import Experiment, held_out
+from autodistill_jax.jobs.experiment import Experiment, halves, held_out
 from autodistill_jax.jobs.training import teacher_head
-from autodistill_jax.jobs.workdir import chosen_already, task_folder, tuning_of
+from autodistill_jax.jobs.workdir import (
+    chosen_already,
+    ranked,
+    task_folder,
+    tuning_of,
+)
 from autodistill_jax.search import proxies
+from autodistill_jax.train.supervised import Rows
 
 
 def tasks(
@@ -32,7 +40,7 @@ def tasks(
             f"rank.archs is {config.rank.archs}, but rank.task is empty; name the task "
             "that they are fine-tuned on, e.g. 'stsb'"
         )
-    for name in config.rank.proxies if config.rank.archs else ():
+    for name in ranked_proxies(config) if config.rank.archs else ():
         proxies.check(name, "rank.proxies", weights, config.rank.task)
     names = {
         "search": config.search.task if config.search.proxy in proxies.LABELLED else "",
@@ -41,14 +49,15 @@ def tasks(
     for stage, name in names.items():
         if stage in stages:
             made[stage] = None
-            done = stage == "search" and chosen_already(config, workdir)
+            done = chosen_already if stage == "search" else ranked
+            done = done(config, workdir)
             if name and not done:
                 made[stage] = labelled.task(config, name, experiment.teacher.labels)
     return made
 
 
-def check_text(experiment: Experiment, workdir: epath.Path) -> None:
-    """Raises UserError if there is too little held-out text for a proxy."""
+def check_text(experiment: Experiment, rows: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError if there are too few held-out rows for a proxy."""
     config = experiment.config
     asked = {"search.proxy": (config.search.proxy,)}
     if config.rank.archs:
@@ -56,7 +65,12 @@ def check_text(experiment: Experiment, workdir: epath.Path) -> None:
     width = max(space.envelope().hidden for space in experiment.spaces.values())
     for field, names in asked.items():
         if "hidden" in names:
-            proxies.enough(held_out(experiment, workdir)[0], width, field)
+            proxies.enough(halves(experiment, rows)[0], width, field)
+
+
+def ranked_proxies(config: ConfigDict) -> tuple[str, ...]:
+    """Those that the job rank takes: the one that chooses is always among them."""
+    return tuple(dict.fromkeys((config.search.proxy, *config.rank.proxies)))
 
 
 def given(
@@ -64,9 +78,10 @@ def given(
     workdir: epath.Path,
     space: str,
     params: dict,
-    task: Task | None,
+    rows: Rows | None,
+    seed: int,
 ) -> proxies.Given:
-    """For the SuperLM of one space, with a labelled task where a proxy needs one."""
+    """For the SuperLM of one space, with a task's rows where a proxy needs labels."""
     settings = experiment.config.search
     head = teacher_head(experiment, workdir, "search")
     return proxies.Given(
@@ -78,10 +93,10 @@ def given(
         settings.batch_size,
         experiment.objective,
         experiment.mesh,
-        None if task is None else labelled.rows(experiment, task),
+        rows,
         tuning(experiment, settings.steps),
         tuned_module(experiment, space),
-        experiment.config.seed,
+        seed,
     )
 
 

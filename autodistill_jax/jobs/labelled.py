@@ -1,6 +1,9 @@
 """Which labelled rows does a config name? For fine-tuning and for labelled proxies."""
 
+import json
+
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax.data import docs, glue, tasks, tokens
@@ -50,35 +53,18 @@ def task(
     return made
 
 
-def rows(
-    experiment: Experiment, task: tasks.Task, apart: bool | None = None
-) -> supervised.Rows:
+def rows(experiment: Experiment, task: tasks.Task) -> supervised.Rows:
     """A task's token rows, within the config's limits.
 
-    apart: are the two texts of a pair embedded each on its own? None: as
-    `finetune.pairs` says; "auto": where the teacher embeds sentences.
+    The two texts of a pair are embedded together or apart as `finetune.pairs` says;
+    "auto": apart where the teacher embeds sentences.
     """
-    settings, teacher = experiment.config.finetune, experiment.teacher
-    if apart is None:
-        kinds = {"together": False, "apart": True, "auto": teacher.embeds}
-        apart = kinds[settings.pairs]
-    apart = apart and not isinstance(task.train[0][0], str)
+    settings = experiment.config.finetune
+    kinds = {"together": False, "apart": True, "auto": experiment.teacher.embeds}
+    apart = kinds[settings.pairs] and not isinstance(task.train[0][0], str)
 
-    def encoded(texts):
-        return tokens.encode(experiment.tokenizer, texts, settings.length)
-
-    def side(texts, labels=None, limit=0):
-        texts = texts[: limit or None]
-        if apart:
-            made = encoded([one for one, _ in texts])
-            others = encoded([other for _, other in texts])
-            made |= {f"other_{name}": value for name, value in others.items()}
-        else:
-            made = encoded(texts)
-        if labels is None:
-            return made
-        kind = np.float32 if task.classes == 1 else np.int32
-        return made | {"label": np.asarray(labels[: limit or None], kind)}
+    def side(*given, limit=0):
+        return _side(experiment, task, apart, *given, limit=limit)
 
     # GLUE's files are in no order that a limit could trust: shuffle, by the seed.
     order = np.random.default_rng(experiment.config.seed).permutation(
@@ -87,10 +73,46 @@ def rows(
     train = ([task.train[0][i] for i in order], [task.train[1][i] for i in order])
     tests = task.tests if settings.predict else {}
     return supervised.Rows(
-        side(*train, settings.rows),
-        side(*task.dev, settings.dev_rows),
+        side(*train, limit=settings.rows),
+        side(*task.dev, limit=settings.dev_rows),
         task.classes,
         task.metric,
-        {name: side(*more, settings.dev_rows) for name, more in task.more.items()},
+        {
+            name: side(*more, limit=settings.dev_rows)
+            for name, more in task.more.items()
+        },
         {name: side(texts) for name, texts in tests.items()},
     )
+
+
+def words(experiment: Experiment, workdir: epath.Path, results: dict) -> dict | None:
+    """What the masked-word head that the teacher lacked took (words.json), where a model
+    of the results, {task: {model: result}}, learned from it."""
+    path = workdir / "teacher" / "words.json"
+    models = {model for found in results.values() for model in found}
+    needed = experiment.objective.needs("words") or "distilbert" in models
+    return json.loads(path.read_text()) if needed and path.exists() else None
+
+
+def pairs_apart(experiment: Experiment, task: tasks.Task) -> dict[str, np.ndarray]:
+    """The dev rows of a task of pairs, the two texts embedded each on its own."""
+    limit = experiment.config.finetune.dev_rows
+    return _side(experiment, task, True, *task.dev, limit=limit)
+
+
+def _side(experiment, task, apart, texts, labels=None, limit=0) -> dict:
+    def encoded(texts):
+        length = experiment.config.finetune.length
+        return tokens.encode(experiment.tokenizer, texts, length)
+
+    texts = texts[: limit or None]
+    if apart:
+        made = encoded([one for one, _ in texts])
+        others = encoded([other for _, other in texts])
+        made |= {f"other_{name}": value for name, value in others.items()}
+    else:
+        made = encoded(texts)
+    if labels is None:
+        return made
+    kind = np.float32 if task.classes == 1 else np.int32
+    return made | {"label": np.asarray(labels[: limit or None], kind)}

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -13,8 +14,7 @@ from autodistill_jax.jobs.experiment import Experiment, trained_superlm
 from autodistill_jax.model import extract
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.search import proxies, rank
-from autodistill_jax.train import log, supervised
-from autodistill_jax.train.terms import AUXILIARY
+from autodistill_jax.train import log, supervised, terms
 
 # Below it a bootstrap over Archs says little.
 _ENOUGH = 24
@@ -37,8 +37,7 @@ def run(
         log.say(f"{stage}: off (rank.archs is 0)")
         return
     path = workdir / "search" / "rank.json"
-    asked = _asked(experiment)
-    if path.exists() and json.loads(path.read_text())["asked"] == asked:
+    if common.ranked(experiment.config, workdir):
         log.say(f"{stage}: done already, {path}")
         return
     grid = experiment.grid()
@@ -52,14 +51,18 @@ def run(
     homes = {home: [a for a in bands if grid[a] == home] for home in experiment.spaces}
     homes = {home: archs for home, archs in homes.items() if archs}
     superlms = {home: trained_superlm(experiment, workdir, home) for home in homes}
-    rows = labelled.rows(experiment, task)
-    quality = _quality(experiment, workdir, homes, superlms, rows, stage)
+    names = judged.ranked_proxies(experiment.config)
+    mine, theirs = _sides(labelled.rows(experiment, task._replace(tests={})), names)
+    quality = _quality(experiment, workdir, homes, superlms, mine, stage)
+    # A seed that quality has not seen: the first steps of its fine-tuning would be
+    # those of the proxy.
+    seed = experiment.config.seed + settings.seeds
     given = {
-        home: judged.given(experiment, workdir, home, superlms[home], task)
+        home: judged.given(experiment, workdir, home, superlms[home], theirs, seed)
         for home in homes
     }
     scores: dict[str, dict] = {"flops": flops}
-    for name in settings.proxies:
+    for name in names:
         log.say(f"{stage}: {name}: {proxies.PROXIES[name]} ...")
         scores[name] = {}
         for home, archs in homes.items():
@@ -74,8 +77,9 @@ def run(
     common.write_json(
         path,
         {
-            "asked": asked,
+            "asked": common.ranked_of(experiment.config),
             "task": task.name,
+            "dev_rows": len(mine.dev["label"]),
             "metric": task.metric,
             "table": made,
             "archs": [
@@ -100,28 +104,29 @@ def run(
     log.say(f"{stage}: made {path}")
 
 
-def _asked(experiment: Experiment) -> dict:
-    """What the table depends on besides the trained SuperLM."""
-    config = experiment.config
-    tuning = {
-        "task": task_name(experiment),
-        "epochs": config.finetune.epochs,
-        **common.tuning_of(config),
-    }
-    search = {"steps": config.search.steps, "rows": config.search.rows}
-    return {
-        "rank": common.plain(config)["rank"],
-        "tuning": tuning,
-        "search": search,
-    }
+def _sides(
+    rows: supervised.Rows, names: tuple[str, ...]
+) -> tuple[supervised.Rows, supervised.Rows]:
+    """What quality is measured on, and what the proxies see of the task.
+
+    Each other dev row for either where a proxy has labels: on the same rows both would
+    have the same luck.
+    """
+    if not set(names) & set(proxies.LABELLED):
+        return rows, rows
+    mine, theirs = (
+        rows._replace(dev={name: x[start::2] for name, x in rows.dev.items()})
+        for start in (0, 1)
+    )
+    return mine, theirs
 
 
 def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
     """{Arch: its dev scores after fine-tuning, a seed each}, as the job finetune does
     it; those there are are kept, and written as they come."""
     settings, config = experiment.config.rank, experiment.config
-    path = workdir / "search" / f"quality-{task_name(experiment)}.json"
-    asked = _asked(experiment)["tuning"]
+    asked = common.ranked_of(config)["tuning"] | {"dev": len(rows.dev["label"])}
+    path = workdir / "search" / f"quality-{asked['task']}.json"
     kept = {}
     if path.exists():
         found = json.loads(path.read_text())
@@ -129,11 +134,7 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
     count = sum(len(archs) for archs in homes.values())
     done = 0
     for home, archs in homes.items():
-        params = {
-            name: np.asarray(value)
-            for name, value in superlms[home].items()
-            if not name.startswith(AUXILIARY)
-        }
+        params = jax.tree.map(np.asarray, terms.network(superlms[home]))
         envelope = experiment.envelope(experiment.spaces[home])
         for arch in archs:
             done += 1
@@ -166,7 +167,3 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
         for archs in homes.values()
         for arch in archs
     }
-
-
-def task_name(experiment: Experiment) -> str:
-    return common.task_folder(experiment.config.finetune, experiment.config.rank.task)

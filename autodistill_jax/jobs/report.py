@@ -8,7 +8,7 @@ from importlib import metadata
 from etils import epath
 
 from autodistill_jax import __version__
-from autodistill_jax.jobs import page, pictures, tables
+from autodistill_jax.jobs import labelled, page, pictures, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.train import log
@@ -21,7 +21,7 @@ _DOCS = (
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> None:
     """Writes report.html anew; parts whose job has not run yet say so."""
-    found = common.read_json(workdir / "search" / "front.json", "search")
+    found = common.front(experiment.config, workdir)
     arch = common.arch_of(found["chosen"])
     student = workdir / "students" / arch.name
 
@@ -38,8 +38,8 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> N
             _costs(found, arch),
             pictures.front(found, arch),
             _similarity(there(student / "similarity.json")),
-            _tasks(tasks, there(workdir / "teacher" / "words.json")),
-            _ranks(there(workdir / "search" / "rank.json"), found["proxy"]),
+            _tasks(tasks, labelled.words(experiment, workdir, tasks)),
+            _ranks(common.ranked(experiment.config, workdir), found["proxy"]),
             *(
                 pictures.losses(log.read(workdir, job), experiment.objective, name)
                 for name, job in jobs.items()

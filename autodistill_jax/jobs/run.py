@@ -1,5 +1,6 @@
 """Job `run`, and every other job by its name."""
 
+import functools
 import time
 
 from ml_collections import ConfigDict
@@ -48,9 +49,11 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
     tasks = judged.tasks(made, home, stages)
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(config, home, made.teacher.labels)
-    if "distill" in stages:
-        experiment.rows(made, home)
-        judged.check_text(made, home)
+    if "distill" in stages or (home / "data" / "rows.npz").exists():
+        enough = functools.partial(judged.check_text, made)
+        held_out = experiment.rows(made, home, "heldout", enough)
+        if {"distill", "search", "rank"} & set(stages):
+            enough(held_out)
     if (home / "config.json").exists():
         workdir.settle(config, home)  # Some fields may differ from last time.
     for i, stage in enumerate(stages, 1):

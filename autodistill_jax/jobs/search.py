@@ -9,7 +9,7 @@ from etils import epath
 
 from autodistill_jax.arch import Arch, front
 from autodistill_jax.data.tasks import Task
-from autodistill_jax.jobs import judged
+from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs.experiment import Experiment, trained_superlm
 from autodistill_jax.jobs.workdir import (
     asked_of,
@@ -20,8 +20,7 @@ from autodistill_jax.jobs.workdir import (
 from autodistill_jax.latency import profile
 from autodistill_jax.model import extract
 from autodistill_jax.search import proxies, study
-from autodistill_jax.train import log
-from autodistill_jax.train.terms import AUXILIARY
+from autodistill_jax.train import log, terms
 
 # Archs evaluated before their trials are recorded: what a stop can lose.
 _TOGETHER = 8
@@ -114,6 +113,7 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[Arch, dict]:
         f"sub-networks are under the budget, {len(missing)} to evaluate by {name!r}: "
         f"{proxies.PROXIES[name]}"
     )
+    rows = labelled.rows(experiment, task) if task and missing else None
     progress = log.Progress(f"{stage}: proxies", len(missing))
     done = 0
     for home, params in superlms.items():
@@ -121,7 +121,10 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[Arch, dict]:
         if not archs:
             continue
         proxy = proxies.make(
-            name, judged.given(experiment, workdir, home, params, task)
+            name,
+            judged.given(
+                experiment, workdir, home, params, rows, experiment.config.seed
+            ),
         )
         together = max(_TOGETHER, experiment.mesh.size)
         for start in range(0, len(archs), together):
@@ -155,11 +158,7 @@ def _latencies(experiment, folder, superlms, archs, stage) -> dict[str, dict]:
     networks = {"teacher": (experiment.teacher.arch, experiment.teacher.params)}
     for arch in archs:
         home = experiment.affordable[arch]
-        weights = {
-            name: value
-            for name, value in superlms[home].items()
-            if not name.startswith(AUXILIARY)
-        }
+        weights = terms.network(superlms[home])
         envelope = experiment.envelope(experiment.spaces[home])
         student = extract.extract(weights, envelope, arch)
         networks[str(arch)] = (arch, jax.tree.map(jnp.asarray, student))

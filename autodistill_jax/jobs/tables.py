@@ -30,7 +30,7 @@ def models(config: ConfigDict) -> list[str]:
 
 def recipe(config: ConfigDict, model: str) -> dict:
     """What a model's result depends on besides the task."""
-    names = ("tasks", "text", "text_pair", "label", "metric", "dev_file")
+    names = ("tasks", "text", "text_pair", "label", "metric", "dev_file", "predict")
     others = {
         "teacher": ("learning_rate", "scratch_learning_rate", "seeds"),
         "scratch": ("learning_rate", "teacher_learning_rate", "teacher_seeds"),

@@ -45,7 +45,7 @@ def train(
     if start >= settings.steps:
         log.say(f"{stage}: the SuperLM is trained already ({start} steps)")
         return
-    data = rows(experiment, workdir)["train"]
+    data = rows(experiment, workdir, "train")
     seed = experiment.config.seed
     feed = batches.training(data, settings.batch_size, seed)
     of_words = teacher_head(experiment, workdir, stage)
@@ -114,7 +114,7 @@ def prepare(experiment: Experiment, space: Space, of_words: dict) -> tuple:
     everywhere = sharding.replicated(experiment.mesh)
     params = jax.device_put({k: jnp.array(v) for k, v in params.items()}, everywhere)
     frozen = {name: params.pop(name) for name in settings.freeze}
-    moves = optimizer.make(settings, settings.steps, extract.axes(superlm))
+    moves = optimizer.make(settings.to_dict(), settings.steps, extract.axes(superlm))
     state = jax.device_put(
         {"params": params, "optimizer": moves.init(params)}, everywhere
     )
@@ -142,7 +142,7 @@ def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dic
         with np.load(path) as kept:
             return dict(kept)
     settings = experiment.config.distill
-    data = rows(experiment, workdir)["train"]
+    data = rows(experiment, workdir, "train")
     what = f"{stage}: masked-word head"
     log.say(f"{what}: the teacher has none; training one on the frozen teacher ...")
     made, accuracy = head.train(

@@ -146,6 +146,48 @@ def chosen_already(config: ConfigDict, workdir: epath.Path) -> Arch | None:
     return arch_of(found["chosen"]) if found["asked"] == asked_of(config) else None
 
 
+def front(config: ConfigDict, workdir: epath.Path) -> dict:
+    """front.json, of a search under this very budget.
+
+    Raises:
+      UserError: there was no search, or one under other settings.
+    """
+    found = read_json(workdir / "search" / "front.json", "search")
+    a, b = fields.flat(asked_of(config)), fields.flat(found["asked"])
+    differ = [
+        f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+    ]
+    if differ:
+        raise UserError(
+            f"{workdir / 'search' / 'front.json'} was chosen under other settings: "
+            f"{'; '.join(differ[:3])}; give the same, or run the job search first"
+        )
+    return found
+
+
+def ranked(config: ConfigDict, workdir: epath.Path) -> dict | None:
+    """rank.json, if it was made under these settings."""
+    path = workdir / "search" / "rank.json"
+    found = json.loads(path.read_text()) if path.exists() else None
+    return found if found and found["asked"] == ranked_of(config) else None
+
+
+def ranked_of(config: ConfigDict) -> dict:
+    """What rank.json depends on besides the trained SuperLM."""
+    return {
+        "rank": plain(config)["rank"],
+        "proxy": config.search.proxy,
+        "tuning": {
+            "task": task_folder(config.finetune, config.rank.task),
+            "epochs": config.finetune.epochs,
+            **tuning_of(config),
+        },
+        "search": {"steps": config.search.steps, "rows": config.search.rows},
+    }
+
+
 def trial_of(found: dict, arch: Arch) -> dict:
     """The trial of an Arch in front.json."""
     return next(t for t in found["trials"] if arch_of(t["arch"]) == arch)

@@ -1,13 +1,12 @@
 """What does the config.json of a Hugging Face folder say, and a student's?"""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from autodistill_jax.arch import Arch
 from autodistill_jax.cost import Sizes
-from autodistill_jax.errors import UserError
+from autodistill_jax.errors import UserError, json_object
 from autodistill_jax.model.families import FAMILIES
 from autodistill_jax.model.pieces import ACTIVATIONS
 
@@ -31,13 +30,7 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{folder} has no config.json; give a Hugging Face folder")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return config
+    return json_object(path)
 
 
 def read_config(folder: Path) -> tuple[Arch, Sizes]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 from pathlib import Path
 
 from autodistill_jax.errors import UserError
@@ -20,7 +21,7 @@ _FILES = ["*.safetensors", "*.json", "vocab.txt", "merges.txt"]
 
 def locate(name: str) -> Path:
     """The folder of a teacher, by path, packaged name or hub name."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         return path
     if name in _PACKAGED:
@@ -48,13 +49,23 @@ def locate(name: str) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
+        folder = Path(snapshot_download(name, allow_patterns=_FILES))
+        if (folder / "model.safetensors").exists():
+            return folder
+        there = [path for path in HfApi().list_repo_files(name) if "/" not in path]
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"teacher={name} is no folder here, no packaged teacher "
             f"({', '.join(_PACKAGED)}), and the hub did not give it: {reason}"
         ) from error
+    raise UserError(
+        f"teacher={name}: the hub has {', '.join(sorted(there))}, but no "
+        "model.safetensors; pickled weights can run code when loaded: convert them once "
+        'where you trust them, python -c "from transformers import AutoModel as M, '
+        f"AutoTokenizer as T; [k.from_pretrained('{name}').save_pretrained('teacher') "
+        'for k in (M, T)]", and give --config.teacher=./teacher'
+    )

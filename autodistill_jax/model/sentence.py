@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from autodistill_jax.arch import Arch
-from autodistill_jax.errors import UserError
+from autodistill_jax.errors import UserError, json_object
 
 
 def pooling(folder: Path) -> str | None:
@@ -16,7 +16,7 @@ def pooling(folder: Path) -> str | None:
     path = folder / "1_Pooling" / "config.json"
     if not path.exists():
         return None
-    settings = json.loads(path.read_text())
+    settings = json_object(path)
     for key, name in (("mean_tokens", "mean"), ("cls_token", "cls")):
         if settings.get(f"pooling_mode_{key}"):
             return name

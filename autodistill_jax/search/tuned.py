@@ -41,8 +41,7 @@ def tuned(
     step = supervised.make_step(module, rows, moves, pooling)
     own = PartitionSpec("data")
     there = NamedSharding(mesh, own)
-    encoder = {k: v for k, v in params.items() if not k.startswith(terms.AUXILIARY)}
-    encoder = jax.tree.map(np.asarray, encoder)
+    encoder = jax.tree.map(np.asarray, terms.network(params))
 
     def each(fn):
         """fn of one candidate -> the same of one a device, stacked."""

@@ -35,7 +35,8 @@ def fit(
       what: for the progress line.
       start: the first step to run.
       save: called every `save_every` steps and at the end with the steps done.
-      tell: called every `tell_every` steps with the means since the last call.
+      tell: called every `tell_every` steps, and before a save, with the means since
+        the last call.
       after: called after every step with the number of steps done.
 
     Returns:
@@ -50,8 +51,10 @@ def fit(
             jax.block_until_ready(values)
             progress.restart(done)  # What compiling took says nothing of the rate.
         means.add(values)
-        if done % tell_every == 0 or done == steps:
+        saves = done == steps or (save_every and done % save_every == 0)
+        if done % tell_every == 0 or saves:
             now = means.take()
+            # Before it is saved: a resumed run would start from it.
             if not all(math.isfinite(value) for value in now.values()):
                 raise UserError(
                     f"{what}: the loss is not finite by step {done}; use a lower "
@@ -60,7 +63,7 @@ def fit(
             tell(done, now)
             shown = now.get("loss")
             progress(done, f"loss {shown:.4f}" if shown is not None else "")
-        if done == steps or (save_every and done % save_every == 0):
+        if saves:
             save(done, state)
         after(done, state)
     return jax.block_until_ready(state)

@@ -63,6 +63,8 @@ class Writer:
 
     def __init__(self, workdir: Path, tensorboard: bool = False):
         self.path = workdir / "metrics.jsonl"
+        there = self.path.read_bytes() if self.path.exists() else b""
+        self.torn = bool(there) and not there.endswith(b"\n")
         self.board = None
         if tensorboard:
             # Imports TensorFlow: slow, and only there with the extra.
@@ -73,7 +75,9 @@ class Writer:
     def write(self, job: str, step: int, values: Mapping[str, float]) -> None:
         line = {"job": job, "step": step, "time": round(time.time(), 3), **values}
         with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            # On a line of its own, even after one that a stop cut short.
+            file.write("\n" * self.torn + json.dumps(line) + "\n")
+        self.torn = False
         if self.board is not None:
             self.board.write_scalars(
                 step, {f"{job}/{name}": value for name, value in values.items()}
@@ -87,7 +91,10 @@ def read(workdir: Path, job: str) -> list[dict]:
     lines = {}
     if path.exists():
         for text in path.read_text().splitlines():
-            line = json.loads(text)
+            try:
+                line = json.loads(text)
+            except ValueError:  # A stop cut it short.
+                continue
             if line["job"] == job:
                 lines[line["step"]] = line
     return [lines[step] for step in sorted(lines)]

@@ -16,6 +16,11 @@ from autodistill_jax.train.objectives import Objective
 AUXILIARY = "matcher_"
 
 
+def network(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """A network's own parameters, without what only training needs."""
+    return {k: v for k, v in params.items() if not k.startswith(AUXILIARY)}
+
+
 def matcher(
     objective: Objective,
     student: int,
@@ -115,7 +120,7 @@ def terms(
     tokens = batch["tokens"]
     inside = arch is not None and module.space is not None
     out = module.apply(
-        {"params": {k: v for k, v in params.items() if not k.startswith(AUXILIARY)}},
+        {"params": network(params)},
         batch["ids"],
         tokens,
         arch,
