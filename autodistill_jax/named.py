@@ -19,7 +19,8 @@ ARCHS = {
     "proxy_tiny": Arch(layers=7, hidden=160, heads=10, ffn=560),
     "bert_base": BERT_BASE,
     "bert_large": _BERT_LARGE,
-    # arXiv 2002.10957, 1909.10351 and 1910.01108.
+    # arXiv 2002.10957, 1909.10351 and 1910.01108; counted as a BERT of that Arch, so
+    # with the pooler and segment types that DistilBERT does without.
     "minilm": Arch(layers=6, hidden=384, heads=12, ffn=1536, head_size=32),
     "minilm_12": Arch(layers=12, hidden=384, heads=12, ffn=1536, head_size=32),
     "tinybert": Arch(layers=4, hidden=312, heads=12, ffn=1200, head_size=26),

@@ -78,7 +78,7 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
             "not_entailment",
         }
     ranked = json.loads((workdir / "search" / "rank.json").read_text())
-    assert set(ranked["table"]) == {"flops", "similarity", "proxy"}
+    assert set(ranked["table"]) == {"flops", "agnostic", "similarity", "proxy"}
     assert [len(one["quality"]) for one in ranked["archs"]] == [1, 1]
     assert "only 2 Archs: with fewer than 24" in told
     assert "How far to trust the ranking" in (workdir / "report.html").read_text()
