@@ -15,6 +15,8 @@ _CHOSEN = "#d9822b"
 
 def front(found: dict, arch: Arch) -> str:
     """Proxy against measured latency and against FLOPs; the choice and the teacher."""
+    if len(found["trials"]) == 1:
+        return "<h2>The front</h2>\n<p>One Arch alone: nothing to choose from.</p>"
     how = found["latency"]
     timed = [t for t in found["trials"] if "latency_ms" in t]
     drawn, (left, right) = page.figure(1, 2, (11, 4.4))
