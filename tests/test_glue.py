@@ -132,11 +132,15 @@ def test_mnli_has_two_dev_and_two_test_sides(put):
         "test_matched": f"{MNLI[:-8]}\n{MNLI_ROW[:-9]}\n",
         "test_mismatched": f"{MNLI[:-8]}\n{MNLI_ROW[:-9]}\n",
     }
-    task = glue.load("mnli", put("MNLI", **files))
+    root = put("MNLI", **files)
+    assert list(glue.load("mnli", root).tests) == ["MNLI-m", "MNLI-mm"]
+    put("diagnostic", diagnostic="index\tsentence1\tsentence2\n0\tE.\tF.\n")
+    task = glue.load("mnli", root)
     assert task.labels == ("entailment", "neutral", "contradiction")
     assert (task.train[1], task.dev[1]) == ([2], [1])
     assert task.more == {"mismatched": ([("A b.", "C d.")], [0])}
-    assert list(task.tests) == ["MNLI-m", "MNLI-mm"]
+    assert list(task.tests) == ["MNLI-m", "MNLI-mm", "AX"] == list(glue.keys("mnli"))
+    assert task.tests["AX"] == [("E.", "F.")]
     said = ["CONTRADICTION", "ENTAILMENT", "NEUTRAL"]
     task = glue.load("mnli", put("MNLI"), label_names=said)
     assert task.labels == ("contradiction", "entailment", "neutral")
@@ -261,8 +265,9 @@ def test_tensorflow_datasets(tmp_path, monkeypatch, server):
         for stem in ("test_matched", "test_mismatched"):
             text = MNLI[:-1] + "\n" + "\n".join(unlabelled)
             into.writestr(f"MNLI/{stem}.tsv", text)
-    (config,) = (c for c in Glue.BUILDER_CONFIGS if c.name == "mnli")
-    monkeypatch.setattr(config, "data_url", f"{server}/MNLI.zip")
+    configs = {config.name: config for config in Glue.BUILDER_CONFIGS}
+    for name, file in (("mnli", "MNLI.zip"), ("ax", "diagnostic.tsv")):
+        monkeypatch.setattr(configs[name], "data_url", f"{server}/{file}")
     with pytest.raises(UserError, match=r"cannot be fetched \(.*404.*\); set finetune"):
         glue.load("mnli", download=True)
     archive.rename(archive.with_name("MNLI.zip"))
@@ -272,10 +277,14 @@ def test_tensorflow_datasets(tmp_path, monkeypatch, server):
     assert task.dev[1] == [1, 2, 0] * 10
     assert task.more == {"mismatched": (task.dev[0][:3], [1, 2, 0])}
     assert task.tests == {"MNLI-m": task.dev[0], "MNLI-mm": task.dev[0]}
+    apart = "index\tsentence1\tsentence2\n0\tE.\tF.\n1\tG.\tH.\n"
+    (tmp_path / "web" / "diagnostic.tsv").write_text(apart)
+    task = glue.load("mnli", download=True)
+    assert task.tests["AX"] == [("E.", "F."), ("G.", "H.")]
     # Once it is there, no permission is needed.
     again = glue.load("mnli", label_names=("contradiction", "entailment", "neutral"))
     assert again.dev[1] == [2, 0, 1] * 10
-    (told,) = (tmp_path / "prepared").rglob("dataset_info.json")
+    (told,) = (tmp_path / "prepared" / "glue" / "mnli").rglob("dataset_info.json")
     told.write_text(told.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match=r"cannot be read .*TFRECORD.*\); set fine"):
         glue.load("mnli")

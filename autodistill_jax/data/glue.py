@@ -1,5 +1,6 @@
 """What is a GLUE task? From a folder or tensorflow_datasets, and back as a submission."""
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,8 @@ def load(
     """A GLUE task with its dev and test sides.
 
     MNLI's `dev` is the matched side, `more` has the mismatched one. `tests` has a side
-    for each submission file, by its stem ("RTE", "MNLI-m", ...), as far as it is there.
+    for each submission file, by its stem ("RTE", "MNLI-m", ...), as far as it is there;
+    for MNLI one is "AX", GLUE's diagnostic set.
 
     Args:
       name: of `NAMES`.
@@ -53,8 +55,9 @@ def load(
             for stem, side in sides.items()
         }
     first, *others = layout.ends
-    ends = zip(keys(name), layout.ends, strict=True)
-    tests = {key: f"test{end}" for key, end in ends}
+    # GLUE's diagnostic set comes last, if at all.
+    stems = (*(f"test{end}" for end in layout.ends), "diagnostic")
+    tests = dict(zip(keys(name), stems, strict=False))
     return tasks.Task(
         name,
         tuple(sides["train"]),
@@ -126,24 +129,31 @@ def _stored(name: str, layout: Layout, download: bool) -> dict[str, Side]:
     labelled = ["train", *(f"dev{end}" for end in layout.ends)]
     for stem in (*labelled, *(f"test{end}" for end in layout.ends)):
         split = stem.replace("dev", "validation")
-        if split not in builder.info.splits:
-            if stem in labelled:
-                raise UserError(f"{asked} lacks the split {split}; {instead}")
-            continue
-        source = builder.as_data_source(split=split)
-        # All at once takes half the time (MNLI: 13 s); they are stored shuffled, and
-        # `idx` is the place in GLUE's file.
-        rows = sorted(
-            source.__getitems__(range(len(source))), key=lambda row: row["idx"]
-        )
-        texts = [
-            tuple(row[feature].decode() for feature in layout.features or layout.texts)
-            for row in rows
-        ]
-        # tfds numbers the labels as `layout.labels` does.
-        number = int if layout.labels else float
-        sides[stem] = Side(
-            [pair[0] if len(pair) == 1 else pair for pair in texts],
-            [number(row["label"]) for row in rows] if stem in labelled else [],
-        )
+        if split in builder.info.splits:
+            sides[stem] = _side(layout, builder, split, stem in labelled)
+        elif stem in labelled:
+            raise UserError(f"{asked} lacks the split {split}; {instead}")
+    if name == "mnli":
+        # Nobody's fine-tuning should fail for want of it.
+        with contextlib.suppress(UserError):
+            builder = stored.find("glue/ax", "glue/ax", instead, download)
+            stored.prepare(builder, "glue/ax", instead)
+            sides["diagnostic"] = _side(layout, builder, "test", False)
     return sides
+
+
+def _side(layout: Layout, builder, split: str, labelled: bool) -> Side:
+    source = builder.as_data_source(split=split)
+    # All at once takes half the time (MNLI: 13 s); they are stored shuffled, and `idx`
+    # is the place in GLUE's file.
+    rows = sorted(source.__getitems__(range(len(source))), key=lambda row: row["idx"])
+    texts = [
+        tuple(row[feature].decode() for feature in layout.features or layout.texts)
+        for row in rows
+    ]
+    # tfds numbers the labels as `layout.labels` does.
+    number = int if layout.labels else float
+    return Side(
+        [pair[0] if len(pair) == 1 else pair for pair in texts],
+        [number(row["label"]) for row in rows] if labelled else [],
+    )

@@ -51,7 +51,7 @@ LAYOUTS = {
         "accuracy",
         ("premise", "hypothesis"),
         ("_matched", "_mismatched"),
-        ("MNLI-m", "MNLI-mm"),
+        ("MNLI-m", "MNLI-mm", "AX"),
     ),
     "qnli": Layout("QNLI", ("question", "sentence"), "label", _ENTAILMENT, "accuracy"),
     "rte": Layout("RTE", _PAIR, "label", _ENTAILMENT, "accuracy"),
@@ -65,7 +65,8 @@ _NO_HEADER = {"sentence": 3, "label": 1}
 def read(layout: Layout, root: str) -> tuple[dict[str, Side], tuple[str, ...]]:
     """A task's sides by their files' stems (train, dev, test, ...), and notes.
 
-    A test file that is not there is left out. MRPC is also read as Microsoft gives it,
+    A test file that is not there is left out; MNLI's also include `diagnostic`, the set
+    of GLUE that is answered by MNLI's models, from a folder of its own. MRPC is also read as Microsoft gives it,
     see `_paraphrases`. Rows of QQP's labelled files that lack columns are dropped, as
     everybody does: a note says how many.
 
@@ -98,6 +99,9 @@ def read(layout: Layout, root: str) -> tuple[dict[str, Side], tuple[str, ...]]:
     for stem in (f"test{end}" for end in layout.ends):
         if (folder / f"{stem}.tsv").is_file():
             sides[stem] = _unlabelled(layout, folder / f"{stem}.tsv")
+    apart = folder.parent / "diagnostic" / "diagnostic.tsv"
+    if layout.folder == "MNLI" and apart.is_file():
+        sides["diagnostic"] = _unlabelled(layout, apart)
     return sides, tuple(notes)
 
 

@@ -58,8 +58,10 @@ def run(
     for task in given:
         rows = labelled.rows(experiment, task)
         keys = tuple(task.tests) if experiment.config.finetune.predict else ()
-        if experiment.config.finetune.predict and not keys:
-            log.say(f"{stage}: {task.name} has no test side: no submission files")
+        wanted = glue.keys(task.name) if task.name in glue.NAMES else ("submission",)
+        if experiment.config.finetune.predict and set(wanted) - set(keys):
+            lacking = ", ".join(f"{key}.tsv" for key in wanted if key not in keys)
+            log.say(f"{stage}: {task.name} has no texts for {lacking}: not written")
         for model in _missing(home / task.name, experiment.config, keys):
             what = f"{stage} {task.name}, {model}"
             source = _source(experiment, workdir, model, arch)
