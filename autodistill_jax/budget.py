@@ -60,7 +60,10 @@ class Budget:
         return bounds
 
     def nothing_left(
-        self, bounds: Mapping[str, float], table: Mapping[Any, Mapping[str, float]]
+        self,
+        bounds: Mapping[str, float],
+        table: Mapping[Any, Mapping[str, float]],
+        which: str = "Archs",
     ) -> UserError:
         """The error for bounds that no Arch of the table {arch: costs} meets: which
         bound excludes everything, and what the nearest Arch costs."""
@@ -69,7 +72,7 @@ class Budget:
             least = min(table, key=lambda arch, key=key: table[arch].get(key, 0))
             if table[least].get(key, 0) > bound:
                 reasons.append(
-                    f"{key} <= {bound:.6g} excludes all {len(table)} Archs: the nearest, "
+                    f"{key} <= {bound:.6g} excludes all {len(table)} {which}: the nearest, "
                     f"{least}, has {key} {table[least][key]:.6g}"
                 )
         if not reasons:  # Each bound alone leaves some, together none.

@@ -1,9 +1,11 @@
 """The command line: flags -> config -> one job."""
 
+import ast
 import contextlib
 import os
 import re
 import sys
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -68,7 +70,7 @@ def _parse(argv: list[str]):
     except FileNotFoundError as error:
         raise UserError(f"--config: no file {error.filename}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(_no_preset(argv, error) or _one_line(error)) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is no flag; usage: {_USAGE}")
     if config is None:
@@ -78,6 +80,20 @@ def _parse(argv: list[str]):
     return job, config, values.workdir, values.arch
 
 
+def _no_preset(argv: list[str], error: BaseException) -> str | None:
+    """What to say where the config file looked its preset up and did not find it."""
+    name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+    for arg in argv:
+        told = re.fullmatch(r"--?config=(.+\.py):(.+)", arg)
+        if told and name and told[2].startswith(name):
+            parts = ast.parse(Path(told[1]).read_text()).body
+            about = [ast.get_docstring(p) for p in parts if hasattr(p, "args")]
+            return (
+                f"{told[1]} has no preset {told[2]!r}. {' '.join(filter(None, about))}"
+            )
+    return None
+
+
 def _one_line(error: BaseException) -> str:
     # A KeyError's own text is quoted and escaped.
     told = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -85,6 +101,8 @@ def _one_line(error: BaseException) -> str:
     if missing := re.search(r"No such file or directory: '([^']*)'", text):
         return f"--config: no file {missing[1]}"
     if isinstance(error, KeyError | AttributeError):
+        if re.fullmatch(r"'.*'", text):  # Quoted and escaped once more.
+            text = " ".join(str(ast.literal_eval(text)).split())
         return f"--config: unknown field or preset: {text}"
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"{text}; a field of the config is --config.section.field=value"

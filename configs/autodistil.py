@@ -73,7 +73,8 @@ _SMOKE = {
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """ "" is k3; see the presets above, each with ":smoke" behind it if wished."""
+    """Presets: tiny, small, base, k3, one, one:864, one:11232, each also with ":smoke"
+    behind it; "" is k3."""
     smoke = preset == "smoke" or preset.endswith(":smoke")
     name = preset.removesuffix("smoke").removesuffix(":") or "k3"
     name = "one" if name == "one:27" else name

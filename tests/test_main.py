@@ -26,13 +26,16 @@ def sst2(tmp_path):
 BAD = {
     "no such job": (["dance"], "unknown job 'dance'"),
     "unknown field": (["--config.distil.steps=3"], "distil"),
-    "unknown leaf": (["--config.distill.stepz=3"], "stepz"),
+    "unknown leaf": (["--config.distill.stepz=3"], "preset: 'stepz' Did you mean"),
     "wrong type": (["--config.distill.steps=0.5"], "steps"),
     "words for a number": (["--config.distill.steps=many"], "steps"),
     "unknown flag": (["--confgi=x"], "confgi"),
     "stray argument": (["more"], "'more' is no flag"),
     "no config file": (["--config=nowhere.py"], "nowhere.py"),
-    "unknown preset": ([SMOKE.replace(":smoke", ":huge")], "huge"),
+    "unknown preset": (
+        [SMOKE.replace(":smoke", ":huge")],
+        "quickstart.py has no preset 'huge'. Presets: \"\" (minutes",
+    ),
     "missing teacher": (["--config.teacher=./nowhere"], "./nowhere: no such folder"),
     "teacher offline": (["--config.teacher=some-bert"], "some-bert is no folder"),
     "empty budget": (
@@ -75,6 +78,7 @@ BAD = {
         ["--config.search.arch=layers=3,hidden=100,heads=3,ffn=400"],
         "is outside the space; the nearest inside is layers=3",
     ),
+    "no start": (["--config.distill.start="], "distill.start is empty; give teacher"),
     "no such start": (["--config.distill.start=./nowhere"], "./nowhere: no such"),
     "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
     "part of no package": (["--config.data.packages=('no.such',)"], "names 'no.such'"),

@@ -174,13 +174,20 @@ def _start(config, teacher, named) -> tuple[Arch, dict]:
         module = Bert(widest, teacher.sizes)
         params = extract.init(module, jax.random.key(config.seed))
         return widest, {k: np.asarray(v) for k, v in params.items()}
+    if not kind:
+        raise UserError(
+            "distill.start is empty; give teacher, random, or a student's folder"
+        )
     source = teacher if kind == "teacher" else huggingface.load(kind)
     if source.sizes._replace(heads=0) != teacher.sizes._replace(heads=0):
         raise UserError(
             f"distill.start={kind} has {source.sizes}, and the teacher has "
             f"{teacher.sizes}; they must share vocabulary, positions and activation"
         )
-    extract.check_fits(source.arch, widest)
+    try:
+        extract.check_fits(source.arch, widest)
+    except UserError as error:
+        raise UserError(f"distill.start={kind} and the space: {error}") from None
     return source.arch, source.params
 
 

@@ -45,8 +45,10 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
     inside = _inside(experiment, space, weights, arch, sample)
 
     def check(partial: Path) -> None:
-        error = _difference(partial, arch, inside, sample)
-        log.say(f"{stage}: outputs differ by at most {error:.1e} after reloading")
+        error, by = _difference(partial, arch, inside, sample)
+        log.say(
+            f"{stage}: outputs differ by at most {error:.1e} after reloading by {by}"
+        )
         if not error <= _TOLERANCE:
             raise RuntimeError(
                 f"the exported student's outputs differ by {error}, over {_TOLERANCE}"
@@ -116,9 +118,9 @@ def _inside(experiment, space, weights, arch, sample) -> np.ndarray:
     return np.asarray(out.hidden)[..., : arch.hidden]
 
 
-def _difference(folder: Path, arch, inside, sample) -> float:
+def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     """The largest difference at real tokens between sub-network and written student,
-    loaded by us, and by transformers where it is installed with torch."""
+    loaded by us, and by transformers where it is installed with torch; and by whom."""
     real = sample["tokens"].astype(bool)
     again = huggingface.load(str(folder))
     module = Bert(again.arch, again.sizes)
@@ -128,6 +130,7 @@ def _difference(folder: Path, arch, inside, sample) -> float:
         import torch
         import transformers
 
+        transformers.utils.logging.disable_progress_bar()
         model = transformers.AutoModel.from_pretrained(
             str(folder), trust_remote_code=not huggingface.stock(arch, again.sizes)
         ).eval()
@@ -137,7 +140,8 @@ def _difference(folder: Path, arch, inside, sample) -> float:
                 attention_mask=torch.tensor(sample["tokens"]).long(),
             ).last_hidden_state.numpy()
         error = max(error, np.abs(theirs - inside)[real].max())
-    return float(error)
+        return float(error), "transformers"
+    return float(error), "autodistill_jax (transformers and torch are not installed)"
 
 
 def _card(experiment, arch, found, similarity) -> str:
@@ -184,6 +188,6 @@ held-out pairs): {similarity["student"]:.3f}; the same Arch before this distilla
 from transformers import AutoModel, AutoTokenizer
 
 model = AutoModel.from_pretrained("{arch.name}"{remote})
-tokenizer = AutoTokenizer.from_pretrained("{arch.name}")
+tokenizer = AutoTokenizer.from_pretrained("{arch.name}"{remote})
 ```
 """

@@ -58,7 +58,7 @@ def run(
     for task in given:
         rows = labelled.rows(experiment, task)
         keys = tuple(task.tests) if experiment.config.finetune.predict else ()
-        wanted = glue.keys(task.name) if task.name in glue.NAMES else ("submission",)
+        wanted = glue.keys(task.name) if task.name in glue.NAMES else ()
         if experiment.config.finetune.predict and set(wanted) - set(keys):
             lacking = ", ".join(f"{key}.tsv" for key in wanted if key not in keys)
             log.say(f"{stage}: {task.name} has no texts for {lacking}: not written")

@@ -80,7 +80,7 @@ def front(found: dict, arch: Arch) -> str:
         "<h2>The front</h2>\n"
         + page.picture(drawn, "proxy against measured latency and multiply-adds")
         + f'<p class="note">{len(found["trials"])} of {found["space"]} sub-networks '
-        "meet the budget. Each point is a sub-network with the weights it has in the "
+        "are within the bounds on parameters and multiply-adds. Each point is a sub-network with the weights it has in the "
         "SuperLM; lower and further left is better. The proxy "
         f"{html.escape(found['proxy'])}: {html.escape(PROXIES[found['proxy']])}. "
         "Latencies are taken on the front only.</p>"

@@ -110,7 +110,8 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[Arch, dict]:
     missing = [arch for arch in experiment.affordable if arch not in there]
     log.say(
         f"{stage}: {len(experiment.affordable)} of {len(experiment.grid())} "
-        f"sub-networks are under the budget, {len(missing)} to evaluate by {name!r}: "
+        "sub-networks are within the bounds on parameters and multiply-adds, "
+        f"{len(missing)} to evaluate by {name!r}: "
         f"{proxies.PROXIES[name]}"
     )
     rows = labelled.rows(experiment, task) if task and missing else None
@@ -205,7 +206,9 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[Arch, str]:
         candidates = [a for a in timed if trials[a]["latency_ms"] <= limit]
         if not candidates:
             raise experiment.budget.nothing_left(
-                {"latency_ms": limit}, {arch: trials[arch] for arch in timed}
+                {"latency_ms": limit},
+                {arch: trials[arch] for arch in timed},
+                "measured Archs of the front (latency.at_most)",
             )
     tolerance = experiment.config.search.tolerance
     lowest = min(trials[arch]["proxy"] for arch in candidates)

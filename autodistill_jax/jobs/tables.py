@@ -125,16 +125,19 @@ def notes(tasks: dict[str, dict[str, dict]], words: dict | None) -> list[str]:
     )
     counts = " or ".join(map(str, seeds))
     told = [f"{rows}. Best dev epoch; mean and deviation over {counts} seed(s)."]
-    if any(result["model"] not in ("teacher", "student") for result in results):
+    models = {result["model"] for result in results}
+    if models - {"teacher", "student"}:
         rates = {
             result["settings"].get(f"{name}learning_rate")
             for result in results
             for name in ("", "scratch_")
             if result["model"] != "teacher"
         } - {None}
+        untaught = " and ".join(m for m in ("truncated", "scratch") if m in models)
         told.append(
             "All students have the same Arch, teacher, text, steps, tokens and "
-            "fine-tuning; truncated and scratch see no text before it."
+            "fine-tuning"
+            + (f"; no text before it for {untaught}." if untaught else ".")
             + (" From scratch has a learning rate of its own." * (len(rates) > 1))
         )
     if words:

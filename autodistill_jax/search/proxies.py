@@ -82,7 +82,7 @@ def enough(held_out: Mapping[str, np.ndarray], width: int, field: str) -> None:
         raise UserError(
             f"{field} has 'hidden', which fits {width} channels on {half} held-out "
             "tokens and needs ten a channel; take another proxy, e.g. 'agnostic', or "
-            "give it more text"
+            "give it more text (data, and search.rows)"
         )
 
 
