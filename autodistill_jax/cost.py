@@ -1,6 +1,8 @@
 """What does one Arch cost? Parameters and FLOPs, in the two conventions there are."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from autodistill_jax.arch import AnyArch, Arch, MobileArch
 
 
 class Sizes(NamedTuple):
@@ -12,25 +14,94 @@ class Sizes(NamedTuple):
     norm_epsilon: float = 1e-12
     activation: str = "gelu"
     heads: int = 12  # the teacher's: the paper's count takes widths relative to it
-    embedding: int = 0  # ELECTRA: embeddings of this width, projected; 0: of the hidden
+    embedding: int = 0  # width of the word embeddings, projected; 0: of the hidden
     family: str = "bert"  # whose checkpoints it comes from and goes out as
+    # Of a MobileArch alone. "layer_norm", or "no_norm": scale and bias and no more.
+    norm: str = "layer_norm"
+    # What queries, keys and values read: "shared" (MobileBERT: a bottleneck of queries
+    # and keys, and the block's input), "stream" (IB-BERT: the block's input), or
+    # "bottleneck" (MobileBERT-tiny: the block's own bottleneck).
+    reads: str = "shared"
+    pooler: bool = True  # a layer on the first token; False: the first token itself
 
 
 BERT_SIZES = Sizes()
+MOBILEBERT_SIZES = Sizes(
+    activation="relu", heads=4, embedding=128, family="mobilebert", norm="no_norm"
+)
 
 
-def cost(arch: Any, sizes: Sizes = BERT_SIZES, length: int = 128) -> dict[str, int]:
-    """Parameters and FLOPs of one `arch.Arch`, in both conventions.
+def student_sizes(teacher: Sizes, family: type[AnyArch], norm: str = "") -> Sizes:
+    """Of students of a family, under a teacher of whatever family: the teacher's own,
+    or, under one of the other family, its vocabulary, positions and types alone.
+
+    norm: of MobileBERTs; "": the teacher's, no_norm under a BERT.
+    """
+    ours = teacher.family == MOBILEBERT_SIZES.family
+    if (family is MobileArch) == ours:
+        return teacher._replace(norm=norm or teacher.norm)
+    base = MOBILEBERT_SIZES if family is MobileArch else BERT_SIZES
+    return base._replace(
+        vocab=teacher.vocab,
+        positions=teacher.positions,
+        types=teacher.types,
+        norm=norm or base.norm,
+    )
+
+
+def cost(
+    arch: AnyArch, sizes: Sizes | None = None, length: int = 128
+) -> dict[str, int | None]:
+    """Parameters and FLOPs of one Arch, in both conventions.
 
     FLOPs are multiply-adds of one forward pass over one text of `length` tokens,
     embeddings (look-ups) excluded, their projection to the hidden width included.
     `params, flops` are what the network really has and runs ("executed": q/k/v width =
     heads * head_size). `params_paper, flops_paper` are
     the AutoDistil paper's own count (arXiv 2201.12507), which takes the q/k/v width of
-    A heads to be hidden * A / 12 (the teacher's heads) and reproduces its printed tables.
+    A heads to be hidden * A / 12 (the teacher's heads) and reproduces its printed tables;
+    of a MobileArch, which that paper does not count, None.
+
+    sizes: None: BERT's, or MobileBERT's.
     """
-    layers, hidden, ffn, n = arch.layers, arch.hidden, arch.ffn, length
-    width = arch.heads * arch.head_size
+    if isinstance(arch, MobileArch):
+        return _mobile(arch, sizes or MOBILEBERT_SIZES, length)
+    return _bert(arch, sizes or BERT_SIZES, length)
+
+
+def _mobile(arch: MobileArch, sizes: Sizes, n: int) -> dict[str, int | None]:
+    d, b, f, s = arch.hidden, arch.bottleneck, arch.ffn, arch.stacks
+    embeddings = sizes.vocab * sizes.embedding + (3 * sizes.embedding + 1) * d
+    embeddings += (sizes.positions + sizes.types + 2) * d
+    # Products that read the block's input, and those that read a bottleneck.
+    wide, narrow = {"shared": (3, 2), "stream": (4, 0), "bottleneck": (1, 3)}[
+        sizes.reads
+    ]
+    norms = 2 if sizes.reads == "shared" else 1  # one a bottleneck
+    layer = (
+        wide * (d + 1) * b
+        + narrow * (b + 1) * b
+        + (b + 1) * b  # attention output
+        + s * ((b + 1) * f + (f + 1) * b)
+        + (b + 1) * d
+        + (norms + 1 + s) * 2 * b
+        + 2 * d
+    )
+    layer_flops = n * ((wide + 1) * d * b + (narrow + 1) * b * b + s * 2 * b * f)
+    layer_flops += 2 * n * n * b
+    pooler = d + 1 if sizes.pooler else 0
+    return {
+        "params": embeddings + arch.layers * layer + pooler * d,
+        "flops": arch.layers * layer_flops
+        + n * 3 * sizes.embedding * d
+        + (d * d if sizes.pooler else 0),
+        "params_paper": None,
+        "flops_paper": None,
+    }
+
+
+def _bert(arch: Arch, sizes: Sizes, n: int) -> dict[str, int | None]:
+    layers, hidden, ffn, width = arch.layers, arch.hidden, arch.ffn, arch.width
     e = sizes.embedding or hidden
     embeddings = (sizes.vocab + sizes.positions + sizes.types + 2) * e
     if sizes.embedding:

@@ -3,7 +3,7 @@
 Sizes alone, no weights: enough to count what they cost, without a network.
 """
 
-from autodistill_jax.arch import BERT_BASE, Arch, parse
+from autodistill_jax.arch import BERT_BASE, AnyArch, Arch, MobileArch, parse
 from autodistill_jax.cost import BERT_SIZES, Sizes
 from autodistill_jax.errors import UserError
 
@@ -26,6 +26,29 @@ ARCHS = {
     "tinybert": Arch(layers=4, hidden=312, heads=12, ffn=1200, head_size=26),
     "tinybert_6": Arch(layers=6, hidden=768, heads=12, ffn=3072),
     "distilbert": Arch(layers=6, hidden=768, heads=12, ffn=3072),
+    # arXiv 2004.02984, table 1.
+    "mobilebert": MobileArch(
+        24, hidden=512, bottleneck=128, heads=4, ffn=512, stacks=4
+    ),
+    "mobilebert_tiny": MobileArch(
+        24, hidden=512, bottleneck=128, heads=4, ffn=512, stacks=2
+    ),
+    "ib_bert_large": MobileArch(
+        24, hidden=512, bottleneck=1024, heads=4, ffn=4096, stacks=1
+    ),
+}
+# What sets those apart besides their Arch. IB-BERT-large teaches MobileBERT, and has
+# GELU and LayerNorm; MobileBERT-tiny's attention reads the block's own bottleneck. Like
+# Google's MobileBERT they have no layer on the first token.
+_KINDS = {
+    "mobilebert": {"pooler": False},
+    "mobilebert_tiny": {"reads": "bottleneck", "pooler": False},
+    "ib_bert_large": {
+        "reads": "stream",
+        "norm": "layer_norm",
+        "activation": "gelu",
+        "pooler": False,
+    },
 }
 
 _CASED = Sizes(vocab=28996)
@@ -50,7 +73,7 @@ TEACHERS |= {
 }
 
 
-def read(text: str, head_size: int, field: str = "--arch") -> Arch:
+def read(text: str, head_size: int, field: str = "--arch") -> AnyArch:
     """The Arch of a name (any case, "-" or "_") or of sizes, see `arch.parse`.
 
     field: what the errors call the text.
@@ -69,6 +92,19 @@ def read(text: str, head_size: int, field: str = "--arch") -> Arch:
     return arch
 
 
-def by_name(text: str) -> Arch | None:
+def by_name(text: str) -> AnyArch | None:
     """The Arch that `text` names, None if it names none."""
-    return ARCHS.get(text.strip().lower().replace("-", "_"))
+    return ARCHS.get(_key(text))
+
+
+def sizes(text: str, shared: Sizes) -> Sizes:
+    """Those of a named Arch: `shared`, but for what sets it apart.
+
+    The first paper's students are counted relative to BERT-base's heads, as printed.
+    """
+    heads = max(BERT_BASE.heads, by_name(text).heads)
+    return shared._replace(heads=heads, **_KINDS.get(_key(text), {}))
+
+
+def _key(text: str) -> str:
+    return text.strip().lower().replace("-", "_")

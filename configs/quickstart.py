@@ -53,6 +53,12 @@ def get_config(preset: str = "") -> ConfigDict:
                 "ffn": (),
                 "ffn_ratio": (2.0, 4.0) if smoke else (2.0, 3.0, 4.0),
                 "head_size": 0,
+                # MobileBERTs: bottleneck and stacks (ffns a block) are axes then, heads
+                # and ffn are given, and norm is "no_norm" or "layer_norm" ("": the
+                # teacher's, no_norm under a BERT). () and "": BERTs.
+                "bottleneck": (),
+                "stacks": (),
+                "norm": "",
                 # k > 0: k sub-spaces under the teacher instead, as AutoDistil cuts them
                 # (3: tiny, small, base), a SuperLM each; the grid above is () then.
                 "partition": 0,

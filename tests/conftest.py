@@ -28,8 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autodistill_jax.arch import Arch, Sizes, Space
+from autodistill_jax.arch import Arch
+from autodistill_jax.cost import Sizes
 from autodistill_jax.model import huggingface
+from autodistill_jax.space import Space
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(

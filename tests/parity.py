@@ -3,13 +3,12 @@
 import numpy as np
 from safetensors import safe_open
 
-from autodistill_jax.model import huggingface
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import huggingface, modules
 
 
 def outputs(folder, batch):
     loaded = huggingface.load(str(folder))
-    module = Bert(loaded.arch, loaded.sizes)
+    module = modules.module(loaded.arch, loaded.sizes)
     return module.apply(
         {"params": loaded.params},
         batch["ids"],

@@ -3,22 +3,14 @@
 import numpy as np
 import pytest
 
-from autodistill_jax import arch as arch_module
-from autodistill_jax.arch import (
-    AXES,
-    BERT_BASE,
-    Arch,
-    Budget,
-    Space,
-    cost,
-    front,
-    kept_layers,
-    nearest,
-    parse,
-)
+from autodistill_jax import space as space_module
+from autodistill_jax.arch import BERT_BASE, Arch, front, kept_layers, nearest, parse
+from autodistill_jax.budget import Budget
+from autodistill_jax.cost import cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.named import ARCHS
-from autodistill_jax.spaces import AUTODISTIL, partition
+from autodistill_jax.papers import AUTODISTIL, partition
+from autodistill_jax.space import Space
 
 MINILM = ARCHS["minilm"]
 
@@ -53,7 +45,7 @@ def test_sizes_of_the_papers_spaces():
     }
     for name, space in AUTODISTIL.items():
         big = space.envelope()
-        assert all(getattr(big, axis) <= getattr(BERT_BASE, axis) for axis in AXES)
+        assert all(getattr(big, axis) <= getattr(BERT_BASE, axis) for axis in Arch.axes)
         assert big.head_size == 64
     assert set(AUTODISTIL["one_864"].grid()) < set(AUTODISTIL["one_11232"].grid())
     # The paper's students are each in one of its three.
@@ -133,7 +125,7 @@ def test_a_step_over_a_large_space_counts_nothing_again(monkeypatch):
     space, rng = AUTODISTIL["one_11232"], np.random.default_rng(0)
     assert space.largest() == Arch(6, 768, 12, 3072)
     assert space.smallest() == Arch(1, 64, 1, 64)
-    monkeypatch.setattr(arch_module, "cost", None)
+    monkeypatch.setattr(space_module, "cost", None)
     monkeypatch.setattr(Space, "grid", None)
     first = space.sandwich(rng, 2)
     assert first[:2] == [space.largest(), space.smallest()]

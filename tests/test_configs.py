@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autodistill_jax import named
-from autodistill_jax import spaces as papers
+from autodistill_jax import named, papers
 from autodistill_jax.arch import Arch
 from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost

@@ -12,11 +12,11 @@ import pytest
 from flax import linen as nn
 
 from autodistill_jax import named
-from autodistill_jax.arch import BERT_BASE, Arch
-from autodistill_jax.cost import Sizes, cost
+from autodistill_jax.arch import BERT_BASE, Arch, MobileArch
+from autodistill_jax.cost import MOBILEBERT_SIZES, Sizes, cost, student_sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.main import main
-from autodistill_jax.model import extract
+from autodistill_jax.model import modules
 from autodistill_jax.model.bert import Bert
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.py"
@@ -26,7 +26,15 @@ ODD = {
     "stock": Arch(2, 24, 3, 40, 8),
     "wide attention": Arch(3, 16, 5, 24, 8),
     "narrow attention": Arch(1, 40, 2, 24, 8),
+    "mobile": MobileArch(2, 24, 16, 2, 20, 3),
 }
+
+
+def sizes_of(name, **fields):
+    """Small ones, for an Arch of ODD or `named.ARCHS`."""
+    arch = (ODD | named.ARCHS)[name]
+    made = student_sizes(Sizes(**fields), type(arch))
+    return named.sizes(name, made) if name in named.ARCHS else made
 
 
 def test_paper_counts():
@@ -65,6 +73,18 @@ def test_executed_params_are_those_that_hugging_face_counts(name, params):
     assert cost(named.ARCHS[name])["params"] == params
 
 
+def test_mobilebert_counts():
+    # Published as 25.3 M; 24.58 M without a pooler, which it does not have.
+    for name, millions in (
+        ("mobilebert", 24.58),
+        ("mobilebert_tiny", 15.49),
+        ("ib_bert_large", 294.21),
+    ):
+        made = cost(named.ARCHS[name], named.sizes(name, MOBILEBERT_SIZES))
+        assert round(made["params"] / 1e6, 2) == millions
+        assert made["params_paper"] is None and made["flops_paper"] is None
+
+
 def test_executed_width_is_heads_times_head_size():
     thin, wide = Arch(2, 64, 2, 128, 32), Arch(2, 64, 4, 128, 32)
     n = 128
@@ -77,9 +97,9 @@ def test_executed_width_is_heads_times_head_size():
 @pytest.mark.parametrize("name", [*ODD, *named.ARCHS])
 def test_executed_params_count_the_tree(name):
     arch = (ODD | named.ARCHS)[name]
-    sizes = Sizes(vocab=50, positions=10, types=1)
-    module = Bert(arch, sizes)
-    made = jax.eval_shape(functools.partial(extract.init, module), jax.random.key(0))
+    sizes = sizes_of(name, vocab=50, positions=10, types=1)
+    module = modules.module(arch, sizes)
+    made = jax.eval_shape(functools.partial(modules.init, module), jax.random.key(0))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(made))
     assert count == cost(arch, sizes)["params"]
 
@@ -89,7 +109,7 @@ def test_an_embedding_size_of_its_own_is_counted(embedding):
     arch, sizes = Arch(2, 24, 3, 40, 8), Sizes(vocab=50, positions=10, types=1)
     own = sizes._replace(embedding=embedding)
     tree = jax.eval_shape(
-        lambda key: extract.init(Bert(arch, own), key), jax.random.key(0)
+        lambda key: modules.init(Bert(arch, own), key), jax.random.key(0)
     )
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     made, plain = cost(arch, own, 32), cost(arch, sizes, 32)
@@ -99,16 +119,28 @@ def test_an_embedding_size_of_its_own_is_counted(embedding):
 
 
 @pytest.mark.parametrize("length", [8, 20])
-@pytest.mark.parametrize("name", [*ODD, "agnostic", "proxy_tiny", "tinybert", "minilm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *ODD,
+        "agnostic",
+        "proxy_tiny",
+        "tinybert",
+        "minilm",
+        "mobilebert_tiny",
+        "ib_bert_large",
+    ],
+)
 def test_executed_flops_are_the_programs_own(name, length):
-    arch, sizes = (ODD | named.ARCHS)[name], Sizes(vocab=50, positions=20)
+    arch = (ODD | named.ARCHS)[name]
+    sizes = sizes_of(name, vocab=50, positions=20)
     made = dot_flops(lowered(arch, sizes, length))
     assert made == 2 * cost(arch, sizes, length)["flops"]
 
 
 def lowered(arch, sizes, length):
     """StableHLO of one text's forward pass: before XLA fuses or drops anything."""
-    module = Bert(arch, sizes, unroll=True)
+    module = modules.module(arch, sizes, unroll=True)
     ids = jax.ShapeDtypeStruct((1, length), np.int32)
     variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), ids, ids))
 

@@ -10,15 +10,15 @@ from conftest import SIZES
 from autodistill_jax.arch import Arch
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import profile
-from autodistill_jax.model import extract
+from autodistill_jax.model import modules
 from autodistill_jax.model.bert import Bert
 
 
 def test_measured_on_this_device():
     arch = Arch(2, 24, 3, 48, 8)
-    params = extract.init(Bert(arch, SIZES), jax.random.key(0))
-    both = {"one": (arch, params), "other": (arch, params)}
-    made = profile.measure(both, SIZES, batch=1, length=8, dtype="float32", runs=12)
+    params = modules.init(Bert(arch, SIZES), jax.random.key(0))
+    both = dict.fromkeys(("one", "other"), (arch, SIZES, params))
+    made = profile.measure(both, batch=1, length=8, dtype="float32", runs=12)
     assert made.keys() == both.keys()
     made = made["other"]
     assert made["source"] == "measured" and made["runs"] == 12

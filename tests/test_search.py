@@ -8,12 +8,13 @@ from conftest import SIZES
 from scipy import stats
 
 from autodistill_jax import losses, metrics, sharding
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax.arch import Arch
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import extract
+from autodistill_jax.model import extract, modules
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.search import proxies, rank
 from autodistill_jax.search.tuned import tuned
+from autodistill_jax.space import Space
 from autodistill_jax.train import supervised
 from autodistill_jax.train.objectives import Objective
 
@@ -45,7 +46,7 @@ LABELLED = supervised.Rows(side(64), side(40, 1), 1, "pearson_spearman")
 
 def given(devices=1):
     teacher = Bert(TEACHER, SIZES)
-    params = extract.init(teacher, jax.random.key(3))
+    params = modules.init(teacher, jax.random.key(3))
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     return proxies.Given(
         Bert(BIG, SIZES, space=SPACE),

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import SIZES
 
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax.arch import Arch
 from autodistill_jax.data.hide import hide
 from autodistill_jax.data.tokens import Special
-from autodistill_jax.model import extract, words
+from autodistill_jax.model import extract, modules, words
 from autodistill_jax.model.bert import Bert
+from autodistill_jax.space import Space
 from autodistill_jax.train import objectives, sandwich, terms
 from autodistill_jax.train.objectives import Objective
 
@@ -59,14 +60,14 @@ def test_words_are_hidden_as_bert_hides_them():
 
 
 def head(hidden, width):
-    made = words.init(hidden, width, SIZES.vocab)
+    made = words.init(hidden, SIZES._replace(embedding=width))
     noise = jax.random.normal(jax.random.key(6), (width + 1, hidden))
     return made | {"words_bias": noise[0, :width], "words_kernel": noise[1:].T}
 
 
 def networks():
     module = Bert(TEACHER, SIZES)
-    params = extract.init(module, jax.random.key(3))
+    params = modules.init(module, jax.random.key(3))
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     return module, params
 
@@ -207,7 +208,7 @@ def test_a_space_of_one_arch_is_that_network_alone():
     (arch,) = alone.grid()
     batch = texts(4)
     module = Bert(arch, SIZES)
-    params = extract.init(module, jax.random.key(0))
+    params = modules.init(module, jax.random.key(0))
     one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
     with_arch = module.apply({"params": params}, batch["ids"], batch["tokens"], one)
     without = module.apply({"params": params}, batch["ids"], batch["tokens"])

@@ -8,12 +8,13 @@ import pytest
 from conftest import BIG, SIZES, SPACE
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax.arch import Arch
 from autodistill_jax.data import batches, tokens
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import extract, huggingface
+from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.search import proxies
+from autodistill_jax.space import Space
 from autodistill_jax.train import (
     checkpoint,
     fit,
@@ -58,14 +59,14 @@ class Run:
     def __init__(self, devices=1):
         self.mesh = sharding.make_mesh(8, devices)
         self.teacher = Bert(TEACHER, SIZES)
-        params = extract.init(self.teacher, jax.random.key(3))
+        params = modules.init(self.teacher, jax.random.key(3))
         # At an initial spread of .02 relations are all but flat.
         self.teacher_params = {
             k: v * 10 if k.endswith("kernel") else v for k, v in params.items()
         }
         self.objective = objectives.objective(SETTINGS, [SPACE], kind("mean", True))
         self.superlm = Bert(BIG, SIZES, space=SPACE)
-        self.moves = optimizer.make(SETTINGS, STEPS, extract.axes(self.superlm))
+        self.moves = optimizer.make(SETTINGS, STEPS, modules.axes(self.superlm))
         self.feed = batches.training(rows(), 8, seed=0)
         self.step = sandwich.make_step(
             self.superlm, self.teacher, self.objective, self.moves

@@ -5,12 +5,13 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import AXES, Arch, Space
+from autodistill_jax.arch import AnyArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import train
 from autodistill_jax.model import extract, huggingface
+from autodistill_jax.space import only
 from autodistill_jax.train import checkpoint, log, objectives, terms
 
 # Those that distil nothing; all others are `twin` or in `objectives.RECIPES`.
@@ -33,7 +34,7 @@ def check(experiment: Experiment) -> None:
             of(experiment, baseline, narrowest)
 
 
-def of(experiment: Experiment, baseline: str, arch: Arch) -> Experiment:
+def of(experiment: Experiment, baseline: str, arch: AnyArch) -> Experiment:
     """The experiment of one baseline: a space of one Arch, its recipe, all else equal.
 
     "twin" is the SuperLM's own objective on the Arch alone.
@@ -41,14 +42,12 @@ def of(experiment: Experiment, baseline: str, arch: Arch) -> Experiment:
     Raises:
       UserError: the recipe does not fit the Arch.
     """
-    values = {axis: (getattr(arch, axis),) for axis in AXES}
-    space = Space(**values, head_size=arch.head_size)
+    space = only(arch)
     settings = experiment.config.distill.to_dict()
     if baseline != "twin":
         settings |= objectives.RECIPES[baseline]
         # As many relation heads as there are channels, where those are fewer.
-        width = arch.heads * arch.head_size
-        settings["relation_heads"] = min(settings["relation_heads"], width)
+        settings["relation_heads"] = min(settings["relation_heads"], arch.width)
     objective = objectives.objective(
         settings, [space], experiment.teacher, experiment.special
     )
@@ -70,7 +69,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -
         huggingface.save(
             folder,
             arch,
-            teacher.sizes,
+            experiment.sizes,
             jax.tree.map(np.asarray, params),
             teacher.folder,
             teacher.pooling,

@@ -6,13 +6,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from autodistill_jax import named
-from autodistill_jax.arch import Arch, Space, nearest
-from autodistill_jax.cost import Sizes, cost
+from autodistill_jax.arch import AnyArch, Arch, nearest
+from autodistill_jax.cost import Sizes, cost, student_sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
 from autodistill_jax.jobs.experiment import spaces
 from autodistill_jax.model import huggingface
 from autodistill_jax.model.locate import locate
+from autodistill_jax.space import Space
 from autodistill_jax.train import log
 
 
@@ -44,24 +45,23 @@ def run(config: ConfigDict, text: str | None) -> None:
     told = _told(arch, homes[0])
     grid = [other for space in homes for other in space.grid()]
     if arch not in grid and arch != teacher:
-        log.say(
-            f"note: the Arch {told} is outside the space of the config; the nearest "
-            f"inside is {nearest(grid, arch)}"
-        )
+        alike = [other for other in grid if type(other) is type(arch)]
+        near = f"; the nearest inside is {nearest(alike, arch)}" if alike else ""
+        log.say(f"note: the Arch {told} is outside the space of the config{near}")
+    sizes = student_sizes(sizes, type(arch), config.space.norm)
     if named.by_name(text):
-        # The paper's students are counted relative to BERT-base's heads, as printed.
-        sizes = sizes._replace(heads=max(named.ARCHS["bert_base"].heads, arch.heads))
+        sizes = named.sizes(text, sizes)
     print(json.dumps({"arch": told, **cost(arch, sizes, length)}))
 
 
-def _teacher(name: str) -> tuple[Arch, Sizes]:
+def _teacher(name: str) -> tuple[AnyArch, Sizes]:
     """A teacher's sizes; of one that all know, from no further than this package."""
     if name in named.TEACHERS and not Path(name).is_dir():
         return named.TEACHERS[name]
     return huggingface.read_config(locate(name))
 
 
-def _told(arch: Arch, space: Space) -> str:
+def _told(arch: AnyArch, space: Space) -> str:
     """As --arch takes it: with the head size where it is not the space's."""
-    other = arch.head_size != space.head_size
+    other = isinstance(arch, Arch) and arch.head_size != space.head_size
     return f"{arch},head_size={arch.head_size}" if other else str(arch)

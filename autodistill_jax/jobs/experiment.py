@@ -1,7 +1,6 @@
 """What does a config say? Where all jobs start from."""
 
 import importlib.util
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,17 +11,18 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import named as named_archs
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch, Space, nearest
+from autodistill_jax.arch import AnyArch, Arch, MobileArch, nearest
 from autodistill_jax.budget import Budget
-from autodistill_jax.cost import cost
+from autodistill_jax.cost import Sizes, cost, student_sizes
 from autodistill_jax.data import text, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
-from autodistill_jax.jobs.workdir import settle, superlm_folder
-from autodistill_jax.model import extract, huggingface
-from autodistill_jax.model.bert import Bert
-from autodistill_jax.spaces import partition
-from autodistill_jax.train import checkpoint, log, objectives
+from autodistill_jax.jobs.workdir import superlm_folder
+from autodistill_jax.model import extract, huggingface, modules
+from autodistill_jax.model.modules import Module
+from autodistill_jax.papers import partition
+from autodistill_jax.space import Space
+from autodistill_jax.train import checkpoint, objectives
 
 
 class Experiment(NamedTuple):
@@ -40,38 +40,51 @@ class Experiment(NamedTuple):
     spaces: dict[str, Space]
     budget: Budget
     objective: objectives.Objective
-    affordable: dict[Arch, str]
-    start: tuple[Arch, dict]
+    affordable: dict[AnyArch, str]
+    start: tuple[AnyArch, dict]
     mesh: jax.sharding.Mesh
 
-    def envelope(self, space: Space) -> Arch:
+    @property
+    def family(self) -> type[AnyArch]:
+        """Of the students."""
+        return next(iter(self.spaces.values())).family
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of SuperLMs and students; the teacher's may be of another family."""
+        norm = self.config.space.norm
+        return student_sizes(self.teacher.sizes, self.family, norm)
+
+    def envelope(self, space: Space) -> AnyArch:
         """Sizes of the parameters of a space's SuperLM: its widths, all layers there
         are; a space of one Arch is that network and no more."""
         if len(space.grid()) == 1:
             return space.grid()[0]
         return extract.superlm_arch(self.start[0], space.envelope())
 
-    def superlm(self, space: Space) -> Bert:
+    def superlm(self, space: Space) -> Module:
         settings = self.config.distill
-        return Bert(
+        return modules.module(
             self.envelope(space),
-            self.teacher.sizes,
+            self.sizes,
             space=None if len(space.grid()) == 1 else space,
             dtype=jnp.dtype(settings.dtype),
             dropout=settings.dropout,
         )
 
-    def teacher_module(self) -> Bert:
-        return Bert(
+    def teacher_module(self) -> Module:
+        return modules.module(
             self.teacher.arch,
             self.teacher.sizes,
             dtype=jnp.dtype(self.config.distill.dtype),
         )
 
-    def cost(self, arch: Arch) -> dict[str, int]:
-        return cost(arch, self.teacher.sizes, self.config.latency.length)
+    def cost(self, arch: AnyArch) -> dict[str, int]:
+        """Of a student, or of the teacher."""
+        sizes = student_sizes(self.teacher.sizes, type(arch))
+        return cost(arch, sizes, self.config.latency.length)
 
-    def grid(self) -> dict[Arch, str]:
+    def grid(self) -> dict[AnyArch, str]:
         """All Archs, and the first space that each is in."""
         made = {}
         for name, space in self.spaces.items():
@@ -104,6 +117,12 @@ def read(config: ConfigDict) -> Experiment:
             f"{teacher.sizes.positions} positions; use shorter texts"
         )
     named = spaces(config.space, teacher.arch)
+    families = {type(teacher.arch), next(iter(named.values())).family}
+    if config.budget.convention == "paper" and MobileArch in families:
+        raise UserError(
+            "budget.convention is 'paper', which does not count MobileBERTs; set it to "
+            "'executed'"
+        )
     special = tokens.special(made)
     objective = objectives.objective(
         config.distill.to_dict(), list(named.values()), teacher, special
@@ -131,14 +150,14 @@ def read(config: ConfigDict) -> Experiment:
     return experiment._replace(affordable=_affordable(experiment))
 
 
-def spaces(settings: ConfigDict, teacher: Arch) -> dict[str, Space]:
+def spaces(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
     """The spaces of a config: its one grid, `main`, or the teacher's `partition`.
 
     Raises:
       UserError: both are given, or a grid that cannot be.
     """
     grid = settings.to_dict()
-    count = grid.pop("partition")
+    count, norm = grid.pop("partition"), grid.pop("norm")
     if count:
         given = [name for name, value in grid.items() if value]
         if given:
@@ -147,22 +166,31 @@ def spaces(settings: ConfigDict, teacher: Arch) -> dict[str, Space]:
                 f"{grid[given[0]]!r}; give one of the two: the grid's fields are () "
                 "and 0 beside a partition"
             )
+        if isinstance(teacher, MobileArch):
+            raise UserError(
+                f"space.partition is {count}, which cuts spaces of BERTs, and the "
+                "teacher is a MobileBERT; give the space's axes instead"
+            )
         names = {3: ("tiny", "small", "base")}.get(count)
         names = names or [f"part{i}" for i in range(1, count + 1)]
         return dict(zip(names, partition(teacher, count)))
     grid["head_size"] = grid["head_size"] or teacher.head_size
-    return {"main": Space(**grid)}
+    space = Space(**grid)
+    if norm and space.family is Arch:
+        raise UserError(
+            f"space.norm is {norm!r}, and the space is of BERTs, which have LayerNorm; "
+            "leave it '', or give space.bottleneck and space.stacks for MobileBERTs"
+        )
+    return {"main": space}
 
 
-def _start(config, teacher, named) -> tuple[Arch, dict]:
+def _start(config, teacher, named) -> tuple[AnyArch, dict]:
     """Where training starts: the teacher's weights, random ones, or a student's."""
     kind = config.distill.start
-    widest = Arch(
-        *(
-            max(getattr(space.envelope(), axis) for space in named.values())
-            for axis in ("layers", "hidden", "heads", "ffn")
-        ),
-        head_size=next(iter(named.values())).head_size,
+    space, tops = next(iter(named.values())), [s.envelope() for s in named.values()]
+    sizes = student_sizes(teacher.sizes, space.family, config.space.norm)
+    widest = space.arch(
+        {axis: max(getattr(top, axis) for top in tops) for axis in space.family.axes}
     )
     if kind == "random":
         if config.distill.freeze:
@@ -171,27 +199,32 @@ def _start(config, teacher, named) -> tuple[Arch, dict]:
                 f"{', '.join(config.distill.freeze)} as they start; give "
                 "--config.distill.freeze='()'"
             )
-        module = Bert(widest, teacher.sizes)
-        params = extract.init(module, jax.random.key(config.seed))
+        module = modules.module(widest, sizes)
+        params = modules.init(module, jax.random.key(config.seed))
         return widest, {k: np.asarray(v) for k, v in params.items()}
     if not kind:
         raise UserError(
             "distill.start is empty; give teacher, random, or a student's folder"
         )
     source = teacher if kind == "teacher" else huggingface.load(kind)
-    if source.sizes._replace(heads=0) != teacher.sizes._replace(heads=0):
-        raise UserError(
-            f"distill.start={kind} has {source.sizes}, and the teacher has "
-            f"{teacher.sizes}; they must share vocabulary, positions and activation"
-        )
     try:
         extract.check_fits(source.arch, widest)
     except UserError as error:
-        raise UserError(f"distill.start={kind} and the space: {error}") from None
+        what = (
+            "; set distill.start to random"
+            if type(source.arch) is not type(widest)
+            else ""
+        )
+        raise UserError(f"distill.start={kind} and the space: {error}{what}") from None
+    if source.sizes._replace(heads=0) != sizes._replace(heads=0):
+        raise UserError(
+            f"distill.start={kind} has {source.sizes}, and the students have "
+            f"{sizes}; they must share vocabulary, positions and activation"
+        )
     return source.arch, source.params
 
 
-def _affordable(experiment: Experiment) -> dict[Arch, str]:
+def _affordable(experiment: Experiment) -> dict[AnyArch, str]:
     """The Archs under the budget, or the one that `search.arch` names."""
     config = experiment.config
     if config.search.arch:
@@ -211,7 +244,7 @@ def _affordable(experiment: Experiment) -> dict[Arch, str]:
             inside = space.within(
                 experiment.budget,
                 experiment.cost(teacher.arch),
-                sizes=teacher.sizes,
+                sizes=experiment.sizes,
                 length=config.latency.length,
             )
         except UserError as error:
@@ -221,63 +254,6 @@ def _affordable(experiment: Experiment) -> dict[Arch, str]:
     if not made:
         raise refusals[0]
     return made
-
-
-def rows(
-    experiment: Experiment,
-    workdir: epath.Path,
-    split: str,
-    enough: Callable[[dict], None] = lambda held_out: None,
-) -> dict[str, np.ndarray]:
-    """The unlabelled token rows of a split, "train" or "heldout"; cut once, kept in the
-    workdir.
-
-    enough: raises UserError where there are too few held-out rows.
-
-    Raises:
-      UserError: text that cannot be used; nothing has been written then.
-    """
-    path = workdir / "data" / "rows.npz"
-    names = ("ids", "tokens")
-    if not path.exists():
-        data = experiment.config.data
-        made = text.rows(
-            text.documents(data.source, data.packages, data.download),
-            experiment.tokenizer,
-            data.unit,
-            data.length,
-            data.rows,
-        )
-        count = len(made["train"]["ids"])
-        if count < experiment.config.distill.batch_size:
-            raise UserError(
-                f"distill.batch_size {experiment.config.distill.batch_size} is larger "
-                f"than the {count} rows of data.source; use a smaller batch or more text"
-            )
-        enough(made["heldout"])
-        settle(experiment.config, workdir)
-        flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **flat)
-        partial.replace(path)
-        log.say(
-            f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
-            f"rows of {data.length} tokens"
-        )
-    with np.load(path) as kept:  # Only what is asked for is read.
-        return {name: kept[f"{split}/{name}"] for name in names}
-
-
-def held_out(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
-    """The held-out rows in two: those the search chooses on, and those that its choice
-    is judged on."""
-    return halves(experiment, rows(experiment, workdir, "heldout"))
-
-
-def halves(experiment: Experiment, made: dict) -> tuple[dict, dict]:
-    cut = min(experiment.config.search.rows, len(made["ids"]) // 2)
-    return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}
 
 
 def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:

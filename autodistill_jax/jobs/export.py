@@ -9,11 +9,12 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import losses, metrics
+from autodistill_jax.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment, held_out, trained_superlm
-from autodistill_jax.model import extract, huggingface
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.jobs.experiment import Experiment, trained_superlm
+from autodistill_jax.jobs.texts import held_out
+from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.train import log, sandwich, terms
 
 _TOLERANCE = 1e-4
@@ -57,7 +58,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
     huggingface.save(
         Path(folder),
         arch,
-        experiment.teacher.sizes,
+        experiment.sizes,
         jax.tree.map(np.asarray, student),
         experiment.teacher.folder,
         experiment.teacher.pooling,
@@ -83,9 +84,7 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     there, params = experiment.start
     truncated = extract.extract(params, there, arch)
 
-    def cosines(arch, params):
-        module = Bert(arch, teacher.sizes)
-
+    def cosines(module, params):
         @jax.jit
         def embed(params, batch):
             out = module.apply({"params": params}, batch["ids"], batch["tokens"])
@@ -98,12 +97,13 @@ def _similarities(experiment, held_out, arch, student) -> dict:
         made = jnp.asarray(np.concatenate(made)[: 2 * pairs])
         return np.asarray(losses.cosine(made[:pairs], made[pairs:]))
 
-    reference = cosines(teacher.arch, teacher.params)
+    reference = cosines(modules.module(teacher.arch, teacher.sizes), teacher.params)
+    module = modules.module(arch, experiment.sizes)
     return {
         "pairs": pairs,
         "seed": experiment.config.seed,
-        "student": metrics.spearman(reference, cosines(arch, student)),
-        "truncated": metrics.spearman(reference, cosines(arch, truncated)),
+        "student": metrics.spearman(reference, cosines(module, student)),
+        "truncated": metrics.spearman(reference, cosines(module, truncated)),
         "teacher": 1.0,
     }
 
@@ -123,7 +123,7 @@ def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     loaded by us, and by transformers where it is installed with torch; and by whom."""
     real = sample["tokens"].astype(bool)
     again = huggingface.load(str(folder))
-    module = Bert(again.arch, again.sizes)
+    module = modules.module(again.arch, again.sizes)
     out = module.apply({"params": again.params}, sample["ids"], sample["tokens"])
     error = np.abs(np.asarray(out.hidden) - inside)[real].max()
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
@@ -148,7 +148,7 @@ def _card(experiment, arch, found, similarity) -> str:
     """The model card: what it is, what it costs, how to load it."""
     trial = common.trial_of(found, arch)
     teacher, how = found["teacher"], found["latency"]
-    sizes = experiment.teacher.sizes
+    sizes = experiment.sizes
     remote = "" if huggingface.stock(arch, sizes) else ", trust_remote_code=True"
 
     def line(name, key, scale, unit, digits):
@@ -171,8 +171,7 @@ tags: [{sizes.family}, distillation, autodistill_jax]
 
 # {arch.name}
 
-A model of type {sizes.family}: {arch.layers} layers, hidden size {arch.hidden},
-{arch.heads} heads and ffn width {arch.ffn}, distilled by autodistill_jax from
+A model of type {sizes.family}: {described(arch)}; distilled by autodistill_jax from
 {experiment.config.teacher}.
 
 | | student | teacher | share |

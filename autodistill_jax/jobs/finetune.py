@@ -16,8 +16,7 @@ from autodistill_jax.data import batches, glue, tasks
 from autodistill_jax.jobs import labelled, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.model import extract, huggingface
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import huggingface, modules
 from autodistill_jax.train import log, supervised
 
 
@@ -124,7 +123,7 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
     """One model's result on one task, over all seeds."""
     config, teacher = experiment.config, experiment.teacher
     settings = config.finetune.to_dict()
-    module = Bert(
+    module = modules.module(
         source.arch,
         source.sizes,
         dtype=jnp.dtype(settings["dtype"]),
@@ -151,7 +150,7 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
 
     def params(seed):
         if model == "scratch":
-            return extract.init(module, jax.random.key(seed))
+            return modules.init(module, jax.random.key(seed))
         return source.params
 
     if model == "scratch":

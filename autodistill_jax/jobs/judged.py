@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import labelled
-from autodistill_jax.jobs.experiment import Experiment, halves, held_out
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.texts import halves, held_out
 from autodistill_jax.jobs.training import teacher_head
 from autodistill_jax.jobs.workdir import (
     chosen_already,

@@ -11,8 +11,7 @@ from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment, trained_superlm
-from autodistill_jax.model import extract
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import extract, modules
 from autodistill_jax.search import proxies, rank
 from autodistill_jax.train import log, supervised, terms
 
@@ -144,9 +143,9 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
                 continue
             student = extract.extract(params, envelope, arch)
             made = supervised.fine_tune(
-                Bert(
+                modules.module(
                     arch,
-                    experiment.teacher.sizes,
+                    experiment.sizes,
                     dtype=jnp.dtype(config.finetune.dtype),
                     dropout=config.finetune.dropout,
                 ),

@@ -8,6 +8,7 @@ from importlib import metadata
 from etils import epath
 
 from autodistill_jax import __version__
+from autodistill_jax.arch import described
 from autodistill_jax.jobs import labelled, page, pictures, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
@@ -71,8 +72,8 @@ def _head(experiment, found, arch, student) -> str:
         f"<h1>A student of {html.escape(experiment.config.teacher)}</h1>\n"
         f'<p class="note">{datetime.date.today()} &middot; '
         f"autodistill_jax {__version__} &middot; jax {metadata.version('jax')}</p>\n"
-        f'<p class="lead"><b>{arch.layers} layers, hidden {arch.hidden}, '
-        f"{arch.heads} heads, ffn {arch.ffn}</b>: {told}.<br>"
+        f'<p class="lead"><b>{described(arch)}'
+        f"</b>: {told}.<br>"
         f"Chosen as {html.escape(found['reason'])}.<br>{there}</p>"
     )
 

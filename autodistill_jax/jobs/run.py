@@ -16,6 +16,7 @@ from autodistill_jax.jobs import (
     rank,
     report,
     search,
+    texts,
     workdir,
 )
 from autodistill_jax.train import log
@@ -51,7 +52,7 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
         tasks["finetune"] = finetune.read(config, home, made.teacher.labels)
     if "distill" in stages or (home / "data" / "rows.npz").exists():
         enough = functools.partial(judged.check_text, made)
-        held_out = experiment.rows(made, home, "heldout", enough)
+        held_out = texts.rows(made, home, "heldout", enough)
         if {"distill", "search", "rank"} & set(stages):
             enough(held_out)
     if (home / "config.json").exists():

@@ -106,7 +106,7 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[Arch, dict]:
     """The trials under the budget; those in the study already are not run again."""
     spaces, name = experiment.spaces, experiment.config.search.proxy
     made = study.open_study(workdir / "search", spaces, judged.study_name(experiment))
-    there = study.trials(made, next(iter(spaces.values())).head_size)
+    there = study.trials(made, spaces)
     missing = [arch for arch in experiment.affordable if arch not in there]
     log.say(
         f"{stage}: {len(experiment.affordable)} of {len(experiment.grid())} "
@@ -134,7 +134,7 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[Arch, dict]:
                 study.record(made, spaces, arch, {"flops": flops, **values})
                 done += 1
             progress(done)
-    there = study.trials(made, next(iter(spaces.values())).head_size)
+    there = study.trials(made, spaces)
     return {
         # The study's FLOPs are those of the budget that it was made under.
         arch: there[arch]
@@ -156,13 +156,15 @@ def _latencies(experiment, folder, superlms, archs, stage) -> dict[str, dict]:
         for name, value in table.items()
         if all(value[key] == how[key] for key in how)
     }
-    networks = {"teacher": (experiment.teacher.arch, experiment.teacher.params)}
+    teacher = experiment.teacher
+    networks = {"teacher": (teacher.arch, teacher.sizes, teacher.params)}
     for arch in archs:
         home = experiment.affordable[arch]
         weights = terms.network(superlms[home])
         envelope = experiment.envelope(experiment.spaces[home])
         student = extract.extract(weights, envelope, arch)
-        networks[str(arch)] = (arch, jax.tree.map(jnp.asarray, student))
+        student = jax.tree.map(jnp.asarray, student)
+        networks[str(arch)] = (arch, experiment.sizes, student)
     networks = {name: one for name, one in networks.items() if name not in table}
     if not networks:
         return table
@@ -172,7 +174,6 @@ def _latencies(experiment, folder, superlms, archs, stage) -> dict[str, dict]:
     )
     table |= profile.measure(
         networks,
-        experiment.teacher.sizes,
         batch=settings.batch,
         length=settings.length,
         dtype=settings.dtype,

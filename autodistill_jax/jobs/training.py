@@ -9,11 +9,12 @@ from clu import parameter_overview
 from etils import epath
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import Space
 from autodistill_jax.data import batches
-from autodistill_jax.jobs.experiment import Experiment, held_out, rows
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import write_json
-from autodistill_jax.model import extract
+from autodistill_jax.model import extract, modules
+from autodistill_jax.space import Space
 from autodistill_jax.train import (
     checkpoint,
     fit,
@@ -103,18 +104,19 @@ def prepare(experiment: Experiment, space: Space, of_words: dict) -> tuple:
     settings = experiment.config.distill
     superlm = experiment.superlm(space)
     there, params = experiment.start
-    sizes = experiment.teacher.sizes
     params = extract.extract(params, there, superlm.arch) | terms.matcher(
         experiment.objective,
         superlm.arch.hidden,
         experiment.teacher.arch.hidden,
-        of_words,
-        tied=not sizes.embedding,
+        of_words
+        if experiment.sizes.family == experiment.teacher.sizes.family
+        else None,
+        experiment.sizes,
     )
     everywhere = sharding.replicated(experiment.mesh)
     params = jax.device_put({k: jnp.array(v) for k, v in params.items()}, everywhere)
     frozen = {name: params.pop(name) for name in settings.freeze}
-    moves = optimizer.make(settings.to_dict(), settings.steps, extract.axes(superlm))
+    moves = optimizer.make(settings.to_dict(), settings.steps, modules.axes(superlm))
     state = jax.device_put(
         {"params": params, "optimizer": moves.init(params)}, everywhere
     )

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
 
@@ -95,16 +95,16 @@ def superlm_folder(workdir: epath.Path, space: str) -> Path:
     return Path(workdir) / "superlm" / space / "checkpoints"
 
 
-def baseline_folder(workdir: epath.Path, baseline: str, arch: Arch) -> Path:
+def baseline_folder(workdir: epath.Path, baseline: str, arch: AnyArch) -> Path:
     """Of a baseline's student."""
     return Path(workdir) / "students" / f"{baseline}-{arch.name}"
 
 
-def arch_of(record: dict) -> Arch:
-    return Arch(**record)
+def arch_of(record: dict) -> AnyArch:
+    return (MobileArch if "bottleneck" in record else Arch)(**record)
 
 
-def record_of(arch: Arch) -> dict:
+def record_of(arch: AnyArch) -> dict:
     return dataclasses.asdict(arch)
 
 
@@ -137,7 +137,7 @@ def tuning_of(config: ConfigDict) -> dict:
     return {name: config.finetune[name] for name in names}
 
 
-def chosen_already(config: ConfigDict, workdir: epath.Path) -> Arch | None:
+def chosen_already(config: ConfigDict, workdir: epath.Path) -> AnyArch | None:
     """The Arch that a search under this very budget chose, if there was one."""
     path = workdir / "search" / "front.json"
     if not path.exists():
@@ -188,7 +188,7 @@ def ranked_of(config: ConfigDict) -> dict:
     }
 
 
-def trial_of(found: dict, arch: Arch) -> dict:
+def trial_of(found: dict, arch: AnyArch) -> dict:
     """The trial of an Arch in front.json."""
     return next(t for t in found["trials"] if arch_of(t["arch"]) == arch)
 

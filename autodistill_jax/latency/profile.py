@@ -11,16 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import extract
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import modules
 
 
 def measure(
-    networks: Mapping[str, tuple[Arch, dict]],
-    sizes: Sizes,
+    networks: Mapping[str, tuple[AnyArch, Sizes, dict]],
     *,
     batch: int,
     length: int,
@@ -33,8 +31,7 @@ def measure(
     falls on all alike.
 
     Args:
-      networks: {name: (arch, its own weights)}.
-      sizes: what they share.
+      networks: {name: (arch, its sizes, its own weights)}, of one vocabulary.
       batch, length: texts a pass, tokens a text (all real, none padding).
       dtype: of the products.
       runs: executions of each after warm-up; at least 10.
@@ -43,20 +40,20 @@ def measure(
       {name: {arch, seconds (the median), minimum, spread (90th - 10th percentile),
       runs, source: "measured", device, batch, length, dtype, jax}}.
     """
-    ids = jnp.asarray(
-        np.random.default_rng(0).integers(0, sizes.vocab, (batch, length)), jnp.int32
-    )
+    vocab = min(sizes.vocab for _, sizes, _ in networks.values())
+    ids = np.random.default_rng(0).integers(0, vocab, (batch, length))
+    ids = jnp.asarray(ids, jnp.int32)
     calls = []
-    for arch, params in networks.values():
-        module = Bert(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
+    for arch, sizes, params in networks.values():
+        module = modules.module(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
 
         def forward(params, ids, tokens, module=module):
             return module.apply({"params": params}, ids, tokens).hidden
 
-        own = jax.device_put(extract.unstack(params))
+        own = jax.device_put(modules.unstack(params))
         calls.append((forward, (own, ids, jnp.ones_like(ids))))
     made = {}
-    for (name, (arch, _)), times in zip(networks.items(), device_times(calls, runs)):
+    for (name, (arch, *_)), times in zip(networks.items(), device_times(calls, runs)):
         low, high = np.percentile(times, (10, 90))
         made[name] = {
             "arch": str(arch),

@@ -5,7 +5,7 @@ W = H*K q/k/v width, F ffn, V vocabulary, N layers.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from autodistill_jax.arch import Arch, Space
+from autodistill_jax.arch import Arch
 from autodistill_jax.cost import BERT_SIZES, Sizes
-from autodistill_jax.model import elastic
+from autodistill_jax.model import elastic, encoder
+from autodistill_jax.model.encoder import Outputs, normal, ones, zeros
 from autodistill_jax.model.pieces import (
     activation,
     attention,
@@ -23,23 +24,7 @@ from autodistill_jax.model.pieces import (
     layer_norm,
     product,
 )
-
-
-class Outputs(NamedTuple):
-    """What a forward pass gives.
-
-    hidden: last hidden states, [B, L, D]; channels out of use are exactly 0.
-    pooler: tanh of the pooler's projection of the first token, [B, D].
-    qkv: queries, keys and values of the last layer, [B, L, 3, W]; None unless asked for.
-    states: every hidden state, embeddings first, [N + 1, B, L, D]; None unless asked for.
-    qkvs: like qkv, of every layer, [N, B, L, 3, W]; None unless both are asked for.
-    """
-
-    hidden: jax.Array
-    pooler: jax.Array
-    qkv: jax.Array | None = None
-    states: jax.Array | None = None
-    qkvs: jax.Array | None = None
+from autodistill_jax.space import Space
 
 
 class Bert(nn.Module):
@@ -51,7 +36,7 @@ class Bert(nn.Module):
       space: of a SuperLM, the Space whose sub-networks it can run; else None.
       dtype: of the products' operands; parameters, sums, softmax and LayerNorm are f32.
       dropout: rate, in force where a call gives a random key.
-      unroll: a parameter for each layer (see `extract.unstack`) and no loop, as a
+      unroll: a parameter for each layer (see `modules.unstack`) and no loop, as a
         program that serves has them: longer to compile; slicing a stack costs time.
     """
 
@@ -126,37 +111,8 @@ class Bert(nn.Module):
             dtype=self.dtype,
             rate=self.dropout,
         )
-        carry = {"x": x, "key": keys[1]}
-        if qkv:
-            width = self.arch.heads * self.arch.head_size
-            carry["qkv"] = jnp.zeros((batch * length, 3, width), x.dtype)
-        if states:
-            assert space is None, "hidden states of all layers need a fixed depth"
-            there = self.arch.layers + 1
-            carry["states"] = jnp.zeros((there, *x.shape), x.dtype).at[0].set(x)
-            carry["i"] = 0
-            if qkv:
-                carry["qkvs"] = jnp.zeros((there - 1, *carry["qkv"].shape), x.dtype)
-        carry = elastic.repeat(layer, stack, carry, arch, space)
-        x = carry["x"].reshape(batch, length, -1)
-        pooled = product("bd,de->be", x[:, 0], pooler["kernel"], self.dtype)
-        pooled = jnp.tanh(pooled + pooler["bias"])
-        if space is not None:
-            pooled = pooled * elastic.keep(arch.hidden, pooled.shape[-1])
-        return Outputs(
-            hidden=x,
-            pooler=pooled,
-            qkv=carry["qkv"].reshape(batch, length, 3, -1) if qkv else None,
-            states=(
-                carry["states"].reshape(-1, batch, length, x.shape[-1])
-                if states
-                else None
-            ),
-            qkvs=(
-                carry["qkvs"].reshape(-1, batch, length, *carry["qkv"].shape[1:])
-                if states and qkv
-                else None
-            ),
+        return encoder.run(
+            layer, stack, x, keys[1], self, arch, pooler, batch, qkv, states
         )
 
     def _parameters(self):
@@ -169,23 +125,10 @@ class Bert(nn.Module):
             "embedding": sizes.embedding,
             "layers": arch.layers,
             "hidden": arch.hidden,
-            "heads": arch.heads * arch.head_size,
+            "heads": arch.width,
             "ffn": arch.ffn,
             "qkv": 3,
         }
-        normal = nn.initializers.normal(0.02)
-        zeros, ones = nn.initializers.zeros, nn.initializers.ones
-
-        def group(name, spec, end=""):
-            return {
-                key: self.param(
-                    f"{name}_{key}{end}",
-                    nn.with_logical_partitioning(init, axes),
-                    tuple(size[axis] for axis in axes),
-                )
-                for key, (init, axes) in spec.items()
-            }
-
         wide = "embedding" if sizes.embedding else "hidden"
         spec = {
             "word": (normal, ("vocab", wide)),
@@ -197,7 +140,6 @@ class Bert(nn.Module):
         if sizes.embedding:
             spec["project_kernel"] = (normal, ("embedding", "hidden"))
             spec["project_bias"] = (zeros, ("hidden",))
-        embeddings = group("embeddings", spec)
         layer = {
             "qkv_kernel": (normal, ("layers", "hidden", "qkv", "heads")),
             "qkv_bias": (zeros, ("layers", "qkv", "heads")),
@@ -212,19 +154,11 @@ class Bert(nn.Module):
             "ffn_norm_scale": (ones, ("layers", "hidden")),
             "ffn_norm_bias": (zeros, ("layers", "hidden")),
         }
-        if self.unroll:
-            one = {key: (init, axes[1:]) for key, (init, axes) in layer.items()}
-            stack = [group("layers", one, f"_{i}") for i in range(arch.layers)]
-        else:
-            stack = group("layers", layer)
-        pooler = group(
-            "pooler",
-            {
-                "kernel": (normal, ("hidden", "hidden")),
-                "bias": (zeros, ("hidden",)),
-            },
-        )
-        return embeddings, stack, pooler
+        pooler = {
+            "kernel": (normal, ("hidden", "hidden")),
+            "bias": (zeros, ("hidden",)),
+        }
+        return encoder.parameters(self, size, spec, layer, pooler)
 
 
 def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
@@ -286,12 +220,4 @@ def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
     )
     x = x + dropout(y, rate, keys[2])
     x = norm(x, p["ffn_norm_scale"], p["ffn_norm_bias"])
-    new = dict(carry, x=x, key=key)
-    if "qkv" in carry:
-        new["qkv"] = qkv
-    if "qkvs" in carry:
-        new["qkvs"] = carry["qkvs"].at[carry["i"]].set(qkv)
-    if "states" in carry:
-        new["i"] = carry["i"] + 1
-        new["states"] = carry["states"].at[new["i"]].set(x)
-    return new
+    return encoder.noted(carry, x, qkv, key)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch, Arch, MobileArch, check_split
 from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError, json_object
 from autodistill_jax.model.families import FAMILIES
@@ -18,7 +18,14 @@ _FIXED = {
     "pruned_heads": {},
     "quantization_config": None,
 }
-_OWN = {f"elastic_{name.replace('-', '_')}": name for name in FAMILIES}
+# Of a MobileBERT alone: other values are another computation.
+_MOBILE_FIXED = {"trigram_input": True, "use_bottleneck": True}
+# The families that a stock class may not hold: see `stock`.
+_OWN = {
+    f"elastic_{name.replace('-', '_')}": name
+    for name in FAMILIES
+    if name != "mobilebert"
+}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -33,7 +40,7 @@ def read(folder: Path) -> dict[str, Any]:
     return json_object(path)
 
 
-def read_config(folder: Path) -> tuple[Arch, Sizes]:
+def read_config(folder: Path) -> tuple[AnyArch, Sizes]:
     """Sizes from config.json (read, not assumed).
 
     Raises:
@@ -44,12 +51,15 @@ def read_config(folder: Path) -> tuple[Arch, Sizes]:
     kind = config.get("model_type")
     if kind not in FAMILIES and kind not in _OWN:
         raise UserError(f"{path} has model_type {kind!r}; known: {', '.join(FAMILIES)}")
-    for field, known in _FIXED.items():
-        if (config.get(field) or known) != known:
+    fixed = _FIXED | (_MOBILE_FIXED if kind == "mobilebert" else {})
+    for field, known in fixed.items():
+        given = config.get(field)
+        if given is not None and given != known and (given or known):
             raise UserError(
                 f"{path} has {field} {config[field]!r}; only {known!r} is known"
             )
-    activation = config.get("hidden_act", "gelu")
+    default = "relu" if kind == "mobilebert" else "gelu"
+    activation = config.get("hidden_act", default)
     if activation not in ACTIVATIONS:
         raise UserError(
             f"{path} has hidden_act {activation!r}; known: {', '.join(ACTIVATIONS)}"
@@ -63,6 +73,8 @@ def read_config(folder: Path) -> tuple[Arch, Sizes]:
             raise UserError(f"{path} has {field} {value!r}; it must be a whole number")
         return value
 
+    if kind == "mobilebert":
+        return _read_mobile(config, path, size, activation)
     family = _OWN.get(kind, kind)
     hidden, heads = size("hidden_size"), size("num_attention_heads")
     if kind in FAMILIES and hidden % heads:
@@ -92,6 +104,40 @@ def read_config(folder: Path) -> tuple[Arch, Sizes]:
         heads=heads,
         embedding=embedding,
         family=family,
+    )
+
+
+def _read_mobile(config, path, size, activation) -> tuple[MobileArch, Sizes]:
+    """Defaults are those of transformers' MobileBertConfig."""
+    arch = MobileArch(
+        layers=size("num_hidden_layers", 24),
+        hidden=size("hidden_size", 512),
+        bottleneck=size("intra_bottleneck_size", 128),
+        heads=size("num_attention_heads", 4),
+        ffn=size("intermediate_size", 512),
+        stacks=size("num_feedforward_networks", 4),
+    )
+    check_split(arch.bottleneck, arch.heads, str(path))
+    norm = config.get("normalization_type", "no_norm")
+    if norm not in ("no_norm", "layer_norm"):
+        raise UserError(
+            f"{path} has normalization_type {norm!r}; known: no_norm, layer_norm"
+        )
+    reads = "shared" if config.get("key_query_shared_bottleneck", True) else "stream"
+    if config.get("use_bottleneck_attention", False):
+        reads = "bottleneck"
+    return arch, Sizes(
+        vocab=size("vocab_size", 30522),
+        positions=size("max_position_embeddings", 512),
+        types=size("type_vocab_size", 2),
+        norm_epsilon=config.get("layer_norm_eps", 1e-12),
+        activation=activation,
+        heads=arch.heads,
+        embedding=size("embedding_size", 128),
+        family="mobilebert",
+        norm=norm,
+        reads=reads,
+        pooler=config.get("classifier_activation", True),
     )
 
 
@@ -131,15 +177,19 @@ def labels(config: dict[str, Any]) -> tuple[str, ...] | None:
     return None if any(unnamed) else ordered
 
 
-def stock(arch: Arch, sizes: Sizes) -> bool:
+def stock(arch: AnyArch, sizes: Sizes) -> bool:
     """Does a class of transformers itself have this shape, without code of ours?
 
     Stock ELECTRA projects its embeddings only to another width than theirs.
     """
-    return arch.exportable and sizes.embedding != arch.hidden
+    return arch.exportable and (
+        isinstance(arch, MobileArch) or sizes.embedding != arch.hidden
+    )
 
 
-def student(arch: Arch, sizes: Sizes, teacher: dict[str, Any], modeling: str) -> dict:
+def student(
+    arch: AnyArch, sizes: Sizes, teacher: dict[str, Any], modeling: str
+) -> dict:
     """config.json of a student.
 
     Args:
@@ -171,6 +221,20 @@ def student(arch: Arch, sizes: Sizes, teacher: dict[str, Any], modeling: str) ->
             config[field] = teacher[field]
     if sizes.family == "electra":
         config["embedding_size"] = sizes.embedding or arch.hidden
+    if isinstance(arch, MobileArch):
+        config |= {
+            "classifier_activation": sizes.pooler,
+            "embedding_size": sizes.embedding,
+            "hidden_dropout_prob": 0.0,
+            "intra_bottleneck_size": arch.bottleneck,
+            "key_query_shared_bottleneck": sizes.reads == "shared",
+            "normalization_type": sizes.norm,
+            "num_feedforward_networks": arch.stacks,
+            "trigram_input": True,
+            "use_bottleneck": True,
+            "use_bottleneck_attention": sizes.reads == "bottleneck",
+        }
+        del config["position_embedding_type"]
     if stock(arch, sizes):
         return config
     own = {name: kind for kind, name in _OWN.items()}

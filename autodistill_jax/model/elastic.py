@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from autodistill_jax.arch import Arch, Space, kept_layers
+from autodistill_jax.arch import AnyArch, kept_layers
+from autodistill_jax.space import Space
 
 # Above this many pairs of sizes, sizes are rounded up to a tile: a branch each would
 # take minutes to compile. On a TPU, sizes inside one 128-lane tile cost the same.
@@ -37,20 +38,14 @@ class Cut(NamedTuple):
     counts: dict[str, jax.Array]
 
 
-def channels(arch: Arch, axis: str) -> Any:
-    """Channels of an axis: an attention head has head_size of them."""
-    size = getattr(arch, axis)
-    return size * arch.head_size if axis == "heads" else size
-
-
-def cut(space: Space, arch: Arch, *axes: str, exact: bool = False) -> Cut:
+def cut(space: Space, arch: AnyArch, *axes: str, exact: bool = False) -> Cut:
     """The Cut of these axes for a (traced) Arch of the space.
 
     `exact` never rounds up, at the price of a branch for each size.
     """
-    limits = {axis: channels(space.envelope(), axis) for axis in axes}
+    limits = {axis: space.envelope().channels(axis) for axis in axes}
     sizes = sorted(
-        {tuple(channels(other, axis) for axis in axes) for other in space.grid()}
+        {tuple(other.channels(axis) for axis in axes) for other in space.grid()}
     )
     tile, rounded = 1, sizes
     while len(rounded) > MAX_BRANCHES and not exact:
@@ -61,7 +56,7 @@ def cut(space: Space, arch: Arch, *axes: str, exact: bool = False) -> Cut:
     branch = np.asarray(
         [rounded.index(_round(s, tile, limits.values())) for s in sizes]
     )
-    now = jnp.stack([jnp.asarray(channels(arch, axis), jnp.int32) for axis in axes])
+    now = jnp.stack([jnp.asarray(arch.channels(axis), jnp.int32) for axis in axes])
     position = jnp.argmax((jnp.asarray(sizes) == now).all(axis=1))
     counts = dict(zip(axes, now)) if tile > 1 else {}
     options = tuple(dict(zip(axes, size)) for size in rounded)
@@ -86,6 +81,7 @@ def call(
     in_axes: Sequence[tuple],
     out_axes: tuple,
     constants: Sequence[jax.Array] = (),
+    told: Sequence[str] = (),
 ) -> jax.Array:
     """fn(*args, *constants) on the channels in use.
 
@@ -98,6 +94,8 @@ def call(
       in_axes: for each argument the axis name, or None, of each of its dimensions.
       out_axes: likewise for the result.
       constants: further arrays, never cut, that get no gradient.
+      told: axes of the Cut whose size, an int, fn takes by name; without a Cut it has
+        a default for them. (The Cut is exact then.)
 
     Returns:
       The result at full size; channels out of use are exactly 0.
@@ -105,19 +103,24 @@ def call(
     if cut is None:
         return fn(*args, *constants)
     args, constants = tuple(args), tuple(constants)
-    shapes = [
-        jax.eval_shape(
-            lambda *a, option=option: fn(*_take(a, in_axes, option), *constants), *args
-        ).shape
+    fns = [
+        functools.partial(fn, **{axis: option[axis] for axis in told})
         for option in cut.options
     ]
+    shapes = [
+        jax.eval_shape(
+            lambda *a, f=f, option=option: f(*_take(a, in_axes, option), *constants),
+            *args,
+        ).shape
+        for f, option in zip(fns, cut.options)
+    ]
     full = tuple(max(sizes) for sizes in zip(*shapes))
-    branches = functools.partial(_branches, fn, cut.options, tuple(in_axes), out_axes)
+    branches = functools.partial(_branches, fns, cut.options, tuple(in_axes), out_axes)
     return _switched(branches, full, args, (cut.index, cut.counts, constants))
 
 
 def repeat(
-    body: Callable, stack: Any, carry: Any, arch: Arch, space: Space | None
+    body: Callable, stack: Any, carry: Any, arch: AnyArch, space: Space | None
 ) -> Any:
     """carry = body(layer's parameters, carry), layer after layer.
 
@@ -150,6 +153,25 @@ def repeat(
     return lax.scan(step, carry, (jnp.arange(deepest), gathered))[0]
 
 
+def first(body: Callable, stack: dict, carry: Any, n: Any) -> Any:
+    """carry = body(i, parameters, carry) for the first n of a stack, i = 0 .. n - 1.
+
+    n: an int, or int32 inside a SuperLM: what is behind it costs nothing then.
+    """
+    if isinstance(n, int):
+        for i in range(n):
+            carry = body(i, jax.tree.map(lambda x, i=i: x[i], stack), carry)
+        return carry
+
+    def step(carry, inputs):
+        i, own = inputs
+        run = functools.partial(body, i, own)
+        return lax.cond(i < n, run, lambda c: c, carry), None
+
+    there = jax.tree.leaves(stack)[0].shape[0]
+    return lax.scan(step, carry, (jnp.arange(there), stack))[0]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _switched(branches, full, args, rest):
     index, counts, constants = rest
@@ -170,10 +192,10 @@ def _switched_backward(branches, full, saved, gradient):
 _switched.defvjp(_switched_forward, _switched_backward)
 
 
-def _branches(fn, options, in_axes, out_axes, full, counts):
+def _branches(fns, options, in_axes, out_axes, full, counts):
     """Forward and backward functions of full-size arrays, one each an option."""
 
-    def pair(option):
+    def pair(fn, option):
         def run(constants, *args):
             y = fn(*_take(args, in_axes, option), *constants)
             for dimension, axis in enumerate(out_axes):
@@ -194,7 +216,7 @@ def _branches(fn, options, in_axes, out_axes, full, counts):
 
         return forward, backward
 
-    return tuple(zip(*(pair(option) for option in options)))
+    return tuple(zip(*map(pair, fns, options)))
 
 
 def _take(args, in_axes, option):

@@ -1,17 +1,18 @@
 """What do the tensors of each family's checkpoint mean?"""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import bert, extract
+from autodistill_jax.model import modules
+from autodistill_jax.model.tensors import tensors as body
 
 
 class Family(NamedTuple):
@@ -47,17 +48,20 @@ FAMILIES = {
     "xlm-roberta": Family(
         "XLMRoberta", "roberta.", _ROBERTA_HEAD, True, True, "XLMRobertaTokenizer"
     ),
+    "mobilebert": Family(
+        "MobileBert", "mobilebert.", _BERT_HEAD, True, False, "BertTokenizer"
+    ),
 }
 
 
 def read(
     tensors: Mapping[str, np.ndarray],
-    arch: Arch,
+    arch: AnyArch,
     sizes: Sizes,
     skipped: int,
     path: Path,
 ) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors as the parameters of `bert.Bert`.
+    """A checkpoint's tensors as the parameters of a body, `modules.module`.
 
     `skipped` leading rows of the position table are for padding, and left out. A
     missing pooler is zeros. `path` is named in errors.
@@ -65,13 +69,14 @@ def read(
     Raises:
       UserError: a tensor is missing or has another shape than config.json says.
     """
-    prefix = FAMILIES[sizes.family].prefix
+    family = FAMILIES[sizes.family]
+    prefix = family.prefix
     prefix = prefix if any(name.startswith(prefix) for name in tensors) else ""
     shapes = jax.eval_shape(
-        functools.partial(extract.init, bert.Bert(arch, sizes)), jax.random.key(0)
+        functools.partial(modules.init, modules.module(arch, sizes)), jax.random.key(0)
     )
     params = {k: np.zeros(v.shape, np.float32) for k, v in shapes.items()}
-    for name, parameter, shape, place in _tensors(arch, sizes, skipped):
+    for name, parameter, shape, place in body(arch, sizes, skipped, family.pooler):
         tensor = _find(tensors, prefix + name)
         if tensor is None and name.startswith("pooler."):
             continue  # Masked-word models have none.
@@ -93,14 +98,14 @@ def read(
 
 
 def write(
-    params: Mapping[str, np.ndarray], arch: Arch, sizes: Sizes, skipped: int
+    params: Mapping[str, np.ndarray], arch: AnyArch, sizes: Sizes, skipped: int
 ) -> dict[str, np.ndarray]:
     """The parameters as a checkpoint's tensors: `read` the other way round.
 
     The `skipped` rows of the position table that are for padding are zeros.
     """
-    tensors = {}
-    for name, parameter, _, place in _tensors(arch, sizes, skipped):
+    tensors, family = {}, FAMILIES[sizes.family]
+    for name, parameter, _, place in body(arch, sizes, skipped, family.pooler):
         value = _turned(parameter, np.asarray(params[parameter], np.float32)[place])
         if parameter == "embeddings_position":
             value = np.pad(value, ((skipped, 0), (0, 0)))
@@ -115,7 +120,8 @@ def head(
 
     Of hidden states h [T, D] it makes logits [T, V] with the word embeddings
     `word` [V, D]: layer_norm(activation(h @ words_kernel + words_bias)) @ word.T +
-    words_out_bias, the LayerNorm with words_norm_scale and words_norm_bias.
+    words_out_bias, the LayerNorm with words_norm_scale and words_norm_bias. MobileBERT's
+    h is wider than `word`: the further channels go through words_more [D - E, V].
     """
     family = FAMILIES[sizes.family]
     if family.head is None:
@@ -143,47 +149,12 @@ def head(
     own, word = find(f"{out}.decoder.weight"), find(family.prefix + word, word)
     if own is not None and not np.array_equal(own, word):
         return None  # Not tied to the word embeddings.
+    if sizes.family == "mobilebert":
+        # Channels beyond the word embeddings' width have a table of their own, [in, V].
+        made["words_more"] = find(f"{out}.dense.weight")
+        if made["words_more"] is None:
+            return None
     return {name: _turned(name, value) for name, value in made.items()}
-
-
-def _tensors(arch: Arch, sizes: Sizes, skipped: int) -> Iterator[tuple]:
-    """(tensor, parameter, the tensor's shape, its place in the parameter)."""
-    d, w, f = arch.hidden, arch.heads * arch.head_size, arch.ffn
-    e = sizes.embedding or d
-    for name, parameter, shape in (
-        ("word_embeddings.weight", "word", (sizes.vocab, e)),
-        ("position_embeddings.weight", "position", (sizes.positions + skipped, e)),
-        ("token_type_embeddings.weight", "type", (sizes.types, e)),
-        ("LayerNorm.weight", "norm_scale", (e,)),
-        ("LayerNorm.bias", "norm_bias", (e,)),
-    ):
-        yield f"embeddings.{name}", f"embeddings_{parameter}", shape, ...
-    if sizes.embedding:
-        yield "embeddings_project.weight", "embeddings_project_kernel", (d, e), ...
-        yield "embeddings_project.bias", "embeddings_project_bias", (d,), ...
-    for i in range(arch.layers):
-        prefix = f"encoder.layer.{i}."
-        for part, name in enumerate(("query", "key", "value")):
-            name = f"{prefix}attention.self.{name}"
-            kernel = (i, slice(None), part)
-            yield f"{name}.weight", "layers_qkv_kernel", (w, d), kernel
-            yield f"{name}.bias", "layers_qkv_bias", (w,), (i, part)
-        for name, parameter, shape in (
-            ("attention.output.dense.weight", "attention_kernel", (d, w)),
-            ("attention.output.dense.bias", "attention_bias", (d,)),
-            ("attention.output.LayerNorm.weight", "attention_norm_scale", (d,)),
-            ("attention.output.LayerNorm.bias", "attention_norm_bias", (d,)),
-            ("intermediate.dense.weight", "ffn_in_kernel", (f, d)),
-            ("intermediate.dense.bias", "ffn_in_bias", (f,)),
-            ("output.dense.weight", "ffn_out_kernel", (d, f)),
-            ("output.dense.bias", "ffn_out_bias", (d,)),
-            ("output.LayerNorm.weight", "ffn_norm_scale", (d,)),
-            ("output.LayerNorm.bias", "ffn_norm_bias", (d,)),
-        ):
-            yield prefix + name, f"layers_{parameter}", shape, (i,)
-    if FAMILIES[sizes.family].pooler:
-        yield "pooler.dense.weight", "pooler_kernel", (d, d), ...
-        yield "pooler.dense.bias", "pooler_bias", (d,), ...
 
 
 def _find(tensors, name):

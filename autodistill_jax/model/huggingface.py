@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import described, families, sentence
@@ -28,7 +28,7 @@ _MODELING = Path(__file__).with_name("modeling_elastic_bert.py")
 
 
 class Teacher(NamedTuple):
-    """A loaded BERT, ELECTRA or RoBERTa (`sizes.family`).
+    """A loaded BERT, ELECTRA, RoBERTa or MobileBERT (`sizes.family`).
 
     `embeds`: a sentence-embedding model (its folder names the pooling). `pooling`: what
     stands for a text, see `losses.pool`: as the folder names it; else "pooler", or
@@ -37,7 +37,7 @@ class Teacher(NamedTuple):
     names of a classifier's classes, in the order of its logits, where they have names.
     """
 
-    arch: Arch
+    arch: AnyArch
     sizes: Sizes
     params: dict[str, np.ndarray]
     pooling: str
@@ -71,8 +71,9 @@ def load(name: str) -> Teacher:
     pooling = sentence.pooling(folder)
     rows = described.skipped(config, folder / "config.json")
     params = families.read(tensors, arch, sizes, rows, path)
-    # A student of a teacher without a pooler goes out with one of zeros.
-    has_pooler = params["pooler_kernel"].any()
+    # A student of a teacher without a pooler goes out with one of zeros. A MobileBERT
+    # without one was trained to speak by its first token.
+    has_pooler = not sizes.pooler or params["pooler_kernel"].any()
     return Teacher(
         arch,
         sizes,
@@ -100,7 +101,7 @@ def _refuse_weights(folder: Path) -> None:
 
 def save(
     folder: Path,
-    arch: Arch,
+    arch: AnyArch,
     sizes: Sizes,
     params: dict,
     teacher: Path,

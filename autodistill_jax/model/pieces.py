@@ -66,6 +66,15 @@ def layer_norm(x, scale, bias, *, n, epsilon):
     return centred * jax.lax.rsqrt(variance + epsilon) * scale + bias * kept
 
 
+def no_norm(x, scale, bias, *, n, epsilon=0.0):
+    """What MobileBERT has in place of LayerNorm (arXiv 2004.02984, section 4.2):
+    scale and bias of the first n channels; the others come out exactly 0."""
+    if not isinstance(n, int):
+        kept = elastic.keep(n, x.shape[-1])
+        x, bias = x * kept, bias * kept
+    return x * scale + bias
+
+
 def dropout(x, rate, key):
     """x with each entry dropped at `rate` and the rest scaled up; x if key is None."""
     if key is None or rate == 0:

@@ -11,34 +11,46 @@ from autodistill_jax.cost import Sizes
 from autodistill_jax.model.pieces import activation, layer_norm, product
 
 
-def init(hidden: int, width: int, vocab: int) -> dict[str, jax.Array]:
-    """A head from [.., hidden] to the vocabulary over embeddings of this width.
+def width(sizes: Sizes, hidden: Any) -> Any:
+    """Channels of the head: the word embeddings' (ELECTRA's are of their own width), but
+    MobileBERT's head is as wide as the network."""
+    if sizes.family == "mobilebert":
+        return hidden
+    return sizes.embedding or hidden
+
+
+def init(hidden: int, sizes: Sizes) -> dict[str, jax.Array]:
+    """A head from [.., hidden] to the vocabulary.
 
     It starts at the identity, which on a frozen body learns faster than a random start.
     """
-    return {
-        "words_kernel": jnp.eye(hidden, width),
-        "words_bias": jnp.zeros((width,)),
-        "words_norm_scale": jnp.ones((width,)),
-        "words_norm_bias": jnp.zeros((width,)),
-        "words_out_bias": jnp.zeros((vocab,)),
+    wide = width(sizes, hidden)
+    made = {
+        "words_kernel": jnp.eye(hidden, wide),
+        "words_bias": jnp.zeros((wide,)),
+        "words_norm_scale": jnp.ones((wide,)),
+        "words_norm_bias": jnp.zeros((wide,)),
+        "words_out_bias": jnp.zeros((sizes.vocab,)),
     }
+    if sizes.family == "mobilebert":
+        more = max(hidden - sizes.embedding, 0)
+        made["words_more"] = jnp.zeros((more, sizes.vocab))
+    return made
 
 
-def cut(head: Mapping[str, Any], hidden: int, tied: bool) -> dict[str, Any]:
-    """The head of a student: of its first channels, as the student is of its teacher's.
-
-    `tied`: are the word embeddings as wide as the student (and not of a width of their
-    own, which stays)?
-    """
-    width = hidden if tied else head["words_bias"].shape[0]
-    return {
-        "words_kernel": head["words_kernel"][:hidden, :width],
-        "words_bias": head["words_bias"][:width],
-        "words_norm_scale": head["words_norm_scale"][:width],
-        "words_norm_bias": head["words_norm_bias"][:width],
+def cut(head: Mapping[str, Any], hidden: int, sizes: Sizes) -> dict[str, Any]:
+    """The head of a student: of its first channels, as the student is of its teacher's."""
+    wide = width(sizes, hidden)
+    made = {
+        "words_kernel": head["words_kernel"][:hidden, :wide],
+        "words_bias": head["words_bias"][:wide],
+        "words_norm_scale": head["words_norm_scale"][:wide],
+        "words_norm_bias": head["words_norm_bias"][:wide],
         "words_out_bias": head["words_out_bias"],
     }
+    if "words_more" in head:
+        made["words_more"] = head["words_more"][: max(hidden - sizes.embedding, 0)]
+    return made
 
 
 def logits(
@@ -52,7 +64,7 @@ def logits(
 ) -> Float[Array, "B K V"]:
     """The logits at `places` [B, K]: only these, a whole text's would fill the memory.
 
-    `n` are the channels of the embeddings in use: an int, or int32 inside a SuperLM.
+    `n` are the network's hidden channels in use: an int, or int32 inside a SuperLM.
     """
     x = jnp.take_along_axis(hidden, places[:, :, None], axis=1)
     batch, count = places.shape
@@ -62,8 +74,12 @@ def logits(
         activation(sizes.activation)(x),
         head["words_norm_scale"],
         head["words_norm_bias"],
-        n=n,
+        n=width(sizes, n),
         epsilon=sizes.norm_epsilon,
     )
-    made = product("te,ve->tv", x, embeddings, dtype) + head["words_out_bias"]
+    made = head["words_out_bias"]
+    if "words_more" in head:  # What is wider than the embeddings.
+        x, more = jnp.split(x, [sizes.embedding], axis=1)
+        made = made + product("td,dv->tv", more, head["words_more"], dtype)
+    made = made + product("te,ve->tv", x, embeddings[:, : x.shape[1]], dtype)
     return made.reshape(batch, count, -1)

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from autodistill_jax import losses, metrics, sharding
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model.modules import Module
 from autodistill_jax.search.tuned import tuned
 from autodistill_jax.train import supervised, terms
 from autodistill_jax.train.objectives import Objective
@@ -33,7 +33,7 @@ PROXIES = {
     "relation_minilmv2": "held-out relation loss, KL of softmaxes",
 }
 LABELLED = ("proxy", "probe")
-Proxy = Callable[[Sequence[Arch]], dict[Arch, dict[str, float]]]
+Proxy = Callable[[Sequence[AnyArch]], dict[AnyArch, dict[str, float]]]
 
 
 class Given(NamedTuple):
@@ -44,9 +44,9 @@ class Given(NamedTuple):
     task's rows, for the LABELLED ones; tuning, tuned_module: of `tuned` for "proxy".
     """
 
-    module: Bert
+    module: Module
     params: dict
-    teacher: Bert
+    teacher: Module
     teacher_params: dict
     held_out: Mapping[str, np.ndarray]
     batch_size: int
@@ -54,7 +54,7 @@ class Given(NamedTuple):
     mesh: jax.sharding.Mesh
     labelled: supervised.Rows | None = None
     tuning: Mapping[str, Any] | None = None
-    tuned_module: Bert | None = None
+    tuned_module: Module | None = None
     seed: int = 0
 
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from autodistill_jax.arch import AXES, Arch, Space
+from autodistill_jax.arch import AnyArch, Arch
 from autodistill_jax.errors import UserError
+from autodistill_jax.space import Space
 
 
 def open_study(folder: Path, spaces: Mapping[str, Space], name: str):
@@ -42,14 +43,15 @@ def open_study(folder: Path, spaces: Mapping[str, Space], name: str):
 
 def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
     grid = [arch for space in spaces.values() for arch in space.grid()]
+    family = next(iter(spaces.values())).family
     return {
         axis: sorted({getattr(arch, axis) for arch in grid})
-        for axis in (*AXES, "head_size")
+        for axis in (*family.axes, *(("head_size",) if family is Arch else ()))
     }
 
 
 def record(
-    study, spaces: Mapping[str, Space], arch: Arch, values: Mapping[str, float]
+    study, spaces: Mapping[str, Space], arch: AnyArch, values: Mapping[str, float]
 ) -> None:
     """Adds a finished trial: `values` has proxy and flops; the rest are attributes."""
     import optuna
@@ -57,10 +59,10 @@ def record(
     choices = _values(spaces)
     study.add_trial(
         optuna.trial.create_trial(
-            params={axis: getattr(arch, axis) for axis in AXES},
+            params={axis: getattr(arch, axis) for axis in arch.axes},
             distributions={
                 axis: optuna.distributions.CategoricalDistribution(choices[axis])
-                for axis in AXES
+                for axis in arch.axes
             },
             values=[values["proxy"], values["flops"]],
             user_attrs={k: v for k, v in values.items() if k not in ("proxy", "flops")},
@@ -68,15 +70,16 @@ def record(
     )
 
 
-def trials(study, head_size: int) -> dict[Arch, dict[str, float]]:
+def trials(study, spaces: Mapping[str, Space]) -> dict[AnyArch, dict[str, float]]:
     """The finished trials: {arch: {"proxy", "flops", ...}}."""
     import optuna
 
+    space = next(iter(spaces.values()))
     finished = study.get_trials(
         deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
     )
     return {
-        Arch(**trial.params, head_size=head_size): {
+        space.arch(trial.params): {
             "proxy": trial.values[0],
             "flops": trial.values[1],
             **trial.user_attrs,
@@ -85,14 +88,15 @@ def trials(study, head_size: int) -> dict[Arch, dict[str, float]]:
     }
 
 
-def write_csv(path: Path, table: Mapping[Arch, Mapping[str, float]]) -> None:
+def write_csv(path: Path, table: Mapping[AnyArch, Mapping[str, float]]) -> None:
     """trials.csv: a line an Arch."""
     columns = list(dict.fromkeys(key for values in table.values() for key in values))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*AXES, *columns])
+    axes = next(iter(table)).axes
+    writer.writerow([*axes, *columns])
     for arch, values in sorted(table.items()):
         writer.writerow(
-            [getattr(arch, a) for a in AXES] + [values.get(c, "") for c in columns]
+            [getattr(arch, a) for a in axes] + [values.get(c, "") for c in columns]
         )
     path.write_text(buffer.getvalue())

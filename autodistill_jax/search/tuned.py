@@ -8,23 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.metrics import METRICS
-from autodistill_jax.model import extract
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import modules
+from autodistill_jax.model.modules import Module
 from autodistill_jax.train import optimizer, supervised, terms
 from autodistill_jax.train.sandwich import as_arrays
 
 
 def tuned(
-    module: Bert,
+    module: Module,
     params: dict,
     rows: supervised.Rows,
     settings: Mapping[str, Any],
     pooling: str,
     mesh: Mesh,
-) -> Callable[[Sequence[tuple[Arch, int]]], list[float]]:
+) -> Callable[[Sequence[tuple[AnyArch, int]]], list[float]]:
     """run([(arch, seed), ...]) -> the dev score of each after `settings["steps"]` steps.
 
     Each candidate starts from the SuperLM's weights and trains only the channels and
@@ -37,7 +37,7 @@ def tuned(
       settings: steps, batch_size, learning_rate, warmup, weight_decay, clip.
     """
     steps, batch_size = settings["steps"], settings["batch_size"]
-    moves = optimizer.make(settings, steps, extract.axes(module))
+    moves = optimizer.make(settings, steps, modules.axes(module))
     step = supervised.make_step(module, rows, moves, pooling)
     own = PartitionSpec("data")
     there = NamedSharding(mesh, own)

@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from autodistill_jax import losses, sharding
 from autodistill_jax.data import batches
 from autodistill_jax.model import words
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model.modules import Module
 from autodistill_jax.train import fit, optimizer, terms
 from autodistill_jax.train.objectives import Objective
 
 
 def train(
-    module: Bert,
+    module: Module,
     params: dict,
     feed: Sequence[Mapping[str, np.ndarray]],
     held_out: Mapping[str, np.ndarray],
@@ -41,11 +41,9 @@ def train(
       held-out rows that it names right).
     """
     sizes = module.sizes
-    embeddings = params["embeddings_word"]
-    width = embeddings.shape[1]
     steps = settings["head_steps"]
     key = jax.random.key(seed)
-    head = words.init(module.arch.hidden, width, sizes.vocab)
+    head = words.init(module.arch.hidden, sizes)
     moves = optimizer.make(settings, steps, {})
     everywhere = sharding.replicated(mesh)
     state = {"params": head, "optimizer": moves.init(head)}
@@ -59,7 +57,7 @@ def train(
             body["embeddings_word"],
             jax.lax.stop_gradient(out.hidden),
             batch["places"],
-            width,
+            module.arch.hidden,
             sizes,
             module.dtype,
         )

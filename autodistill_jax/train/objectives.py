@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autodistill_jax import losses
-from autodistill_jax.arch import Space
 from autodistill_jax.data.tokens import Special
 from autodistill_jax.errors import UserError
+from autodistill_jax.space import Space
 
 # term -> needs it all layers, or the masked-word head?
 TERMS = {
@@ -129,7 +129,7 @@ def objective(
             )
     heads = settings["relation_heads"] or teacher.arch.heads
     grid = [arch for space in spaces for arch in space.grid()]
-    narrowest = min(arch.heads * arch.head_size for arch in grid)
+    narrowest = min(arch.width for arch in grid)
     if "relation" in weights and heads > narrowest:
         raise UserError(
             f"distill.relation_heads is {heads}, but the narrowest sub-network has "

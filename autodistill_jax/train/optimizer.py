@@ -44,6 +44,7 @@ def make(
 
 
 def _is_matrix(axes: tuple) -> bool:
-    """Biases and LayerNorms are not decayed. Layers are stacked along an axis of their
-    own, so the number of dimensions would not tell."""
-    return len([axis for axis in axes if axis not in ("layers", "qkv")]) > 1
+    """Biases and LayerNorms are not decayed. What is stacked has axes of its own, so the
+    number of dimensions would not tell."""
+    stacked = ("layers", "qkv", "stacks", "first", "second", "norms")
+    return len([axis for axis in axes if axis not in stacked]) > 1

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from autodistill_jax.arch import AXES, Arch, Space
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.arch import AnyArch
+from autodistill_jax.model.modules import Module
+from autodistill_jax.space import Space
 from autodistill_jax.train import terms
 from autodistill_jax.train.objectives import Objective
 
@@ -19,7 +20,7 @@ ROLES = ("largest", "smallest", "random")
 _WORDS = 2**31 - 1
 
 
-def archs(space: Space, n_random: int, seed: int, step: int) -> list[Arch]:
+def archs(space: Space, n_random: int, seed: int, step: int) -> list[AnyArch]:
     """The Archs of a step: largest, smallest and n random ones; a function of the step,
     the same on every device (AutoDistil, section 3.2)."""
     if len(space.grid()) == 1:
@@ -27,20 +28,20 @@ def archs(space: Space, n_random: int, seed: int, step: int) -> list[Arch]:
     return space.sandwich(np.random.default_rng((seed, step)), n_random)
 
 
-def as_arrays(archs: Sequence[Arch]) -> Arch:
+def as_arrays(archs: Sequence[AnyArch]) -> AnyArch:
     """Archs of one head size as one Arch of int32 arrays, [n] each."""
     return dataclasses.replace(
         archs[0],
         **{
             axis: jnp.asarray([getattr(arch, axis) for arch in archs], jnp.int32)
-            for axis in AXES
+            for axis in archs[0].axes
         },
     )
 
 
 def make_step(
-    superlm: Bert,
-    teacher: Bert,
+    superlm: Module,
+    teacher: Module,
     objective: Objective,
     optimizer: optax.GradientTransformation,
 ) -> Callable:

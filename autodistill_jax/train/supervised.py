@@ -11,10 +11,10 @@ import optax
 from jax.sharding import Mesh
 
 from autodistill_jax import losses, metrics, sharding
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch
 from autodistill_jax.data import batches
-from autodistill_jax.model import extract
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import modules
+from autodistill_jax.model.modules import Module
 from autodistill_jax.model.pieces import dropout
 from autodistill_jax.train import fit, optimizer
 
@@ -83,12 +83,12 @@ def head(key: jax.Array, hidden: int, rows: Rows) -> dict[str, jax.Array]:
 
 
 def features(
-    module: Bert,
+    module: Module,
     params: dict,
     batch: Mapping[str, jax.Array],
     pooling: str,
     classes: int,
-    arch: Arch | None = None,
+    arch: AnyArch | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """What the head reads, [B, F]: a text's embedding; of two texts that are embedded
@@ -122,12 +122,12 @@ def features(
 
 
 def logits(
-    module: Bert,
+    module: Module,
     params: dict,
     batch: Mapping[str, jax.Array],
     pooling: str,
     classes: int,
-    arch: Arch | None = None,
+    arch: AnyArch | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """[B, classes]; see `features`. Numbers are standardised, see `Rows.scale`."""
@@ -138,7 +138,7 @@ def logits(
 
 
 def make_step(
-    module: Bert, rows: Rows, moves: optax.GradientTransformation, pooling: str
+    module: Module, rows: Rows, moves: optax.GradientTransformation, pooling: str
 ) -> Callable:
     """step(state, batch, key, arch=None) -> (state, {"loss": ...}), not yet compiled."""
     classes, (mean, deviation) = rows.classes, rows.scale
@@ -160,7 +160,7 @@ def make_step(
 
 
 def fine_tune(
-    module: Bert,
+    module: Module,
     params: Callable[[int], dict],
     rows: Rows,
     settings: Mapping[str, Any],
@@ -185,7 +185,7 @@ def fine_tune(
     batch_size = settings["batch_size"]
     an_epoch = len(rows.train["ids"]) // batch_size
     steps = an_epoch * settings["epochs"]
-    moves = optimizer.make(settings, steps, extract.axes(module))
+    moves = optimizer.make(settings, steps, modules.axes(module))
     step = jax.jit(make_step(module, rows, moves, pooling), donate_argnums=0)
     predict = jax.jit(
         lambda params, batch: logits(module, params, batch, pooling, rows.classes)
@@ -198,7 +198,7 @@ def fine_tune(
     results = []
     for seed in seeds:
         key = jax.random.key(seed)
-        mine = extract.unstack(params(seed)) | head(key, module.arch.hidden, rows)
+        mine = modules.unstack(params(seed)) | head(key, module.arch.hidden, rows)
         # Copied: a step gives its arguments' memory away.
         mine = jax.tree.map(lambda x: jnp.array(x), mine)
         state = {"params": mine, "optimizer": moves.init(mine)}
@@ -229,7 +229,7 @@ def fine_tune(
         results.append(
             Tuned(
                 scores,
-                extract.stack(best),
+                modules.stack(best),
                 metrics.parts(rows.metric, rows.dev["label"], dev),
                 {
                     name: metrics.METRICS[rows.metric](
@@ -252,7 +252,7 @@ def decide(logits: np.ndarray, rows: Rows) -> np.ndarray:
 
 
 def frozen(
-    module: Bert, params: dict, rows: Rows, pooling: str, batch_size: int, mesh: Mesh
+    module: Module, params: dict, rows: Rows, pooling: str, batch_size: int, mesh: Mesh
 ) -> float:
     """The dev score of a linear head on an encoder that is not trained."""
     return probe(

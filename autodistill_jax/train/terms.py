@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from autodistill_jax import losses
-from autodistill_jax.arch import Arch
+from autodistill_jax.arch import AnyArch
+from autodistill_jax.cost import BERT_SIZES, Sizes
 from autodistill_jax.data.hide import hide
 from autodistill_jax.model import elastic, words
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model.modules import Module
 from autodistill_jax.train.objectives import Objective
 
 # Parameters that only training needs; they are thrown away after it.
@@ -26,11 +27,11 @@ def matcher(
     student: int,
     teacher: int,
     head: Mapping[str, jax.Array] | None = None,
-    tied: bool = True,
+    sizes: Sizes = BERT_SIZES,
 ) -> dict[str, jax.Array]:
     """Linear maps from the student's width to the teacher's, the identity at first, and
-    the student's masked-word head, cut out of the teacher's (`head`, `tied`: see
-    `words.cut`).
+    the student's masked-word head, cut out of the teacher's (`head`), or, where that is
+    of another family (None), a new one. sizes: the student's.
 
     A truncated student starts as the teacher's first channels, so the identity is what
     its outputs mean already.
@@ -41,7 +42,7 @@ def matcher(
     needed |= {"embeddings"} if "layers" in needed else set()
     made = {AUXILIARY + term: jnp.eye(student, teacher) for term in sorted(needed)}
     if objective.needs("words"):
-        cut = words.cut(head, student, tied)
+        cut = words.cut(head, student, sizes) if head else words.init(student, sizes)
         made |= {AUXILIARY + name: jnp.asarray(value) for name, value in cut.items()}
     return made
 
@@ -58,7 +59,7 @@ def shown(
 
 
 def targets(
-    module: Bert, params: dict, batch: Mapping[str, jax.Array], objective: Objective
+    module: Module, params: dict, batch: Mapping[str, jax.Array], objective: Objective
 ) -> dict[str, jax.Array]:
     """What the teacher says of a batch: made once, for however many sub-networks.
 
@@ -96,7 +97,7 @@ def targets(
             params["embeddings_word"],
             out.hidden,
             batch["places"],
-            params["embeddings_word"].shape[1],
+            module.arch.hidden,
             module.sizes,
             module.dtype,
         )
@@ -104,12 +105,12 @@ def targets(
 
 
 def terms(
-    module: Bert,
+    module: Module,
     params: dict,
     batch: Mapping[str, jax.Array],
     target: Mapping[str, jax.Array],
     objective: Objective,
-    arch: Arch | None = None,
+    arch: AnyArch | None = None,
     key: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """The unweighted distillation terms of a (sub-)network, [B] each, and their sum.
@@ -138,9 +139,11 @@ def terms(
 
         made["relation"] = elastic.call(
             distance,
-            elastic.cut(module.space, arch, "heads", exact=True) if inside else None,
+            elastic.cut(module.space, arch, module.arch.qkv, exact=True)
+            if inside
+            else None,
             (out.qkv,),
-            ((None, None, None, "heads"),),
+            ((None, None, None, module.arch.qkv),),
             (None,),
             constants=(target["relation"], tokens),
         )
@@ -186,7 +189,6 @@ def _attention(qkvs: jax.Array, heads: int) -> jax.Array:
 
 
 def _words(module, params, batch, target, objective, out, arch, inside) -> dict:
-    own = module.sizes.embedding  # 0: embeddings as wide as the network
     logits = words.logits(
         {
             name.removeprefix(AUXILIARY): value
@@ -196,7 +198,7 @@ def _words(module, params, batch, target, objective, out, arch, inside) -> dict:
         params["embeddings_word"],
         out.hidden,
         batch["places"],
-        own or (arch.hidden if inside else module.arch.hidden),
+        arch.hidden if inside else module.arch.hidden,
         module.sizes,
         module.dtype,
     )

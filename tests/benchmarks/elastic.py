@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autodistill_jax.arch import AXES, BERT_BASE, partition
+from autodistill_jax.arch import BERT_BASE, Arch
 from autodistill_jax.latency import profile
-from autodistill_jax.model import extract
+from autodistill_jax.model import modules
 from autodistill_jax.model.bert import Bert
+from autodistill_jax.papers import partition
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import masked
@@ -56,7 +57,7 @@ def main():
     tokens = jnp.ones_like(ids)
 
     def init(module):
-        return extract.init(module, jax.random.key(0))
+        return modules.init(module, jax.random.key(0))
 
     envelope = dataclasses.replace(space.envelope(), layers=12)
     superlm = Bert(envelope, space=space)
@@ -66,7 +67,7 @@ def main():
 
     def as_arrays(arch):
         return dataclasses.replace(
-            arch, **{axis: jnp.asarray(getattr(arch, axis)) for axis in AXES}
+            arch, **{axis: jnp.asarray(getattr(arch, axis)) for axis in Arch.axes}
         )
 
     def temporaries(step, *args):

@@ -1,0 +1,69 @@
+"""Which unlabelled rows of tokens does an experiment have? Cut once, kept on disk."""
+
+from collections.abc import Callable
+
+import numpy as np
+from etils import epath
+
+from autodistill_jax.data import text
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.workdir import settle
+from autodistill_jax.train import log
+
+
+def rows(
+    experiment: Experiment,
+    workdir: epath.Path,
+    split: str,
+    enough: Callable[[dict], None] = lambda held_out: None,
+) -> dict[str, np.ndarray]:
+    """The unlabelled token rows of a split, "train" or "heldout"; cut once, kept in the
+    workdir.
+
+    enough: raises UserError where there are too few held-out rows.
+
+    Raises:
+      UserError: text that cannot be used; nothing has been written then.
+    """
+    path = workdir / "data" / "rows.npz"
+    names = ("ids", "tokens")
+    if not path.exists():
+        data = experiment.config.data
+        made = text.rows(
+            text.documents(data.source, data.packages, data.download),
+            experiment.tokenizer,
+            data.unit,
+            data.length,
+            data.rows,
+        )
+        count = len(made["train"]["ids"])
+        if count < experiment.config.distill.batch_size:
+            raise UserError(
+                f"distill.batch_size {experiment.config.distill.batch_size} is larger "
+                f"than the {count} rows of data.source; use a smaller batch or more text"
+            )
+        enough(made["heldout"])
+        settle(experiment.config, workdir)
+        flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **flat)
+        partial.replace(path)
+        log.say(
+            f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
+            f"rows of {data.length} tokens"
+        )
+    with np.load(path) as kept:  # Only what is asked for is read.
+        return {name: kept[f"{split}/{name}"] for name in names}
+
+
+def held_out(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
+    """The held-out rows in two: those the search chooses on, and those that its choice
+    is judged on."""
+    return halves(experiment, rows(experiment, workdir, "heldout"))
+
+
+def halves(experiment: Experiment, made: dict) -> tuple[dict, dict]:
+    cut = min(experiment.config.search.rows, len(made["ids"]) // 2)
+    return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}

@@ -1,0 +1,135 @@
+"""What do the encoders of all families share? Parameters, the loop, what comes out."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from autodistill_jax.arch import AnyArch
+from autodistill_jax.model import elastic
+from autodistill_jax.model.pieces import product
+
+normal = nn.initializers.normal(0.02)
+zeros, ones = nn.initializers.zeros, nn.initializers.ones
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives.
+
+    hidden: last hidden states, [B, L, D]; channels out of use are exactly 0.
+    pooler: tanh of the pooler's projection of the first token, [B, D].
+    qkv: queries, keys and values of the last layer, [B, L, 3, W]; None unless asked for.
+    states: every hidden state, embeddings first, [N + 1, B, L, D]; None unless asked for.
+    qkvs: like qkv, of every layer, [N, B, L, 3, W]; None unless both are asked for.
+    """
+
+    hidden: jax.Array
+    pooler: jax.Array
+    qkv: jax.Array | None = None
+    states: jax.Array | None = None
+    qkvs: jax.Array | None = None
+
+
+Spec = Mapping[str, tuple[Callable, tuple[str, ...]]]
+
+
+def parameters(
+    module: nn.Module,
+    size: Mapping[str, int],
+    embeddings: Spec,
+    layer: Spec,
+    pooler: Spec,
+) -> tuple[dict, Any, dict]:
+    """The parameters of an encoder, made or fetched: embeddings, layers, pooler.
+
+    Args:
+      module: it has `arch` and `unroll`: a parameter for each layer, not a stack.
+      size: {logical axis: channels}.
+      embeddings, layer, pooler: {name: (initializer, its logical axes)}; the layer's
+        axes begin with "layers".
+    """
+
+    def group(name, spec, end=""):
+        return {
+            key: module.param(
+                f"{name}_{key}{end}",
+                nn.with_logical_partitioning(init, axes),
+                tuple(size[axis] for axis in axes),
+            )
+            for key, (init, axes) in spec.items()
+        }
+
+    made = group("embeddings", embeddings)
+    if module.unroll:
+        one = {key: (init, axes[1:]) for key, (init, axes) in layer.items()}
+        stack = [group("layers", one, f"_{i}") for i in range(module.arch.layers)]
+    else:
+        stack = group("layers", layer)
+    return made, stack, group("pooler", pooler)
+
+
+def run(
+    layer: Callable,
+    stack: Any,
+    x: jax.Array,
+    key: jax.Array | None,
+    module: nn.Module,
+    arch: AnyArch,
+    pooler: Mapping[str, jax.Array],
+    batch: int,
+    qkv: bool,
+    states: bool,
+) -> Outputs:
+    """All layers over x [T, D], and what is asked for of them on the way.
+
+    Args:
+      layer: (a layer's parameters, carry) -> carry, see `noted`.
+      arch: the Arch to run: the module's own, or a sub-network of its space.
+      pooler: kernel and bias, or nothing: the first token itself is the pooler's then.
+      qkv, states: see `Outputs`.
+    """
+    space = None if arch is module.arch else module.space
+    carry = {"x": x, "key": key}
+    if qkv:
+        carry["qkv"] = jnp.zeros((x.shape[0], 3, module.arch.width), x.dtype)
+    if states:
+        assert space is None, "hidden states of all layers need a fixed depth"
+        there = module.arch.layers + 1
+        carry["states"] = jnp.zeros((there, *x.shape), x.dtype).at[0].set(x)
+        carry["i"] = 0
+        if qkv:
+            carry["qkvs"] = jnp.zeros((there - 1, *carry["qkv"].shape), x.dtype)
+    carry = elastic.repeat(layer, stack, carry, arch, space)
+
+    def shaped(name, *before):
+        if name not in carry:
+            return None
+        value = carry[name]
+        length = x.shape[0] // batch
+        return value.reshape(*before, batch, length, *value.shape[len(before) + 1 :])
+
+    hidden = shaped("x")
+    pooled = hidden[:, 0]
+    if pooler:
+        pooled = product("bd,de->be", pooled, pooler["kernel"], module.dtype)
+        pooled = jnp.tanh(pooled + pooler["bias"])
+        if space is not None:
+            pooled = pooled * elastic.keep(arch.hidden, pooled.shape[-1])
+    return Outputs(
+        hidden, pooled, shaped("qkv"), shaped("states", -1), shaped("qkvs", -1)
+    )
+
+
+def noted(carry: dict, x: jax.Array, qkv: jax.Array, key: jax.Array | None) -> dict:
+    """What a layer hands on: x [T, D], and what of its qkv [T, 3, W] is asked for."""
+    new = dict(carry, x=x, key=key)
+    if "qkv" in carry:
+        new["qkv"] = qkv
+    if "qkvs" in carry:
+        new["qkvs"] = carry["qkvs"].at[carry["i"]].set(qkv)
+    if "states" in carry:
+        new["i"] = carry["i"] + 1
+        new["states"] = carry["states"].at[new["i"]].set(x)
+    return new

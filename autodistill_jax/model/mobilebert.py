@@ -1,0 +1,300 @@
+"""What does a MobileBERT compute? Teacher, SuperLM and student, as in `bert`.
+
+Shapes in suffixes: B batch, L length, T = B*L tokens, D hidden, W bottleneck, H heads,
+K = W/H per head, F ffn, S stacks, E embedding, V vocabulary, N layers.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from autodistill_jax.arch import MobileArch
+from autodistill_jax.cost import MOBILEBERT_SIZES, Sizes
+from autodistill_jax.model import elastic, encoder
+from autodistill_jax.model.encoder import Outputs, normal, ones, zeros
+from autodistill_jax.model.pieces import (
+    activation,
+    attention,
+    dropout,
+    layer_norm,
+    no_norm,
+    product,
+)
+from autodistill_jax.space import Space
+
+# What a block's first product makes of its input, and what its second makes of the
+# bottleneck of the attention: see `cost.Sizes.reads`.
+READS = {
+    "shared": (("input", "keys", "value"), ("query", "key")),
+    "stream": (("input", "query", "key", "value"), ()),
+    "bottleneck": (("input",), ("query", "key", "value")),
+}
+# transformers makes two of its LayerNorms (the embeddings', the last ffn's) with
+# torch's default, whatever config.json says; to load its weights is to follow.
+_TORCH_EPSILON = 1e-5
+
+
+class MobileBert(nn.Module):
+    """MobileBERT's encoder (arXiv 2004.02984), without a head; IB-BERT by its sizes.
+
+    Attributes: as of `bert.Bert`.
+    """
+
+    arch: MobileArch
+    sizes: Sizes = MOBILEBERT_SIZES
+    space: Space | None = None
+    dtype: Any = jnp.float32
+    dropout: float = 0.0
+    unroll: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array | np.ndarray, "B L"],
+        tokens: Array | np.ndarray,
+        arch: MobileArch | None = None,
+        *,
+        types: Array | np.ndarray | None = None,
+        key: jax.Array | None = None,
+        qkv: bool = False,
+        states: bool = False,
+    ) -> Outputs:
+        """One forward pass; arguments and results as of `bert.Bert`."""
+        embeddings, stack, pooler = self._parameters()
+        space = self.space if arch is not None else None
+        arch = self.arch if space is None else arch
+        batch, length = ids.shape
+        tokens = tokens.astype(bool)
+        keys = list(jax.random.split(key, 2)) if key is not None else [None, None]
+        kind = {"layer_norm": layer_norm, "no_norm": no_norm}[self.sizes.norm]
+        norm = functools.partial(kind, epsilon=self.sizes.norm_epsilon)
+
+        word = embeddings["word"][ids]
+        # Each token with its neighbours, the next one first; nothing beyond the ends.
+        after = jnp.pad(word[:, 1:], ((0, 0), (0, 1), (0, 0)))
+        before = jnp.pad(word[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        trigram = jnp.concatenate([after, word, before], axis=-1)
+        x = product(
+            "te,ed->td",
+            trigram.reshape(batch * length, -1),
+            embeddings["trigram_kernel"],
+            self.dtype,
+        )
+        kinds = jnp.zeros_like(ids) if types is None else types
+        place = embeddings["position"][:length] + embeddings["trigram_bias"]
+        place = place + embeddings["type"][jnp.minimum(kinds, self.sizes.types - 1)]
+        x = x + place.reshape(batch * length, -1)
+        x = norm(
+            x,
+            embeddings["norm_scale"],
+            embeddings["norm_bias"],
+            n=arch.hidden,
+            epsilon=_TORCH_EPSILON,
+        )
+        x = dropout(x, self.dropout, keys[0])
+
+        cuts = {}
+        if space is not None:
+            cuts = {
+                "stream": elastic.cut(space, arch, "hidden", "bottleneck"),
+                "bottleneck": elastic.cut(space, arch, "bottleneck"),
+                # Heads split what there is: their number must be exact.
+                "heads": elastic.cut(space, arch, "bottleneck", "heads", exact=True),
+                "ffn": elastic.cut(space, arch, "bottleneck", "ffn"),
+            }
+        layer = functools.partial(
+            _layer,
+            arch=arch,
+            heads=self.arch.heads,  # where no sub-network says otherwise
+            cuts=cuts,
+            norm=norm,
+            tokens=tokens,
+            reads=self.sizes.reads,
+            activation=activation(self.sizes.activation),
+            dtype=self.dtype,
+            rate=self.dropout,
+        )
+        return encoder.run(
+            layer, stack, x, keys[1], self, arch, pooler, batch, qkv, states
+        )
+
+    def _parameters(self):
+        """Parameters with their logical axes; layers stacked along `layers`."""
+        arch, sizes = self.arch, self.sizes
+        first, second = READS[sizes.reads]
+        size = {
+            "vocab": sizes.vocab,
+            "position": sizes.positions,
+            "type": sizes.types,
+            "embedding": sizes.embedding,
+            "trigram": 3 * sizes.embedding,
+            "layers": arch.layers,
+            "hidden": arch.hidden,
+            "bottleneck": arch.bottleneck,
+            "ffn": arch.ffn,
+            "stacks": arch.stacks,
+            "first": len(first),
+            "second": len(second),
+            "norms": _norms(sizes.reads),
+        }
+        embeddings = {
+            "word": (normal, ("vocab", "embedding")),
+            "trigram_kernel": (normal, ("trigram", "hidden")),
+            "trigram_bias": (zeros, ("hidden",)),
+            "position": (normal, ("position", "hidden")),
+            "type": (normal, ("type", "hidden")),
+            "norm_scale": (ones, ("hidden",)),
+            "norm_bias": (zeros, ("hidden",)),
+        }
+        layer = {
+            "first_kernel": (normal, ("hidden", "first", "bottleneck")),
+            "first_bias": (zeros, ("first", "bottleneck")),
+            "first_norm_scale": (ones, ("norms", "bottleneck")),
+            "first_norm_bias": (zeros, ("norms", "bottleneck")),
+            "attention_kernel": (normal, ("bottleneck", "bottleneck")),
+            "attention_bias": (zeros, ("bottleneck",)),
+            "attention_norm_scale": (ones, ("bottleneck",)),
+            "attention_norm_bias": (zeros, ("bottleneck",)),
+            "ffn_in_kernel": (normal, ("stacks", "bottleneck", "ffn")),
+            "ffn_in_bias": (zeros, ("stacks", "ffn")),
+            "ffn_out_kernel": (normal, ("stacks", "ffn", "bottleneck")),
+            "ffn_out_bias": (zeros, ("stacks", "bottleneck")),
+            "ffn_norm_scale": (ones, ("stacks", "bottleneck")),
+            "ffn_norm_bias": (zeros, ("stacks", "bottleneck")),
+            "out_kernel": (normal, ("bottleneck", "hidden")),
+            "out_bias": (zeros, ("hidden",)),
+            "out_norm_scale": (ones, ("hidden",)),
+            "out_norm_bias": (zeros, ("hidden",)),
+        }
+        if second:
+            layer |= {
+                "second_kernel": (normal, ("bottleneck", "second", "bottleneck")),
+                "second_bias": (zeros, ("second", "bottleneck")),
+            }
+        layer = {key: (init, ("layers", *axes)) for key, (init, axes) in layer.items()}
+        pooler = {}
+        if sizes.pooler:
+            pooler = {
+                "kernel": (normal, ("hidden", "hidden")),
+                "bias": (zeros, ("hidden",)),
+            }
+        return encoder.parameters(self, size, embeddings, layer, pooler)
+
+
+def _norms(reads: str) -> int:
+    """Bottlenecks of a block's input: each has a norm of its own."""
+    return sum(name in ("input", "keys") for name in READS[reads][0])
+
+
+def _layer(
+    p, carry, *, arch, heads, cuts, norm, tokens, reads, activation, dtype, rate
+):
+    """One block, [T, D] -> [T, D], in pieces that `elastic` may cut."""
+    x, key = carry["x"], carry["key"]
+    keys = [None] * 2
+    if key is not None:
+        *keys, key = jax.random.split(key, 3)
+
+    def several(x, kernel, bias):
+        """x [T, i], kernel [i, parts, o] -> [T, parts, o], as one product."""
+        flat = product("ti,io->to", x, kernel.reshape(kernel.shape[0], -1), dtype)
+        return flat.reshape(-1, *bias.shape) + bias
+
+    def one(x, kernel, bias):
+        return product("ti,io->to", x, kernel, dtype) + bias
+
+    made = elastic.call(
+        several,
+        cuts.get("stream"),
+        (x, p["first_kernel"], p["first_bias"]),
+        ((None, "hidden"), ("hidden", None, "bottleneck"), (None, "bottleneck")),
+        (None, None, "bottleneck"),
+    )
+    first, second = READS[reads]
+    parts = {name: made[:, i] for i, name in enumerate(first)}
+    # The norms' order is the parts': input, then keys.
+    for i in range(_norms(reads)):
+        scale, bias = p["first_norm_scale"][i], p["first_norm_bias"][i]
+        parts[first[i]] = norm(parts[first[i]], scale, bias, n=arch.bottleneck)
+    if second:
+        made = elastic.call(
+            several,
+            cuts.get("bottleneck"),
+            (
+                parts["keys" if "keys" in parts else "input"],
+                p["second_kernel"],
+                p["second_bias"],
+            ),
+            (
+                (None, "bottleneck"),
+                ("bottleneck", None, "bottleneck"),
+                (None, "bottleneck"),
+            ),
+            (None, None, "bottleneck"),
+        )
+        parts |= {name: made[:, i] for i, name in enumerate(second)}
+    qkv = jnp.stack([parts["query"], parts["key"], parts["value"]], axis=1)
+
+    def attend(qkv, kernel, bias, tokens, *key, heads=heads):
+        size = qkv.shape[-1] // heads
+        context = attention(qkv, tokens, size, dtype, rate, *key)
+        return product("ti,io->to", context, kernel, dtype) + bias
+
+    random = () if key is None else (keys[0],)
+    y = elastic.call(
+        attend,
+        cuts.get("heads"),
+        (qkv, p["attention_kernel"], p["attention_bias"]),
+        ((None, None, "bottleneck"), ("bottleneck", "bottleneck"), ("bottleneck",)),
+        (None, "bottleneck"),
+        constants=(tokens, *random),
+        told=("heads",),
+    )
+    y = norm(
+        y + parts["input"],
+        p["attention_norm_scale"],
+        p["attention_norm_bias"],
+        n=arch.bottleneck,
+    )
+
+    def ffn(i, p, y):
+        inner = elastic.call(
+            one,
+            cuts.get("ffn"),
+            (y, p["ffn_in_kernel"], p["ffn_in_bias"]),
+            ((None, "bottleneck"), ("bottleneck", "ffn"), ("ffn",)),
+            (None, "ffn"),
+        )
+        z = elastic.call(
+            lambda inner, kernel, bias: one(activation(inner), kernel, bias),
+            cuts.get("ffn"),
+            (inner, p["ffn_out_kernel"], p["ffn_out_bias"]),
+            ((None, "ffn"), ("ffn", "bottleneck"), ("bottleneck",)),
+            (None, "bottleneck"),
+        )
+        epsilon = norm.keywords["epsilon"]
+        epsilon = jnp.where(i == arch.stacks - 1, _TORCH_EPSILON, epsilon)
+        scale, bias = p["ffn_norm_scale"], p["ffn_norm_bias"]
+        return norm(z + y, scale, bias, n=arch.bottleneck, epsilon=epsilon)
+
+    ffns = {name: value for name, value in p.items() if name.startswith("ffn_")}
+    y = elastic.first(ffn, ffns, y, arch.stacks)
+    z = elastic.call(
+        one,
+        cuts.get("stream"),
+        (y, p["out_kernel"], p["out_bias"]),
+        ((None, "bottleneck"), ("bottleneck", "hidden"), ("hidden",)),
+        (None, "hidden"),
+    )
+    x = norm(
+        dropout(z, rate, keys[1]) + x,
+        p["out_norm_scale"],
+        p["out_norm_bias"],
+        n=arch.hidden,
+    )
+    return encoder.noted(carry, x, qkv, key)

@@ -1,0 +1,119 @@
+"""Which tensor of a checkpoint is which parameter, and which part of it?"""
+
+from collections.abc import Iterator
+
+from autodistill_jax.arch import AnyArch, Arch, MobileArch
+from autodistill_jax.cost import Sizes
+from autodistill_jax.model.mobilebert import READS
+
+
+def tensors(arch: AnyArch, sizes: Sizes, skipped: int, pooler: bool) -> Iterator[tuple]:
+    """(tensor, parameter, the tensor's shape, its place in the parameter) of a body.
+
+    skipped: rows of the position table that are for padding. pooler: is there one?
+    Torch keeps the weights of a Linear as [out, in]; ours are [in, out].
+    """
+    if isinstance(arch, MobileArch):
+        return _mobilebert(arch, sizes)
+    return _bert(arch, sizes, skipped, pooler)
+
+
+def _bert(arch: Arch, sizes: Sizes, skipped: int, pooler: bool) -> Iterator[tuple]:
+    d, w, f = arch.hidden, arch.width, arch.ffn
+    e = sizes.embedding or d
+    for name, parameter, shape in (
+        ("word_embeddings.weight", "word", (sizes.vocab, e)),
+        ("position_embeddings.weight", "position", (sizes.positions + skipped, e)),
+        ("token_type_embeddings.weight", "type", (sizes.types, e)),
+        ("LayerNorm.weight", "norm_scale", (e,)),
+        ("LayerNorm.bias", "norm_bias", (e,)),
+    ):
+        yield f"embeddings.{name}", f"embeddings_{parameter}", shape, ...
+    if sizes.embedding:
+        yield "embeddings_project.weight", "embeddings_project_kernel", (d, e), ...
+        yield "embeddings_project.bias", "embeddings_project_bias", (d,), ...
+    for i in range(arch.layers):
+        prefix = f"encoder.layer.{i}."
+        for part, name in enumerate(("query", "key", "value")):
+            name = f"{prefix}attention.self.{name}"
+            kernel = (i, slice(None), part)
+            yield f"{name}.weight", "layers_qkv_kernel", (w, d), kernel
+            yield f"{name}.bias", "layers_qkv_bias", (w,), (i, part)
+        for name, parameter, shape in (
+            ("attention.output.dense.weight", "attention_kernel", (d, w)),
+            ("attention.output.dense.bias", "attention_bias", (d,)),
+            ("attention.output.LayerNorm.weight", "attention_norm_scale", (d,)),
+            ("attention.output.LayerNorm.bias", "attention_norm_bias", (d,)),
+            ("intermediate.dense.weight", "ffn_in_kernel", (f, d)),
+            ("intermediate.dense.bias", "ffn_in_bias", (f,)),
+            ("output.dense.weight", "ffn_out_kernel", (d, f)),
+            ("output.dense.bias", "ffn_out_bias", (d,)),
+            ("output.LayerNorm.weight", "ffn_norm_scale", (d,)),
+            ("output.LayerNorm.bias", "ffn_norm_bias", (d,)),
+        ):
+            yield prefix + name, f"layers_{parameter}", shape, (i,)
+    if pooler:
+        yield "pooler.dense.weight", "pooler_kernel", (d, d), ...
+        yield "pooler.dense.bias", "pooler_bias", (d,), ...
+
+
+def _mobilebert(arch: MobileArch, sizes: Sizes) -> Iterator[tuple]:
+    d, w, f, e = arch.hidden, arch.bottleneck, arch.ffn, sizes.embedding
+    for name, parameter, shape in (
+        ("word_embeddings.weight", "word", (sizes.vocab, e)),
+        ("embedding_transformation.weight", "trigram_kernel", (d, 3 * e)),
+        ("embedding_transformation.bias", "trigram_bias", (d,)),
+        ("position_embeddings.weight", "position", (sizes.positions, d)),
+        ("token_type_embeddings.weight", "type", (sizes.types, d)),
+        ("LayerNorm.weight", "norm_scale", (d,)),
+        ("LayerNorm.bias", "norm_bias", (d,)),
+    ):
+        yield f"embeddings.{name}", f"embeddings_{parameter}", shape, ...
+    # The names of what a block's two products make, see `mobilebert.READS`.
+    own = {
+        "input": "bottleneck.input.dense",
+        "keys": "bottleneck.attention.dense",
+        "query": "attention.self.query",
+        "key": "attention.self.key",
+        "value": "attention.self.value",
+    }
+    for i in range(arch.layers):
+        prefix = f"encoder.layer.{i}."
+        for product, parts, width in zip(
+            ("first", "second"), READS[sizes.reads], (d, w)
+        ):
+            for part, name in enumerate(parts):
+                tensor = prefix + own[name]
+                kernel = (i, slice(None), part)
+                yield f"{tensor}.weight", f"layers_{product}_kernel", (w, width), kernel
+                yield f"{tensor}.bias", f"layers_{product}_bias", (w,), (i, part)
+                if name in ("input", "keys"):
+                    norm = tensor.replace("dense", "LayerNorm")
+                    yield f"{norm}.weight", "layers_first_norm_scale", (w,), (i, part)
+                    yield f"{norm}.bias", "layers_first_norm_bias", (w,), (i, part)
+        for name, parameter, shape in (
+            ("attention.output.dense.weight", "attention_kernel", (w, w)),
+            ("attention.output.dense.bias", "attention_bias", (w,)),
+            ("attention.output.LayerNorm.weight", "attention_norm_scale", (w,)),
+            ("attention.output.LayerNorm.bias", "attention_norm_bias", (w,)),
+            ("output.bottleneck.dense.weight", "out_kernel", (d, w)),
+            ("output.bottleneck.dense.bias", "out_bias", (d,)),
+            ("output.bottleneck.LayerNorm.weight", "out_norm_scale", (d,)),
+            ("output.bottleneck.LayerNorm.bias", "out_norm_bias", (d,)),
+        ):
+            yield prefix + name, f"layers_{parameter}", shape, (i,)
+        for stack in range(arch.stacks):
+            # The last of the ffns bears the names of a BERT's only one.
+            ffn = prefix if stack == arch.stacks - 1 else f"{prefix}ffn.{stack}."
+            for name, parameter, shape in (
+                ("intermediate.dense.weight", "in_kernel", (f, w)),
+                ("intermediate.dense.bias", "in_bias", (f,)),
+                ("output.dense.weight", "out_kernel", (w, f)),
+                ("output.dense.bias", "out_bias", (w,)),
+                ("output.LayerNorm.weight", "norm_scale", (w,)),
+                ("output.LayerNorm.bias", "norm_bias", (w,)),
+            ):
+                yield ffn + name, f"layers_ffn_{parameter}", shape, (i, stack)
+    if sizes.pooler:
+        yield "pooler.dense.weight", "pooler_kernel", (d, d), ...
+        yield "pooler.dense.bias", "pooler_bias", (d,), ...
