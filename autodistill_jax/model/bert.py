@@ -58,6 +58,7 @@ class Bert(nn.Module):
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
+        depth: jax.Array | None = None,
     ) -> Outputs:
         """One forward pass.
 
@@ -70,6 +71,7 @@ class Bert(nn.Module):
           key: random key for dropout; None turns dropout off.
           qkv: also return the last layer's queries, keys and values.
           states: also return all hidden states (not in a SuperLM).
+          depth: run the first so many layers only (not in a SuperLM, not unrolled).
         """
         embeddings, stack, pooler = self._parameters()
         space = self.space if arch is not None else None
@@ -112,7 +114,7 @@ class Bert(nn.Module):
             rate=self.dropout,
         )
         return encoder.run(
-            layer, stack, x, keys[1], self, arch, pooler, batch, qkv, states
+            layer, stack, x, keys[1], self, arch, pooler, batch, qkv, states, depth
         )
 
     def _parameters(self):

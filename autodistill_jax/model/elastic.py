@@ -120,7 +120,12 @@ def call(
 
 
 def repeat(
-    body: Callable, stack: Any, carry: Any, arch: AnyArch, space: Space | None
+    body: Callable,
+    stack: Any,
+    carry: Any,
+    arch: AnyArch,
+    space: Space | None,
+    depth: Any = None,
 ) -> Any:
     """carry = body(layer's parameters, carry), layer after layer.
 
@@ -132,16 +137,19 @@ def repeat(
       arch: how many layers.
       space: None runs all layers of the stack. With a space, `arch.layers` of them run,
         those that `kept_layers` names; the others cost nothing.
+      depth: without a space, int32: only the first so many run.
     """
     if isinstance(stack, list):
         return functools.reduce(lambda c, layer: body(layer, c), stack, carry)
+    if depth is not None:
+        return first(lambda i, own, carry: body(own, carry), stack, carry, depth)
     if space is None:
         return lax.scan(lambda c, layer: (body(layer, c), None), carry, stack)[0]
     there = jax.tree.leaves(stack)[0].shape[0]
     deepest = max(space.layers)
     table = np.zeros((deepest + 1, deepest), np.int32)
-    for depth in space.layers:
-        table[depth, :depth] = kept_layers(depth, there)
+    for count in space.layers:
+        table[count, :count] = kept_layers(count, there)
     index = jnp.asarray(table)[arch.layers]
     gathered = jax.tree.map(lambda x: x[index], stack)
 

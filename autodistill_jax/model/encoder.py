@@ -81,6 +81,7 @@ def run(
     batch: int,
     qkv: bool,
     states: bool,
+    depth: jax.Array | None,
 ) -> Outputs:
     """All layers over x [T, D], and what is asked for of them on the way.
 
@@ -89,6 +90,7 @@ def run(
       arch: the Arch to run: the module's own, or a sub-network of its space.
       pooler: kernel and bias, or nothing: the first token itself is the pooler's then.
       qkv, states: see `Outputs`.
+      depth: None, or int32: only the first so many layers run, and are the last then.
     """
     space = None if arch is module.arch else module.space
     carry = {"x": x, "key": key}
@@ -101,7 +103,7 @@ def run(
         carry["i"] = 0
         if qkv:
             carry["qkvs"] = jnp.zeros((there - 1, *carry["qkv"].shape), x.dtype)
-    carry = elastic.repeat(layer, stack, carry, arch, space)
+    carry = elastic.repeat(layer, stack, carry, arch, space, depth)
 
     def shaped(name, *before):
         if name not in carry:

@@ -63,6 +63,7 @@ class MobileBert(nn.Module):
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
+        depth: jax.Array | None = None,
     ) -> Outputs:
         """One forward pass; arguments and results as of `bert.Bert`."""
         embeddings, stack, pooler = self._parameters()
@@ -120,7 +121,7 @@ class MobileBert(nn.Module):
             rate=self.dropout,
         )
         return encoder.run(
-            layer, stack, x, keys[1], self, arch, pooler, batch, qkv, states
+            layer, stack, x, keys[1], self, arch, pooler, batch, qkv, states, depth
         )
 
     def _parameters(self):

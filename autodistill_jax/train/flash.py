@@ -1,0 +1,285 @@
+"""How does a teacher's knowledge get into one student, block by block? In brief or full.
+
+Progressive knowledge transfer (MobileBERT, arXiv 2004.02984, section 3.4) and, with a
+`fraction` of its steps, Flash Distillation (AutoDistill, arXiv 2201.08539).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+from autodistill_jax import losses, sharding
+from autodistill_jax.data import batches
+from autodistill_jax.model import modules
+from autodistill_jax.model.modules import Module
+from autodistill_jax.train import checkpoint, fit, optimizer, sandwich, terms
+from autodistill_jax.train.objectives import Objective
+
+# The linear maps from each block's output to its teacher's, [N, D, teacher's D].
+MATCHERS = terms.AUXILIARY + "blocks"
+# What an earlier block learns at, where the present one learns at 1.
+_EARLIER = 0.1
+
+
+class Transfer(NamedTuple):
+    """What is transferred, and from whom.
+
+    module, params: the student and its weights at the start. teacher, teacher_params:
+    with its masked-word head where it has one. mapped: the teacher's layer that each of
+    the student's follows. objective: of the last stage (logits, masked words, ...).
+    copied: are the word embeddings the teacher's own? Then they stay.
+    """
+
+    module: Module
+    params: Mapping[str, jax.Array]
+    teacher: Module
+    teacher_params: Mapping[str, jax.Array]
+    objective: Objective
+    copied: bool = False
+
+    @property
+    def mapped(self) -> jax.Array:
+        return jnp.asarray(self.objective.mapped, jnp.int32)
+
+
+def plan(settings: Mapping[str, Any], layers: int, fraction: float) -> list[int]:
+    """The steps of each stage: one a block, and the last.
+
+    Args:
+      settings: `block_steps` a block and `steps` of the last stage, of the full recipe.
+      fraction: of all of them; at least one step a stage.
+    """
+    block, last = settings["block_steps"], settings["steps"]
+    stages = [max(1, round(fraction * block))] * layers
+    return [*stages, max(1, round(fraction * last))]
+
+
+def block(
+    transfer: Transfer,
+    params: Mapping[str, jax.Array],
+    teacher_params: Mapping[str, jax.Array],
+    batch: Mapping[str, jax.Array],
+    k: Any,
+    key: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """How far block k (int32) is from its teacher's, [B] each.
+
+    attention: KL of the attention maps, in the teacher's heads (where the student has
+    others, its queries and keys are split anew, as relations are). output: squared
+    error of the block's output through its linear matcher. total: half of either.
+    Only the blocks up to k are run, of the teacher those up to its own.
+    """
+    tokens = batch["tokens"]
+    theirs = transfer.teacher.apply(
+        {"params": _body(teacher_params)},
+        batch["ids"],
+        tokens,
+        types=batch.get("types"),
+        qkv=True,
+        depth=transfer.mapped[k] + 1,
+    )
+    ours = transfer.module.apply(
+        {"params": terms.network(params)},
+        batch["ids"],
+        tokens,
+        types=batch.get("types"),
+        key=key,
+        qkv=True,
+        depth=k + 1,
+    )
+    heads = transfer.teacher.arch.heads
+    scores = [
+        losses.relation_scores(out.qkv[:, :, 0], out.qkv[:, :, 1], heads)
+        for out in (ours, jax.lax.stop_gradient(theirs))
+    ]
+    attention = losses.relation(*scores, tokens, "minilmv2")
+    output = losses.hidden_states(
+        ours.hidden @ params[MATCHERS][k],
+        jax.lax.stop_gradient(theirs.hidden),
+        tokens,
+    )
+    return {
+        "attention": attention,
+        "output": output,
+        "total": 0.5 * attention + 0.5 * output,
+    }
+
+
+def rates(names: Sequence[str], layers: int, k: Any, copied: bool) -> dict[str, Any]:
+    """What each parameter's change is multiplied by while block k learns, {name: ...}.
+
+    The block itself 1, earlier ones a tenth, later ones and what comes after them 0.
+    The embeddings are before the first block, unless they are the teacher's own.
+    """
+    i = jnp.arange(layers)
+    by_layer = jnp.where(i == k, 1.0, jnp.where(i < k, _EARLIER, 0.0))
+    before = 0.0 if copied else jnp.where(k == 0, 1.0, _EARLIER)
+    made = {}
+    for name in names:
+        if name.startswith("layers_"):
+            made[name] = by_layer
+        elif name == MATCHERS:
+            made[name] = (i == k).astype(jnp.float32)
+        else:
+            made[name] = before if name.startswith("embeddings_") else 0.0
+    return made
+
+
+def run(
+    transfer: Transfer,
+    feed: Sequence[Mapping[str, np.ndarray]],
+    settings: Mapping[str, Any],
+    fraction: float,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    what: str,
+    *,
+    judge: Callable[[Mapping[str, jax.Array]], None] = lambda params: None,
+    tell: Callable[[int, dict], None] = lambda step, values: None,
+    kept: ocp.CheckpointManager | None = None,
+    save_every: int = 0,
+) -> dict[str, jax.Array]:
+    """All stages; the student's parameters, matchers and heads included.
+
+    Args:
+      feed: training batches by step.
+      settings: block_steps, steps, learning_rate, warmup (of each stage), weight_decay,
+        clip.
+      fraction: of the recipe's steps: 1.0 is the full transfer.
+      judge: called with the parameters when all blocks are done, before the last stage;
+        may raise to stop there.
+      kept: checkpoints to go on from, and to save every `save_every` steps.
+    """
+    module = transfer.module
+    layers = module.arch.layers
+    stages = plan(settings, layers, fraction)
+    ends = np.cumsum(stages).tolist()
+    axes = modules.axes(module)
+    blocks = optimizer.make(settings, stages[0], axes)
+    last = optimizer.make(settings, stages[-1], axes)
+    everywhere = sharding.replicated(mesh)
+    # Copied: a step gives its arguments' memory away.
+    params = {name: jnp.array(value) for name, value in transfer.params.items()}
+    if MATCHERS not in params:
+        wide = transfer.teacher.arch.hidden
+        params[MATCHERS] = jnp.tile(jnp.eye(module.arch.hidden, wide), (layers, 1, 1))
+    state = jax.device_put(
+        {"params": params, "optimizer": blocks.init(params)}, everywhere
+    )
+    theirs = jax.device_put(dict(transfer.teacher_params), everywhere)
+    there = kept.latest_step() or 0 if kept else 0
+    if there:
+        state = checkpoint.restore(kept, state)
+    key = jax.random.key(seed)
+    of_block = jax.jit(_block_step(transfer, blocks), donate_argnums=0)
+    of_last = sandwich.make_step(module, transfer.teacher, transfer.objective, last)
+    one = sandwich.as_arrays([module.arch])
+
+    def save(done, state):
+        if kept is not None:
+            checkpoint.save(kept, done, state)
+
+    start = 0
+    for k, end in enumerate(ends):
+        final = k == layers
+        if there < end:
+            if there <= start:  # Each stage has its own warm-up and moments.
+                moves = last if final else blocks
+                fresh = jax.jit(moves.init)(state["params"])
+                state = {**state, "optimizer": fresh}
+            if final and there <= start:
+                judge(state["params"])
+
+            def inputs(i, k=k, final=final):
+                batch = batches.put(feed[i], mesh)
+                now = jax.random.fold_in(key, i)
+                if final:
+                    return ({}, theirs, batch, one, now)
+                return (theirs, batch, jnp.asarray(k, jnp.int32), now)
+
+            state = fit.fit(
+                of_last if final else of_block,
+                state,
+                inputs,
+                end,
+                what=f"{what}, {'last stage' if final else f'block {k + 1}/{layers}'}",
+                start=max(start, there),
+                save=save,
+                save_every=save_every,
+                tell=tell,
+            )
+        start = end
+    if kept is not None:
+        kept.wait_until_finished()
+    return state["params"]
+
+
+def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Callable:
+    """step(state, teacher_params, batch, k, key) -> (state, values): one program for
+    every block, k is an argument."""
+    layers, dropout = transfer.module.arch.layers, transfer.module.dropout
+    vocab = transfer.module.sizes.vocab
+
+    def step(state, teacher_params, batch, k, key):
+        words, drop = jax.random.split(key)
+        batch = terms.shown(batch, transfer.objective, vocab, words)
+
+        def loss(params):
+            made = block(
+                transfer, params, teacher_params, batch, k, drop if dropout else None
+            )
+            made = {name: value.mean() for name, value in made.items()}
+            return made["total"], made
+
+        gradient, made = jax.grad(loss, has_aux=True)(state["params"])
+        change, moments = moves.update(gradient, state["optimizer"], state["params"])
+        by = rates(list(change), layers, k, transfer.copied)
+        change = {
+            name: value * jnp.reshape(by[name], (-1,) + (1,) * (value.ndim - 1))
+            for name, value in change.items()
+        }
+        params = optax.apply_updates(state["params"], change)
+        values = {"loss": made["total"], **made}
+        return {"params": params, "optimizer": moments}, values
+
+    return step
+
+
+def held_out_loss(
+    transfer: Transfer,
+    rows: Mapping[str, np.ndarray],
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> Callable[[Mapping[str, jax.Array]], float]:
+    """loss(params): the mean over blocks and held-out rows of what the blocks learn."""
+    vocab = transfer.module.sizes.vocab
+    rows = jax.tree.map(
+        np.asarray,
+        dict(terms.shown(rows, transfer.objective, vocab, jax.random.key(seed))),
+    )
+    theirs = jax.device_put(dict(transfer.teacher_params), sharding.replicated(mesh))
+    one = jax.jit(lambda p, t, b, k: block(transfer, p, t, b, k)["total"])
+
+    def loss(params):
+        blocks = [
+            batches.over(
+                lambda batch, k=k: one(params, theirs, batch, jnp.int32(k)),
+                rows,
+                batch_size,
+                mesh,
+            ).mean()
+            for k in range(transfer.module.arch.layers)
+        ]
+        return float(np.mean(blocks))
+
+    return loss
+
+
+def _body(params):
+    return {k: v for k, v in params.items() if not k.startswith(("words_", "next_"))}

@@ -1,0 +1,172 @@
+"""Does a transfer go block by block, resume exactly, and bring the student nearer?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import BIG, SIZES
+
+from autodistill_jax import sharding
+from autodistill_jax.arch import MobileArch
+from autodistill_jax.cost import MOBILEBERT_SIZES
+from autodistill_jax.data import batches
+from autodistill_jax.data.tokens import Special
+from autodistill_jax.model import extract, modules, words
+from autodistill_jax.train import checkpoint, flash, terms
+from autodistill_jax.train.objectives import Objective
+
+ARCH = MobileArch(2, 16, 8, 2, 12, 2)
+OWN = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=10)
+OBJECTIVE = Objective(
+    {"logits": 1.0, "words": 1.0}, mapped=(1, 3), hide=0.2, special=Special(0, 1, 2, 3)
+)
+SETTINGS = {
+    "block_steps": 40,
+    "steps": 60,
+    "learning_rate": 3e-3,
+    "warmup": 0.1,
+    "weight_decay": 0.01,
+    "clip": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(4, 60, (64, 6)).astype(np.int32)
+    ids[:, 0], ids[:, -1] = 1, 2
+    return {"ids": ids, "tokens": np.ones_like(ids)}
+
+
+@pytest.fixture(scope="module")
+def transfer():
+    teacher = modules.module(BIG, SIZES)
+    rng = np.random.default_rng(3)
+    params = {
+        name: np.asarray(value) + rng.normal(0, 0.1, value.shape).astype(np.float32)
+        for name, value in modules.init(teacher, jax.random.key(3)).items()
+    }
+    params |= {k: np.asarray(v) for k, v in words.init(BIG.hidden, SIZES).items()}
+    module = modules.module(ARCH, OWN)
+    student = modules.init(module, jax.random.key(0)) | terms.matcher(
+        OBJECTIVE, ARCH.hidden, BIG.hidden, None, OWN
+    )
+    return flash.Transfer(module, student, teacher, params, OBJECTIVE)
+
+
+def run(transfer, rows, fraction=0.1, **more):
+    mesh = sharding.make_mesh(8, 1)
+    feed = batches.training(rows, 8, 0)
+    return flash.run(transfer, feed, SETTINGS, fraction, mesh, 0, "flash", **more)
+
+
+def test_a_fraction_of_the_recipes_steps():
+    assert flash.plan(SETTINGS, 3, 1.0) == [40, 40, 40, 60]
+    assert flash.plan(SETTINGS, 3, 0.05) == [2, 2, 2, 3]
+    assert flash.plan(SETTINGS, 2, 1e-6) == [1, 1, 1]
+
+
+def test_a_depth_is_the_network_cut_there(transfer, rows):
+    batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
+    for module, params in (
+        (transfer.teacher, flash._body(transfer.teacher_params)),
+        (transfer.module, terms.network(transfer.params)),
+    ):
+        inputs = ({"params": params}, batch["ids"], batch["tokens"])
+        whole = module.apply(*inputs, qkv=True, states=True)
+        cut = module.apply(*inputs, qkv=True, depth=jnp.int32(1))
+        assert np.abs(cut.hidden - whole.states[1]).max() < 1e-5
+        assert np.abs(cut.qkv - whole.qkvs[0]).max() < 1e-5
+
+
+def test_a_teacher_is_no_way_from_itself(transfer, rows):
+    own = transfer.teacher_params | {
+        flash.MATCHERS: jnp.tile(jnp.eye(BIG.hidden), (4, 1, 1))
+    }
+    same = transfer._replace(
+        module=transfer.teacher,
+        params=flash._body(own),
+        objective=OBJECTIVE._replace(mapped=(0, 1, 2, 3)),
+    )
+    batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
+    params = flash._body(own)
+    made = flash.block(same, params, transfer.teacher_params, batch, jnp.int32(2))
+    assert all(np.abs(value).max() < 1e-5 for value in made.values())
+    # The student's second block follows the teacher's last, not its second.
+    last = flash.block(
+        same._replace(objective=OBJECTIVE._replace(mapped=(1, 3, 3, 3))),
+        params,
+        transfer.teacher_params,
+        batch,
+        jnp.int32(1),
+    )
+    assert last["total"].min() > 0.01
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_blocks_learn_in_turn(transfer, copied):
+    names = ["embeddings_word", "layers_out_kernel", "pooler_bias", flash.MATCHERS]
+    made = flash.rates(names, 3, 1, copied)
+    assert made["layers_out_kernel"].tolist() == pytest.approx([0.1, 1, 0])
+    assert made[flash.MATCHERS].tolist() == [0, 1, 0]
+    assert made["pooler_bias"] == 0
+    assert float(made["embeddings_word"]) == pytest.approx(0 if copied else 0.1)
+    first = flash.rates(names, 3, 0, copied)
+    assert float(first["embeddings_word"]) == (0 if copied else 1)
+
+
+def test_a_transfer_brings_the_student_nearer(transfer, rows):
+    mesh, seen = sharding.make_mesh(8, 1), []
+    loss = flash.held_out_loss(transfer, rows, 8, mesh, 0)
+
+    def judge(params):
+        seen.append({name: np.asarray(value) for name, value in params.items()})
+        seen.append(loss(params))
+
+    start = dict(transfer.params)
+    start[flash.MATCHERS] = jnp.tile(jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1))
+    made = run(transfer, rows, 1.0, judge=judge)
+    after, reached = seen
+    assert reached < 0.8 * loss(start)
+    # All blocks are done then; the pooler and the head learn in the last stage alone.
+    head = "matcher_words_out_bias"
+    assert np.array_equal(after[head], transfer.params[head])
+    assert not np.array_equal(made[head], after[head])
+    assert not np.array_equal(
+        after["layers_out_kernel"][1], start["layers_out_kernel"][1]
+    )
+
+
+def test_a_stopped_transfer_goes_on_the_same(transfer, rows, tmp_path):
+    whole = run(transfer, rows)
+
+    class Stop(Exception):
+        pass
+
+    kept = checkpoint.manager(tmp_path)
+
+    def until(stop):
+        def tell(done, values):
+            if done > stop:
+                raise Stop
+
+        return tell
+
+    for stop in (4, 11):  # Where the second block begins, and in the last stage.
+        with pytest.raises(Stop):
+            run(transfer, rows, kept=kept, save_every=1, tell=until(stop))
+        kept.wait_until_finished()
+        assert kept.latest_step() == stop
+    again = run(transfer, rows, kept=kept, save_every=1)
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+
+
+def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
+    arch = BIG.__class__(2, 16, 2, 24, 8)
+    student = extract.extract(flash._body(transfer.teacher_params), BIG, arch)
+    module = modules.module(arch, SIZES)
+    own = transfer._replace(module=module, params=student, copied=False)
+    batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
+    params = student | {flash.MATCHERS: jnp.tile(jnp.eye(16, BIG.hidden), (2, 1, 1))}
+    made = flash.block(own, params, transfer.teacher_params, batch, jnp.int32(0))
+    assert np.isfinite(made["total"]).all()
