@@ -1,4 +1,4 @@
-"""Which architecture should be tried next? Gaussian processes over a grid of sizes."""
+"""Which architecture should be tried next? Bayesian search over a grid of sizes."""
 
 import datetime
 import itertools
@@ -11,18 +11,15 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
-from scipy.special import ndtr
 from scipy.stats import qmc
 
 from autodistill_jax.errors import UserError
-from autodistill_jax.search import gp, hypervolume
+from autodistill_jax.search import hypervolume
 
 _LISTED = 50_000  # A space up to here is listed, a larger one is drawn from.
 _SCORED = 2_000  # Candidates that are looked at before the moves around the best.
 _ROUNDS, _BEST = 4, 10  # Of moves, and how many points each starts from.
 _FINALISTS = 300  # Candidates over which the front's own uncertainty is integrated.
-_FITTED = 80  # Trials that hyper-parameters are fitted on: more change little.
-_DRAWS = 16  # Of the front.
 _PATIENCE = 30.0  # Seconds that another process has between a trial and its parameters.
 
 
@@ -31,44 +28,44 @@ class Exhausted(UserError):
 
 
 class Sampler(optuna.samplers.BaseSampler):
-    """Bayesian search of a finite grid, any number of objectives.
+    """Bayesian search of a finite grid, one objective or more.
 
-    A Gaussian process an objective and a constraint; the next point is the one with the
-    largest expected hypervolume improvement (one objective: expected improvement) times
-    the chance that it is feasible, over fronts drawn from the processes, so that a lucky
-    measurement is no front (Daulton, Balandat, Bakshy 2021, noisy EHVI). Running trials
-    are drawn with the front. Constraints are those that trials carry
-    (`trial.set_constraint`, at most 0 is feasible); failing is one more.
+    A Gaussian process an objective and a constraint. The next point has the largest
+    expected hypervolume improvement (one objective: expected improvement) times chance
+    of being feasible. Running trials are reckoned with. Constraints are those that
+    trials carry (`trial.set_constraint`, at most 0 is feasible); once a trial has
+    failed, failing is one more.
 
-    No point is ever suggested that the study has in any state. Several processes may
-    share a study: each trial waits for the parameters of those before it. What is
-    suggested follows from the seed, the trial's number and the trials so far alone.
+    No point is suggested that the study has in any state. Several processes may share a
+    study: a trial waits for the parameters of those before it. What is suggested follows
+    from the seed, the trial's number and the trials so far alone.
 
     Args:
-      space: name -> the choices, numbers; the same that `study.ask` is given. Their
-        logarithms are the coordinates where all are positive.
-      allowed: what may be tried at all, by its parameters; must not change its mind.
-      n_startup: trials, running ones too, that fill the space before a process is asked.
+      space: name -> choices, numbers; the same that `study.ask` is given. Coordinates
+        are their logarithms where all are positive.
+      allowed: may these parameters be tried at all? Must not change its mind.
+      n_startup: trials that fill the space, before a process is asked.
 
     Raises:
-      UserError: the space has one point, or a choice that is not a number.
-      Exhausted: from `study.ask`: nothing is left; the trial is told as failed.
+      UserError: the space has one point, or a choice that is no number.
+      Exhausted: from `study.ask`, if nothing is left; the trial is told as failed.
     """
 
     def __init__(
         self,
         space: Mapping[str, CategoricalDistribution],
         seed: int = 0,
-        allowed: Callable[[dict[str, Any]], bool] | None = None,
+        allowed: Callable[[dict[str, Any]], bool] = lambda params: True,
         n_startup: int = 8,
     ):
         self._space = dict(space)
+        self._axes = {name: _axis(name, one) for name, one in space.items()}
+        self._levels = [len(axis.values) for axis in self._axes.values()]
+        self._size = math.prod(self._levels)
         self._seed = seed
         self._allowed = allowed
         self._n_startup = n_startup
-        self._axes = [_axis(name, choices) for name, choices in space.items()]
-        self._size = math.prod(len(axis.values) for axis in self._axes)
-        self._verdicts: dict[tuple, bool] = {}
+        self._listed = None
         if self._size < 2:
             raise UserError("a space of one point needs no search; give an axis two")
 
@@ -82,205 +79,202 @@ class Sampler(optuna.samplers.BaseSampler):
         )
 
     def sample_relative(self, study, trial, search_space):
-        trials = _in_turn(study, trial, set(self._space))
+        trials = _in_turn(study, trial, self._space.keys())
         rng = np.random.default_rng([self._seed, trial.number])
-        data = _read(trials, study.directions, self._point)
-        fixed = trial.system_attrs.get("fixed_params", {})
-        pool = self._pool(rng, data, fixed)
-        if not len(pool):
+        data = self._read(trials, study.directions)
+        closed = _Closed(data.taken, trial.system_attrs.get("fixed_params", {}))
+        pool = self._pool(rng, data, closed)
+        if not pool:
             study.tell(trial.number, state=TrialState.FAIL)
             raise Exhausted(
-                f"nothing is left to try: {len(data.taken)} of the space's {self._size} "
-                "points are in the study and no other is allowed; widen the space or "
-                "the budget, or end the search here"
+                f"nothing is left to try: {len(data.taken)} of the space's "
+                f"{self._size} points are in the study and no other that is allowed "
+                "was found; widen the space or the budget, or end the search here"
             )
         known = len(data.points) + len(data.failed) + len(data.pending)
         if len(data.points) < 2 or known < self._n_startup:
             chosen = self._fill(pool, known)
         else:
-            chosen = self._improve(rng, pool, data, fixed)
-        return {
-            name: axis.values[i]
-            for name, axis, i in zip(self._space, self._axes, chosen)
-        }
+            chosen = self._improve(rng, pool, data, closed)
+        return self._params(chosen)
 
-    def _point(self, params):
-        """Ranks on the axes, or None where params are not of the space."""
-        ranks = [
-            axis.ranks.get(params.get(name))
-            for name, axis in zip(self._space, self._axes)
-        ]
+    def point(self, params: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """The ranks of its sizes; None if it is not of the space."""
+        ranks = [axis.ranks.get(params.get(n)) for n, axis in self._axes.items()]
         return None if None in ranks else tuple(ranks)
 
-    def _coordinates(self, points):
-        points = np.asarray(points, int).reshape(-1, len(self._axes))
-        columns = [axis.scale[points[:, i]] for i, axis in enumerate(self._axes)]
-        return np.stack(columns, axis=1)
+    def _params(self, point):
+        return {
+            name: axis.values[rank]
+            for (name, axis), rank in zip(self._axes.items(), point)
+        }
 
-    def _open(self, points, taken, fixed):
-        """Those that may be suggested, each once."""
-        made = []
-        for point in dict.fromkeys(map(tuple, points)):
-            if point in taken:
+    def _coordinates(self, points):
+        ranks = np.array(points, int).reshape(-1, len(self._axes))
+        columns = zip(self._axes.values(), ranks.T)
+        return np.stack([axis.scale[column] for axis, column in columns], axis=1)
+
+    def _read(self, trials, directions):
+        data = _Data([], [], [], [], [], set(), {})
+        signs = [-1 if one.name == "MAXIMIZE" else 1 for one in directions]
+        for trial in trials:
+            point = self.point(
+                trial.system_attrs.get("fixed_params", {}) | trial.params
+            )
+            if point is None:
                 continue
-            if point not in self._verdicts:
-                params = {
-                    name: axis.values[i]
-                    for name, axis, i in zip(self._space, self._axes, point)
-                }
-                self._verdicts[point] = self._allowed is None or self._allowed(params)
-            if self._verdicts[point] and all(
-                axis.values[i] == fixed.get(name, axis.values[i])
-                for name, axis, i in zip(self._space, self._axes, point)
-            ):
+            data.taken.add(point)
+            if not trial.state.is_finished():
+                data.pending.append(point)
+                continue
+            for name, value in trial.constraints.items():
+                data.constraints.setdefault(name, []).append((point, value))
+            if trial.state == TrialState.COMPLETE:
+                feasible = all(value <= 0 for value in trial.constraints.values())
+                data.points.append(point)
+                data.values.append([s * v for s, v in zip(signs, trial.values)])
+                data.counts.append(feasible and self._permits(point))
+            else:
+                data.failed.append(point)
+        return data
+
+    def _permits(self, point):
+        return self._allowed(self._params(point))
+
+    def _open(self, points, closed):
+        """Those that may be suggested, each once."""
+        fixed = closed.fixed
+        made = []
+        for point in dict.fromkeys(points):
+            if point in closed.taken:
+                continue
+            if fixed and {**self._params(point), **fixed} != self._params(point):
+                continue
+            if self._listed is not None:
+                allowed = point in self._listed
+            else:
+                allowed = self._permits(point)
+            if allowed:
                 made.append(point)
         return made
 
-    def _pool(self, rng, data, fixed):
-        """Points to start from: all that are left, or some of them."""
-        levels = [len(axis.values) for axis in self._axes]
+    def _pool(self, rng, data, closed):
+        """What is left, or some of it."""
         if self._size <= _LISTED:
-            grid = itertools.product(*map(range, levels))
-            left = self._open(grid, data.taken, fixed)
+            if self._listed is None:
+                grid = itertools.product(*map(range, self._levels))
+                self._listed = dict.fromkeys(filter(self._permits, grid))
+            left = self._open(self._listed, closed)
             if len(left) <= _SCORED:
                 return left
             some = [left[i] for i in rng.choice(len(left), _SCORED, replace=False)]
         else:
             some = []
             for _ in range(20):
-                draws = rng.integers(0, levels, (_SCORED, len(levels)))
-                some += self._open(draws.tolist(), data.taken, fixed)
+                draws = rng.integers(0, self._levels, (_SCORED, len(self._levels)))
+                some += self._open(map(tuple, draws.tolist()), closed)
                 if len(some) >= _SCORED // 2:
                     break
-        around = self._moves(data.points, data.taken, fixed)
-        return list(dict.fromkeys(some + around))
+        return list(dict.fromkeys(some + self._moves(data.points, closed)))
 
-    def _moves(self, points, taken, fixed):
+    def _moves(self, points, closed):
         """What is open one axis away."""
         return self._open(
             (
-                (*point[:i], rank, *point[i + 1 :])
+                (*point[:axis], rank, *point[axis + 1 :])
                 for point in points
-                for i, axis in enumerate(self._axes)
-                for rank in range(len(axis.values))
+                for axis, levels in enumerate(self._levels)
+                for rank in range(levels)
             ),
-            taken,
-            fixed,
+            closed,
         )
 
     def _fill(self, pool, count):
         """The open point closest to the count-th of a design that fills the space."""
-        blocks, place = divmod(count, self._n_startup)
+        block, place = divmod(count, self._n_startup)
         design = qmc.LatinHypercube(
             len(self._axes),
             optimization="random-cd",
-            rng=np.random.default_rng([self._seed, blocks]),
+            rng=np.random.default_rng([self._seed, block]),
         ).random(self._n_startup)
-        levels = np.array([len(axis.values) for axis in self._axes])
-        apart = (np.array(pool) + 0.5) / levels - design[place]
-        return pool[int(np.argmin((apart**2).sum(axis=1)))]
+        apart = (np.array(pool) + 0.5) / self._levels - design[place]
+        return pool[np.argmin((apart**2).sum(axis=1))]
 
-    def _improve(self, rng, pool, data, fixed):
-        x = self._coordinates(data.points)
-        objectives = [_Objective(x, column) for column in data.values.T]
-        feasible = _chances(data, self._coordinates)
-        means = np.stack([one.means(x) for one in objectives], axis=1)
-        good = np.array(data.feasible)
-        seen = means[good] if good.any() else means
-        reference = seen.max(axis=0) + 0.1 * np.ptp(seen, axis=0)
-
-        def score(points):
-            at = self._coordinates(points)
-            beliefs = [one.belief(at) for one in objectives]
-            made = hypervolume.improvement(beliefs, means[good], reference)
-            return made * feasible(at)
-
-        scores = dict(zip(pool, score(pool)))
-        if self._size > len(pool) + len(data.taken):
+    def _improve(self, rng, pool, data, closed):
+        told = [tuple(zip(*pairs)) for pairs in data.constraints.values()]
+        if data.failed:
+            fails = [1] * len(data.failed) + [-1] * len(data.points)
+            told.append((data.failed + data.points, fails))
+        rough, fine = hypervolume.acquisition(
+            self._coordinates(data.points),
+            np.array(data.values),
+            np.array(data.counts),
+            [(self._coordinates(p), np.array(v, float)) for p, v in told],
+            self._coordinates(data.pending),
+            rng,
+        )
+        scores = dict(zip(pool, rough(self._coordinates(pool))))
+        if len(pool) + len(data.taken) < self._size:
             for _ in range(_ROUNDS):
                 best = sorted(scores, key=scores.get)[-_BEST:]
-                near = self._moves(best, data.taken | scores.keys(), fixed)
+                seen = closed._replace(taken=data.taken | set(scores))
+                near = self._moves(best, seen)
                 if not near:
                     break
-                scores.update(zip(near, score(near)))
+                scores.update(zip(near, rough(self._coordinates(near))))
         finalists = sorted(scores, key=scores.get)[-_FINALISTS:]
-        at = self._coordinates(finalists)
-        base = np.concatenate([x, self._coordinates(data.pending)])
-        counts = np.concatenate([good, np.ones(len(data.pending), bool)])
-        total = np.zeros(len(finalists))
-        drawn = [one.draw(rng, base, at, _DRAWS) for one in objectives]
-        for draws in zip(*drawn):
-            front = np.stack([values for values, _ in draws], axis=1)[counts]
-            beliefs = [belief for _, belief in draws]
-            total += hypervolume.improvement(beliefs, front, reference)
-        return finalists[int(np.argmax(total * feasible(at)))]
+        return finalists[np.argmax(fine(self._coordinates(finalists)))]
 
 
 class _Axis(NamedTuple):
     values: tuple
     ranks: Mapping[Any, int]
-    scale: np.ndarray
+    scale: np.ndarray  # 0 to 1.
 
 
 def _axis(name, distribution):
     for choice in distribution.choices:
         if isinstance(choice, bool) or not isinstance(choice, int | float):
             raise UserError(
-                f"{name} has the choice {choice!r}; the sampler needs numbers, since "
-                "it learns from their order"
+                f"{name} has the choice {choice!r}; the sampler needs numbers, since it "
+                "learns from their order"
             )
     values = tuple(sorted(set(distribution.choices)))
     scale = np.array(values, float)
     if scale[0] > 0:
         scale = np.log(scale)
-    scale = (scale - scale[0]) / max(np.ptp(scale), 1e-300)
+    scale = (scale - scale[0]) / max(np.ptp(scale), 1e-9)
     return _Axis(values, {value: i for i, value in enumerate(values)}, scale)
 
 
+class _Closed(NamedTuple):
+    taken: set  # Points.
+    fixed: Mapping[str, Any]  # What an enqueued trial has settled.
+
+
 class _Data(NamedTuple):
-    """points: of finished trials with values: [n, objectives], to be minimised, and
-    whether they are feasible; taken: all points of the study."""
+    """A study's trials as points. `values` are to be minimised; `counts` says which of
+    `points` may be on the front; `constraints`: name -> (point, value) pairs."""
 
     points: list
-    values: np.ndarray
-    feasible: list
+    values: list
+    counts: list
     failed: list
     pending: list
     taken: set
     constraints: dict
 
 
-def _read(trials, directions, point_of):
-    data = _Data([], [], [], [], [], set(), {})
-    signs = [1 if d == optuna.study.StudyDirection.MINIMIZE else -1 for d in directions]
-    for trial in trials:
-        fixed = trial.system_attrs.get("fixed_params", {})
-        point = point_of({**fixed, **trial.params})
-        if point is None:
-            continue
-        data.taken.add(point)
-        if not trial.state.is_finished():
-            data.pending.append(point)
-            continue
-        for name, value in trial.constraints.items():
-            data.constraints.setdefault(name, []).append((point, value))
-        if trial.state == TrialState.COMPLETE:
-            data.points.append(point)
-            data.values.append([s * v for s, v in zip(signs, trial.values)])
-            data.feasible.append(all(v <= 0 for v in trial.constraints.values()))
-        else:
-            data.failed.append(point)
-    return data._replace(values=np.array(data.values))
-
-
 def _in_turn(study, trial, names):
-    """The other trials, once those before this one have their parameters: a trial's
-    number is a ticket, and so no two processes choose at once."""
+    """The other trials, once those before this one have their parameters: its number is
+    a ticket, and no two processes choose at once. One that died is not waited for."""
     start = time.monotonic()
     while True:
-        others = [t for t in study.get_trials(deepcopy=False) if t._trial_id != trial._trial_id]
+        others = [
+            t for t in study.get_trials(deepcopy=False) if t.number != trial.number
+        ]
         latest = datetime.datetime.now() - datetime.timedelta(seconds=_PATIENCE)
-        before = [
+        choosing = [
             other
             for other in others
             if other.number < trial.number
@@ -288,81 +282,44 @@ def _in_turn(study, trial, names):
             and not names <= other.params.keys()
             and other.datetime_start > latest
         ]
-        if not before or time.monotonic() - start > _PATIENCE:
+        if not choosing or time.monotonic() - start > _PATIENCE:
             return others
-        time.sleep(0.02)
-
-
-class _Objective:
-    def __init__(self, x, y):
-        y = np.where(np.isfinite(y), y, np.inf)
-        low, middle, high = np.quantile(y, (0.25, 0.5, 0.75), method="lower")
-        worst = middle + 5 * max(high - low, middle - y.min())
-        y = np.minimum(y, worst)
-        some = np.unique(np.linspace(0, len(y) - 1, min(_FITTED, len(y))).astype(int))
-        made = []
-        for log in (False, True) if y.min() > 0 else (False,):
-            z = np.log(y) if log else y
-            centre, spread = z.mean(), max(z.std(), 1e-9)
-            z = (z - centre) / spread
-            theta = gp.fit(x[some], z[some])
-            evidence = -gp.negative_evidence(theta, x[some], z[some])[0] - len(
-                some
-            ) * np.log(spread)
-            if log:
-                evidence -= np.log(y[some]).sum()
-            made.append((evidence, log, centre, spread, theta, z))
-        _, self.log, self.centre, self.spread, theta, z = max(made, key=lambda m: m[0])
-        self.process = gp.condition(theta, x, z)
-
-    def belief(self, at):
-        mean, variance = gp.predict(self.process, at)
-        return hypervolume.Belief(
-            self.centre + self.spread * mean, self.spread * variance**0.5, self.log
-        )
-
-    def means(self, at):
-        mean = self.belief(at).mean
-        return np.exp(mean) if self.log else mean
-
-    def draw(self, rng, base, at, count):
-        for values, mean, variance in gp.draws(self.process, base, at, rng, count):
-            values = self.centre + self.spread * values
-            yield (
-                np.exp(values) if self.log else values,
-                hypervolume.Belief(
-                    self.centre + self.spread * mean,
-                    self.spread * variance**0.5,
-                    self.log,
-                ),
-            )
-
-
-def _chances(data, coordinates):
-    """at -> the chance that all constraints hold and nothing fails there."""
-    processes = []
-    told = list(data.constraints.values())
-    if data.failed:
-        told.append(
-            [(p, 1.0) for p in data.failed] + [(p, -1.0) for p in data.points]
-        )
-    for pairs in told:
-        x = coordinates([point for point, _ in pairs])
-        y = np.array([value for _, value in pairs])
-        centre, spread = y.mean(), max(y.std(), 1e-9)
-        y = (y - centre) / spread
-        theta = gp.fit(x[-_FITTED:], y[-_FITTED:])
-        processes.append((gp.condition(theta, x, y), -centre / spread))
-
-    def chance(at):
-        made = np.ones(len(at))
-        for process, limit in processes:
-            mean, variance = gp.predict(process, at)
-            made *= ndtr((limit - mean) / variance**0.5)
-        return made
-
-    return chance
+        time.sleep(0.01)
 
 
 def warm_start(study: optuna.Study, earlier: optuna.Study) -> int:
-    return 0
+    """Copies an earlier study's finished trials of the new study's space, failed ones
+    too, and returns how many; points that the new study has are left out, so that a
+    second call adds none. One process does it, before the search.
+
+    Raises:
+      UserError: the studies' objectives differ, or the new one has another sampler.
+    """
+    sampler = study.sampler
+    if not isinstance(sampler, Sampler):
+        raise UserError("only a study with the Bayesian sampler has a space to fit in")
+    if study.directions != earlier.directions:
+        wanted, got = (
+            [one.name.lower() for one in each.directions] for each in (study, earlier)
+        )
+        raise UserError(
+            f"the earlier study's objectives are {got}, the new one's {wanted}; start "
+            "from a study of the same objectives"
+        )
+    present = {sampler.point(one.params) for one in study.get_trials(deepcopy=False)}
+    copied = [
+        optuna.trial.create_trial(
+            state=one.state,
+            values=one.values,
+            params=one.params,
+            distributions=sampler.infer_relative_search_space(study, one),
+            user_attrs=one.user_attrs,
+            constraints=one.constraints,
+        )
+        for one in earlier.get_trials(deepcopy=False)
+        if one.state.is_finished()
+        and one.params.keys() == sampler.infer_relative_search_space(study, one).keys()
+        and sampler.point(one.params) not in present | {None}
+    ]
+    study.add_trials(copied)
+    return len(copied)

@@ -1,16 +1,17 @@
 """What is expected of a point, given noisy values at others? A Gaussian process."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg, optimize
 
 # Means and deviations of the normal priors of the logarithms, for points in the unit
-# cube and values of mean 0 and deviation 1: one length scale an axis, then the
-# deviations of the smooth part, of the trend and of the noise. They keep a fit of five
-# points sane and are outweighed by fifty.
-_LENGTH, _SMOOTH, _TREND, _NOISE = (0.0, 0.7), (-0.3, 0.7), (0.0, 0.7), (-2.0, 1.0)
+# cube and values of mean 0 and deviation 1: a length scale an axis, the deviation of
+# the function and that of the noise. They keep a fit of five points sane and are
+# outweighed by fifty.
+_LENGTH, _FUNCTION, _NOISE = (0.0, 0.7), (0.0, 0.7), (-2.0, 1.0)
 _LOWEST, _HIGHEST = -7.0, 4.0
 _OFFSET = 1.0  # Variance of the constant that the values are scattered about.
 _JITTER = 1e-8
@@ -22,7 +23,7 @@ class Process(NamedTuple):
 
     Attributes:
       x: [n, d] points in the unit cube.
-      theta: [d + 3] logarithms: length scales, deviations of smooth part, trend, noise.
+      theta: [d + 2] logarithms: length scales, deviations of function and noise.
       chol: [n, n] lower factor of the values' covariance, noise included.
       weights: [n] inverse covariance times values.
     """
@@ -34,21 +35,14 @@ class Process(NamedTuple):
 
 
 def covariance(theta: np.ndarray, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """[n, m] of the function itself, without noise: Matern 5/2, a linear trend and a
-    constant. The trend lets it go on beyond the points: more of a size rarely turns
-    round."""
+    """[n, m] of the function itself, without noise: Matern 5/2 about a constant."""
     axes = x.shape[1]
     scale = np.exp(theta[:axes])
     a, b = x / scale, z / scale
     square = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
     root = np.sqrt(5 * np.maximum(square, 0))
-    smooth = (1 + root + root * root / 3) * np.exp(-root)
-    trend = (2 * x - 1) @ (2 * z - 1).T / axes
-    return (
-        math.exp(2 * theta[axes]) * smooth
-        + math.exp(2 * theta[axes + 1]) * trend
-        + _OFFSET
-    )
+    matern = (1 + root + root * root / 3) * np.exp(-root)
+    return math.exp(2 * theta[axes]) * matern + _OFFSET
 
 
 def negative_evidence(
@@ -64,10 +58,9 @@ def negative_evidence(
     squares = np.stack([np.subtract.outer(c, c) ** 2 for c in (x / scale).T])
     root = np.sqrt(5 * squares.sum(axis=0))
     decay = np.exp(-root)
-    smooth = variances[0] * (1 + root + root * root / 3) * decay
-    trend = variances[1] * (2 * x - 1) @ (2 * x - 1).T / axes
-    cov = smooth + trend + _OFFSET
-    cov[np.diag_indices(count)] += variances[2] + _JITTER
+    matern = variances[0] * (1 + root + root * root / 3) * decay
+    cov = matern + _OFFSET
+    cov[np.diag_indices(count)] += variances[1] + _JITTER
     chol = linalg.cholesky(cov, lower=True, check_finite=False)
     weights = linalg.cho_solve((chol, True), y, check_finite=False)
     inverse, _ = linalg.lapack.dpotri(chol, lower=1)
@@ -77,8 +70,7 @@ def negative_evidence(
     gradient = np.concatenate(
         [
             0.5 * np.einsum("dij,ij->d", squares, by_square),
-            [(slack * smooth).sum(), (slack * trend).sum()],
-            [slack.trace() * variances[2]],
+            [(slack * matern).sum(), slack.trace() * variances[1]],
         ]
     )
     mean, deviation = _priors(axes)
@@ -95,11 +87,11 @@ def negative_evidence(
 def _priors(axes):
     # More axes, longer scales: distances grow with the root of their number.
     length = (_LENGTH[0] + 0.5 * math.log(axes), _LENGTH[1])
-    return np.array([length] * axes + [_SMOOTH, _TREND, _NOISE]).T
+    return np.array([length] * axes + [_FUNCTION, _NOISE]).T
 
 
 def fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The theta of the highest evidence, [d + 3], from one start: the priors' means."""
+    """The theta of the highest evidence, [d + 2], from one start: the priors' means."""
     start = _priors(x.shape[1])[0]
     found = optimize.minimize(
         negative_evidence,
@@ -125,38 +117,56 @@ def predict(process: Process, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the function itself at z: [m, d]."""
     cross = covariance(process.theta, process.x, z)
     part = linalg.solve_triangular(process.chol, cross, lower=True, check_finite=False)
-    axes = z.shape[1]
-    own = (
-        math.exp(2 * process.theta[axes])
-        + math.exp(2 * process.theta[axes + 1]) * ((2 * z - 1) ** 2).mean(axis=1)
-        + _OFFSET
-    )
+    own = math.exp(2 * process.theta[-2]) + _OFFSET
     variance = np.maximum(own - (part * part).sum(axis=0), _JITTER)
     return cross.T @ process.weights, variance
 
 
-def draws(process, base, z, rng, count):
-    """Joint draws of the function at base: [b, d], with what is then expected at z:
-    yields (values [b], mean [m], variance [m]) count times."""
-    theta, nothing = process.theta, process.theta.copy()
-    nothing[-1] = -20.0
-    cross = linalg.solve_triangular(
-        process.chol, covariance(theta, process.x, base), lower=True
-    )
-    tiny = 1e-6 * np.eye(len(base))
+def draws(
+    process: Process, base: np.ndarray, z: np.ndarray, rng: np.random.Generator, n: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What the function may be at `base`, jointly, and what is then expected at z.
+
+    Args:
+      base: [b, d], holds all points that the process has seen: the function's values
+        there say all that the noisy values said.
+
+    Yields:
+      n times (values [b], mean [m], variance [m]).
+    """
+    theta = process.theta
     prior = covariance(theta, base, base)
-    mean = covariance(theta, base, process.x) @ process.weights
-    post = linalg.cholesky(prior - cross.T @ cross + tiny, lower=True)
-    chol = linalg.cholesky(prior + tiny, lower=True)
-    part = linalg.solve_triangular(chol, covariance(theta, base, z), lower=True)
-    axes = z.shape[1]
-    own = (
-        math.exp(2 * theta[axes])
-        + math.exp(2 * theta[axes + 1]) * ((2 * z - 1) ** 2).mean(axis=1)
-        + _OFFSET
+    seen = covariance(theta, process.x, base)
+    part = linalg.solve_triangular(process.chol, seen, lower=True, check_finite=False)
+    # Neighbours on a grid are almost equal: without this the factors would not exist.
+    blur = 1e-6 * np.diag(prior).max() * np.eye(len(base))
+    root = linalg.cholesky(prior - part.T @ part + blur, lower=True)
+    chol = linalg.cholesky(prior + blur, lower=True)
+    gain = linalg.solve_triangular(
+        chol, covariance(theta, base, z), lower=True, check_finite=False
     )
-    variance = np.maximum(own - (part * part).sum(axis=0), _JITTER)
-    for _ in range(count):
-        values = mean + post @ rng.normal(size=len(base))
-        solved = linalg.solve_triangular(chol, values, lower=True)
-        yield values, part.T @ solved, variance
+    own = math.exp(2 * theta[-2]) + _OFFSET
+    variance = np.maximum(own - (gain * gain).sum(axis=0), _JITTER)
+    for _ in range(n):
+        values = seen.T @ process.weights + root @ rng.normal(size=len(base))
+        white = linalg.solve_triangular(chol, values, lower=True)
+        yield values, gain.T @ white, variance
+
+
+def plausible(
+    best: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator, n: int
+) -> np.ndarray:
+    """n thetas, [n, d + 2], from the normal distribution that the evidence has about
+    its top (Laplace's approximation): few points leave much open."""
+    step = 1e-3
+    curvature = np.stack(
+        [
+            negative_evidence(best + move, x, y)[1]
+            - negative_evidence(best - move, x, y)[1]
+            for move in step * np.eye(len(best))
+        ]
+    ) / (2 * step)
+    values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+    # No flatter than the priors are: the top may lie at a bound.
+    normal = rng.normal(size=(n, len(best))) / np.sqrt(np.maximum(values, 1.0))
+    return np.clip(best + normal @ vectors.T, _LOWEST, _HIGHEST)
