@@ -68,6 +68,9 @@ class Sampler(optuna.samplers.BaseSampler):
         self._listed = None
         if self._size < 2:
             raise UserError("a space of one point needs no search; give an axis two")
+        if self._size <= _LISTED:
+            grid = itertools.product(*map(range, self._levels))
+            self._listed = dict.fromkeys(filter(self._permits, grid))
 
     def infer_relative_search_space(self, study, trial):
         return self._space
@@ -82,8 +85,8 @@ class Sampler(optuna.samplers.BaseSampler):
         trials = _in_turn(study, trial, self._space.keys())
         rng = np.random.default_rng([self._seed, trial.number])
         data = self._read(trials, study.directions)
-        closed = _Closed(data.taken, trial.system_attrs.get("fixed_params", {}))
-        pool = self._pool(rng, data, closed)
+        fixed = trial.system_attrs.get("fixed_params", {})
+        pool = self._pool(rng, data, fixed)
         if not pool:
             study.tell(trial.number, state=TrialState.FAIL)
             raise Exhausted(
@@ -95,7 +98,7 @@ class Sampler(optuna.samplers.BaseSampler):
         if len(data.points) < 2 or known < self._n_startup:
             chosen = self._fill(pool, known)
         else:
-            chosen = self._improve(rng, pool, data, closed)
+            chosen = self._improve(rng, pool, data, fixed)
         return self._params(chosen)
 
     def point(self, params: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -104,23 +107,20 @@ class Sampler(optuna.samplers.BaseSampler):
         return None if None in ranks else tuple(ranks)
 
     def _params(self, point):
-        return {
-            name: axis.values[rank]
-            for (name, axis), rank in zip(self._axes.items(), point)
-        }
+        axes = self._axes.items()
+        return {name: axis.values[rank] for (name, axis), rank in zip(axes, point)}
 
     def _coordinates(self, points):
-        ranks = np.array(points, int).reshape(-1, len(self._axes))
-        columns = zip(self._axes.values(), ranks.T)
-        return np.stack([axis.scale[column] for axis, column in columns], axis=1)
+        ranks = np.array(points, int).reshape(-1, len(self._axes)).T
+        axes = self._axes.values()
+        return np.stack([axis.scale[one] for axis, one in zip(axes, ranks)], axis=1)
 
     def _read(self, trials, directions):
         data = _Data([], [], [], [], [], set(), {})
         signs = [-1 if one.name == "MAXIMIZE" else 1 for one in directions]
         for trial in trials:
-            point = self.point(
-                trial.system_attrs.get("fixed_params", {}) | trial.params
-            )
+            fixed = trial.system_attrs.get("fixed_params", {})
+            point = self.point(fixed | trial.params)
             if point is None:
                 continue
             data.taken.add(point)
@@ -139,32 +139,21 @@ class Sampler(optuna.samplers.BaseSampler):
         return data
 
     def _permits(self, point):
+        if self._listed is not None:
+            return point in self._listed
         return self._allowed(self._params(point))
 
-    def _open(self, points, closed):
-        """Those that may be suggested, each once."""
-        fixed = closed.fixed
-        made = []
-        for point in dict.fromkeys(points):
-            if point in closed.taken:
-                continue
-            if fixed and {**self._params(point), **fixed} != self._params(point):
-                continue
-            if self._listed is not None:
-                allowed = point in self._listed
-            else:
-                allowed = self._permits(point)
-            if allowed:
-                made.append(point)
-        return made
+    def _open(self, points, taken, fixed):
+        """Those that may be suggested, each once, with what an enqueued trial fixes."""
+        fresh = [point for point in dict.fromkeys(points) if point not in taken]
+        if fixed:
+            fresh = [p for p in fresh if fixed.items() <= self._params(p).items()]
+        return [point for point in fresh if self._permits(point)]
 
-    def _pool(self, rng, data, closed):
+    def _pool(self, rng, data, fixed):
         """What is left, or some of it."""
-        if self._size <= _LISTED:
-            if self._listed is None:
-                grid = itertools.product(*map(range, self._levels))
-                self._listed = dict.fromkeys(filter(self._permits, grid))
-            left = self._open(self._listed, closed)
+        if self._listed is not None:
+            left = self._open(self._listed, data.taken, fixed)
             if len(left) <= _SCORED:
                 return left
             some = [left[i] for i in rng.choice(len(left), _SCORED, replace=False)]
@@ -172,35 +161,31 @@ class Sampler(optuna.samplers.BaseSampler):
             some = []
             for _ in range(20):
                 draws = rng.integers(0, self._levels, (_SCORED, len(self._levels)))
-                some += self._open(map(tuple, draws.tolist()), closed)
+                some += self._open(map(tuple, draws.tolist()), data.taken, fixed)
                 if len(some) >= _SCORED // 2:
                     break
-        return list(dict.fromkeys(some + self._moves(data.points, closed)))
+        return list(dict.fromkeys(some + self._moves(data.points, data.taken, fixed)))
 
-    def _moves(self, points, closed):
+    def _moves(self, points, taken, fixed):
         """What is open one axis away."""
-        return self._open(
-            (
-                (*point[:axis], rank, *point[axis + 1 :])
-                for point in points
-                for axis, levels in enumerate(self._levels)
-                for rank in range(levels)
-            ),
-            closed,
+        moves = (
+            (*point[:axis], rank, *point[axis + 1 :])
+            for point in points
+            for axis, levels in enumerate(self._levels)
+            for rank in range(levels)
         )
+        return self._open(moves, taken, fixed)
 
     def _fill(self, pool, count):
         """The open point closest to the count-th of a design that fills the space."""
         block, place = divmod(count, self._n_startup)
-        design = qmc.LatinHypercube(
-            len(self._axes),
-            optimization="random-cd",
-            rng=np.random.default_rng([self._seed, block]),
-        ).random(self._n_startup)
-        apart = (np.array(pool) + 0.5) / self._levels - design[place]
+        rng = np.random.default_rng([self._seed, block])
+        cube = qmc.LatinHypercube(len(self._axes), optimization="random-cd", rng=rng)
+        goal = cube.random(self._n_startup)[place]
+        apart = (np.array(pool) + 0.5) / self._levels - goal
         return pool[np.argmin((apart**2).sum(axis=1))]
 
-    def _improve(self, rng, pool, data, closed):
+    def _improve(self, rng, pool, data, fixed):
         told = [tuple(zip(*pairs)) for pairs in data.constraints.values()]
         if data.failed:
             fails = [1] * len(data.failed) + [-1] * len(data.points)
@@ -217,8 +202,7 @@ class Sampler(optuna.samplers.BaseSampler):
         if len(pool) + len(data.taken) < self._size:
             for _ in range(_ROUNDS):
                 best = sorted(scores, key=scores.get)[-_BEST:]
-                seen = closed._replace(taken=data.taken | set(scores))
-                near = self._moves(best, seen)
+                near = self._moves(best, data.taken | scores.keys(), fixed)
                 if not near:
                     break
                 scores.update(zip(near, rough(self._coordinates(near))))
@@ -247,11 +231,6 @@ def _axis(name, distribution):
     return _Axis(values, {value: i for i, value in enumerate(values)}, scale)
 
 
-class _Closed(NamedTuple):
-    taken: set  # Points.
-    fixed: Mapping[str, Any]  # What an enqueued trial has settled.
-
-
 class _Data(NamedTuple):
     """A study's trials as points. `values` are to be minimised; `counts` says which of
     `points` may be on the front; `constraints`: name -> (point, value) pairs."""
@@ -270,9 +249,7 @@ def _in_turn(study, trial, names):
     a ticket, and no two processes choose at once. One that died is not waited for."""
     start = time.monotonic()
     while True:
-        others = [
-            t for t in study.get_trials(deepcopy=False) if t.number != trial.number
-        ]
+        others = [t for t in study.get_trials(False) if t.number != trial.number]
         latest = datetime.datetime.now() - datetime.timedelta(seconds=_PATIENCE)
         choosing = [
             other
@@ -288,38 +265,35 @@ def _in_turn(study, trial, names):
 
 
 def warm_start(study: optuna.Study, earlier: optuna.Study) -> int:
-    """Copies an earlier study's finished trials of the new study's space, failed ones
-    too, and returns how many; points that the new study has are left out, so that a
-    second call adds none. One process does it, before the search.
+    """Copies an earlier study's finished trials, failed ones too, that lie in the space
+    of the new one's Sampler, and returns how many; points that it has are left out, so
+    that a second call adds none. For one process, before the search.
 
     Raises:
-      UserError: the studies' objectives differ, or the new one has another sampler.
+      UserError: the studies' directions differ.
     """
     sampler = study.sampler
-    if not isinstance(sampler, Sampler):
-        raise UserError("only a study with the Bayesian sampler has a space to fit in")
     if study.directions != earlier.directions:
-        wanted, got = (
-            [one.name.lower() for one in each.directions] for each in (study, earlier)
-        )
+        theirs, ours = ([d.name for d in s.directions] for s in (earlier, study))
         raise UserError(
-            f"the earlier study's objectives are {got}, the new one's {wanted}; start "
+            f"the earlier study's directions are {theirs}, this one's {ours}; start "
             "from a study of the same objectives"
         )
-    present = {sampler.point(one.params) for one in study.get_trials(deepcopy=False)}
+    space = sampler.infer_relative_search_space(study, None)
+    left_out = {None} | {sampler.point(one.params) for one in study.trials}
     copied = [
         optuna.trial.create_trial(
             state=one.state,
             values=one.values,
             params=one.params,
-            distributions=sampler.infer_relative_search_space(study, one),
+            distributions=space,
             user_attrs=one.user_attrs,
             constraints=one.constraints,
         )
-        for one in earlier.get_trials(deepcopy=False)
+        for one in earlier.trials
         if one.state.is_finished()
-        and one.params.keys() == sampler.infer_relative_search_space(study, one).keys()
-        and sampler.point(one.params) not in present | {None}
+        and one.params.keys() == space.keys()
+        and sampler.point(one.params) not in left_out
     ]
     study.add_trials(copied)
     return len(copied)

@@ -102,7 +102,9 @@ def objective(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Objecti
         theta = gp.fit(x[some], scaled[some])
         # The densities of y itself: of the same thing in different units.
         evidence = -gp.negative_evidence(theta, x[some], scaled[some])[0]
-        evidence -= len(some) * math.log(spread) + log * np.log(y[some]).sum()
+        evidence -= len(some) * math.log(spread)
+        if log:
+            evidence -= np.log(y[some]).sum()
         made.append((evidence, log, centre, spread, theta, scaled))
     _, log, centre, spread, theta, scaled = max(made, key=lambda one: one[0])
     count = min(8, max(1, 500 // len(y)))  # Many trials leave little open.
@@ -152,9 +154,8 @@ def chance(
     """
     processes = []
     for x, y in told:
-        size = np.abs(y[np.isfinite(y)])
-        limit = 10 * np.median(size) if size.any() and np.median(size) else 10.0
-        y = np.clip(y, -limit, limit)
+        sizes = np.abs(y[np.isfinite(y) & (y != 0)])
+        y = np.clip(y / np.median(sizes) if len(sizes) else np.sign(y), -10, 10)
         # Not shifted: 0 is the limit, and where nothing is known both sides may be.
         y = y / max(np.sqrt(np.mean(y * y)), 1e-9)
         some = np.unique(np.linspace(0, len(y) - 1, _FITTED).astype(int))
