@@ -135,25 +135,60 @@ def test_every_allowed_point_comes_once_and_then_the_end_is_told():
     assert study.trials[-1].state == TrialState.FAIL
 
 
-def test_pending_trials_change_and_spread_what_is_suggested():
-    alone, batch = study_of(GRID), study_of(GRID)
-    for study in (alone, batch):
-        search(study, GRID, 12)
-    trial = alone.ask(GRID)
-    waiting = [batch.ask(GRID) for _ in range(6)]
-    assert waiting[0].params == trial.params
+def test_a_pending_point_takes_worth_from_its_neighbours():
+    rng = np.random.default_rng(0)
+    x, at = rng.random((10, 2)), rng.random((60, 2))
+    values = np.stack([1 + x.sum(axis=1), 3 - x.prod(axis=1) - x[:, 0]], axis=1)
+
+    def worth(pending):
+        parts = hypervolume.acquisition(
+            x, values, np.ones(10, bool), [], pending, np.random.default_rng(1)
+        )
+        return parts[1](at)
+
+    alone = worth(at[:0])
+    best = np.argmax(alone)
+    after = worth(at[[best]])
+    apart = np.linalg.norm(at - at[best], axis=1)
+    near, far = (apart < 0.15) & (apart > 0), apart > 0.5
+    assert after[best] < 0.05 * alone[best]
+    assert after[near].sum() < 0.5 * alone[near].sum()
+    assert after[far].sum() > 0.8 * alone[far].sum()
+
+
+def test_pending_trials_change_and_spread_what_is_suggested(monkeypatch):
+    study, pending = study_of(GRID), []
+    search(study, GRID, 12)
+    original = hypervolume.acquisition
+
+    def acquisition(*args):
+        pending.append(len(args[4]))
+        return original(*args)
+
+    monkeypatch.setattr(hypervolume, "acquisition", acquisition)
+    waiting = [study.ask(GRID) for _ in range(6)]
+    study.enqueue_trial(dict(zip(GRID, (8, 512, 12))))
+    study.enqueue_trial(dict(zip(GRID, (8, 512, 12))))
+    for _ in range(3):
+        trial = study.ask(GRID)
+    assert pending == [0, 1, 2, 3, 4, 5, 8]
     points = np.array(
         [[list(GRID[n].choices).index(v) for n, v in t.params.items()] for t in waiting]
     )
     apart = np.abs(points[:, None] - points).sum(axis=2)
     assert len(np.unique(points, axis=0)) == 6 and apart.sum() / 30 > 2
-    study = study_of(GRID)
-    for finished in batch.trials[:12]:
-        study.add_trial(finished)
-    study.enqueue_trial(dict(zip(GRID, (8, 512, 12))))
-    assert study.ask(GRID).params == dict(zip(GRID, (8, 512, 12)))
+    assert trial.params not in [t.params for t in study.trials[:-1]]
+
+
+def test_what_an_enqueued_trial_leaves_open_is_new():
+    study = study_of(SMALL)
+    for layers, hidden in list(np.ndindex(3, 3))[:8]:
+        params = {"layers": (2, 4, 6)[layers], "hidden": (128, 256, 512)[hidden]}
+        study.enqueue_trial({**params, "heads": 4})
+        study.tell(study.ask(SMALL), (1.0, 2.0))
     study.enqueue_trial({"heads": 4})
-    assert study.ask(GRID).params["heads"] == 4
+    wanted = {"layers": 6, "hidden": 512, "heads": 4}
+    assert study.ask(SMALL).params == wanted
 
 
 def test_what_is_infeasible_or_fails_is_avoided():
