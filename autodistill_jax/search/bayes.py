@@ -1,0 +1,299 @@
+"""Which architecture should be tried next? Bayesian search over a grid of sizes."""
+
+import datetime
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+from scipy.stats import qmc
+
+from autodistill_jax.errors import UserError
+from autodistill_jax.search import hypervolume
+
+_LISTED = 50_000  # A space up to here is listed, a larger one is drawn from.
+_SCORED = 2_000  # Candidates that are looked at before the moves around the best.
+_ROUNDS, _BEST = 4, 10  # Of moves, and how many points each starts from.
+_FINALISTS = 300  # Candidates over which the front's own uncertainty is integrated.
+_PATIENCE = 30.0  # Seconds that another process has between a trial and its parameters.
+
+
+class Exhausted(UserError):
+    """The space has no point left that may be tried."""
+
+
+class Sampler(optuna.samplers.BaseSampler):
+    """Bayesian search of a finite grid, one objective or more.
+
+    A Gaussian process an objective and a constraint. The next point has the largest
+    expected hypervolume improvement (one objective: expected improvement) times chance
+    of being feasible. Running trials are reckoned with. Constraints are those that
+    trials carry (`trial.set_constraint`, at most 0 is feasible); once a trial has
+    failed, failing is one more.
+
+    No point is suggested that the study has in any state. Several processes may share a
+    study: a trial waits for the parameters of those before it. What is suggested follows
+    from the seed, the trial's number and the trials so far alone.
+
+    Args:
+      space: name -> choices, numbers; the same that `study.ask` is given. Coordinates
+        are their logarithms where all are positive.
+      allowed: may these parameters be tried at all? Must not change its mind.
+      n_startup: trials that fill the space, before a process is asked.
+
+    Raises:
+      UserError: the space has one point, or a choice that is no number.
+      Exhausted: from `study.ask`, if nothing is left; the trial is told as failed.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, CategoricalDistribution],
+        seed: int = 0,
+        allowed: Callable[[dict[str, Any]], bool] = lambda params: True,
+        n_startup: int = 8,
+    ):
+        self._space = dict(space)
+        self._axes = {name: _axis(name, one) for name, one in space.items()}
+        self._levels = [len(axis.values) for axis in self._axes.values()]
+        self._size = math.prod(self._levels)
+        self._seed = seed
+        self._allowed = allowed
+        self._n_startup = n_startup
+        self._listed = None
+        if self._size < 2:
+            raise UserError("a space of one point needs no search; give an axis two")
+        if self._size <= _LISTED:
+            grid = itertools.product(*map(range, self._levels))
+            self._listed = dict.fromkeys(filter(self._permits, grid))
+
+    def infer_relative_search_space(self, study, trial):
+        return self._space
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        raise UserError(
+            f"{param_name} is no axis of the sampler's space ({', '.join(self._space)}); "
+            "ask with the distributions that the sampler was made with"
+        )
+
+    def sample_relative(self, study, trial, search_space):
+        trials = _in_turn(study, trial, self._space.keys())
+        rng = np.random.default_rng([self._seed, trial.number])
+        data = self._read(trials, study.directions)
+        fixed = trial.system_attrs.get("fixed_params", {})
+        pool = self._pool(rng, data, fixed)
+        if not pool:
+            study.tell(trial.number, state=TrialState.FAIL)
+            raise Exhausted(
+                f"nothing is left to try: {len(data.taken)} of the space's "
+                f"{self._size} points are in the study and no other that is allowed "
+                "was found; widen the space or the budget, or end the search here"
+            )
+        known = len(data.points) + len(data.failed) + len(data.pending)
+        if len(data.points) < 2 or known < self._n_startup:
+            chosen = self._fill(pool, known)
+        else:
+            chosen = self._improve(rng, pool, data, fixed)
+        return self._params(chosen)
+
+    def point(self, params: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """The ranks of its sizes; None if it is not of the space."""
+        ranks = [axis.ranks.get(params.get(n)) for n, axis in self._axes.items()]
+        return None if None in ranks else tuple(ranks)
+
+    def _params(self, point):
+        axes = self._axes.items()
+        return {name: axis.values[rank] for (name, axis), rank in zip(axes, point)}
+
+    def _coordinates(self, points):
+        ranks = np.array(points, int).reshape(-1, len(self._axes)).T
+        axes = self._axes.values()
+        return np.stack([axis.scale[one] for axis, one in zip(axes, ranks)], axis=1)
+
+    def _read(self, trials, directions):
+        data = _Data([], [], [], [], [], set(), {})
+        signs = [-1 if one.name == "MAXIMIZE" else 1 for one in directions]
+        for trial in trials:
+            fixed = trial.system_attrs.get("fixed_params", {})
+            point = self.point(fixed | trial.params)
+            if point is None:
+                continue
+            data.taken.add(point)
+            if not trial.state.is_finished():
+                data.pending.append(point)
+                continue
+            for name, value in trial.constraints.items():
+                data.constraints.setdefault(name, []).append((point, value))
+            if trial.state == TrialState.COMPLETE:
+                feasible = all(value <= 0 for value in trial.constraints.values())
+                data.points.append(point)
+                data.values.append([s * v for s, v in zip(signs, trial.values)])
+                data.counts.append(feasible and self._permits(point))
+            else:
+                data.failed.append(point)
+        return data
+
+    def _permits(self, point):
+        if self._listed is not None:
+            return point in self._listed
+        return self._allowed(self._params(point))
+
+    def _open(self, points, taken, fixed):
+        """Those that may be suggested, each once, with what an enqueued trial fixes."""
+        fresh = [point for point in dict.fromkeys(points) if point not in taken]
+        if fixed:
+            fresh = [p for p in fresh if fixed.items() <= self._params(p).items()]
+        return [point for point in fresh if self._permits(point)]
+
+    def _pool(self, rng, data, fixed):
+        """What is left, or some of it."""
+        if self._listed is not None:
+            left = self._open(self._listed, data.taken, fixed)
+            if len(left) <= _SCORED:
+                return left
+            some = [left[i] for i in rng.choice(len(left), _SCORED, replace=False)]
+        else:
+            some = []
+            for _ in range(20):
+                draws = rng.integers(0, self._levels, (_SCORED, len(self._levels)))
+                some += self._open(map(tuple, draws.tolist()), data.taken, fixed)
+                if len(some) >= _SCORED // 2:
+                    break
+        return list(dict.fromkeys(some + self._moves(data.points, data.taken, fixed)))
+
+    def _moves(self, points, taken, fixed):
+        """What is open one axis away."""
+        moves = (
+            (*point[:axis], rank, *point[axis + 1 :])
+            for point in points
+            for axis, levels in enumerate(self._levels)
+            for rank in range(levels)
+        )
+        return self._open(moves, taken, fixed)
+
+    def _fill(self, pool, count):
+        """The open point closest to the count-th of a design that fills the space."""
+        block, place = divmod(count, self._n_startup)
+        rng = np.random.default_rng([self._seed, block])
+        cube = qmc.LatinHypercube(len(self._axes), optimization="random-cd", rng=rng)
+        goal = cube.random(self._n_startup)[place]
+        apart = (np.array(pool) + 0.5) / self._levels - goal
+        return pool[np.argmin((apart**2).sum(axis=1))]
+
+    def _improve(self, rng, pool, data, fixed):
+        told = [tuple(zip(*pairs)) for pairs in data.constraints.values()]
+        if data.failed:
+            fails = [1] * len(data.failed) + [-1] * len(data.points)
+            told.append((data.failed + data.points, fails))
+        rough, fine = hypervolume.acquisition(
+            self._coordinates(data.points),
+            np.array(data.values),
+            np.array(data.counts),
+            [(self._coordinates(p), np.array(v, float)) for p, v in told],
+            self._coordinates(data.pending),
+            rng,
+        )
+        scores = dict(zip(pool, rough(self._coordinates(pool))))
+        if len(pool) + len(data.taken) < self._size:
+            for _ in range(_ROUNDS):
+                best = sorted(scores, key=scores.get)[-_BEST:]
+                near = self._moves(best, data.taken | scores.keys(), fixed)
+                if not near:
+                    break
+                scores.update(zip(near, rough(self._coordinates(near))))
+        finalists = sorted(scores, key=scores.get)[-_FINALISTS:]
+        return finalists[np.argmax(fine(self._coordinates(finalists)))]
+
+
+class _Axis(NamedTuple):
+    values: tuple
+    ranks: Mapping[Any, int]
+    scale: np.ndarray  # 0 to 1.
+
+
+def _axis(name, distribution):
+    for choice in distribution.choices:
+        if isinstance(choice, bool) or not isinstance(choice, int | float):
+            raise UserError(
+                f"{name} has the choice {choice!r}; the sampler needs numbers, since it "
+                "learns from their order"
+            )
+    values = tuple(sorted(set(distribution.choices)))
+    scale = np.array(values, float)
+    if scale[0] > 0:
+        scale = np.log(scale)
+    scale = (scale - scale[0]) / max(np.ptp(scale), 1e-9)
+    return _Axis(values, {value: i for i, value in enumerate(values)}, scale)
+
+
+class _Data(NamedTuple):
+    """A study's trials as points. `values` are to be minimised; `counts` says which of
+    `points` may be on the front; `constraints`: name -> (point, value) pairs."""
+
+    points: list
+    values: list
+    counts: list
+    failed: list
+    pending: list
+    taken: set
+    constraints: dict
+
+
+def _in_turn(study, trial, names):
+    """The other trials, once those before this one have their parameters: its number is
+    a ticket, and no two processes choose at once. One that died is not waited for."""
+    start = time.monotonic()
+    while True:
+        others = [t for t in study.get_trials(False) if t.number != trial.number]
+        latest = datetime.datetime.now() - datetime.timedelta(seconds=_PATIENCE)
+        choosing = [
+            other
+            for other in others
+            if other.number < trial.number
+            and other.state == TrialState.RUNNING
+            and not names <= other.params.keys()
+            and other.datetime_start > latest
+        ]
+        if not choosing or time.monotonic() - start > _PATIENCE:
+            return others
+        time.sleep(0.01)
+
+
+def warm_start(study: optuna.Study, earlier: optuna.Study) -> int:
+    """Copies an earlier study's finished trials, failed ones too, that lie in the space
+    of the new one's Sampler, and returns how many; points that it has are left out, so
+    that a second call adds none. For one process, before the search.
+
+    Raises:
+      UserError: the studies' directions differ.
+    """
+    sampler = study.sampler
+    if study.directions != earlier.directions:
+        theirs, ours = ([d.name for d in s.directions] for s in (earlier, study))
+        raise UserError(
+            f"the earlier study's directions are {theirs}, this one's {ours}; start "
+            "from a study of the same objectives"
+        )
+    space = sampler.infer_relative_search_space(study, None)
+    left_out = {None} | {sampler.point(one.params) for one in study.trials}
+    copied = [
+        optuna.trial.create_trial(
+            state=one.state,
+            values=one.values,
+            params=one.params,
+            distributions=space,
+            user_attrs=one.user_attrs,
+            constraints=one.constraints,
+        )
+        for one in earlier.trials
+        if one.state.is_finished()
+        and one.params.keys() == space.keys()
+        and sampler.point(one.params) not in left_out
+    ]
+    study.add_trials(copied)
+    return len(copied)

@@ -1,0 +1,335 @@
+"""Is a suggestion new, allowed and worth a trial, and is its arithmetic right?"""
+
+import threading
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+from scipy.optimize import approx_fprime
+
+from autodistill_jax.errors import UserError
+from autodistill_jax.search import bayes, gp, hypervolume
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+TWO = ("minimize", "minimize")
+
+
+def space(**axes):
+    return {name: CategoricalDistribution(values) for name, values in axes.items()}
+
+
+SMALL = space(layers=(2, 4, 6), hidden=(128, 256, 512), heads=(2, 4))
+GRID = space(
+    layers=(2, 3, 4, 6, 8), hidden=(128, 192, 256, 384, 512), heads=(2, 4, 8, 12)
+)
+
+
+def study_of(axes, directions=TWO, seed=0, **settings):
+    sampler = bayes.Sampler(axes, seed=seed, **settings)
+    return optuna.create_study(directions=list(directions), sampler=sampler)
+
+
+def values_of(params):
+    """Error and time, both positive: more of a thing is better and slower."""
+    size = np.log2(params["layers"]) + np.log2(params["hidden"] / 64)
+    error = np.exp(-0.3 * size) + 0.03 * abs(np.log2(params["heads"]) - 2)
+    return error, params["layers"] * params["hidden"] / 1000 + params["heads"] / 100
+
+
+def search(study, axes, count, values=values_of):
+    made = []
+    for _ in range(count):
+        trial = study.ask(axes)
+        study.tell(trial, values(trial.params))
+        made.append(tuple(trial.params.values()))
+    return made
+
+
+def front_volume(points):
+    values = np.array([values_of(dict(zip(GRID, point))) for point in points])
+    worst, total = np.array([1.0, 4.3]), 0.0
+    for first, second in hypervolume.nondominated(values):
+        total += max(0, worst[0] - first) * max(0, worst[1] - second)
+        worst[1] = min(worst[1], second)
+    return total
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_expected_improvement_is_that_of_many_draws(objectives):
+    rng = np.random.default_rng(0)
+    front = rng.uniform(0.5, 2.0, (6, objectives))
+    reference = np.full(objectives, 1.8)
+    beliefs = [
+        hypervolume.Belief(
+            rng.normal(0.9 * (i != 1), 0.4, 2), np.array([0.5, 0.2]), log=i == 1
+        )
+        for i in range(objectives)
+    ]
+    made = hypervolume.improvement(beliefs, front, reference)
+    samples = rng.uniform(-2, 1.8, (20_000, objectives))
+    free = ~(front <= samples[:, None]).all(axis=2).any(axis=1)
+    samples, box = samples[free], 3.8**objectives / 20_000
+    for point in range(2):
+        draws = [
+            rng.normal(one.mean[point], one.deviation[point], 2_000) for one in beliefs
+        ]
+        draws = [np.exp(d) if one.log else d for d, one in zip(draws, beliefs)]
+        inside = np.ones((2_000, len(samples)), bool)
+        for draw, column in zip(draws, samples.T):
+            inside &= draw[:, None] <= column
+        wanted = inside.sum(axis=1).mean() * box
+        assert made[point] == pytest.approx(wanted, rel=0.08, abs=0.01)
+    assert (hypervolume.improvement(beliefs, front[:0], reference) >= made).all()
+
+
+def test_a_process_is_the_closed_form_and_its_gradient_that_of_differences():
+    rng = np.random.default_rng(0)
+    x, z = rng.random((12, 3)), rng.random((4, 3))
+    y = np.sin(3 * x[:, 0]) + 0.1 * rng.normal(size=12)
+    theta = rng.normal(-0.5, 0.3, 5)
+    _, gradient = gp.negative_evidence(theta, x, y)
+    wanted = approx_fprime(theta, lambda t: gp.negative_evidence(t, x, y)[0], 1e-6)
+    assert gradient == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+    noisy = gp.covariance(theta, x, x) + np.exp(2 * theta[-1]) * np.eye(12)
+    cross = gp.covariance(theta, x, z)
+    process = gp.condition(theta, x, y)
+    mean, variance = gp.predict(process, z)
+    assert mean == pytest.approx(cross.T @ np.linalg.solve(noisy, y), abs=1e-5)
+    whole = gp.covariance(theta, z, z) - cross.T @ np.linalg.solve(noisy, cross)
+    assert variance == pytest.approx(np.diag(whole), abs=1e-5)
+    made = list(gp.draws(process, np.concatenate([x, z[:1]]), z, rng, 4_000))
+    means = np.array([m for _, m, _ in made])
+    assert means.mean(axis=0) == pytest.approx(mean, abs=0.05)
+    spread = means.var(axis=0) + made[0][2]
+    assert spread == pytest.approx(variance, rel=0.1, abs=1e-3)
+    assert made[0][2][0] < 1e-4 < made[0][2][1]  # z[0] is in the base.
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.5])
+def test_noise_is_recovered(noise):
+    rng = np.random.default_rng(0)
+    x = rng.random((70, 3))
+    y = np.sin(4 * x[:, 0]) * (1 + x[:, 1])
+    y = (y - y.mean()) / y.std() + noise * rng.normal(size=70)
+    assert 0.6 < np.exp(gp.fit(x, y)[-1]) / noise < 1.7
+
+
+def test_every_allowed_point_comes_once_and_then_the_end_is_told():
+    study = study_of(SMALL, allowed=lambda p: p["layers"] * p["hidden"] <= 1536)
+    seen = []
+    for i in range(14):
+        trial = study.ask(SMALL)
+        seen.append(tuple(trial.params.values()))
+        if i % 5 == 3:
+            study.tell(trial, state=TrialState.FAIL)
+        elif i % 5 == 4:
+            study.tell(trial, state=TrialState.PRUNED)
+        elif i % 7:  # The others go on running.
+            study.tell(trial, values_of(trial.params))
+    assert len(set(seen)) == 14
+    assert all(layers * hidden <= 1536 for layers, hidden, _ in seen)
+    with pytest.raises(bayes.Exhausted, match="14 of the space's 18 points"):
+        study.ask(SMALL)
+    assert study.trials[-1].state == TrialState.FAIL
+
+
+def test_a_pending_point_takes_worth_from_its_neighbours():
+    rng = np.random.default_rng(0)
+    x, at = rng.random((10, 2)), rng.random((60, 2))
+    values = np.stack([1 + x.sum(axis=1), 3 - x.prod(axis=1) - x[:, 0]], axis=1)
+
+    def worth(pending):
+        parts = hypervolume.acquisition(
+            x, values, np.ones(10, bool), [], pending, np.random.default_rng(1)
+        )
+        return parts[1](at)
+
+    alone = worth(at[:0])
+    best = np.argmax(alone)
+    after = worth(at[[best]])
+    apart = np.linalg.norm(at - at[best], axis=1)
+    near, far = (apart < 0.15) & (apart > 0), apart > 0.5
+    assert after[best] < 0.05 * alone[best]
+    assert after[near].sum() < 0.5 * alone[near].sum()
+    assert after[far].sum() > 0.8 * alone[far].sum()
+
+
+def test_pending_trials_change_and_spread_what_is_suggested(monkeypatch):
+    study, pending = study_of(GRID), []
+    search(study, GRID, 12)
+    original = hypervolume.acquisition
+
+    def acquisition(*args):
+        pending.append(len(args[4]))
+        return original(*args)
+
+    monkeypatch.setattr(hypervolume, "acquisition", acquisition)
+    waiting = [study.ask(GRID) for _ in range(6)]
+    study.enqueue_trial(dict(zip(GRID, (8, 512, 12))))
+    study.enqueue_trial(dict(zip(GRID, (8, 512, 12))))
+    for _ in range(3):
+        trial = study.ask(GRID)
+    assert pending == [0, 1, 2, 3, 4, 5, 8]
+    points = np.array(
+        [[list(GRID[n].choices).index(v) for n, v in t.params.items()] for t in waiting]
+    )
+    apart = np.abs(points[:, None] - points).sum(axis=2)
+    assert len(np.unique(points, axis=0)) == 6 and apart.sum() / 30 > 2
+    assert trial.params not in [t.params for t in study.trials[:-1]]
+
+
+def test_what_an_enqueued_trial_leaves_open_is_new():
+    study = study_of(SMALL)
+    for layers, hidden in list(np.ndindex(3, 3))[:8]:
+        params = {"layers": (2, 4, 6)[layers], "hidden": (128, 256, 512)[hidden]}
+        study.enqueue_trial({**params, "heads": 4})
+        study.tell(study.ask(SMALL), (1.0, 2.0))
+    study.enqueue_trial({"heads": 4})
+    wanted = {"layers": 6, "hidden": 512, "heads": 4}
+    assert study.ask(SMALL).params == wanted
+
+
+def test_what_is_infeasible_or_fails_is_avoided():
+    def wide(params):
+        return params["hidden"] >= 384
+
+    for fails in (False, True):
+        study, bad = study_of(GRID, seed=2), 0
+        for i in range(30):
+            trial = study.ask(GRID)
+            bad += i >= 14 and wide(trial.params)
+            if not fails:
+                trial.set_constraint("memory", trial.params["hidden"] - 300)
+            if fails and wide(trial.params):
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, values_of(trial.params))
+        assert bad <= 3, fails  # Of 16; 40 % of the points are wide.
+
+
+def test_spaces_too_large_to_list_are_searched():
+    axes = space(**{f"axis{i}": tuple(range(1, 11)) for i in range(7)})
+
+    def values(params):
+        return sum((np.log2(v) - 2) ** 2 for v in params.values())
+
+    study = study_of(axes, TWO[:1], allowed=lambda p: p["axis0"] != 5)
+    made = search(study, axes, 26, values)
+    assert len(set(made)) == 26 and all(point[0] != 5 for point in made)
+    apart = [trial.value for trial in study.trials]
+    assert min(apart[8:]) < 0.7 * min(apart[:8])
+    with pytest.raises(bayes.Exhausted):
+        study_of(axes, allowed=lambda p: False).ask(axes)
+
+
+def test_directions_are_honoured():
+    def shifted(params):  # Not all positive: no logarithms in either.
+        return tuple(np.array(values_of(params)) - 1)
+
+    def mirrored(params):
+        error, seconds = shifted(params)
+        return -error, seconds
+
+    made = search(study_of(GRID), GRID, 14, shifted)
+    assert made == search(study_of(GRID, ("maximize", TWO[1])), GRID, 14, mirrored)
+    single = search(study_of(GRID, TWO[:1]), GRID, 16, lambda p: shifted(p)[1])
+    assert (2, 128, 2) in single
+    single = search(study_of(GRID, ("maximize",)), GRID, 16, lambda p: shifted(p)[1])
+    assert (8, 512, 12) in single
+    three = study_of(GRID, ("minimize", "maximize", "minimize"))
+    assert len(set(search(three, GRID, 10, lambda p: (*mirrored(p), p["heads"])))) == 10
+
+
+def test_odd_values_do_no_harm():
+    for odd in (np.inf, -np.inf, 1e30, 0.0):
+        study = study_of(GRID)
+        for i in range(11):
+            study.tell(study.ask(GRID), (odd if i % 3 else i, odd))
+        trial = study.ask(GRID)
+        trial.set_constraint("memory", 1e300)
+        study.tell(trial, (1.0, 1.0))
+        study.ask(GRID)
+
+
+def test_an_earlier_study_counts_as_data():
+    earlier = study_of(GRID)
+    search(earlier, GRID, 12)
+    trial = earlier.ask(GRID)
+    trial.set_constraint("memory", 3.0)
+    earlier.tell(trial, state=TrialState.FAIL)
+    earlier.ask(GRID)  # Goes on running: no data.
+    few = {**GRID, "hidden": CategoricalDistribution((512, 256, 128, 64))}
+    study = study_of(few)
+    fit = [t for t in earlier.trials[:13] if t.params["hidden"] in (128, 256, 512)]
+    assert 0 < len(fit) < 13
+    assert bayes.warm_start(study, earlier) == len(fit)
+    assert [t.params for t in study.trials] == [t.params for t in fit]
+    assert [t.constraints for t in study.trials] == [t.constraints for t in fit]
+    assert study.ask(few).params not in [t.params for t in fit]
+    assert bayes.warm_start(study, earlier) == 0
+    with pytest.raises(UserError, match="same objectives"):
+        bayes.warm_start(study_of(GRID, TWO[:1]), earlier)
+
+
+def test_a_resumed_study_goes_on_the_same():
+    whole = search(study_of(GRID), GRID, 14)
+    study = study_of(GRID)
+    search(study, GRID, 9)
+    study.sampler = bayes.Sampler(GRID, seed=0)
+    assert search(study, GRID, 5) == whole[9:]
+    assert search(study_of(GRID, seed=1), GRID, 14) != whole
+
+
+def test_workers_of_one_journal_never_take_the_same_point(tmp_path):
+    def connect(make):
+        backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "log"))
+        storage = optuna.storages.JournalStorage(backend)
+        return make(storage, bayes.Sampler(SMALL, seed=0))
+
+    def create(storage, sampler):
+        optuna.create_study(
+            storage=storage, sampler=sampler, study_name="s", directions=TWO
+        )
+
+    def load(storage, sampler):
+        return optuna.load_study(storage=storage, sampler=sampler, study_name="s")
+
+    def work():
+        search(connect(load), SMALL, 6)
+
+    connect(create)
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    points = {tuple(trial.params.values()) for trial in connect(load).trials}
+    assert len(points) == 18
+
+
+def test_no_numbers_one_point_or_a_foreign_axis_are_refused():
+    with pytest.raises(UserError, match="needs numbers"):
+        bayes.Sampler(space(kind=("relu", "gelu"), heads=(1, 2)))
+    with pytest.raises(UserError, match="one point"):
+        bayes.Sampler(space(heads=(2,)))
+    with pytest.raises(UserError, match="depth is no axis"):
+        study_of(SMALL).ask(space(depth=(1, 2)))
+
+
+def test_a_front_is_found_sooner_than_at_random():
+    ours, others = [], []
+    points = list(np.ndindex(5, 5, 4))
+    for seed in range(3):
+        made = search(study_of(GRID, seed=seed), GRID, 20)
+        ours.append(front_volume(made))
+        drawn = np.random.default_rng(seed).choice(len(points), 20, replace=False)
+        choices = [one.choices for one in GRID.values()]
+        others.append(
+            front_volume(
+                [[c[i] for c, i in zip(choices, points[draw])] for draw in drawn]
+            )
+        )
+    every = front_volume([[c[i] for c, i in zip(choices, p)] for p in points])
+    assert min(ours) > max(others) and np.mean(ours) > 0.98 * every
