@@ -13,10 +13,11 @@ from ml_collections import config_flags
 from autodistill_jax.errors import UserError
 
 _JOBS = {
-    "run": "distill, search, export, baselines, finetune, rank, report",
+    "run": "distill, search, transfer, export, baselines, finetune, rank, report",
     "distill": "train the SuperLM of each space from the teacher",
-    "search": "the sub-networks under the budget -> the front, and one chosen",
-    "export": "the chosen sub-network -> a Hugging Face folder",
+    "search": "the Archs under the budget -> the front, and one chosen",
+    "transfer": "with search.proxy=flash: the best Archs, trained block by block",
+    "export": "the chosen Arch -> a Hugging Face folder",
     "baselines": "the chosen Arch by other methods, from the same teacher and text",
     "finetune": "student, baselines and teacher on labelled tasks -> one table",
     "rank": "do the proxies order Archs as fine-tuning does? Kendall's tau",

@@ -86,6 +86,19 @@ class Space:
             return MobileArch(**own)
         return Arch(**own, head_size=self.head_size)
 
+    def choices(self) -> dict[str, tuple]:
+        """The values of each of its own axes, {field: values}: what a search chooses
+        from. `ffn_ratio` stands for ffn where that follows the width, and heads that
+        follow it are no choice."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: v for name, v in fields.items() if name != "head_size" and v}
+
+    def at(self, chosen: Mapping[str, float]) -> AnyArch:
+        """The Arch of one value of each of `choices`."""
+        return dataclasses.replace(
+            self, **{field: (value,) for field, value in chosen.items()}
+        ).grid()[0]
+
     def grid(self) -> list[AnyArch]:
         """All Archs, smallest axis values first, each once."""
         return list(_archs(self))

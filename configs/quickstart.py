@@ -108,11 +108,30 @@ def get_config(preset: str = "") -> ConfigDict:
                 "dtype": "float32",  # of the products; "bfloat16" on a TPU
                 "save_every": 100,  # steps
             },
+            # search.proxy=flash: every candidate is trained from the teacher block by
+            # block, by a fraction of the steps; the best of them then by all.
+            "flash": {
+                "block_steps": 20 if smoke else 10_000,  # a block
+                "steps": 20 if smoke else 500_000,  # words, when all blocks are done
+                "fraction": 0.05,
+                "learning_rate": 1e-3,
+                "warmup": 0.1,  # fraction of each stage
+                # Over so many times the median loss of others a candidate stops; 0.0: no.
+                "stop": 0.0,
+                "winners": 3,  # Archs of the front that get all steps
+            },
             "search": {
                 # What an Arch is judged by: agnostic (held-out distillation loss),
                 # similarity, hidden, pooled, relation_minilmv2, relation_paper,
-                # relation_code, or, with labels: proxy (a few steps on `task`), probe.
+                # relation_code; with labels proxy (a few steps on `task`), probe; or flash.
                 "proxy": "agnostic" if smoke else "hidden",
+                # Which Archs: "all" of them, or "bayes", "random", "nsga2", "tpe": so
+                # many `trials` of one study, latency asked first. storage: "" (SQLite in
+                # the workdir), "journal" (a file there that several machines may share)
+                # or a database's URL.
+                "sampler": "all",
+                "trials": 60,
+                "storage": "",
                 "task": "",  # for proxy and probe: a task as in finetune.tasks
                 "steps": 20 if smoke else 100,  # of proxy's fine-tuning
                 # The best trade-off: of the Archs whose proxy is within this of the

@@ -11,6 +11,7 @@ from scipy.optimize import approx_fprime
 
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes, gp, hypervolume
+from autodistill_jax.search.study import warm_start
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 TWO = ("minimize", "minimize")
@@ -264,13 +265,13 @@ def test_an_earlier_study_counts_as_data():
     study = study_of(few)
     fit = [t for t in earlier.trials[:13] if t.params["hidden"] in (128, 256, 512)]
     assert 0 < len(fit) < 13
-    assert bayes.warm_start(study, earlier) == len(fit)
+    assert warm_start(study, earlier) == len(fit)
     assert [t.params for t in study.trials] == [t.params for t in fit]
     assert [t.constraints for t in study.trials] == [t.constraints for t in fit]
     assert study.ask(few).params not in [t.params for t in fit]
-    assert bayes.warm_start(study, earlier) == 0
+    assert warm_start(study, earlier) == 0
     with pytest.raises(UserError, match="same objectives"):
-        bayes.warm_start(study_of(GRID, TWO[:1]), earlier)
+        warm_start(study_of(GRID, TWO[:1]), earlier)
 
 
 def test_a_resumed_study_goes_on_the_same():

@@ -5,10 +5,14 @@ from etils import epath
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import train
 from autodistill_jax.jobs.workdir import superlm_folder
+from autodistill_jax.train import log
 
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "distill") -> None:
     """Trains each until `distill.steps`; goes on from the last checkpoints."""
+    if experiment.config.search.proxy == "flash":
+        log.say(f"{stage}: off (search.proxy is flash: no weights are inherited)")
+        return
     for name, space in experiment.spaces.items():
         several = len(experiment.spaces) > 1
         train(

@@ -206,6 +206,8 @@ def _start(config, teacher, named) -> tuple[AnyArch, dict]:
         raise UserError(
             "distill.start is empty; give teacher, random, or a student's folder"
         )
+    if kind == "teacher" and type(teacher.arch) is not space.family:
+        return widest, _projected(teacher, widest, sizes, config.seed)
     source = teacher if kind == "teacher" else huggingface.load(kind)
     try:
         extract.check_fits(source.arch, widest)
@@ -222,6 +224,20 @@ def _start(config, teacher, named) -> tuple[AnyArch, dict]:
             f"{sizes}; they must share vocabulary, positions and activation"
         )
     return source.arch, source.params
+
+
+def _projected(teacher, arch, sizes, seed: int) -> dict[str, np.ndarray]:
+    """Random weights of another family than the teacher's, but for its word embeddings:
+    those are the teacher's along their main directions, as many as there is room for."""
+    module = modules.module(arch, sizes)
+    made = modules.init(module, jax.random.key(seed))
+    made = {name: np.asarray(value) for name, value in made.items()}
+    words = teacher.params["embeddings_word"]
+    wide = made["embeddings_word"].shape[1]
+    if wide <= words.shape[1]:
+        _, directions = np.linalg.eigh(words.T @ words)
+        made["embeddings_word"] = words @ directions[:, ::-1][:, :wide]
+    return made
 
 
 def _affordable(experiment: Experiment) -> dict[AnyArch, str]:

@@ -1,5 +1,6 @@
 """Job `export`: the chosen sub-network -> a folder that Hugging Face loads."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from etils import epath
 from autodistill_jax import losses, metrics
 from autodistill_jax.arch import described
 from autodistill_jax.data import batches
+from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment, trained_superlm
 from autodistill_jax.jobs.texts import held_out
@@ -23,15 +25,24 @@ _TOLERANCE = 1e-4
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> None:
     """Leaves students/<name>/, checked by equal outputs, and its similarity.json."""
     found = common.front(experiment.config, workdir)
-    arch = common.arch_of(found["chosen"])
+    for arch in common.students(experiment.config, found):
+        _one(experiment, workdir, found, arch, stage)
+
+
+def _one(experiment, workdir, found, arch, stage) -> None:
     folder = workdir / "students" / arch.name
     if (folder / "similarity.json").exists():
         log.say(f"{stage}: done already, {folder}")
         return
-    home = common.trial_of(found, arch)["space"]
-    space = experiment.spaces[home]
-    weights = terms.network(trained_superlm(experiment, workdir, home))
-    student = extract.extract(weights, experiment.envelope(space), arch)
+    if experiment.config.search.proxy == "flash":
+        student = _transferred(workdir, arch)
+        inside = functools.partial(_outputs, experiment, arch, student)
+    else:
+        home = common.trial_of(found, arch)["space"]
+        space = experiment.spaces[home]
+        weights = terms.network(trained_superlm(experiment, workdir, home))
+        student = extract.extract(weights, experiment.envelope(space), arch)
+        inside = functools.partial(_inside, experiment, space, weights, arch)
     judged_on = held_out(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
     similarity = _similarities(experiment, judged_on, arch, student)
@@ -43,10 +54,10 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
     if similarity["student"] <= similarity["truncated"]:
         log.say(f"{stage}: distillation did not help this student; train it longer")
     sample = {name: value[:4] for name, value in judged_on.items()}
-    inside = _inside(experiment, space, weights, arch, sample)
+    expected = inside(sample)
 
     def check(partial: Path) -> None:
-        error, by = _difference(partial, arch, inside, sample)
+        error, by = _difference(partial, arch, expected, sample)
         log.say(
             f"{stage}: outputs differ by at most {error:.1e} after reloading by {by}"
         )
@@ -106,6 +117,21 @@ def _similarities(experiment, held_out, arch, student) -> dict:
         "truncated": metrics.spearman(reference, cosines(module, truncated)),
         "teacher": 1.0,
     }
+
+
+def _transferred(workdir, arch) -> dict:
+    path = common.transferred(workdir, arch)
+    if not path.exists():
+        raise UserError(f"{path} is not there; run the job transfer first")
+    with np.load(path) as kept:
+        return dict(kept)
+
+
+def _outputs(experiment, arch, student, sample) -> np.ndarray:
+    """A student's own output, before it is written."""
+    module = modules.module(arch, experiment.sizes)
+    out = module.apply({"params": student}, sample["ids"], sample["tokens"])
+    return np.asarray(out.hidden)
 
 
 def _inside(experiment, space, weights, arch, sample) -> np.ndarray:

@@ -117,6 +117,9 @@ def tuned_module(experiment: Experiment, space: str):
 def study_name(experiment: Experiment) -> str:
     """Trials compare only where the same thing was asked."""
     settings = experiment.config.search
+    if settings.proxy == "flash":
+        told = repr(sorted(experiment.config.flash.to_dict().items())).encode()
+        return f"flash-{zlib.crc32(told):08x}"
     if settings.proxy not in proxies.LABELLED:
         return settings.proxy
     where = task_folder(experiment.config.finetune, settings.task)

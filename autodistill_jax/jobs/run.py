@@ -17,6 +17,8 @@ from autodistill_jax.jobs import (
     report,
     search,
     texts,
+    transfer,
+    trials,
     workdir,
 )
 from autodistill_jax.train import log
@@ -24,6 +26,7 @@ from autodistill_jax.train import log
 _STAGES = {
     "distill": distill.run,
     "search": search.run,
+    "transfer": transfer.run,
     "export": export.run,
     "baselines": baselines.run,
     "finetune": finetune.run,
@@ -44,6 +47,7 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
     start = time.monotonic()
     made = experiment.read(config)
     baselines.check(made)
+    trials.check(made)
     home = workdir.open_workdir(config, folder)
     stages = [stage for stage in _STAGES if name in ("run", stage)]
     # Labelled rows are read, and refused, before anything is trained.

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax.arch import Arch, front
+from autodistill_jax.arch import AnyArch, front
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
+from autodistill_jax.jobs import trials as studied
 from autodistill_jax.jobs.experiment import Experiment, trained_superlm
 from autodistill_jax.jobs.workdir import (
     asked_of,
@@ -44,23 +45,31 @@ def run(
     if chosen_already(experiment.config, workdir):
         log.say(f"{stage}: done already, {folder / 'front.json'}")
         return
+    homes = set(experiment.affordable.values())
+    if experiment.config.search.proxy == "flash":
+        homes = set()  # Nothing is inherited.
     superlms = {
-        name: trained_superlm(experiment, workdir, name)
-        for name in sorted(set(experiment.affordable.values()))
+        name: trained_superlm(experiment, workdir, name) for name in sorted(homes)
     }
-    trials = _proxies(experiment, workdir, superlms, task, stage)
-    archs = list(trials)
+    listed = experiment.config.search.sampler == "all"
+    if listed:
+        trials = _proxies(experiment, workdir, superlms, task, stage)
+    else:
+        trials = _driven(experiment, workdir, superlms, stage)
+    archs, cost = list(trials), "flops" if listed else "latency_ms"
     on_front = [
-        archs[i] for i in front((trials[a]["flops"], trials[a]["proxy"]) for a in archs)
+        archs[i] for i in front((trials[a][cost], trials[a]["proxy"]) for a in archs)
     ]
     on_front.sort(key=lambda arch: trials[arch]["proxy"])
     settings = experiment.config.latency
     # Each is a compile, so only the front's, evenly over it, the best always in.
     count = min(len(on_front), max(settings.at_most, 1))
     picks = sorted({round(i) for i in np.linspace(0, len(on_front) - 1, count)})
-    timed = [on_front[i] for i in picks]
+    timed = [on_front[i] for i in picks] if listed else []
     latencies = _latencies(experiment, folder, superlms, timed, stage)
-    timed = [arch for arch in on_front if str(arch) in latencies]
+    timed = [arch for arch in trials if str(arch) in latencies]
+    if listed:
+        timed = [arch for arch in on_front if arch in timed]
     for arch in timed:
         trials[arch]["latency_ms"] = latencies[str(arch)]["seconds"] * 1e3
         trials[arch]["latency_spread_ms"] = latencies[str(arch)]["spread"] * 1e3
@@ -102,7 +111,23 @@ def run(
     log.say(f"{stage}: made {folder / 'front.json'}")
 
 
-def _proxies(experiment, workdir, superlms, task, stage) -> dict[Arch, dict]:
+def _driven(experiment, workdir, superlms, stage) -> dict[AnyArch, dict]:
+    """The trials of a study that does not take every Arch."""
+    ask = studied.latencies(experiment, workdir / "search" / "latency.json", stage)
+    teacher = experiment.teacher.arch
+    full = ask("teacher", teacher)["seconds"] * 1e3
+    costs = {**experiment.cost(teacher), "latency_ms": full}
+    return studied.run(
+        experiment,
+        workdir,
+        superlms,
+        lambda arch: ask(str(arch), arch)["seconds"] * 1e3,
+        experiment.budget.bounds(costs).get("latency_ms"),
+        stage,
+    )
+
+
+def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
     """The trials under the budget; those in the study already are not run again."""
     spaces, name = experiment.spaces, experiment.config.search.proxy
     made = study.open_study(workdir / "search", spaces, judged.study_name(experiment))
@@ -189,7 +214,7 @@ def _latencies(experiment, folder, superlms, archs, stage) -> dict[str, dict]:
     return table
 
 
-def choose(experiment, trials, on_front, timed, teacher) -> tuple[Arch, str]:
+def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
     """The best student and why, among those that meet every bound.
 
     The rule for the best trade-off: of the Archs whose proxy is within

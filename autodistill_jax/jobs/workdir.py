@@ -24,6 +24,10 @@ _FREE = (
     "search.tolerance",
     "search.task",
     "search.steps",
+    "search.sampler",
+    "search.trials",
+    "search.storage",
+    "flash.",
     "rank.",
     "baselines",
     "finetune.",
@@ -100,6 +104,21 @@ def baseline_folder(workdir: epath.Path, baseline: str, arch: AnyArch) -> Path:
     return Path(workdir) / "students" / f"{baseline}-{arch.name}"
 
 
+def transferred(workdir: epath.Path, arch: AnyArch) -> epath.Path:
+    """The weights that a full transfer left."""
+    return workdir / "transfer" / arch.name / "weights.npz"
+
+
+def students(config: ConfigDict, found: dict) -> list[AnyArch]:
+    """The Archs that are handed over: the chosen one; of a search by Flash Distillation
+    the next best of the front too, `flash.winners` in all."""
+    chosen = arch_of(found["chosen"])
+    if config.search.proxy != "flash":
+        return [chosen]
+    rest = [arch_of(one) for one in found["front"]]
+    return [chosen, *(one for one in rest if one != chosen)][: config.flash.winners]
+
+
 def arch_of(record: dict) -> AnyArch:
     return (MobileArch if "bottleneck" in record else Arch)(**record)
 
@@ -111,6 +130,8 @@ def record_of(arch: AnyArch) -> dict:
 def asked_of(config: ConfigDict) -> dict:
     """What the choice of an Arch depends on besides the trained SuperLM."""
     made = {key: plain(config)[key] for key in ("budget", "latency", "search")}
+    if config.search.proxy == "flash":
+        made["flash"] = plain(config)["flash"]
     if config.search.task:
         task = task_folder(config.finetune, config.search.task)
         made["tuning"] = {"task": task, **tuning_of(config)}

@@ -1,7 +1,6 @@
 """What does a MobileBERT compute? Teacher, SuperLM and student, as in `bert`.
 
-Shapes in suffixes: B batch, L length, T = B*L tokens, D hidden, W bottleneck, H heads,
-K = W/H per head, F ffn, S stacks, E embedding, V vocabulary, N layers.
+Shapes in suffixes: as in `bert`; W bottleneck, S stacks, E embedding.
 """
 
 import functools
@@ -178,12 +177,11 @@ class MobileBert(nn.Module):
                 "second_bias": (zeros, ("second", "bottleneck")),
             }
         layer = {key: (init, ("layers", *axes)) for key, (init, axes) in layer.items()}
-        pooler = {}
-        if sizes.pooler:
-            pooler = {
-                "kernel": (normal, ("hidden", "hidden")),
-                "bias": (zeros, ("hidden",)),
-            }
+        pooler = {
+            "kernel": (normal, ("hidden", "hidden")),
+            "bias": (zeros, ("hidden",)),
+        }
+        pooler = pooler if sizes.pooler else {}
         return encoder.parameters(self, size, embeddings, layer, pooler)
 
 

@@ -23,8 +23,12 @@ _FINALISTS = 300  # Candidates over which the front's own uncertainty is integra
 _PATIENCE = 30.0  # Seconds that another process has between a trial and its parameters.
 
 
+# The attribute of a trial that died with its process and is run again as another.
+LOST = "lost"
+
+
 class Exhausted(UserError):
-    """The space has no point left that may be tried."""
+    """No point is left that may be tried."""
 
 
 class Sampler(optuna.samplers.BaseSampler):
@@ -121,7 +125,7 @@ class Sampler(optuna.samplers.BaseSampler):
         for trial in trials:
             fixed = trial.system_attrs.get("fixed_params", {})
             point = self.point(fixed | trial.params)
-            if point is None:
+            if point is None or trial.user_attrs.get(LOST):
                 continue
             data.taken.add(point)
             if not trial.state.is_finished():
@@ -134,8 +138,8 @@ class Sampler(optuna.samplers.BaseSampler):
                 data.points.append(point)
                 data.values.append([s * v for s, v in zip(signs, trial.values)])
                 data.counts.append(feasible and self._permits(point))
-            else:
-                data.failed.append(point)
+            elif all(value <= 0 for value in trial.constraints.values()):
+                data.failed.append(point)  # Not for a constraint that is known.
         return data
 
     def _permits(self, point):
@@ -232,8 +236,8 @@ def _axis(name, distribution):
 
 
 class _Data(NamedTuple):
-    """A study's trials as points. `values` are to be minimised; `counts` says which of
-    `points` may be on the front; `constraints`: name -> (point, value) pairs."""
+    """Trials as points. `values` are to be minimised; `counts`: which of `points` may be
+    on the front; `constraints`: name -> (point, value) pairs."""
 
     points: list
     values: list
@@ -262,38 +266,3 @@ def _in_turn(study, trial, names):
         if not choosing or time.monotonic() - start > _PATIENCE:
             return others
         time.sleep(0.01)
-
-
-def warm_start(study: optuna.Study, earlier: optuna.Study) -> int:
-    """Copies an earlier study's finished trials, failed ones too, that lie in the space
-    of the new one's Sampler, and returns how many; points that it has are left out, so
-    that a second call adds none. For one process, before the search.
-
-    Raises:
-      UserError: the studies' directions differ.
-    """
-    sampler = study.sampler
-    if study.directions != earlier.directions:
-        theirs, ours = ([d.name for d in s.directions] for s in (earlier, study))
-        raise UserError(
-            f"the earlier study's directions are {theirs}, this one's {ours}; start "
-            "from a study of the same objectives"
-        )
-    space = sampler.infer_relative_search_space(study, None)
-    left_out = {None} | {sampler.point(one.params) for one in study.trials}
-    copied = [
-        optuna.trial.create_trial(
-            state=one.state,
-            values=one.values,
-            params=one.params,
-            distributions=space,
-            user_attrs=one.user_attrs,
-            constraints=one.constraints,
-        )
-        for one in earlier.trials
-        if one.state.is_finished()
-        and one.params.keys() == space.keys()
-        and sampler.point(one.params) not in left_out
-    ]
-    study.add_trials(copied)
-    return len(copied)

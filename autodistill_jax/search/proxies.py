@@ -28,6 +28,7 @@ PROXIES = {
     "similarity": "1 - Spearman of held-out texts' similarities with the teacher's",
     "hidden": "1 - R2 of the teacher's hidden states, by ridge regression",
     "pooled": "held-out 1 - cosine of texts' embeddings, by the trained matcher",
+    "flash": "a short transfer of the Arch's own weights (Flash Distillation)",
     "relation_paper": "held-out relation loss, squared error of softmaxes",
     "relation_code": "held-out relation loss, squared error of scores",
     "relation_minilmv2": "held-out relation loss, KL of softmaxes",
@@ -62,6 +63,11 @@ def check(name: str, field: str, weights: Mapping[str, float], task: str) -> Non
     """Raises UserError if there is no such proxy, or it lacks what it needs."""
     if name not in PROXIES:
         raise UserError(f"{field} has {name!r}; it must be one of {', '.join(PROXIES)}")
+    if name == "flash" and field != "search.proxy":
+        raise UserError(
+            f"{field} has 'flash', which trains each Arch by itself and ranks no "
+            "sub-networks of a SuperLM; take it out"
+        )
     if name == "pooled" and "pooled" not in weights:
         raise UserError(
             f"{field} has 'pooled', but distill.terms has no pooled term whose matcher "

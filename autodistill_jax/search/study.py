@@ -1,8 +1,9 @@
-"""Where are trials kept? In an Optuna study: SQLite in the workdir."""
+"""Where are trials kept? In an Optuna study, in the workdir or a database."""
 
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,34 +12,78 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.space import Space
 
 
-def open_study(folder: Path, spaces: Mapping[str, Space], name: str):
-    """The study of these spaces by the proxy of that name, made if it is new; objectives
-    proxy and FLOPs, both small. optuna-dashboard opens its file.
+def open_study(
+    folder: Path,
+    spaces: Mapping[str, Space],
+    name: str,
+    storage: str = "",
+    second: str = "flops",
+):
+    """The study of these spaces by the proxy of that name, made if it is new.
+
+    Its objectives are the proxy and the `second`, both small. optuna-dashboard opens it.
+
+    Args:
+      storage: "": SQLite in the folder; "journal": a file in the folder that several
+        machines may share; or a database's URL.
 
     Raises:
-      UserError: it holds other spaces (says which axis differs).
+      UserError: it holds other spaces (says which axis differs), or the database does
+        not answer.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=name,
-        storage=f"sqlite:///{folder / 'study.db'}",
-        directions=["minimize", "minimize"],
-        load_if_exists=True,
-    )
+    study = _created(folder, name, storage)
+    study.set_metric_names(["proxy", second])
     ours = json.loads(json.dumps(_values(spaces)))
     theirs = study.user_attrs.get("space")
     if theirs is None:
         study.set_user_attr("space", ours)
     elif theirs != ours:
-        axis = next(axis for axis in ours if ours[axis] != theirs.get(axis))
+        axes = ours | theirs
+        axis = next(axis for axis in axes if ours.get(axis) != theirs.get(axis))
         raise UserError(
-            f"{folder / 'study.db'} is a study of another space: {axis} is "
-            f"{theirs.get(axis)} there and {ours[axis]} here; use another --workdir"
+            f"{_shown(storage) or folder / 'study.db'} holds a study {name!r} of another "
+            f"space: {axis} is {theirs.get(axis)} there and {ours.get(axis)} here; use "
+            "another --workdir" + (" or storage" if storage else "")
         )
     return study
+
+
+def _created(folder: Path, name: str, storage: str):
+    import optuna
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        if storage == "journal":
+            made = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+        elif storage:
+            wait = {"connect_timeout": 8} if storage.startswith("postgres") else {}
+            made = RDBStorage(storage, engine_kwargs={"connect_args": wait})
+        else:
+            made = f"sqlite:///{folder / 'study.db'}"
+        return optuna.create_study(
+            study_name=name,
+            storage=made,
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+    except Exception as error:
+        if not storage:
+            raise
+        reason = (str(error.__cause__ or error).strip() or repr(error)).splitlines()[0]
+        raise UserError(
+            f"search.storage={_shown(storage)} does not answer: {reason}; start the "
+            "database, correct the URL, or use 'journal' or ''"
+        ) from error
+
+
+def _shown(storage: str) -> str:
+    """A URL without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)
 
 
 def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
@@ -48,6 +93,43 @@ def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
         axis: sorted({getattr(arch, axis) for arch in grid})
         for axis in (*family.axes, *(("head_size",) if family is Arch else ()))
     }
+
+
+def warm_start(study, earlier) -> int:
+    """Copies an earlier study's finished trials, failed ones too, that lie in the space
+    of the new one's Sampler, each point once, and returns how many. For one process,
+    before the search.
+
+    Raises:
+      UserError: the studies' directions differ.
+    """
+    import optuna
+
+    sampler = study.sampler
+    if study.directions != earlier.directions:
+        theirs, ours = ([d.name for d in s.directions] for s in (earlier, study))
+        raise UserError(
+            f"the earlier study's directions are {theirs}, this one's {ours}; start "
+            "from a study of the same objectives"
+        )
+    left_out = {None} | {sampler.point(one.params) for one in study.trials}
+    space = sampler.infer_relative_search_space(study, None)
+    copied = [
+        optuna.trial.create_trial(
+            state=one.state,
+            values=one.values,
+            params=one.params,
+            distributions=space,
+            user_attrs=one.user_attrs,
+            constraints=one.constraints,
+        )
+        for one in earlier.trials
+        if one.state.is_finished()
+        and one.params.keys() == space.keys()
+        and sampler.point(one.params) not in left_out
+    ]
+    study.add_trials(copied)
+    return len(copied)
 
 
 def record(

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from autodistill_jax import losses, sharding
 from autodistill_jax.data import batches
-from autodistill_jax.model import modules
+from autodistill_jax.model import modules, words
 from autodistill_jax.model.modules import Module
 from autodistill_jax.train import checkpoint, fit, optimizer, sandwich, terms
 from autodistill_jax.train.objectives import Objective
@@ -54,8 +54,8 @@ def plan(settings: Mapping[str, Any], layers: int, fraction: float) -> list[int]
       settings: `block_steps` a block and `steps` of the last stage, of the full recipe.
       fraction: of all of them; at least one step a stage.
     """
-    block, last = settings["block_steps"], settings["steps"]
-    stages = [max(1, round(fraction * block))] * layers
+    of_block, last = settings["block_steps"], settings["steps"]
+    stages = [max(1, round(fraction * of_block))] * layers
     return [*stages, max(1, round(fraction * last))]
 
 
@@ -151,17 +151,19 @@ def run(
       settings: block_steps, steps, learning_rate, warmup (of each stage), weight_decay,
         clip.
       fraction: of the recipe's steps: 1.0 is the full transfer.
-      judge: called with the parameters when all blocks are done, before the last stage;
-        may raise to stop there.
+      judge: called with the parameters when all blocks are done, before the last stage
+        (there is none where the objective has no term); may raise to stop there.
       kept: checkpoints to go on from, and to save every `save_every` steps.
     """
     module = transfer.module
     layers = module.arch.layers
     stages = plan(settings, layers, fraction)
+    if not transfer.objective.weights:
+        stages.pop()
     ends = np.cumsum(stages).tolist()
     axes = modules.axes(module)
     blocks = optimizer.make(settings, stages[0], axes)
-    last = optimizer.make(settings, stages[-1], axes)
+    last = optimizer.make(settings, stages[-1], axes)  # Of what is the last stage.
     everywhere = sharding.replicated(mesh)
     # Copied: a step gives its arguments' memory away.
     params = {name: jnp.array(value) for name, value in transfer.params.items()}
@@ -179,6 +181,7 @@ def run(
     of_block = jax.jit(_block_step(transfer, blocks), donate_argnums=0)
     of_last = sandwich.make_step(module, transfer.teacher, transfer.objective, last)
     one = sandwich.as_arrays([module.arch])
+    judged = there > sum(stages[:layers])
 
     def save(done, state):
         if kept is not None:
@@ -194,6 +197,7 @@ def run(
                 state = {**state, "optimizer": fresh}
             if final and there <= start:
                 judge(state["params"])
+                judged = True
 
             def inputs(i, k=k, final=final):
                 batch = batches.put(feed[i], mesh)
@@ -214,6 +218,8 @@ def run(
                 tell=tell,
             )
         start = end
+    if not judged:
+        judge(state["params"])
     if kept is not None:
         kept.wait_until_finished()
     return state["params"]
@@ -279,6 +285,48 @@ def held_out_loss(
         return float(np.mean(blocks))
 
     return loss
+
+
+def accuracy(
+    transfer: Transfer,
+    params: Mapping[str, jax.Array],
+    rows: Mapping[str, np.ndarray],
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> float:
+    """The fraction of the hidden words of held-out rows that the student names."""
+    module, objective = transfer.module, transfer.objective
+    head = {
+        name.removeprefix(terms.AUXILIARY): value
+        for name, value in params.items()
+        if name.startswith(terms.AUXILIARY + "words_")
+    }
+    key = jax.random.key(seed)
+    vocab = module.sizes.vocab
+    shown = jax.tree.map(np.asarray, dict(terms.shown(rows, objective, vocab, key)))
+
+    @jax.jit
+    def right(params, head, batch):
+        out = module.apply(
+            {"params": terms.network(params)},
+            batch["ids"],
+            batch["tokens"],
+            types=batch.get("types"),
+        )
+        logits = words.logits(
+            head,
+            params["embeddings_word"],
+            out.hidden,
+            batch["places"],
+            module.arch.hidden,
+            module.sizes,
+            module.dtype,
+        )
+        return (logits.argmax(axis=-1) == batch["targets"]) * batch["chosen"]
+
+    hit = batches.over(lambda b: right(params, head, b), shown, batch_size, mesh)
+    return float(hit.sum() / shown["chosen"].sum())
 
 
 def _body(params):

@@ -170,6 +170,31 @@ def objective(
     return made
 
 
+def transfer(
+    settings: Mapping[str, Any], student: int, teacher: Any, special: Special
+) -> Objective:
+    """The Objective of a block-wise transfer (see `flash`) to a student of so many layers.
+
+    Its last stage has soft labels and hidden words, half and half (MobileBERT, section
+    3.4); hidden words alone under a teacher without a masked-word head.
+
+    settings: the distill section, for what is hidden. teacher: a `huggingface.Teacher`.
+    """
+    weights = {"words": 1.0}
+    if teacher.head is not None:
+        weights = {"logits": 0.5, "words": 0.5}
+    return Objective(
+        weights,
+        relation_heads=teacher.arch.heads,
+        pooling=teacher.pooling,
+        mapped=_mapped(student, teacher.arch.layers),
+        hide=settings["hide"] or 0.15,
+        hide_at_most=settings["hide_at_most"],
+        temperature=1.0,
+        special=special,
+    )
+
+
 def _weights(named: str) -> dict[str, float]:
     weights = {}
     for part in named.replace(" ", "").split("+"):
@@ -194,4 +219,5 @@ def _mapped(student: int, teacher: int) -> tuple[int, ...]:
 
     Layer m of M follows layer m * N / M of N, counted from 1 (TinyBERT, section 4.1).
     """
-    return tuple(m * teacher // student - 1 for m in range(1, student + 1))
+    # A student that is deeper than its teacher follows each layer several times.
+    return tuple(max(m * teacher // student, 1) - 1 for m in range(1, student + 1))

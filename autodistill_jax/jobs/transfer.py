@@ -1,0 +1,56 @@
+"""Job `transfer`: the best of a search by Flash Distillation, trained by all its steps."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+
+from autodistill_jax.data import batches
+from autodistill_jax.jobs import trials
+from autodistill_jax.jobs import workdir as common
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.texts import rows
+from autodistill_jax.train import checkpoint, flash, log, terms
+
+
+def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") -> None:
+    """Leaves transfer/<name>/, the weights of the chosen Arch and of the next best of the
+    front, `flash.winners` in all; goes on from the last checkpoints."""
+    config = experiment.config
+    if config.search.proxy != "flash":
+        log.say(f"{stage}: off (search.proxy is {config.search.proxy}, not flash)")
+        return
+    settings = trials.recipe(experiment)
+    writer = log.Writer(workdir, config.tensorboard)
+    for arch in common.students(config, common.front(config, workdir)):
+        path = common.transferred(workdir, arch)
+        if path.exists():
+            log.say(f"{stage}: done already, {path}")
+            continue
+        made = trials.transfer(experiment, arch)
+        if experiment.teacher.head is None:
+            log.say(
+                f"{stage}: the teacher has no masked-word head: the last stage has no "
+                "soft labels, only hidden words"
+            )
+        params = flash.run(
+            made,
+            batches.training(
+                rows(experiment, workdir, "train"), settings["batch_size"], config.seed
+            ),
+            settings,
+            1.0,
+            experiment.mesh,
+            config.seed,
+            f"{stage} {arch.name}",
+            tell=lambda done, values, arch=arch: writer.write(
+                f"transfer/{arch.name}", done, values
+            ),
+            kept=checkpoint.manager(Path(path.parent) / "checkpoints"),
+            save_every=config.distill.save_every,
+        )
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **jax.tree.map(np.asarray, terms.network(params)))
+        partial.replace(path)
+        log.say(f"{stage}: made {path}")

@@ -1,0 +1,253 @@
+"""Which trials does a study run, and on what? For `search`, where it does not list all."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from autodistill_jax.arch import AnyArch
+from autodistill_jax.data import batches
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import judged
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.texts import held_out, rows
+from autodistill_jax.jobs.workdir import write_json
+from autodistill_jax.latency import profile
+from autodistill_jax.model import extract, modules
+from autodistill_jax.search import driver, proxies, study
+from autodistill_jax.train import flash, log, objectives, terms
+
+Evaluate = Callable[[AnyArch], Mapping[str, Any]]
+
+
+def check(experiment: Experiment) -> None:
+    """Raises UserError for a sampler, or a proxy, that this experiment cannot have."""
+    settings = experiment.config.search
+    if settings.proxy == "flash" and experiment.config.rank.archs:
+        raise UserError(
+            f"rank.archs is {experiment.config.rank.archs}, which ranks sub-networks of a "
+            "SuperLM, and search.proxy flash trains none; set rank.archs to 0"
+        )
+    if settings.sampler == "all":
+        if settings.proxy == "flash":
+            raise UserError(
+                "search.proxy is flash, which trains every candidate, and search.sampler "
+                "is all, which takes every Arch; set search.sampler to bayes"
+            )
+        return
+    if len(experiment.spaces) > 1:
+        raise UserError(
+            f"search.sampler is {settings.sampler}, which searches one space, and there "
+            f"are {len(experiment.spaces)}; set it to all, or space.partition to 0"
+        )
+    if settings.proxy == "flash" and experiment.special.hide is None:
+        raise UserError(
+            "search.proxy is flash, which hides words, but the teacher's tokenizer has no "
+            "token for a hidden word ([MASK] or <mask>); take another proxy"
+        )
+
+
+def run(
+    experiment: Experiment,
+    workdir: epath.Path,
+    superlms: Mapping[str, dict],
+    latency: Callable[[AnyArch], float],
+    bound: float | None,
+    stage: str,
+) -> dict[AnyArch, dict]:
+    """The study's finished trials, `search.trials` of all states in all.
+
+    Args:
+      superlms: {space: parameters}, for a proxy that inherits their weights.
+      latency: milliseconds of an Arch, asked before it is evaluated. bound: on it.
+    """
+    config = experiment.config
+    settings = config.search
+    ((home, space),) = experiment.spaces.items()
+    made = study.open_study(
+        Path(workdir / "search"),
+        experiment.spaces,
+        f"{judged.study_name(experiment)}-{settings.sampler}",
+        settings.storage,
+        "latency_ms",
+    )
+    allowed = experiment.affordable.__contains__
+    made.sampler = driver.sampler(settings.sampler, space, config.seed, allowed)
+    evaluate = _evaluate(experiment, workdir, home, superlms, made, stage)
+    log.say(
+        f"{stage}: up to {settings.trials} trials by {settings.sampler}, latency first, "
+        f"then {settings.proxy!r}: {proxies.PROXIES[settings.proxy]}"
+    )
+    driver.run(
+        made,
+        space,
+        settings.trials,
+        latency=latency,
+        evaluate=evaluate,
+        bound=bound,
+        allowed=allowed,
+        stage=stage,
+    )
+    done = {
+        space.at(one.params): {
+            "flops": experiment.budget.counted(experiment.cost(space.at(one.params)))[
+                "flops"
+            ],
+            "proxy": one.values[0],
+            **{k: v for k, v in one.user_attrs.items() if k != "beat"},
+            "latency_ms": one.values[1],
+        }
+        for one in driver.finished(made)
+    }
+    if not done:
+        told = "; ".join(
+            sorted({str(one.user_attrs.get("error", "")) for one in made.trials} - {""})
+        )
+        raise UserError(
+            f"none of the {len(made.trials)} trials came to an end within the budget"
+            f"{f' ({told})' if told else ''}; raise the bound or search.trials, or give "
+            "the space smaller Archs"
+        )
+    return done
+
+
+def _evaluate(experiment, workdir, home, superlms, made, stage) -> Evaluate:
+    settings = experiment.config.search
+    if settings.proxy != "flash":
+        given = judged.given(
+            experiment, workdir, home, superlms[home], None, experiment.config.seed
+        )
+        proxy = proxies.make(settings.proxy, given)
+        return lambda arch: proxy([arch])[arch]
+
+    def evaluate(arch):
+        others = [one.values[0] for one in driver.finished(made)]
+        return brief(experiment, workdir, arch, others, f"{stage}: {arch}")
+
+    return evaluate
+
+
+def transfer(experiment: Experiment, arch: AnyArch) -> flash.Transfer:
+    """Of the teacher's knowledge to a student of this Arch, from where training starts."""
+    teacher, config = experiment.teacher, experiment.config
+    there, params = experiment.start
+    objective = objectives.transfer(
+        config.distill.to_dict(), arch.layers, teacher, experiment.special
+    )
+    same = experiment.sizes.family == teacher.sizes.family
+    student = extract.extract(params, there, arch) | terms.matcher(
+        objective,
+        arch.hidden,
+        teacher.arch.hidden,
+        teacher.head if same else None,
+        experiment.sizes,
+    )
+    word = "embeddings_word"
+    return flash.Transfer(
+        modules.module(
+            arch,
+            experiment.sizes,
+            dtype=jnp.dtype(config.distill.dtype),
+            dropout=config.distill.dropout,
+        ),
+        student,
+        experiment.teacher_module(),
+        teacher.params | (teacher.head or {}),
+        objective,
+        # Equal to the teacher's own, not a cut or a projection of them.
+        copied=np.array_equal(student[word], teacher.params[word]),
+    )
+
+
+def recipe(experiment: Experiment) -> dict[str, Any]:
+    """The settings of a transfer: the section flash, what is common from distill."""
+    distill = experiment.config.distill
+    common = ("batch_size", "weight_decay", "clip")
+    return experiment.config.flash.to_dict() | {name: distill[name] for name in common}
+
+
+def brief(experiment, workdir, arch, others, stage) -> dict[str, float]:
+    """Flash Distillation of one candidate, and its score on held-out text.
+
+    With a teacher that has a masked-word head, `1 - accuracy` on hidden words after the
+    last stage; else the loss of the transfer when all blocks are done, and no last stage.
+    others: scores of earlier candidates.
+    """
+    config, made = experiment.config, transfer(experiment, arch)
+    settings, search = recipe(experiment), config.search
+    text = held_out(experiment, workdir)[0]
+    loss = flash.held_out_loss(
+        made, text, search.batch_size, experiment.mesh, config.seed
+    )
+    found = {}
+
+    def judge(params):
+        found["transfer"] = loss(params)
+        limit = config.flash.stop * float(np.median(others)) if others else 0.0
+        if limit and not headed and found["transfer"] > limit:
+            raise driver.Unpromising(
+                f"transfer loss {found['transfer']:.4f}, over flash.stop "
+                f"{config.flash.stop:g} of the median"
+            )
+
+    headed = experiment.teacher.head is not None
+    params = flash.run(
+        made if headed else made._replace(objective=_blocks_only(made.objective)),
+        batches.training(
+            rows(experiment, workdir, "train"), settings["batch_size"], config.seed
+        ),
+        settings,
+        config.flash.fraction,
+        experiment.mesh,
+        config.seed,
+        stage,
+        judge=judge,
+    )
+    if not headed:
+        return {"proxy": found["transfer"], **found}
+    accuracy = flash.accuracy(
+        made, params, text, search.batch_size, experiment.mesh, config.seed
+    )
+    return {"proxy": 1 - accuracy, "accuracy": accuracy, **found}
+
+
+def _blocks_only(objective):
+    return objective._replace(weights={})
+
+
+def latencies(
+    experiment: Experiment, path: epath.Path, stage: str
+) -> Callable[[str, AnyArch], dict]:
+    """ask(name, arch): the measured latency of an Arch, or of the "teacher", from the
+    table at `path` or measured now, with random weights: they do not matter to it."""
+    settings = experiment.config.latency
+    how = profile.conditions(settings.batch, settings.length, settings.dtype)
+
+    def ask(name, arch):
+        table = json.loads(path.read_text()) if path.exists() else {}
+        value = table.get(name)
+        if value and all(value[key] == how[key] for key in how):
+            return value
+        of_teacher = name == "teacher"
+        sizes = experiment.teacher.sizes if of_teacher else experiment.sizes
+        params = modules.init(modules.module(arch, sizes), jax.random.key(0))
+        value = profile.measure(
+            {name: (arch, sizes, params)},
+            batch=settings.batch,
+            length=settings.length,
+            dtype=settings.dtype,
+            runs=settings.runs,
+        )[name]
+        write_json(path, table | {name: value})
+        log.say(
+            f"{stage}: {name}: {value['seconds'] * 1e3:.2f} ms measured "
+            f"(spread {value['spread'] * 1e3:.2f} ms)"
+        )
+        return value
+
+    return ask

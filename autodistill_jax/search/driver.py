@@ -1,0 +1,195 @@
+"""How does a study go on, trial after trial, on one machine or on many?"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+
+from autodistill_jax.arch import AnyArch
+from autodistill_jax.errors import UserError
+from autodistill_jax.search import bayes
+from autodistill_jax.space import Space
+from autodistill_jax.train import log
+
+SAMPLERS = ("bayes", "random", "nsga2", "tpe")
+BEAT = 10.0  # Seconds between a running trial's signs of life.
+PATIENCE = 60.0  # Seconds without one after which it is taken for lost.
+
+
+class Unpromising(Exception):
+    """An evaluation that a rule has stopped."""
+
+
+def sampler(
+    name: str,
+    space: Space,
+    seed: int,
+    allowed: Callable[[AnyArch], bool],
+) -> optuna.samplers.BaseSampler:
+    """One of SAMPLERS; ours never suggests what is not `allowed`."""
+    if name == "bayes":
+        return bayes.Sampler(
+            distributions(space), seed, allowed=lambda chosen: allowed(space.at(chosen))
+        )
+    made = {
+        "random": optuna.samplers.RandomSampler,
+        "nsga2": optuna.samplers.NSGAIISampler,
+        "tpe": optuna.samplers.TPESampler,
+    }
+    return made[name](seed=seed)
+
+
+def distributions(space: Space) -> dict[str, CategoricalDistribution]:
+    return {
+        name: CategoricalDistribution(values)
+        for name, values in space.choices().items()
+    }
+
+
+def run(
+    study: optuna.Study,
+    space: Space,
+    trials: int,
+    *,
+    latency: Callable[[AnyArch], float],
+    evaluate: Callable[[AnyArch], Mapping[str, Any]],
+    bound: float | None = None,
+    allowed: Callable[[AnyArch], bool] = lambda arch: True,
+    stage: str = "search",
+) -> None:
+    """Runs trials until the study has so many, with whoever else works on it.
+
+    A trial's latency is asked first: what is over its bound is never evaluated. A trial
+    whose process died is run again by another; one that fails is kept as failed.
+
+    Args:
+      study: its sampler suggests.
+      trials: of the study in all, whoever runs them.
+      latency: milliseconds.
+      evaluate: {"proxy": ..., and what else is known}; may raise Unpromising.
+      bound: on the latency, milliseconds.
+      allowed: may an Arch be tried at all? Asked where the sampler does not ask it.
+    """
+    known: dict[AnyArch, optuna.trial.FrozenTrial] = {}
+    while True:
+        _rescue(study, stage)
+        there = living(study)
+        if len(there) >= trials:
+            others = [one for one in there if not one.state.is_finished()]
+            if not others:
+                return
+            time.sleep(min(1.0, BEAT))
+            continue
+        try:
+            trial = study.ask(distributions(space))
+        except bayes.Exhausted as error:
+            log.say(f"{stage}: {error}")
+            return
+        if sum(one.number < trial.number for one in living(study)) >= trials:
+            _lose(study, trial.number)  # Another process was faster.
+            continue
+        arch = space.at(trial.params)
+        told = f"{stage}: trial {len(there) + 1}/{trials}, {arch}"
+        known = {space.at(one.params): one for one in finished(study)}
+        with _beating(trial):
+            try:
+                _one(study, trial, arch, known, latency, evaluate, bound, allowed, told)
+            except Unpromising as reason:
+                study.tell(trial, state=TrialState.PRUNED)
+                log.say(f"{told}: stopped early: {reason}")
+            except (UserError, RuntimeError, MemoryError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                trial.set_user_attr("error", reason)
+                study.tell(trial, state=TrialState.FAIL)
+                log.say(f"{told}: failed: {reason}")
+            except BaseException:
+                _lose(study, trial.number, again=trial.params)
+                raise
+
+
+def _one(study, trial, arch, known, latency, evaluate, bound, allowed, told):
+    if not allowed(arch):
+        study.tell(trial, state=TrialState.PRUNED)
+        log.say(f"{told}: over a bound that is known without a trial")
+        return
+    if arch in known:  # Other samplers than ours may repeat themselves.
+        study.tell(trial, known[arch].values)
+        return
+    milliseconds = latency(arch)
+    trial.set_user_attr("latency_ms", milliseconds)
+    if bound is not None:
+        trial.set_constraint("latency_ms", milliseconds - bound)
+        if milliseconds > bound:
+            study.tell(trial, state=TrialState.PRUNED)
+            log.say(f"{told}: {milliseconds:.3g} ms, over {bound:.3g} ms: not trained")
+            return
+    values = dict(evaluate(arch))
+    proxy = values.pop("proxy")
+    for name, value in values.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, [proxy, milliseconds])
+    log.say(f"{told}: proxy {proxy:.4f}, {milliseconds:.3g} ms")
+
+
+def living(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that count: all but the lost ones, which others run again."""
+    return [
+        one
+        for one in study.get_trials(deepcopy=False)
+        if not one.user_attrs.get(bayes.LOST) and one.state != TrialState.WAITING
+    ]
+
+
+def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def _rescue(study: optuna.Study, stage: str) -> None:
+    """Hands on the trials whose process gives no sign of life any more."""
+    now = time.time()
+    for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        began = one.datetime_start.timestamp() if one.datetime_start else now
+        if now - max(one.user_attrs.get("beat", 0.0), began) > PATIENCE and _lose(
+            study, one.number, again=one.params
+        ):
+            log.say(f"{stage}: trial {one.number} was lost with its process: again")
+
+
+def _lose(study, number: int, again: Mapping[str, Any] | None = None) -> bool:
+    """Marks a trial as lost, to be run again with the same parameters. False if another
+    process was faster."""
+    one = study.get_trials(deepcopy=False)[number]
+    try:
+        study._storage.set_trial_user_attr(one._trial_id, bayes.LOST, True)
+        study.tell(number, state=TrialState.FAIL)
+    except (RuntimeError, ValueError):  # Finished meanwhile.
+        return False
+    if again:
+        study.enqueue_trial(dict(again))
+    return True
+
+
+@contextlib.contextmanager
+def _beating(trial: optuna.Trial) -> Iterator[None]:
+    """Gives signs of life while a trial runs."""
+    over = threading.Event()
+
+    def beat():
+        while not over.is_set():
+            # Told meanwhile, or the storage is away for a moment: the next may get there.
+            with contextlib.suppress(Exception):
+                trial.set_user_attr("beat", time.time())
+            over.wait(BEAT)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
