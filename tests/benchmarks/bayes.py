@@ -299,7 +299,9 @@ def seconds(name, problem, count=200):
 
 
 def write_table(runs, problem, samplers):
-    print(f"\n| {problem} | seeds | " + " | ".join(map(str, STOPS)) + " | CPU s at 200 |")
+    print(
+        f"\n| {problem} | seeds | " + " | ".join(map(str, STOPS)) + " | CPU s at 200 |"
+    )
     print("|---" * (len(STOPS) + 3) + "|")
     for sampler in samplers:
         curves = [
