@@ -141,20 +141,24 @@ def test_a_pending_point_takes_worth_from_its_neighbours():
     x, at = rng.random((10, 2)), rng.random((60, 2))
     values = np.stack([1 + x.sum(axis=1), 3 - x.prod(axis=1) - x[:, 0]], axis=1)
 
-    def worth(pending):
+    def worth(pending, told=()):
         parts = hypervolume.acquisition(
-            x, values, np.ones(10, bool), [], pending, np.random.default_rng(1)
+            x, values, np.ones(10, bool), told, pending, np.random.default_rng(1)
         )
         return parts[1](at)
 
-    alone = worth(at[:0])
+    alone = np.exp(worth(at[:0]))
     best = np.argmax(alone)
-    after = worth(at[[best]])
+    after = np.exp(worth(at[[best]]))
     apart = np.linalg.norm(at - at[best], axis=1)
     near, far = (apart < 0.15) & (apart > 0), apart > 0.5
     assert after[best] < 0.05 * alone[best]
     assert after[near].sum() < 0.5 * alone[near].sum()
     assert after[far].sum() > 0.8 * alone[far].sum()
+    # Nothing is taken by a point that is likely to be infeasible.
+    hopeless = [(x, 1 + np.sin(40 * x[:, 0]))]
+    lost = worth(at[:0], hopeless) - worth(at[[best]], hopeless)
+    assert lost[best] < 0.3 and (lost[near] < 0.3).all()
 
 
 def test_pending_trials_change_and_spread_what_is_suggested(monkeypatch):

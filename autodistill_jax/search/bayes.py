@@ -81,8 +81,7 @@ class Sampler(optuna.samplers.BaseSampler):
 
     def sample_independent(self, study, trial, param_name, param_distribution):
         raise UserError(
-            f"{param_name} is no axis of the sampler's space ({', '.join(self._space)}); "
-            "ask with the distributions that the sampler was made with"
+            f"{param_name} is no axis of the sampler; ask for {', '.join(self._space)}"
         )
 
     def sample_relative(self, study, trial, search_space):
@@ -160,15 +159,14 @@ class Sampler(optuna.samplers.BaseSampler):
             left = self._open(self._listed, data.taken, fixed)
             if len(left) <= _SCORED:
                 return left
-            some = [left[i] for i in rng.choice(len(left), _SCORED, replace=False)]
-        else:
-            some = []
-            for _ in range(20):
-                draws = rng.integers(0, self._levels, (_SCORED, len(self._levels)))
-                some += self._open(map(tuple, draws.tolist()), data.taken, fixed)
-                if len(some) >= _SCORED // 2:
-                    break
-        return list(dict.fromkeys(some + self._moves(data.points, data.taken, fixed)))
+            return [left[i] for i in rng.choice(len(left), _SCORED, replace=False)]
+        some = []
+        for _ in range(20):
+            draws = rng.integers(0, self._levels, (_SCORED, len(self._levels)))
+            some += self._open(map(tuple, draws.tolist()), data.taken, fixed)
+            if len(some) >= _SCORED // 2:
+                break
+        return some or self._moves(data.points, data.taken, fixed)
 
     def _moves(self, points, taken, fixed):
         """What is open one axis away."""
@@ -204,13 +202,16 @@ class Sampler(optuna.samplers.BaseSampler):
         )
         scores = dict(zip(pool, rough(self._coordinates(pool))))
         if len(pool) + len(data.taken) < self._size:
+            # Moves start from measured points, too.
+            scores.update(zip(data.points, rough(self._coordinates(data.points))))
             for _ in range(_ROUNDS):
                 best = sorted(scores, key=scores.get)[-_BEST:]
                 near = self._moves(best, data.taken | scores.keys(), fixed)
                 if not near:
                     break
                 scores.update(zip(near, rough(self._coordinates(near))))
-        finalists = sorted(scores, key=scores.get)[-_FINALISTS:]
+        new = [point for point in scores if point not in data.taken]
+        finalists = sorted(new, key=scores.get)[-_FINALISTS:]
         return finalists[np.argmax(fine(self._coordinates(finalists)))]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import log_ndtr, ndtr
 
 from autodistill_jax.search import gp
 
@@ -147,7 +147,9 @@ def drawn(
 def chance(
     told: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """at -> the chance that all constraints are at most 0 there, [m].
+    """at -> the logarithm of the chance that all constraints are at most 0 there, [m].
+
+    A logarithm, since where all was infeasible so far, what is least hopeless counts.
 
     Args:
       told: a constraint each: points [n, axes] and its values there.
@@ -162,10 +164,10 @@ def chance(
         processes.append(gp.condition(gp.fit(x[some], y[some]), x, y))
 
     def of(at):
-        made = np.ones(len(at))
+        made = np.zeros(len(at))
         for process in processes:
             mean, variance = gp.predict(process, at)
-            made = made * ndtr(-mean / np.sqrt(variance))
+            made = made + log_ndtr(-mean / np.sqrt(variance))
         return made
 
     return of
@@ -179,7 +181,7 @@ def acquisition(
     pending: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[Callable, Callable]:
-    """Two functions of points [m, axes] that say how promising each is, [m].
+    """Two functions of points [m, axes]: how promising each is, as a logarithm, [m].
 
     The first, for many points, takes the means of measured points for the front. The
     second takes draws of the front, pending points with it, so that a lucky measurement
@@ -199,17 +201,21 @@ def acquisition(
     reach = np.maximum(np.ptp(seen, axis=0), 1e-9)
     reference = seen.max(axis=0) + _MARGIN * reach
 
+    def worth(gain, at):
+        return np.log(np.maximum(gain, 1e-300)) + feasible(at)
+
     def rough(at):
         beliefs = [belief(one, at) for one in objectives]
-        return improvement(beliefs, means[counts], reference) * feasible(at)
+        return worth(improvement(beliefs, means[counts], reference), at)
 
     def fine(at):
         base = np.concatenate([x, pending])
-        front = np.concatenate([counts, np.ones(len(pending), bool)])
+        likely = np.exp(feasible(pending)) if len(pending) else np.zeros(0)
         total = np.zeros(len(at))
         for draw in zip(*(drawn(one, base, at, rng) for one in objectives)):
             points, beliefs = zip(*draw)
+            front = np.concatenate([counts, rng.random(len(pending)) < likely])
             total += improvement(beliefs, np.stack(points, axis=1)[front], reference)
-        return total * feasible(at)
+        return worth(total, at)
 
     return rough, fine
