@@ -12,6 +12,8 @@ from autodistill_jax.cost import MOBILEBERT_SIZES
 from autodistill_jax.data import batches
 from autodistill_jax.data.tokens import Special
 from autodistill_jax.model import extract, modules, words
+from autodistill_jax.search import brief
+from autodistill_jax.search.driver import Unpromising
 from autodistill_jax.train import checkpoint, flash, terms
 from autodistill_jax.train.objectives import Objective
 
@@ -69,7 +71,7 @@ def test_a_fraction_of_the_recipes_steps():
 def test_a_depth_is_the_network_cut_there(transfer, rows):
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
     for module, params in (
-        (transfer.teacher, flash._body(transfer.teacher_params)),
+        (transfer.teacher, flash.body(transfer.teacher_params)),
         (transfer.module, terms.network(transfer.params)),
     ):
         inputs = ({"params": params}, batch["ids"], batch["tokens"])
@@ -85,11 +87,11 @@ def test_a_teacher_is_no_way_from_itself(transfer, rows):
     }
     same = transfer._replace(
         module=transfer.teacher,
-        params=flash._body(own),
+        params=flash.body(own),
         objective=OBJECTIVE._replace(mapped=(0, 1, 2, 3)),
     )
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
-    params = flash._body(own)
+    params = flash.body(own)
     made = flash.block(same, params, transfer.teacher_params, batch, jnp.int32(2))
     assert all(np.abs(value).max() < 1e-5 for value in made.values())
     # The student's second block follows the teacher's last, not its second.
@@ -117,7 +119,7 @@ def test_blocks_learn_in_turn(transfer, copied):
 
 def test_a_transfer_brings_the_student_nearer(transfer, rows):
     mesh, seen = sharding.make_mesh(8, 1), []
-    loss = flash.held_out_loss(transfer, rows, 8, mesh, 0)
+    loss = brief.held_out_loss(transfer, rows, 8, mesh, 0)
 
     def judge(params):
         seen.append({name: np.asarray(value) for name, value in params.items()})
@@ -161,9 +163,24 @@ def test_a_stopped_transfer_goes_on_the_same(transfer, rows, tmp_path):
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
 
 
+def test_a_candidates_score(transfer, rows):
+    """With a head 1 - accuracy, without one the blocks' loss and no last stage."""
+    mesh = sharding.make_mesh(8, 1)
+    settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
+    args = (batches.training(rows, 8, 0), rows, settings, mesh, 0, "flash")
+    made = brief.score(transfer, *args)
+    assert made["proxy"] == 1 - made["accuracy"] and 0 <= made["accuracy"] < 0.5
+    headless = OBJECTIVE._replace(weights={"words": 1.0})
+    other = brief.score(transfer._replace(objective=headless), *args)
+    assert other["proxy"] == other["transfer"]
+    assert other["transfer"] == pytest.approx(made["transfer"])
+    with pytest.raises(Unpromising, match=r"over flash.stop 0.5 times the median"):
+        brief.score(transfer, *args, others=[other["transfer"]])
+
+
 def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
     arch = BIG.__class__(2, 16, 2, 24, 8)
-    student = extract.extract(flash._body(transfer.teacher_params), BIG, arch)
+    student = extract.extract(flash.body(transfer.teacher_params), BIG, arch)
     module = modules.module(arch, SIZES)
     own = transfer._replace(module=module, params=student, copied=False)
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}

@@ -19,7 +19,7 @@ from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import write_json
 from autodistill_jax.latency import profile
 from autodistill_jax.model import extract, modules
-from autodistill_jax.search import driver, proxies, study
+from autodistill_jax.search import brief, driver, proxies, study
 from autodistill_jax.train import flash, log, objectives, terms
 
 Evaluate = Callable[[AnyArch], Mapping[str, Any]]
@@ -125,9 +125,22 @@ def _evaluate(experiment, workdir, home, superlms, made, stage) -> Evaluate:
         proxy = proxies.make(settings.proxy, given)
         return lambda arch: proxy([arch])[arch]
 
+    text = rows(experiment, workdir, "train")
+    judged_on = held_out(experiment, workdir)[0]
+
     def evaluate(arch):
-        others = [one.values[0] for one in driver.finished(made)]
-        return brief(experiment, workdir, arch, others, f"{stage}: {arch}")
+        others = (one.user_attrs["transfer"] for one in driver.finished(made))
+        how = recipe(experiment)
+        return brief.score(
+            transfer(experiment, arch),
+            batches.training(text, how["batch_size"], experiment.config.seed),
+            judged_on,
+            how,
+            experiment.mesh,
+            experiment.config.seed,
+            f"{stage}: {arch}",
+            list(others),
+        )
 
     return evaluate
 
@@ -169,55 +182,6 @@ def recipe(experiment: Experiment) -> dict[str, Any]:
     distill = experiment.config.distill
     common = ("batch_size", "weight_decay", "clip")
     return experiment.config.flash.to_dict() | {name: distill[name] for name in common}
-
-
-def brief(experiment, workdir, arch, others, stage) -> dict[str, float]:
-    """Flash Distillation of one candidate, and its score on held-out text.
-
-    With a teacher that has a masked-word head, `1 - accuracy` on hidden words after the
-    last stage; else the loss of the transfer when all blocks are done, and no last stage.
-    others: scores of earlier candidates.
-    """
-    config, made = experiment.config, transfer(experiment, arch)
-    settings, search = recipe(experiment), config.search
-    text = held_out(experiment, workdir)[0]
-    loss = flash.held_out_loss(
-        made, text, search.batch_size, experiment.mesh, config.seed
-    )
-    found = {}
-
-    def judge(params):
-        found["transfer"] = loss(params)
-        limit = config.flash.stop * float(np.median(others)) if others else 0.0
-        if limit and not headed and found["transfer"] > limit:
-            raise driver.Unpromising(
-                f"transfer loss {found['transfer']:.4f}, over flash.stop "
-                f"{config.flash.stop:g} of the median"
-            )
-
-    headed = experiment.teacher.head is not None
-    params = flash.run(
-        made if headed else made._replace(objective=_blocks_only(made.objective)),
-        batches.training(
-            rows(experiment, workdir, "train"), settings["batch_size"], config.seed
-        ),
-        settings,
-        config.flash.fraction,
-        experiment.mesh,
-        config.seed,
-        stage,
-        judge=judge,
-    )
-    if not headed:
-        return {"proxy": found["transfer"], **found}
-    accuracy = flash.accuracy(
-        made, params, text, search.batch_size, experiment.mesh, config.seed
-    )
-    return {"proxy": 1 - accuracy, "accuracy": accuracy, **found}
-
-
-def _blocks_only(objective):
-    return objective._replace(weights={})
 
 
 def latencies(

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from autodistill_jax import losses, sharding
 from autodistill_jax.data import batches
-from autodistill_jax.model import modules, words
+from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.train import checkpoint, fit, optimizer, sandwich, terms
 from autodistill_jax.train.objectives import Objective
@@ -76,7 +76,7 @@ def block(
     """
     tokens = batch["tokens"]
     theirs = transfer.teacher.apply(
-        {"params": _body(teacher_params)},
+        {"params": body(teacher_params)},
         batch["ids"],
         tokens,
         types=batch.get("types"),
@@ -256,78 +256,6 @@ def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Call
     return step
 
 
-def held_out_loss(
-    transfer: Transfer,
-    rows: Mapping[str, np.ndarray],
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
-    seed: int,
-) -> Callable[[Mapping[str, jax.Array]], float]:
-    """loss(params): the mean over blocks and held-out rows of what the blocks learn."""
-    vocab = transfer.module.sizes.vocab
-    rows = jax.tree.map(
-        np.asarray,
-        dict(terms.shown(rows, transfer.objective, vocab, jax.random.key(seed))),
-    )
-    theirs = jax.device_put(dict(transfer.teacher_params), sharding.replicated(mesh))
-    one = jax.jit(lambda p, t, b, k: block(transfer, p, t, b, k)["total"])
-
-    def loss(params):
-        blocks = [
-            batches.over(
-                lambda batch, k=k: one(params, theirs, batch, jnp.int32(k)),
-                rows,
-                batch_size,
-                mesh,
-            ).mean()
-            for k in range(transfer.module.arch.layers)
-        ]
-        return float(np.mean(blocks))
-
-    return loss
-
-
-def accuracy(
-    transfer: Transfer,
-    params: Mapping[str, jax.Array],
-    rows: Mapping[str, np.ndarray],
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
-    seed: int,
-) -> float:
-    """The fraction of the hidden words of held-out rows that the student names."""
-    module, objective = transfer.module, transfer.objective
-    head = {
-        name.removeprefix(terms.AUXILIARY): value
-        for name, value in params.items()
-        if name.startswith(terms.AUXILIARY + "words_")
-    }
-    key = jax.random.key(seed)
-    vocab = module.sizes.vocab
-    shown = jax.tree.map(np.asarray, dict(terms.shown(rows, objective, vocab, key)))
-
-    @jax.jit
-    def right(params, head, batch):
-        out = module.apply(
-            {"params": terms.network(params)},
-            batch["ids"],
-            batch["tokens"],
-            types=batch.get("types"),
-        )
-        logits = words.logits(
-            head,
-            params["embeddings_word"],
-            out.hidden,
-            batch["places"],
-            module.arch.hidden,
-            module.sizes,
-            module.dtype,
-        )
-        return (logits.argmax(axis=-1) == batch["targets"]) * batch["chosen"]
-
-    hit = batches.over(lambda b: right(params, head, b), shown, batch_size, mesh)
-    return float(hit.sum() / shown["chosen"].sum())
-
-
-def _body(params):
+def body(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's parameters without its heads'."""
     return {k: v for k, v in params.items() if not k.startswith(("words_", "next_"))}

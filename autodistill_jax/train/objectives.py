@@ -176,13 +176,16 @@ def transfer(
     """The Objective of a block-wise transfer (see `flash`) to a student of so many layers.
 
     Its last stage has soft labels and hidden words, half and half (MobileBERT, section
-    3.4); hidden words alone under a teacher without a masked-word head.
+    3.4); hidden words alone under a teacher without a masked-word head. Of a teacher that
+    embeds sentences the embedding is kept by its own term, which words would pull away.
 
     settings: the distill section, for what is hidden. teacher: a `huggingface.Teacher`.
     """
     weights = {"words": 1.0}
     if teacher.head is not None:
         weights = {"logits": 0.5, "words": 0.5}
+    if teacher.embeds:
+        weights["pooled"] = 10.0
     return Objective(
         weights,
         relation_heads=teacher.arch.heads,

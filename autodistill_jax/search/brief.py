@@ -1,0 +1,143 @@
+"""How good is an Arch after a short transfer? The proxy "flash"."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autodistill_jax import sharding
+from autodistill_jax.data import batches
+from autodistill_jax.model import words
+from autodistill_jax.search.driver import Unpromising
+from autodistill_jax.train import flash, terms
+
+
+def score(
+    transfer: flash.Transfer,
+    feed: Sequence[Mapping[str, np.ndarray]],
+    rows: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    what: str,
+    others: Sequence[float] = (),
+) -> dict[str, float]:
+    """Trains a candidate by `settings["fraction"]` of the steps: {"proxy": ..., and what
+    else is known}, lower is better.
+
+    Under a teacher with a masked-word head the proxy is 1 - the fraction of hidden words
+    of the held-out `rows` that it names. Under any other it is the loss of the transfer
+    when all blocks are done, and there is no last stage.
+
+    Args:
+      settings: see `flash.run`; batch_size for the rows, too; stop: above so many times
+        the median of the transfer losses of `others` a candidate stops there; 0: never.
+
+    Raises:
+      Unpromising: it was stopped by that rule.
+    """
+    size = settings["batch_size"]
+    loss = held_out_loss(transfer, rows, size, mesh, seed)
+    found = {}
+
+    def judge(params):
+        found["transfer"] = loss(params)
+        limit = settings["stop"] * float(np.median(others)) if others else 0.0
+        if limit and found["transfer"] > limit:
+            raise Unpromising(
+                f"transfer loss {found['transfer']:.4f}, over flash.stop "
+                f"{settings['stop']:g} times the median"
+            )
+
+    headed = "logits" in transfer.objective.weights
+    if not headed:
+        transfer = transfer._replace(objective=transfer.objective._replace(weights={}))
+    params = flash.run(
+        transfer,
+        feed,
+        settings,
+        settings["fraction"],
+        mesh,
+        seed,
+        what,
+        judge=judge,
+    )
+    if not headed:
+        return {"proxy": found["transfer"], **found}
+    right = accuracy(transfer, params, rows, size, mesh, seed)
+    return {"proxy": 1 - right, "accuracy": right, **found}
+
+
+def held_out_loss(
+    transfer: flash.Transfer,
+    rows: Mapping[str, np.ndarray],
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> Callable[[Mapping[str, jax.Array]], float]:
+    """loss(params): the mean over blocks and held-out rows of what the blocks learn."""
+    vocab = transfer.module.sizes.vocab
+    rows = jax.tree.map(
+        np.asarray,
+        dict(terms.shown(rows, transfer.objective, vocab, jax.random.key(seed))),
+    )
+    theirs = jax.device_put(dict(transfer.teacher_params), sharding.replicated(mesh))
+    one = jax.jit(lambda p, t, b, k: flash.block(transfer, p, t, b, k)["total"])
+
+    def loss(params):
+        blocks = [
+            batches.over(
+                lambda batch, k=k: one(params, theirs, batch, jnp.int32(k)),
+                rows,
+                batch_size,
+                mesh,
+            ).mean()
+            for k in range(transfer.module.arch.layers)
+        ]
+        return float(np.mean(blocks))
+
+    return loss
+
+
+def accuracy(
+    transfer: flash.Transfer,
+    params: Mapping[str, jax.Array],
+    rows: Mapping[str, np.ndarray],
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> float:
+    """The fraction of the hidden words of held-out rows that the student names."""
+    module, objective = transfer.module, transfer.objective
+    head = {
+        name.removeprefix(terms.AUXILIARY): value
+        for name, value in params.items()
+        if name.startswith(terms.AUXILIARY + "words_")
+    }
+    key = jax.random.key(seed)
+    vocab = module.sizes.vocab
+    shown = jax.tree.map(np.asarray, dict(terms.shown(rows, objective, vocab, key)))
+
+    @jax.jit
+    def right(params, head, batch):
+        out = module.apply(
+            {"params": terms.network(params)},
+            batch["ids"],
+            batch["tokens"],
+            types=batch.get("types"),
+        )
+        logits = words.logits(
+            head,
+            params["embeddings_word"],
+            out.hidden,
+            batch["places"],
+            module.arch.hidden,
+            module.sizes,
+            module.dtype,
+        )
+        return (logits.argmax(axis=-1) == batch["targets"]) * batch["chosen"]
+
+    hit = batches.over(lambda b: right(params, head, b), shown, batch_size, mesh)
+    return float(hit.sum() / shown["chosen"].sum())
