@@ -12,23 +12,24 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import metrics
-from autodistill_jax.data import batches, glue, tasks
-from autodistill_jax.jobs import labelled, tables
+from autodistill_jax.data import batches, glue, squad, tasks
+from autodistill_jax.jobs import labelled, spans, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import log, supervised
 
+_FROZEN = "frozen encoder, linear head"
 
-def read(
-    config: ConfigDict, workdir: epath.Path, label_names: tuple[str, ...] | None
-) -> list[tasks.Task]:
+
+def read(experiment: Experiment, workdir: epath.Path) -> list[tasks.Task | squad.Squad]:
     """The labelled tasks that have no result yet, read before any work starts.
 
     Raises:
       UserError: an unknown task, a file that cannot be used, a setting that cannot be.
     """
+    config = experiment.config
     settings = config.finetune
     made = []
     chosen = common.chosen_already(config, workdir)
@@ -38,7 +39,10 @@ def read(
         home = workdir / "finetune"
         if chosen and not _missing(home / chosen.name / folder, config, keys):
             continue
-        task = labelled.task(config, name, label_names)
+        if name == squad.NAME:
+            made.append(spans.task(experiment))
+            continue
+        task = labelled.task(config, name, experiment.teacher.labels)
         made.append(task._replace(name=folder))
     return made
 
@@ -46,7 +50,7 @@ def read(
 def run(
     experiment: Experiment,
     workdir: epath.Path,
-    given: list[tasks.Task],
+    given: list[tasks.Task | squad.Squad],
     stage: str = "finetune",
 ) -> None:
     """Leaves finetune/<student>/<task>/<model>.json, table.md, the student's fine-tuned
@@ -56,13 +60,17 @@ def run(
     common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
     home = workdir / "finetune" / arch.name
     for task in given:
-        rows = labelled.rows(experiment, task)
+        asks = task.name == squad.NAME
+        rows = (spans if asks else labelled).rows(experiment, task)
         keys = tuple(task.tests) if experiment.config.finetune.predict else ()
         wanted = glue.keys(task.name) if task.name in glue.NAMES else ()
         if experiment.config.finetune.predict and set(wanted) - set(keys):
             lacking = ", ".join(f"{key}.tsv" for key in wanted if key not in keys)
             log.say(f"{stage}: {task.name} has no texts for {lacking}: not written")
-        for model in _missing(home / task.name, experiment.config, keys):
+        models = _missing(home / task.name, experiment.config, keys)
+        if asks:  # The teacher's soft labels may be learned from.
+            models.sort(key=lambda model: model != "teacher")
+        for model in models:
             what = f"{stage} {task.name}, {model}"
             source = _source(experiment, workdir, model, arch)
             result = _one(experiment, source, model, rows, home / task.name, task, what)
@@ -72,9 +80,7 @@ def run(
                     "task": task.name,
                     "model": model,
                     "metric": task.metric,
-                    "settings": tables.recipe(experiment.config, model),
-                    "train_rows": len(rows.train["label"]),
-                    "dev_rows": len(rows.dev["label"]),
+                    "settings": tables.recipe(experiment.config, model, task.name),
                     **result,
                 },
             )
@@ -124,13 +130,16 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
     """One model's result on one task, over all seeds."""
     config, teacher = experiment.config, experiment.teacher
     settings = config.finetune.to_dict()
+    asks = task.name == squad.NAME
+    counts = spans.counts(task, rows) if asks else labelled.counts(rows)
+    frozen = model == "teacher" and settings["teacher"] == "frozen"
     module = Bert(
         source.arch,
         source.sizes,
         dtype=jnp.dtype(settings["dtype"]),
         dropout=settings["dropout"],
     )
-    if model == "teacher" and settings["teacher"] == "frozen":
+    if frozen and not asks:
         log.say(f"{what}: a head on the frozen teacher ...")
         score = supervised.frozen(
             module,
@@ -140,10 +149,9 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
             settings["batch_size"],
             experiment.mesh,
         )
-        return {"score": score, "how": "frozen encoder, linear head"} | _similarity(
-            experiment, module, source.params, task
-        )
-    how, count = "fine-tuned", settings["seeds"]
+        told = {"score": score, "how": _FROZEN}
+        return counts | told | _similarity(experiment, module, source.params, task)
+    how, count = _FROZEN if frozen else "fine-tuned", settings["seeds"]
     if model == "teacher":
         count = settings["teacher_seeds"]
     if model in ("teacher", "scratch"):
@@ -157,6 +165,10 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
     if model == "scratch":
         how = "random weights, trained on the task alone"
     seeds = range(config.seed, config.seed + count)
+    if asks:
+        rest = (settings, seeds, rows, Path(folder), what)
+        made = spans.one(experiment, module, source, model, params, *rest)
+        return counts | made | {"how": how}
     made = supervised.fine_tune(
         module,
         params,
@@ -167,27 +179,16 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
         seeds,
         what,
     )
-    scores = [max(one.scores) for one in made]
-    best = made[int(np.argmax(scores))]
+    best = tables.best(made)
     if model == "student":
         _save(experiment, Path(folder), source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
         path = _submission(folder, model, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(glue.submission(task, key, predictions))
-    return {
-        "score": float(np.mean(scores)),
-        "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
-        "scores": scores,
-        "how": how,
-        "epochs": [one.scores for one in made],
-        "parts": _mean([one.parts for one in made]),
-        "more": _mean([one.more for one in made]),
-    } | _similarity(experiment, module, params(config.seed), task)
-
-
-def _mean(dicts: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([one[name] for one in dicts])) for name in dicts[0]}
+    told = {"how": how, "more": tables.mean([one.more for one in made])}
+    similarity = _similarity(experiment, module, params(config.seed), task)
+    return counts | tables.over_seeds(made) | told | similarity
 
 
 def _similarity(experiment, module, params, task) -> dict[str, float]:
