@@ -1,6 +1,9 @@
 """What do all tests share? Eight fake CPU devices, tiny shapes, the packaged teacher."""
 
+import functools
+import http.server
 import os
+import threading
 from pathlib import Path
 
 # Before JAX is imported anywhere.
@@ -90,3 +93,19 @@ def byte_level(tmp_path_factory):
     made.train_from_iterator(TEXTS * 3, trainer)
     made.model.save(str(folder))
     return folder
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A data set's files, from this machine: the address that serves `tmp_path`/web."""
+    (tmp_path / "web").mkdir()
+    serve = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=tmp_path / "web"
+    )
+    monkeypatch.setattr(serve.func, "log_message", lambda *_: None)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_port}"
+    made.shutdown()
+    made.server_close()

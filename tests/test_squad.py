@@ -7,19 +7,23 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from conftest import DATA, SIZES, VOCAB
+from ml_collections import ConfigDict
+from safetensors.numpy import load_file
 
 from autodistill_jax import sharding
 from autodistill_jax.arch import Arch
 from autodistill_jax.data import spans, squad, tokens
 from autodistill_jax.data.squad import Question, score
 from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import spans as job
 from autodistill_jax.main import main
-from autodistill_jax.model import extract
+from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import spans as train
 
@@ -428,7 +432,7 @@ def rows_of(tokenizer, count=160, length=24):
     )
 
 
-def test_an_encoder_learns_to_answer_and_to_answer_as_its_teacher(wordpiece):
+def test_an_encoder_learns_to_answer(wordpiece):
     """Nine words to choose from: 11 % by chance."""
     rows = rows_of(wordpiece)
     sizes = SIZES._replace(vocab=wordpiece.get_vocab_size(), positions=24)
@@ -460,18 +464,93 @@ def test_an_encoder_learns_to_answer_and_to_answer_as_its_teacher(wordpiece):
     assert {k: v.shape for k, v in best.params.items() if "head_" not in k} == {
         k: v.shape for k, v in params.items()
     }
-    # The teacher's logits alone (sharper, as more training would make them), without a
-    # label that is right.
-    soft = 8 * train.soft_labels(module, best.params, rows, BATCH, mesh)
-    wrong = {**rows.train, "soft": soft, "label": np.zeros_like(rows.train["label"])}
-    more = {"soft": 1.0, "temperature": 2.0, "learning_rate": 5e-3, "epochs": 5}
-    (taught,) = fine_tuned(rows._replace(train=wrong), settings=more)
-    assert taught.parts["exact_match"] > 0.5
     # Of a frozen encoder the head alone moves.
     (frozen,) = fine_tuned(rows, frozen=True, settings={"epochs": 1})
     for name, value in params.items():
         assert np.array_equal(frozen.params[name], value), name
     assert frozen.params["head_kernel"].shape == (16, 2)
+
+
+def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
+    wordpiece, minilm, tmp_path
+):
+    module = Bert(Arch(2, 16, 2, 32, 8), minilm.sizes)
+    source = minilm._replace(
+        arch=module.arch, params=extract.init(module, jax.random.key(0))
+    )
+    settings = {
+        "learning_rate": 5e-3,
+        "warmup": 0.1,
+        "weight_decay": 0.01,
+        "clip": 1.0,
+        "epochs": 5,
+        "batch_size": BATCH,
+        "teacher": "full",
+        "squad_length": 24,
+        "squad_soft": 1.0,  # Nothing of the labels.
+    }
+    experiment = SimpleNamespace(
+        config=ConfigDict({"finetune": settings, "distill": {"temperature": 2.0}}),
+        teacher=source,
+        mesh=sharding.make_mesh(BATCH, 1),
+        teacher_module=lambda: module,
+    )
+    rows = rows_of(wordpiece)
+
+    def one(model):
+        return job.one(
+            experiment,
+            module,
+            source,
+            model,
+            lambda seed: source.params,
+            dict(settings),
+            (0,),
+            rows,
+            tmp_path,
+            "test",
+        )
+
+    teacher = one("teacher")
+    assert teacher["parts"]["exact_match"] == 1 and "soft" not in rows.train
+    rows.train["label"][:] = 0  # No answer anywhere.
+    student = one("student")
+    assert student["parts"]["exact_match"] > 0.5 and student["score"] > 0.5
+    for model, made in (("teacher", teacher), ("student", student)):
+        kept = json.loads((tmp_path / f"predictions-{model}.json").read_text())
+        found = score(kept, rows.questions)
+        assert found["exact_match"] == pytest.approx(100 * made["parts"]["exact_match"])
+        # What is kept answers as it did.
+        network = huggingface.load(str(tmp_path / model))
+        head = load_file(tmp_path / model / "head.safetensors")
+        params = network.params | {f"head_{name}": x for name, x in head.items()}
+        logits = train.logits(module, params, rows.dev.rows)
+        assert spans.answers(rows.dev, rows.questions, np.asarray(logits)) == kept
+        said = json.loads((tmp_path / model / "head.json").read_text())
+        assert said["logits"] == ["start", "end"] and said["length"] == 24
+
+
+def test_tensorflow_datasets(tmp_path, monkeypatch, server):
+    from tensorflow_datasets.datasets.squad import squad_dataset_builder as theirs
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    monkeypatch.setattr(theirs, "_URL", f"{server}/")
+    with pytest.raises(UserError, match=r"cannot be fetched \(.*404.*\); set finetune"):
+        squad.load(download=True)
+    several = [
+        asked(
+            "b",
+            "\u00e9t\u00e9, an \u00e9t\u00e9",
+            "when?",
+            "\u00e9t\u00e9",
+            "an \u00e9t\u00e9",
+        )
+    ]
+    write(tmp_path / "web" / "train-v1.1.json", marked(5))
+    write(tmp_path / "web" / "dev-v1.1.json", [*several, *marked(1)])
+    made = squad.load(download=True)
+    assert made.train == marked(5)
+    assert made.dev == [*several, *marked(1)]
 
 
 @pytest.fixture
