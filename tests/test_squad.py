@@ -474,7 +474,7 @@ def test_an_encoder_learns_to_answer(wordpiece):
 def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     wordpiece, minilm, tmp_path
 ):
-    module = Bert(Arch(2, 16, 2, 32, 8), minilm.sizes)
+    module = Bert(Arch(1, 16, 2, 16, 8), minilm.sizes)
     source = minilm._replace(
         arch=module.arch, params=extract.init(module, jax.random.key(0))
     )
