@@ -363,6 +363,17 @@ def test_the_files_and_the_command(tmp_path, capsys):
     assert "no JSON object of texts by question id" in capsys.readouterr().err
 
 
+def test_a_training_answer_that_stands_elsewhere_is_dropped(tmp_path):
+    questions = marked(101)
+    moved = questions[7]._replace(starts=(questions[7].starts[0] + 1,))
+    write(tmp_path / "train-v1.1.json", [*questions[:7], moved, *questions[8:]])
+    write(tmp_path / "dev-v1.1.json", questions[:2])
+    made = squad.load(str(tmp_path))
+    assert made.train == questions[:7] + questions[8:]
+    (note,) = made.notes
+    assert note.endswith("dropped 1 questions whose answer is not at answer_start")
+
+
 def broken(change):
     made = {
         "data": [
@@ -516,6 +527,7 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     rows.train["label"][:] = 0  # No answer anywhere.
     student = one("student")
     assert student["parts"]["exact_match"] > 0.5 and student["score"] > 0.5
+    read = jax.jit(lambda params, batch: train.logits(module, params, batch))
     for model, made in (("teacher", teacher), ("student", student)):
         kept = json.loads((tmp_path / f"predictions-{model}.json").read_text())
         found = score(kept, rows.questions)
@@ -524,7 +536,7 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
         network = huggingface.load(str(tmp_path / model))
         head = load_file(tmp_path / model / "head.safetensors")
         params = network.params | {f"head_{name}": x for name, x in head.items()}
-        logits = train.logits(module, params, rows.dev.rows)
+        logits = read(params, rows.dev.rows)
         assert spans.answers(rows.dev, rows.questions, np.asarray(logits)) == kept
         said = json.loads((tmp_path / model / "head.json").read_text())
         assert said["logits"] == ["start", "end"] and said["length"] == 24

@@ -100,18 +100,22 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
     """Another window length makes SQuAD anew, and nothing else; soft labels all but
     the teacher that gives them."""
 
-    def changed(**more):
+    def changed(_soft=0.0, **more):
+        before = {"finetune.squad_soft": _soft}
         return {
             (model, task)
             for model in ("student", "teacher")
             for task in ("docs", "squad")
-            if tables.recipe(settings(), model, task)
-            != tables.recipe(settings(**more), model, task)
+            if tables.recipe(settings(**before), model, task)
+            != tables.recipe(settings(**before | more), model, task)
         }
 
     both = {("student", "squad"), ("teacher", "squad")}
     assert changed(**{"finetune.squad_length": 128}) == both
     assert changed(**{"finetune.squad_soft": 0.5}) == {("student", "squad")}
+    rate = {"finetune.teacher_learning_rate": 1.0}
+    assert changed(**rate) == {("teacher", "docs"), ("teacher", "squad")}
+    assert changed(0.5, **rate) == both | {("teacher", "docs")}
     others = {("student", "docs"), ("teacher", "docs")}
     assert changed(**{"finetune.glue_dir": "x"}) == others
     assert changed(**{"finetune.epochs": 7}) == both | others

@@ -33,17 +33,20 @@ def models(config: ConfigDict) -> list[str]:
 
 def recipe(config: ConfigDict, model: str, task: str) -> dict:
     """What a model's result on a task depends on besides the task."""
-    names = ("tasks", "text", "text_pair", "label", "metric", "dev_file", "predict")
-    if task == squad.NAME:
-        names += ("glue_dir", "length", "pairs")
-        names += ("squad_soft",) if model == "teacher" else ()
-    else:
-        names += ("squad_dir", "squad_length", "squad_soft")
+    names = {"tasks", "text", "text_pair", "label", "metric", "dev_file", "predict"}
     others = {
-        "teacher": ("learning_rate", "scratch_learning_rate", "seeds"),
-        "scratch": ("learning_rate", "teacher_learning_rate", "teacher_seeds"),
-    }.get(model, ("scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"))
-    names += others + (() if model == "teacher" else ("teacher",))
+        "teacher": {"learning_rate", "scratch_learning_rate", "seeds"},
+        "scratch": {"learning_rate", "teacher_learning_rate", "teacher_seeds"},
+    }.get(model, {"scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"})
+    names |= others | (set() if model == "teacher" else {"teacher"})
+    if task != squad.NAME:
+        names |= {"squad_dir", "squad_length", "squad_soft"}
+    else:
+        names |= {"glue_dir", "length", "pairs"}
+        if model == "teacher":
+            names.add("squad_soft")
+        elif config.finetune.squad_soft:  # They learn from the teacher's fine-tuning.
+            names -= {"teacher_learning_rate", "teacher_seeds"}
     return {k: v for k, v in config.finetune.to_dict().items() if k not in names}
 
 

@@ -11,7 +11,6 @@ import optax
 from jax.sharding import Mesh
 
 from autodistill_jax import losses
-from autodistill_jax.arch import Arch
 from autodistill_jax.data import batches, spans, squad
 from autodistill_jax.model import extract
 from autodistill_jax.model.bert import Bert
@@ -57,7 +56,6 @@ def logits(
     module: Bert,
     params: dict,
     batch: Mapping[str, jax.Array],
-    arch: Arch | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """[B, L, 2]: of each token as the first and as the last of the answer; -1e30 where
@@ -68,7 +66,6 @@ def logits(
         {"params": encoder},
         batch["ids"],
         batch["tokens"],
-        arch,
         types=batch["types"],
         key=keys[0],
     )
@@ -84,21 +81,21 @@ def make_step(
     temperature: float,
     frozen: bool,
 ) -> Callable:
-    """step(state, batch, key, arch=None) -> (state, {"loss": ...}), not yet compiled.
+    """step(state, batch, key) -> (state, {"loss": ...}), not yet compiled.
 
     The mean of both ends' cross-entropies over the tokens of a window (BERT, arXiv
     1810.04805, section 4.2), and `soft` of it instead the teacher's soft labels, see
     `losses.soft_labels`, out of batch["soft"].
     """
 
-    def step(state, batch, key, arch=None):
+    def step(state, batch, key):
         def loss(params):
             if frozen:
                 params = {
                     name: value if _of_head(name) else jax.lax.stop_gradient(value)
                     for name, value in params.items()
                 }
-            made = logits(module, params, batch, arch, key).swapaxes(1, 2)
+            made = logits(module, params, batch, key).swapaxes(1, 2)
             value = losses.cross_entropy(made, batch["label"]).mean()
             if soft:
                 theirs = batch["soft"].swapaxes(1, 2)
