@@ -39,6 +39,10 @@ needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="the folder of real data sets is not beside this clone"
 )
 
+needs_squad = pytest.mark.skipif(
+    not (DATA / "squad").is_dir(), reason="SQuAD is not beside this clone"
+)
+
 SIZES = Sizes(vocab=60, positions=16)
 SPACE = Space(
     layers=(1, 2, 4),
