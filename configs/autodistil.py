@@ -219,14 +219,21 @@ def get_config(preset: str = "") -> ConfigDict:
             "baselines": () if smoke else ("truncated", "scratch"),
             "finetune": {
                 # "docs" (which package is this docstring from?); of GLUE cola, sst2,
-                # mrpc, stsb, qqp, mnli, qnli, rte, wnli; or a .tsv or .jsonl file of
-                # your own.
+                # mrpc, stsb, qqp, mnli, qnli, rte, wnli; squad (1.1); or a .tsv or
+                # .jsonl file of your own.
                 "tasks": (() if name == "k3" else ("docs",))
                 if smoke
                 else ("mnli", "qnli", "qqp", "sst2", "cola", "mrpc", "rte"),
                 # The folder of the original TSV folders (SST-2/, CoLA/, ...); "": from
                 # tensorflow_datasets.
                 "glue_dir": "",
+                # For squad: the folder of train-v1.1.json and dev-v1.1.json, "": from
+                # tensorflow_datasets; tokens a window, question included.
+                "squad_dir": "",
+                "squad_length": 384,
+                # Weight of the fine-tuned teacher's soft labels in all others' loss
+                # (at distill.temperature); 0.0: labels alone.
+                "squad_soft": 0.0,
                 # For a file of your own: its columns (text_pair "" for none), the
                 # metric, and the dev file; "": a tenth of the rows.
                 "text": "text",

@@ -1,6 +1,9 @@
 """What do all tests share? Eight fake CPU devices, tiny shapes, the packaged teacher."""
 
+import functools
+import http.server
 import os
+import threading
 from pathlib import Path
 
 # Before JAX is imported anywhere.
@@ -36,6 +39,10 @@ from autodistill_jax.space import Space
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="the folder of real data sets is not beside this clone"
+)
+
+needs_squad = pytest.mark.skipif(
+    not (DATA / "squad").is_dir(), reason="SQuAD is not beside this clone"
 )
 
 SIZES = Sizes(vocab=60, positions=16)
@@ -92,3 +99,19 @@ def byte_level(tmp_path_factory):
     made.train_from_iterator(TEXTS * 3, trainer)
     made.model.save(str(folder))
     return folder
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A data set's files, from this machine: the address that serves `tmp_path`/web."""
+    (tmp_path / "web").mkdir()
+    serve = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=tmp_path / "web"
+    )
+    monkeypatch.setattr(serve.func, "log_message", lambda *_: None)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_port}"
+    made.shutdown()
+    made.server_close()

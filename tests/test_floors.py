@@ -45,6 +45,7 @@ def test_jobs_meet_on_disk():
         "page",
         "pictures",
         "run",
+        "spans",
         "tables",
         "texts",
         "training",

@@ -1,8 +1,5 @@
 """Do all nine GLUE tasks come in with their quirks, and go out as GLUE wants them?"""
 
-import functools
-import http.server
-import threading
 import zipfile
 
 import numpy as np
@@ -229,22 +226,6 @@ def test_submissions():
     assert told == "index\tprediction\n0\t0.000\n1\t2.346\n2\t5.000\n"
     with pytest.raises(ValueError, match="rows"):
         glue.submission(task, "STS-B", [1.0])
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """GLUE's archives, from this machine: the address that serves `tmp_path`/web."""
-    (tmp_path / "web").mkdir()
-    serve = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=tmp_path / "web"
-    )
-    monkeypatch.setattr(serve.func, "log_message", lambda *_: None)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{made.server_port}"
-    made.shutdown()
-    made.server_close()
 
 
 def test_tensorflow_datasets(tmp_path, monkeypatch, server):

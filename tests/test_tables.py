@@ -83,7 +83,7 @@ def test_results_are_read_that_this_config_would_make(tmp_path):
     folder.mkdir()
 
     def put(model, config):
-        told = json.loads(json.dumps(tables.recipe(config, model)))
+        told = json.loads(json.dumps(tables.recipe(config, model, "docs")))
         made = result(model, 0.5) | {"settings": told}
         (folder / f"{model}.json").write_text(json.dumps(made))
 
@@ -94,6 +94,38 @@ def test_results_are_read_that_this_config_would_make(tmp_path):
     assert list(tables.read(config, tmp_path)["docs"]) == ["student"]
     put("minilm", config)
     assert list(tables.read(config, tmp_path)["docs"]) == ["student", "minilm"]
+
+
+def test_a_result_depends_on_its_own_tasks_fields_alone():
+    """Another window length makes SQuAD anew, and nothing else; soft labels all but
+    the teacher that gives them."""
+
+    def changed(_soft=0.0, **more):
+        before = {"finetune.squad_soft": _soft}
+        return {
+            (model, task)
+            for model in ("student", "teacher")
+            for task in ("docs", "squad")
+            if tables.recipe(settings(**before), model, task)
+            != tables.recipe(settings(**before | more), model, task)
+        }
+
+    both = {("student", "squad"), ("teacher", "squad")}
+    assert changed(**{"finetune.squad_length": 128}) == both
+    assert changed(**{"finetune.squad_soft": 0.5}) == {("student", "squad")}
+    rate = {"finetune.teacher_learning_rate": 1.0}
+    assert changed(**rate) == {("teacher", "docs"), ("teacher", "squad")}
+    assert changed(0.5, **rate) == both | {("teacher", "docs")}
+    others = {("student", "docs"), ("teacher", "docs")}
+    assert changed(**{"finetune.glue_dir": "x"}) == others
+    assert changed(**{"finetune.epochs": 7}) == both | others
+
+
+def test_the_exact_match_stands_beside_f1():
+    parts = {"exact_match": 0.4, "f1": 0.5}
+    made = result("student", 0.5, metric="f1", parts=parts)
+    head, rows = tables.side_by_side({"squad": {"student": made}})
+    assert dict(zip(head, rows[0]))["squad (f1)"] == "0.500 / 0.400 exact"
 
 
 @pytest.mark.parametrize(

@@ -12,32 +12,37 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import metrics
-from autodistill_jax.data import batches, glue, tasks
-from autodistill_jax.jobs import labelled, tables
+from autodistill_jax.data import batches, glue, squad, tasks
+from autodistill_jax.jobs import labelled, spans, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.model import huggingface, modules
 from autodistill_jax.train import log, supervised
 
+_FROZEN = "frozen encoder, linear head"
 
-def read(
-    config: ConfigDict, workdir: epath.Path, label_names: tuple[str, ...] | None
-) -> list[tasks.Task]:
+
+def read(experiment: Experiment, workdir: epath.Path) -> list[tasks.Task | squad.Squad]:
     """The labelled tasks that have no result yet, read before any work starts.
 
     Raises:
       UserError: an unknown task, a file that cannot be used, a setting that cannot be.
     """
+    config = experiment.config
     settings = config.finetune
     made = []
     chosen = common.chosen_already(config, workdir)
+    archs = common.students(config, common.front(config, workdir)) if chosen else []
     for name in settings.tasks:
         folder = common.task_folder(settings, name)
         keys = glue.keys(name) if settings.predict and name in glue.NAMES else ()
-        home = workdir / "finetune"
-        if chosen and not _missing(home / chosen.name / folder, config, keys):
+        homes = [workdir / "finetune" / arch.name / folder for arch in archs]
+        if homes and not any(_missing(h, config, keys, h == homes[0]) for h in homes):
             continue
-        task = labelled.task(config, name, label_names)
+        if name == squad.NAME:
+            made.append(spans.task(experiment))
+            continue
+        task = labelled.task(config, name, experiment.teacher.labels)
         made.append(task._replace(name=folder))
     return made
 
@@ -45,54 +50,63 @@ def read(
 def run(
     experiment: Experiment,
     workdir: epath.Path,
-    given: list[tasks.Task],
+    given: list[tasks.Task | squad.Squad],
     stage: str = "finetune",
 ) -> None:
     """Leaves finetune/<student>/<task>/<model>.json, table.md, the student's fine-tuned
     weights, and GLUE's submission files where `finetune.predict` asks for them."""
     found = common.front(experiment.config, workdir)
-    arch = common.arch_of(found["chosen"])
-    common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
-    home = workdir / "finetune" / arch.name
+    archs = common.students(experiment.config, found)
+    for arch in archs:
+        common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
     for task in given:
-        rows = labelled.rows(experiment, task)
+        asks = task.name == squad.NAME
+        rows = (spans if asks else labelled).rows(experiment, task)
         keys = tuple(task.tests) if experiment.config.finetune.predict else ()
         wanted = glue.keys(task.name) if task.name in glue.NAMES else ()
         if experiment.config.finetune.predict and set(wanted) - set(keys):
             lacking = ", ".join(f"{key}.tsv" for key in wanted if key not in keys)
             log.say(f"{stage}: {task.name} has no texts for {lacking}: not written")
-        for model in _missing(home / task.name, experiment.config, keys):
-            what = f"{stage} {task.name}, {model}"
-            source = _source(experiment, workdir, model, arch)
-            result = _one(experiment, source, model, rows, home / task.name, task, what)
-            common.write_json(
-                home / task.name / f"{model}.json",
-                {
-                    "task": task.name,
-                    "model": model,
-                    "metric": task.metric,
-                    "settings": tables.recipe(experiment.config, model),
-                    "train_rows": len(rows.train["label"]),
-                    "dev_rows": len(rows.dev["label"]),
-                    **result,
-                },
-            )
-            log.say(
-                f"{stage}: {task.name}, {model}: {task.metric} {result['score']:.4f}"
-            )
-    made = tables.read(experiment.config, home)
-    if made:
-        table = tables.markdown(*tables.side_by_side(made))
-        told = tables.notes(made, labelled.words(experiment, workdir, made))
-        text = table + "\n" + "\n".join(told) + "\n"
-        (home / "table.md").write_text(text)
-        log.say(table.rstrip())
-    log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
+        for arch in archs:
+            home = workdir / "finetune" / arch.name / task.name
+            models = _missing(home, experiment.config, keys, arch == archs[0])
+            if asks:  # The teacher's soft labels may be learned from.
+                models.sort(key=lambda model: model != "teacher")
+            for model in models:
+                which = model if len(archs) == 1 else f"{model} {arch.name}"
+                what = f"{stage} {task.name}, {which}"
+                source = _source(experiment, workdir, model, arch)
+                result = _one(experiment, source, model, rows, home, task, what)
+                common.write_json(
+                    home / f"{model}.json",
+                    {
+                        "task": task.name,
+                        "model": model,
+                        "metric": task.metric,
+                        "settings": tables.recipe(experiment.config, model, task.name),
+                        **result,
+                    },
+                )
+                log.say(
+                    f"{stage}: {task.name}, {which}: {task.metric} {result['score']:.4f}"
+                )
+    for arch in archs:
+        home = workdir / "finetune" / arch.name
+        if made := tables.read(experiment.config, home):
+            table = tables.markdown(*tables.side_by_side(made))
+            told = tables.notes(made, labelled.words(experiment, workdir, made))
+            text = table + "\n" + "\n".join(told) + "\n"
+            (home / "table.md").write_text(text)
+            log.say(table.rstrip())
+        log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
 
 
-def _missing(folder: epath.Path, config: ConfigDict, keys: Sequence[str]) -> list[str]:
+def _missing(
+    folder: epath.Path, config: ConfigDict, keys: Sequence[str], first: bool
+) -> list[str]:
     """The models that lack their result on a task, in its folder, under these settings,
-    or one of the submission files `keys`."""
+    or one of the submission files `keys`. What a student is compared with is made for
+    the `first` one alone."""
     done = tables.there(config, folder)
 
     def submitted(model):
@@ -101,7 +115,8 @@ def _missing(folder: epath.Path, config: ConfigDict, keys: Sequence[str]) -> lis
             return True
         return all(_submission(folder, model, key).exists() for key in keys)
 
-    return [m for m in tables.models(config) if m not in done or not submitted(m)]
+    models = tables.models(config) if first else ["student"]
+    return [m for m in models if m not in done or not submitted(m)]
 
 
 def _submission(folder: epath.Path, model: str, key: str) -> epath.Path:
@@ -123,13 +138,16 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
     """One model's result on one task, over all seeds."""
     config, teacher = experiment.config, experiment.teacher
     settings = config.finetune.to_dict()
+    asks = task.name == squad.NAME
+    counts = spans.counts(task, rows) if asks else labelled.counts(rows)
+    frozen = model == "teacher" and settings["teacher"] == "frozen"
     module = modules.module(
         source.arch,
         source.sizes,
         dtype=jnp.dtype(settings["dtype"]),
         dropout=settings["dropout"],
     )
-    if model == "teacher" and settings["teacher"] == "frozen":
+    if frozen and not asks:
         log.say(f"{what}: a head on the frozen teacher ...")
         score = supervised.frozen(
             module,
@@ -139,10 +157,9 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
             settings["batch_size"],
             experiment.mesh,
         )
-        return {"score": score, "how": "frozen encoder, linear head"} | _similarity(
-            experiment, module, source.params, task
-        )
-    how, count = "fine-tuned", settings["seeds"]
+        told = {"score": score, "how": _FROZEN}
+        return counts | told | _similarity(experiment, module, source.params, task)
+    how, count = _FROZEN if frozen else "fine-tuned", settings["seeds"]
     if model == "teacher":
         count = settings["teacher_seeds"]
     if model in ("teacher", "scratch"):
@@ -156,6 +173,10 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
     if model == "scratch":
         how = "random weights, trained on the task alone"
     seeds = range(config.seed, config.seed + count)
+    if asks:
+        rest = (settings, seeds, rows, Path(folder), what)
+        made = spans.one(experiment, module, source, model, params, *rest)
+        return counts | made | {"how": how}
     made = supervised.fine_tune(
         module,
         params,
@@ -166,27 +187,16 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
         seeds,
         what,
     )
-    scores = [max(one.scores) for one in made]
-    best = made[int(np.argmax(scores))]
+    best = tables.best(made)
     if model == "student":
         _save(experiment, Path(folder), source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
         path = _submission(folder, model, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(glue.submission(task, key, predictions))
-    return {
-        "score": float(np.mean(scores)),
-        "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
-        "scores": scores,
-        "how": how,
-        "epochs": [one.scores for one in made],
-        "parts": _mean([one.parts for one in made]),
-        "more": _mean([one.more for one in made]),
-    } | _similarity(experiment, module, params(config.seed), task)
-
-
-def _mean(dicts: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([one[name] for one in dicts])) for name in dicts[0]}
+    told = {"how": how, "more": tables.mean([one.more for one in made])}
+    similarity = _similarity(experiment, module, params(config.seed), task)
+    return counts | tables.over_seeds(made) | told | similarity
 
 
 def _similarity(experiment, module, params, task) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax.data import docs, glue, tasks, tokens
+from autodistill_jax.data import docs, glue, squad, tasks, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.train import log, supervised
@@ -18,7 +18,8 @@ def task(
     """The task of that name: "docs", one of GLUE's, or a file of one's own.
 
     Raises:
-      UserError: an unknown task, a file that cannot be used, too few rows.
+      UserError: an unknown task, one without labels (SQuAD), a file that cannot be
+        used, too few rows.
     """
     settings = config.finetune
     if name == "docs":
@@ -37,9 +38,14 @@ def task(
             settings.label,
             settings.metric,
         )
+    elif name == squad.NAME:
+        raise UserError(
+            "squad has answers, not labels: finetune.tasks takes it, search.task and "
+            "rank.task need another"
+        )
     else:
         raise UserError(
-            f"{name!r} is no task; known: docs, {', '.join(glue.NAMES)}, "
+            f"{name!r} is no task; known: docs, {', '.join(glue.NAMES)}, squad, "
             "or a .tsv or .jsonl file"
         )
     for note in made.notes:
@@ -83,6 +89,13 @@ def rows(experiment: Experiment, task: tasks.Task) -> supervised.Rows:
         },
         {name: side(texts) for name, texts in tests.items()},
     )
+
+
+def counts(rows: supervised.Rows) -> dict[str, int]:
+    return {
+        "train_rows": len(rows.train["label"]),
+        "dev_rows": len(rows.dev["label"]),
+    }
 
 
 def words(experiment: Experiment, workdir: epath.Path, results: dict) -> dict | None:

@@ -53,7 +53,7 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
     # Labelled rows are read, and refused, before anything is trained.
     tasks = judged.tasks(made, home, stages)
     if "finetune" in stages:
-        tasks["finetune"] = finetune.read(config, home, made.teacher.labels)
+        tasks["finetune"] = finetune.read(made, home)
     if "distill" in stages or (home / "data" / "rows.npz").exists():
         enough = functools.partial(judged.check_text, made)
         held_out = texts.rows(made, home, "heldout", enough)

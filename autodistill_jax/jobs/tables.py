@@ -1,11 +1,14 @@
 """How do student, baselines and teacher stand side by side on labelled tasks?"""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from autodistill_jax.data import squad
 from autodistill_jax.jobs.workdir import task_folder
 
 LABELS = {
@@ -28,15 +31,44 @@ def models(config: ConfigDict) -> list[str]:
     return ["student", *config.baselines, *teacher]
 
 
-def recipe(config: ConfigDict, model: str) -> dict:
-    """What a model's result depends on besides the task."""
-    names = ("tasks", "text", "text_pair", "label", "metric", "dev_file", "predict")
+def recipe(config: ConfigDict, model: str, task: str) -> dict:
+    """What a model's result on a task depends on besides the task."""
+    names = {"tasks", "text", "text_pair", "label", "metric", "dev_file", "predict"}
     others = {
-        "teacher": ("learning_rate", "scratch_learning_rate", "seeds"),
-        "scratch": ("learning_rate", "teacher_learning_rate", "teacher_seeds"),
-    }.get(model, ("scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"))
-    names += others + (() if model == "teacher" else ("teacher",))
+        "teacher": {"learning_rate", "scratch_learning_rate", "seeds"},
+        "scratch": {"learning_rate", "teacher_learning_rate", "teacher_seeds"},
+    }.get(model, {"scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"})
+    names |= others | (set() if model == "teacher" else {"teacher"})
+    if task != squad.NAME:
+        names |= {"squad_dir", "squad_length", "squad_soft"}
+    else:
+        names |= {"glue_dir", "length", "pairs"}
+        if model == "teacher":
+            names.add("squad_soft")
+        elif config.finetune.squad_soft:  # They learn from the teacher's fine-tuning.
+            names -= {"teacher_learning_rate", "teacher_seeds"}
     return {k: v for k, v in config.finetune.to_dict().items() if k not in names}
+
+
+def best(made: Sequence) -> Any:
+    """The seed with the best dev score, of what `fine_tune` gave."""
+    return max(made, key=lambda one: max(one.scores))
+
+
+def mean(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
+
+
+def over_seeds(made: Sequence) -> dict:
+    """A model's result, of what `fine_tune` gave: the best epoch of every seed."""
+    scores = [max(one.scores) for one in made]
+    return {
+        "score": float(np.mean(scores)),
+        "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
+        "scores": scores,
+        "epochs": [one.scores for one in made],
+        "parts": mean([one.parts for one in made]),
+    }
 
 
 def there(config: ConfigDict, folder: epath.Path) -> dict[str, dict]:
@@ -45,7 +77,7 @@ def there(config: ConfigDict, folder: epath.Path) -> dict[str, dict]:
     for model in models(config):
         path = folder / f"{model}.json"
         found = json.loads(path.read_text()) if path.exists() else None
-        if found and found["settings"] == recipe(config, model):
+        if found and found["settings"] == recipe(config, model, folder.name):
             made[model] = found
     return made
 
@@ -104,6 +136,8 @@ def _score(result: dict) -> str:
         told += f" ± {result['deviation']:.3f}"
     if result["how"].startswith("frozen"):
         told += " (frozen)"
+    if "exact_match" in result.get("parts", {}):
+        told += f" / {result['parts']['exact_match']:.3f} exact"
     for name, value in result.get("more", {}).items():
         told += f" / {value:.3f} {name}"
     return told

@@ -16,7 +16,7 @@ from autodistill_jax.data import batches
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.model.pieces import dropout
-from autodistill_jax.train import fit, optimizer
+from autodistill_jax.train import epochs, optimizer
 
 Side = Mapping[str, np.ndarray]
 
@@ -183,8 +183,7 @@ def fine_tune(
     # third of the time of small networks.
     module = module.clone(unroll=True)
     batch_size = settings["batch_size"]
-    an_epoch = len(rows.train["ids"]) // batch_size
-    steps = an_epoch * settings["epochs"]
+    steps = epochs.steps(rows.train, settings)
     moves = optimizer.make(settings, steps, modules.axes(module))
     step = jax.jit(make_step(module, rows, moves, pooling), donate_argnums=0)
     predict = jax.jit(
@@ -195,35 +194,18 @@ def fine_tune(
         made = batches.over(partial(predict, params), side, batch_size, mesh)
         return decide(made, rows)
 
+    def first(seed, key):
+        return modules.unstack(params(seed)) | head(key, module.arch.hidden, rows)
+
+    def judge(params):
+        made = predicted(params, rows.dev)
+        return metrics.METRICS[rows.metric](rows.dev["label"], made)
+
     results = []
     for seed in seeds:
-        key = jax.random.key(seed)
-        mine = modules.unstack(params(seed)) | head(key, module.arch.hidden, rows)
-        # Copied: a step gives its arguments' memory away.
-        mine = jax.tree.map(lambda x: jnp.array(x), mine)
-        state = {"params": mine, "optimizer": moves.init(mine)}
-        state = jax.device_put(state, sharding.replicated(mesh))
-        feed = batches.training(rows.train, batch_size, seed)
-        scores: list[float] = []
-        best: dict = {}
-
-        def after(done, state, scores=scores, best=best):
-            if done % an_epoch == 0:
-                made = predicted(state["params"], rows.dev)
-                scores.append(metrics.METRICS[rows.metric](rows.dev["label"], made))
-                if scores[-1] == max(scores):
-                    best.update(jax.tree.map(np.asarray, state["params"]))
-
-        fit.fit(
-            step,
-            state,
-            lambda i, feed=feed, key=key: (
-                batches.put(feed[i], mesh),
-                jax.random.fold_in(key, i),
-            ),
-            steps,
-            what=f"{what}, seed {seed}" if len(seeds) > 1 else what,
-            after=after,
+        told = f"{what}, seed {seed}" if len(seeds) > 1 else what
+        scores, best = epochs.best(
+            step, moves, first, rows.train, judge, settings, mesh, seed, told
         )
         dev = predicted(best, rows.dev)
         results.append(

@@ -1,0 +1,211 @@
+"""Which piece of a text answers a question? Token rows out, answers back from logits."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from autodistill_jax.data import tokens
+from autodistill_jax.data.squad import Question
+from autodistill_jax.errors import UserError
+
+
+class Windows(NamedTuple):
+    """Rows of a question with a piece of its context each, and the way back.
+
+    rows: {"ids", "tokens", "types"}, [N, L]. question: [N], which one a row is of.
+    offsets: [N, L, 2], the characters of the context that a token stands for; (0, 0)
+    where it is none of the context's. starts: [N, L] bool, where an answer may start:
+    at each token of a context in one window alone, see `_fullest`.
+    """
+
+    rows: dict[str, np.ndarray]
+    question: np.ndarray
+    offsets: np.ndarray
+    starts: np.ndarray
+
+
+def overlap(length: int) -> int:
+    """Tokens that neighbouring windows share: more than an answer has, as a rule."""
+    return length // 4
+
+
+def check(tokenizer: Any, questions: Sequence[Question], length: int) -> None:
+    """Are there windows of `length` tokens for all of these questions?
+
+    Raises:
+      UserError: the tokenizer has no way back to the text, or a question leaves less
+        than half a window to its context.
+    """
+    first = questions[0]
+    made = tokenizer.encode("what?", first.context)
+    there = [
+        end for kind, (_, end) in zip(made.sequence_ids, made.offsets) if kind == 1
+    ]
+    if made.ids[0] != tokens.special(tokenizer).cls or not any(there):
+        raise UserError(
+            "the teacher's tokenizer puts no [CLS] (or <s>) before a pair of texts, or "
+            "does not say which characters a token stands for: answers cannot be found "
+            "with it; use the teacher's original tokenizer.json, or its vocabulary alone"
+        )
+    more = tokenizer.num_special_tokens_to_add(True)
+    for start in range(0, len(questions), 4096):
+        some = questions[start : start + 4096]
+        made = tokenizer.encode_batch(
+            [one.question.strip() for one in some], add_special_tokens=False
+        )
+        for one, encoded in zip(some, made):
+            needed = more + len(encoded.ids)
+            if length - needed < 2 * overlap(length):
+                raise UserError(
+                    f"finetune.squad_length {length} leaves too little room for the "
+                    f"context beside question {one.id!r} of {len(encoded.ids)} tokens; "
+                    f"use at least {2 * needed}"
+                )
+
+
+def training(
+    tokenizer: Any, questions: Sequence[Question], length: int
+) -> dict[str, np.ndarray]:
+    """Rows to learn from: "ids", "tokens", "types" [N, L], and "label" [N, 2], the
+    first and the last token of the (first) answer; (0, 0), the first token of all,
+    where a window does not hold the whole answer (BERT, arXiv 1810.04805)."""
+    made, labels = _Rows(tokenizer, length), []
+    for number, windows in _encoded(tokenizer, questions, length):
+        for window in windows:
+            made.add(window)
+            labels.append(_label(window, questions[number]))
+    return made.stacked() | {"label": np.asarray(labels, np.int32)}
+
+
+def windows(tokenizer: Any, questions: Sequence[Question], length: int) -> Windows:
+    """Rows to be answered."""
+    made, whose, offsets, starts = _Rows(tokenizer, length), [], [], []
+    for number, several in _encoded(tokenizer, questions, length):
+        contexts = [
+            np.array([kind == 1 for kind in window.sequence_ids]) for window in several
+        ]
+        fullest = _fullest([int(context.sum()) for context in contexts], length)
+        for window, context, best in zip(several, contexts, fullest):
+            made.add(window)
+            whose.append(number)
+            spans = np.zeros((length, 2), np.int32)
+            spans[: len(context)] = np.asarray(window.offsets) * context[:, None]
+            offsets.append(spans)
+            start = np.zeros(length, bool)
+            start[np.flatnonzero(context)] = best
+            starts.append(start)
+    return Windows(
+        made.stacked(), np.asarray(whose), np.stack(offsets), np.stack(starts)
+    )
+
+
+def answers(
+    made: Windows, questions: Sequence[Question], logits: np.ndarray, longest: int = 30
+) -> dict[str, str]:
+    """The answer of every question by its id, cut from its context.
+
+    Of all pairs of a first and a last token, the last not before the first, at most
+    `longest` tokens in all, the pair with the highest sum of logits, over all windows
+    of the question: the exact search that a list of n best only approximates. Whatever
+    the logits: SQuAD 1.1 always answers.
+
+    Args:
+      logits: [N, L, 2], of first and last.
+    """
+    first = np.where(made.starts, logits[:, :, 0], -np.inf)
+    last = np.where(made.offsets[:, :, 1] > 0, logits[:, :, 1], -np.inf)
+    rows, length = first.shape
+    score, begin, end = np.full(rows, -np.inf), np.zeros(rows, int), np.zeros(rows, int)
+    for more in range(min(longest, length)):
+        pairs = first[:, : length - more] + last[:, more:]
+        place = pairs.argmax(axis=1)
+        value = pairs[np.arange(rows), place]
+        better = value > score
+        score[better], begin[better] = value[better], place[better]
+        end[better] = place[better] + more
+    told = {question.id: "" for question in questions}
+    best: dict[int, float] = {}
+    for row, number in enumerate(made.question):
+        if score[row] > best.get(number, -np.inf):
+            best[number] = score[row]
+            question = questions[number]
+            a, b = made.offsets[row, begin[row], 0], made.offsets[row, end[row], 1]
+            told[question.id] = question.context[a:b].strip()
+    return told
+
+
+class _Rows:
+    """Rows of tokens as they come, padded to one length."""
+
+    def __init__(self, tokenizer: Any, length: int):
+        self.length, self.pad = length, tokens.special(tokenizer).pad
+        self.made: dict[str, list] = {"ids": [], "tokens": [], "types": []}
+
+    def add(self, window: Any) -> None:
+        for name, values, rest, kind in (
+            ("ids", window.ids, self.pad, np.int32),
+            ("tokens", window.attention_mask, 0, np.int8),
+            ("types", window.type_ids, 0, np.int8),
+        ):
+            row = np.full(self.length, rest, kind)
+            row[: len(values)] = values
+            self.made[name].append(row)
+
+    def stacked(self) -> dict[str, np.ndarray]:
+        return {name: np.stack(rows) for name, rows in self.made.items()}
+
+
+def _encoded(
+    tokenizer: Any, questions: Sequence[Question], length: int
+) -> Iterator[tuple[int, list]]:
+    """(number of a question, its windows in the order of the context)."""
+    tokenizer.enable_truncation(length, stride=overlap(length), strategy="only_second")
+    for start in range(0, len(questions), 1024):
+        # Some questions have spaces in front, which byte-level tokens would keep.
+        texts = [
+            (one.question.strip(), one.context)
+            for one in questions[start : start + 1024]
+        ]
+        for i, made in enumerate(tokenizer.encode_batch(texts), start):
+            yield i, [made, *made.overflowing]
+    tokenizer.no_truncation()
+
+
+def _label(window: Any, question: Question) -> tuple[int, int]:
+    answer, start = question.answers[0], question.starts[0]
+    start += len(answer) - len(answer.lstrip())
+    end = start + len(answer.strip())
+    context = [
+        span
+        for kind, span in zip(window.sequence_ids, window.offsets, strict=True)
+        if kind == 1
+    ]
+    if end == start or not context:
+        return 0, 0
+    if start < context[0][0] or end > context[-1][1]:
+        return 0, 0  # Also where it is only cut: half an answer would be none.
+    # A token may stand for several characters, and some characters for none.
+    places = (window.char_to_token(i, 1) for i in range(start, end))
+    inside = [place for place in places if place is not None]
+    return (inside[0], inside[-1]) if inside else (0, 0)
+
+
+def _fullest(sizes: list[int], length: int) -> list[np.ndarray]:
+    """Of each window's context tokens: is this the window to start an answer in?
+
+    A token in several windows belongs to the one with the most context around it: the
+    lesser of the tokens before and after it, plus a hundredth of the window's own
+    (BERT's "max context"); of equal ones to the earliest.
+
+    Args:
+      sizes: the context tokens of each window of one question, all but the last full.
+    """
+    step = sizes[0] - overlap(length)
+    first = [i * step for i in range(len(sizes))]
+    room = np.full((len(sizes), first[-1] + sizes[-1]), -1.0)
+    for i, (begin, size) in enumerate(zip(first, sizes)):
+        place = np.arange(size)
+        room[i, begin : begin + size] = np.minimum(place, size - 1 - place) + size / 100
+    best = room.argmax(axis=0)
+    return [best[a : a + size] == i for i, (a, size) in enumerate(zip(first, sizes))]

@@ -1,0 +1,169 @@
+"""How does the job `finetune` treat SQuAD? Questions in, answers and scores out."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autodistill_jax.data import spans, squad
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import tables
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.model import huggingface
+from autodistill_jax.model.modules import Module
+from autodistill_jax.train import log
+from autodistill_jax.train import spans as train
+
+_HEAD = ("kernel", "bias")
+
+
+def task(experiment: Experiment) -> squad.Squad:
+    """SQuAD, within the config's limits.
+
+    Raises:
+      UserError: no such files, or not SQuAD's; settings that cannot be.
+    """
+    config, settings = experiment.config, experiment.config.finetune
+    positions = experiment.teacher.sizes.positions
+    if settings.squad_length > positions:
+        raise UserError(
+            f"finetune.squad_length {settings.squad_length} is more than the teacher's "
+            f"{positions} positions; use at most so many"
+        )
+    if settings.squad_soft and settings.teacher != "full":
+        raise UserError(
+            f"finetune.squad_soft is {settings.squad_soft}, but finetune.teacher is "
+            f"{settings.teacher}: soft labels are those of a fine-tuned teacher; give "
+            "--config.finetune.teacher=full, or 0.0"
+        )
+    made = squad.load(settings.squad_dir, config.data.download)
+    for note in made.notes:
+        log.say(f"{squad.NAME}: {note}")
+    # The questions of a text stand together: shuffle, by the seed, before a limit.
+    order = np.random.default_rng(config.seed).permutation(len(made.train))
+    made = made._replace(
+        train=[made.train[i] for i in order[: settings.rows or None]],
+        dev=made.dev[: settings.dev_rows or None],
+    )
+    if len(made.train) < settings.batch_size:
+        raise UserError(
+            f"task squad has {len(made.train)} training questions; finetune.batch_size "
+            f"{settings.batch_size} needs at least so many"
+        )
+    spans.check(experiment.tokenizer, made.train + made.dev, settings.squad_length)
+    return made
+
+
+def rows(experiment: Experiment, task: squad.Squad) -> train.Rows:
+    tokenizer, length = experiment.tokenizer, experiment.config.finetune.squad_length
+    made = train.Rows(
+        spans.training(tokenizer, task.train, length),
+        spans.windows(tokenizer, task.dev, length),
+        task.dev,
+    )
+    log.say(
+        f"{squad.NAME}: {len(task.train):,} training and {len(task.dev):,} dev questions "
+        f"in {len(made.train['ids']):,} and {len(made.dev.starts):,} windows of {length} "
+        "tokens"
+    )
+    return made
+
+
+def one(
+    experiment: Experiment,
+    module: Module,
+    source: huggingface.Teacher,
+    model: str,
+    params: Callable[[int], dict],
+    settings: dict,
+    seeds: Sequence[int],
+    rows: train.Rows,
+    folder: Path,
+    what: str,
+) -> dict:
+    """One model's result over all seeds.
+
+    Beside it: the best seed's answers as SQuAD's own predictions file, and of student
+    and fine-tuned teacher the network.
+    """
+    frozen = model == "teacher" and settings["teacher"] == "frozen"
+    if settings["squad_soft"] and model != "teacher":
+        if "soft" not in rows.train:  # The same for all students.
+            rows.train["soft"] = _soft(experiment, module, rows, folder / "teacher")
+        settings["soft"] = settings["squad_soft"]
+        settings["temperature"] = experiment.config.distill.temperature
+    made = train.fine_tune(
+        module, params, rows, settings, experiment.mesh, seeds, what, frozen
+    )
+    best = tables.best(made)
+    folder.mkdir(parents=True, exist_ok=True)
+    if model in ("student", "teacher") and not frozen:
+        _save(experiment, folder / model, source, best.params)
+    path = folder / f"predictions-{model}.json"
+    path.write_text(json.dumps(best.answers) + "\n")
+    told = ", ".join(f"{100 * value:.2f} {name}" for name, value in best.parts.items())
+    log.say(f"{what}: {told}; {path}")
+    return tables.over_seeds(made)
+
+
+def counts(task: squad.Squad, rows: train.Rows) -> dict[str, int]:
+    return {
+        "train_rows": len(task.train),
+        "dev_rows": len(task.dev),
+        "train_windows": len(rows.train["ids"]),
+        "dev_windows": len(rows.dev.starts),
+    }
+
+
+def _soft(experiment, module, rows, folder: Path) -> np.ndarray:
+    """The logits of the fine-tuned teacher, as `_save` left it."""
+    teacher = huggingface.load(str(folder))
+    head = _head(folder)
+    module = experiment.teacher_module().clone(dtype=module.dtype)
+    batch_size = experiment.config.finetune.batch_size
+    log.say(f"{squad.NAME}: the soft labels of {folder} ...")
+    return train.soft_labels(
+        module, teacher.params | head, rows, batch_size, experiment.mesh
+    )
+
+
+def _head(folder: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    head = load_file(folder / "head.safetensors")
+    return {f"head_{name}": value for name, value in head.items()}
+
+
+def _save(experiment, folder: Path, source: huggingface.Teacher, params: dict) -> None:
+    """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
+    from safetensors.numpy import save_file
+
+    teacher, length = experiment.teacher, experiment.config.finetune.squad_length
+    head = {name: np.ascontiguousarray(params[f"head_{name}"]) for name in _HEAD}
+    said = {
+        "reads": "the last hidden state x of every token",
+        "logits": ["start", "end"],
+        "length": length,
+        "overlap": spans.overlap(length),
+    }
+
+    def add(partial):
+        save_file(head, partial / "head.safetensors")
+        (partial / "head.json").write_text(json.dumps(said, indent=2) + "\n")
+
+    huggingface.save(
+        folder,
+        source.arch,
+        source.sizes,
+        params,
+        source.folder,
+        teacher.pooling,
+        teacher.embeds,
+        f"# {source.arch.name}, fine-tuned on SQuAD 1.1\n\nThe encoder is a Hugging "
+        "Face model. `head.safetensors` (kernel, bias) reads the last hidden state x of "
+        "every token of a question with its context: x @ kernel + bias are the logits "
+        "of the answer's first and last token. Windows had at most "
+        f"{length} tokens, {spans.overlap(length)} of them shared with the next.\n",
+        add,
+    )

@@ -1,0 +1,185 @@
+"""How does an encoder learn where answers stand? A linear layer on every token."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from autodistill_jax import losses
+from autodistill_jax.data import batches, spans, squad
+from autodistill_jax.model import modules
+from autodistill_jax.model.modules import Module
+from autodistill_jax.model.pieces import dropout
+from autodistill_jax.train import epochs, optimizer
+
+# The head alone, on an encoder that is not trained, bears more.
+_FROZEN_RATE = 5e-3
+
+
+class Rows(NamedTuple):
+    """What is learned from, see `spans.training`, and what is answered.
+
+    train: also "soft" [N, L, 2], where a teacher's logits are learned from.
+    """
+
+    train: dict[str, np.ndarray]
+    dev: spans.Windows
+    questions: Sequence[squad.Question]
+
+
+class Tuned(NamedTuple):
+    """What one seed gave.
+
+    scores: F1 of every epoch. params: of the best epoch. parts: {"exact_match", "f1"}
+    of it, fractions. answers: its answers by the questions' ids.
+    """
+
+    scores: list[float]
+    params: dict[str, np.ndarray]
+    parts: dict[str, float]
+    answers: dict[str, str]
+
+
+def head(key: jax.Array, hidden: int) -> dict[str, jax.Array]:
+    return {
+        "head_kernel": 0.02 * jax.random.normal(key, (hidden, 2)),
+        "head_bias": jnp.zeros((2,)),
+    }
+
+
+def logits(
+    module: Module,
+    params: dict,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """[B, L, 2]: of each token as the first and as the last of the answer; -1e30 where
+    there is padding."""
+    encoder = {k: v for k, v in params.items() if not k.startswith("head_")}
+    keys = (None, None) if key is None else jax.random.split(key)
+    out = module.apply(
+        {"params": encoder},
+        batch["ids"],
+        batch["tokens"],
+        types=batch["types"],
+        key=keys[0],
+    )
+    hidden = dropout(out.hidden, module.dropout, keys[1])
+    made = hidden @ params["head_kernel"] + params["head_bias"]
+    return jnp.where(batch["tokens"][:, :, None] > 0, made, -1e30)
+
+
+def make_step(
+    module: Module,
+    moves: optax.GradientTransformation,
+    soft: float,
+    temperature: float,
+    frozen: bool,
+) -> Callable:
+    """step(state, batch, key) -> (state, {"loss": ...}), not yet compiled.
+
+    The mean of both ends' cross-entropies over the tokens of a window (BERT, arXiv
+    1810.04805, section 4.2), and `soft` of it instead the teacher's soft labels, see
+    `losses.soft_labels`, out of batch["soft"].
+    """
+
+    def step(state, batch, key):
+        def loss(params):
+            if frozen:
+                params = {
+                    name: value if _of_head(name) else jax.lax.stop_gradient(value)
+                    for name, value in params.items()
+                }
+            made = logits(module, params, batch, key).swapaxes(1, 2)
+            value = losses.cross_entropy(made, batch["label"]).mean()
+            if soft:
+                theirs = batch["soft"].swapaxes(1, 2)
+                taught = losses.soft_labels(made, theirs, temperature).mean()
+                value = (1 - soft) * value + soft * taught
+            return value
+
+        value, gradient = jax.value_and_grad(loss)(state["params"])
+        change, moments = moves.update(gradient, state["optimizer"], state["params"])
+        new = optax.apply_updates(state["params"], change)
+        return {"params": new, "optimizer": moments}, {"loss": value}
+
+    return step
+
+
+def fine_tune(
+    module: Module,
+    params: Callable[[int], dict],
+    rows: Rows,
+    settings: Mapping[str, Any],
+    mesh: Mesh,
+    seeds: Sequence[int],
+    what: str,
+    frozen: bool = False,
+) -> list[Tuned]:
+    """Trains encoder and head, or with `frozen` the head alone, once a seed; keeps the
+    epoch of the best F1 of each.
+
+    Args:
+      settings: as of `supervised.fine_tune`; to learn from rows.train["soft"] also
+        "soft" (its weight, 0 to 1) and "temperature".
+      module, params, seeds, what: as there.
+    """
+    module = module.clone(unroll=True)  # As there.
+    rate = {"learning_rate": _FROZEN_RATE} if frozen else {}
+    steps = epochs.steps(rows.train, settings)
+    moves = optimizer.make({**settings, **rate}, steps, modules.axes(module))
+    if frozen:
+        # Their gradient is 0, and weight decay must not move them either.
+        moves = optax.chain(
+            moves,
+            optax.masked(
+                optax.set_to_zero(),
+                lambda params: {name: not _of_head(name) for name in params},
+            ),
+        )
+    soft = (settings.get("soft", 0.0), settings.get("temperature", 1.0))
+    step = jax.jit(make_step(module, moves, *soft, frozen), donate_argnums=0)
+    read = jax.jit(partial(logits, module))
+
+    def first(seed, key):
+        return modules.unstack(params(seed)) | head(key, module.arch.hidden)
+
+    def answered(params):
+        found = batches.over(
+            partial(read, params), rows.dev.rows, settings["batch_size"], mesh
+        )
+        return spans.answers(rows.dev, rows.questions, found)
+
+    def judge(params):
+        return squad.score(answered(params), rows.questions)["f1"] / 100
+
+    results = []
+    for seed in seeds:
+        told = f"{what}, seed {seed}" if len(seeds) > 1 else what
+        scores, best = epochs.best(
+            step, moves, first, rows.train, judge, settings, mesh, seed, told
+        )
+        told = answered(best)
+        figures = squad.score(told, rows.questions)
+        parts = {name: value / 100 for name, value in figures.items()}
+        results.append(Tuned(scores, modules.stack(best), parts, told))
+    return results
+
+
+def soft_labels(
+    module: Module, params: dict, rows: Rows, batch_size: int, mesh: Mesh
+) -> np.ndarray:
+    """A fine-tuned teacher's logits of the rows to learn from, [N, L, 2], made once
+    for all students, seeds and epochs: 3 KB a row of 384 tokens."""
+    read = partial(jax.jit(partial(logits, module)), params)
+    train = {name: rows.train[name] for name in ("ids", "tokens", "types")}
+    return batches.over(read, train, batch_size, mesh)
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith("head_")
