@@ -1,4 +1,4 @@
-"""Which spaces did the first paper search (AutoDistil, arXiv 2201.12507)?"""
+"""Which spaces did the two papers search, and what did they print?"""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _SIZES = {
     "heads": tuple(range(1, 13)),
 }
 
-# All under BERT-base, heads of 64 channels.
+# AutoDistil's (arXiv 2201.12507), all under BERT-base, heads of 64 channels.
 AUTODISTIL = {
     # Its three sub-spaces (table 1), 256 Archs each.
     "tiny": Space(
@@ -42,6 +42,27 @@ AUTODISTIL = {
     # ratio, 4, is our reading.
     "one_864": Space(**_SIZES, ffn_ratio=(4.0,)),
     "one_11232": Space(**_SIZES, ffn_ratio=_QUARTERS),
+}
+
+# Of AutoDistill (arXiv 2201.08539), all of 24 blocks; MobileBERT itself is in it.
+AUTODISTILL = Space(
+    layers=(24,),
+    hidden=(128, 256, 384, 512),
+    heads=(1, 2, 4, 8),
+    ffn=(384, 512, 640),
+    bottleneck=(64, 96, 128, 160),
+    stacks=(2, 4, 6),
+)
+
+# What it printed of its students and others: parameters, the latency on a TPUv4i (its
+# batch and length are not told), F1 and exact match on SQuAD 1.1.
+PRINTED = {
+    "BERT-base": ("109 M", "", "88.5 / 80.8"),
+    "DistilBERT": ("67 M", "", "85.8 / 77.1"),
+    "TinyBERT": ("67 M", "", "87.5 / 79.7"),
+    "MobileBERT": ("25.3 M", "0.65 ms", "90.0 / 82.9"),
+    "AutoDistill, 22.8 M": ("22.8 M", "0.59 ms", "88.4 / 80.8"),
+    "AutoDistill, 20.6 M": ("20.6 M", "0.49 ms", "88.1 / 80.5"),
 }
 
 # The last of four values an axis, of BERT-base's 12 layers, 768 wide, 12 heads: the

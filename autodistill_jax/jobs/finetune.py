@@ -99,6 +99,10 @@ def run(
             (home / "table.md").write_text(text)
             log.say(table.rstrip())
         log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
+    if len(archs) > 1:
+        table = tables.markdown(*tables.standing(experiment.config, found, workdir))
+        (workdir / "finetune" / "students.md").write_text(table)
+        log.say(table.rstrip())
 
 
 def _missing(

@@ -9,11 +9,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax.data import squad
-from autodistill_jax.jobs.workdir import task_folder
+from autodistill_jax.jobs.workdir import arch_of, students, task_folder
+from autodistill_jax.papers import PRINTED
 
 LABELS = {
     "teacher": "teacher",
-    "student": "student (out of the SuperLM)",
+    "student": "student",
     "twin": "twin (the same objective, this Arch alone)",
     "truncated": "truncated (the teacher's slice, no distillation)",
     "scratch": "from scratch (random weights)",
@@ -141,6 +142,45 @@ def _score(result: dict) -> str:
     for name, value in result.get("more", {}).items():
         told += f" / {value:.3f} {name}"
     return told
+
+
+def standing(
+    config: ConfigDict, found: dict, workdir: epath.Path
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): all students of a search beside the teacher, and what the second
+    paper printed of others, which is marked so.
+
+    found: front.json.
+    """
+    source = found["latency"]["source"]
+    trials = {arch_of(one["arch"]): one for one in found["trials"]}
+    rows, names = [], [task_folder(config.finetune, t) for t in config.finetune.tasks]
+    teacher: dict[str, str] = {}
+    for arch in students(config, found):
+        results = read(config, workdir / "finetune" / arch.name)
+        cells = [
+            _score(results[name]["student"])
+            if "student" in results.get(name, {})
+            else ""
+            for name in names
+        ]
+        rows.append([arch.name, *_costs(trials[arch], source), *cells])
+        teacher = {
+            n: _score(r["teacher"]) for n, r in results.items() if "teacher" in r
+        } | (teacher)
+    cells = [teacher.get(name, "") for name in names]
+    rows.append(["teacher", *_costs(found["teacher"], source), *cells])
+    for name, (params, latency, answers) in PRINTED.items():
+        latency = f"{latency} (printed, TPUv4i)" if latency else ""
+        cells = [f"{answers} exact (printed)" if n == "squad" else "" for n in names]
+        rows.append([name, f"{params} (printed)", "", latency, *cells])
+    return ["model", "parameters", "multiply-adds", "latency", *names], rows
+
+
+def _costs(one: dict, source: str) -> list[str]:
+    ms = one.get("latency_ms")
+    told = f"{ms:.3g} ms ({source})" if ms is not None else ""
+    return [f"{one['params'] / 1e6:.2f} M", f"{one['flops'] / 1e9:.3f} G", told]
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
