@@ -30,6 +30,7 @@ _FREE = (
     "mesh.",
     "tensorboard",
     "distill.save_every",
+    "pretrain.save_every",
 )
 
 
