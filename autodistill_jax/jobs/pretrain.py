@@ -1,6 +1,7 @@
 """Job `pretrain`: a teacher of one's own, trained on hidden words and next sentences."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -178,15 +179,11 @@ def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None
     module = module.clone(dtype=jnp.float32)
     places = np.tile(np.arange(sample["ids"].shape[1]), (len(sample["ids"]), 1))
     batch = sample | {"places": places}
-    wanted = pretrain.logits(module, params, batch)
     again = huggingface.load(str(folder))
-    made = [
-        pretrain.logits(
-            modules.module(again.arch, again.sizes),
-            {**again.params, **again.head, **(again.next or {})},
-            batch,
-        )
-    ]
+    reread = {**again.params, **again.head, **(again.next or {})}
+    alike = modules.module(again.arch, again.sizes)
+    wanted = jax.jit(partial(pretrain.logits, module))(params, batch)
+    made = [jax.jit(partial(pretrain.logits, alike))(reread, batch)]
     (kind,) = read_config(folder)["architectures"]
     theirs, by = reloaded.outputs(folder, sample, kind), reloaded.NOT_INSTALLED
     if theirs is not None:

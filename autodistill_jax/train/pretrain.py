@@ -3,6 +3,7 @@
 BERT (arXiv 1810.04805, section 3.1); MobileBERT (arXiv 2004.02984) has the same task.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -131,30 +132,39 @@ def accuracies(
       special, fraction, at_most: of `hide`.
     """
     asks_next = "next" in rows and "next_kernel" in head
-    both = {**params, **head}
-    hidden = hide(
-        jax.random.key(seed), rows, special, module.sizes.vocab, fraction, at_most
+    hidden = _hide(
+        jax.random.key(seed),
+        {name: rows[name] for name in rows if asks_next or name != "next"},
+        special,
+        module.sizes.vocab,
+        fraction,
+        at_most,
     )
-
-    @jax.jit
-    def count(params, batch):
-        made, real = logits(module, params, batch), batch["rows"].astype(jnp.float32)
-
-        def right(name, labels, weight):
-            hit = made[name].argmax(axis=-1) == labels
-            return jnp.stack([(hit * weight).sum(), weight.sum()])
-
-        counts = {
-            "words": right("words", batch["targets"], batch["chosen"] * real[:, None])
-        }
-        if asks_next:
-            counts["next"] = right("next", batch["next"], real)
-        return counts
-
-    both = jax.device_put(both, sharding.replicated(mesh))
+    both = jax.device_put({**params, **head}, sharding.replicated(mesh))
     counts = [
-        count(both, batches.put(batch, mesh))
+        _count(module, both, batches.put(batch, mesh))
         for batch in batches.evaluation(jax.tree.map(np.asarray, hidden), batch_size)
     ]
     totals = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *counts)
     return {name: float(hit / max(of, 1)) for name, (hit, of) in totals.items()}
+
+
+# Compiled once for a shape: many networks of one module are asked the same.
+_hide = jax.jit(hide, static_argnums=(2, 3, 4, 5))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _count(module, params, batch):
+    """{name: (right, of how many)} of a batch with words hidden."""
+    made, real = logits(module, params, batch), batch["rows"].astype(jnp.float32)
+
+    def right(name, labels, weight):
+        hit = made[name].argmax(axis=-1) == labels
+        return jnp.stack([(hit * weight).sum(), weight.sum()])
+
+    counts = {
+        "words": right("words", batch["targets"], batch["chosen"] * real[:, None])
+    }
+    if "next" in batch:
+        counts["next"] = right("next", batch["next"], real)
+    return counts
