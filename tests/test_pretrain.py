@@ -13,6 +13,7 @@ from conftest import SIZES
 from autodistill_jax import sharding
 from autodistill_jax.arch import Arch, MobileArch
 from autodistill_jax.data import batches, text, tokens
+from autodistill_jax.data import pairs as data_pairs
 from autodistill_jax.errors import UserError
 from autodistill_jax.main import main
 from autodistill_jax.model import extract, follows, huggingface, modules, words
@@ -89,7 +90,19 @@ def test_a_pair_continues_or_is_of_another_document(pairs, made):
                 assert second[0] == (first[-1][0], first[-1][1] + 1)
 
 
-def test_pairs_are_half_and_half_and_their_form_tells_nothing(pairs):
+def test_two_documents_of_unequal_length(made):
+    """The long one has too few of the other's rows to exchange with."""
+    one, other = stories(2, 100)
+    documents = [(one, False), (other[:40], False), (one[:9], True), (other[:9], True)]
+    side = data_pairs.rows(documents, made, 32)["train"]
+    found = list(both(made, side))
+    assert {run[0][0] for *runs, _ in found for run in runs} == {0, 1}
+    assert 0.1 < side["next"].mean() <= 0.5
+    for first, second, different in found:
+        assert (first[0][0] != second[0][0]) == different
+
+
+def test_pairs_are_half_and_half_and_their_form_tells_nothing(pairs, made):
     side = pairs["train"]
     assert abs(side["next"].mean() - 0.5) < 0.02
     lengths = side["tokens"].sum(axis=1)
@@ -98,8 +111,8 @@ def test_pairs_are_half_and_half_and_their_form_tells_nothing(pairs):
     for size in (lengths, second):
         follows, other = (size[side["next"] == kind].mean() for kind in (0, 1))
         assert abs(follows - other) < 2
-    # Every sentence is used once at most, on whichever side.
-    assert len(side["ids"]) > 150
+    used = [line for row in both(made, side) for run in row[:2] for line in run]
+    assert len(used) == len(set(used)) > 500  # Each sentence once.
 
 
 def test_types_and_special_tokens_of_a_pair(pairs):

@@ -33,10 +33,10 @@ def rows(
 
     A and B are runs of whole sentences that fill the row (BERT, arXiv 1810.04805,
     appendix A.2). `next` is 0 where B is what follows A, 1 where it is of another
-    document of the same side (as transformers counts), half and half. BERT draws such a
-    B anywhere; here two rows with a B of about the same length exchange theirs, so that
-    every sentence is used once, and a row's length and sentences tell nothing of `next`.
-    The same text gives the same rows.
+    document of the same side (as transformers counts), half and half; fewer of the
+    latter where one document has most of the rows. BERT draws such a B anywhere; here two
+    rows with a B of about the same length exchange theirs, so that every sentence is used
+    once, and a row's length tells nothing of `next`. The same text gives the same rows.
 
     Args:
       documents: (its sentences in order, is it held out?).
