@@ -14,6 +14,7 @@ from autodistill_jax.errors import UserError
 
 _JOBS = {
     "run": "distill, search, transfer, export, baselines, finetune, rank, report",
+    "pretrain": "train a teacher of your own on text: hidden words, next sentences",
     "distill": "train the SuperLM of each space from the teacher",
     "search": "the Archs under the budget -> the front, and one chosen",
     "transfer": "with search.proxy=flash: the best Archs, trained block by block",

@@ -113,6 +113,26 @@ def get_config(preset: str = "") -> ConfigDict:
                 "stop": 0.0,
                 "winners": 3,  # Archs of the front that get all steps
             },
+            # The job pretrain: this config's teacher, or a new network with its tokenizer,
+            # trained on hidden words, and with data.unit "pair" on next sentences; made
+            # is pretrained/, a teacher for another run. 0 steps: not done by `run`.
+            "pretrain": {
+                "steps": 0,
+                # "": the teacher, from its weights. Or sizes, layers=2,hidden=128,heads=2,
+                # ffn=512, or a name (bert_base, mobilebert, ...): from random weights.
+                "arch": "",
+                "batch_size": 8 if smoke else 256,
+                "learning_rate": 1e-4,  # BERT's; 1e-3 for small networks from scratch
+                "warmup": 0.05,  # fraction of the steps
+                "weight_decay": 0.01,
+                "clip": 1.0,  # global norm of the gradient
+                # Words hidden: fraction of a row's, and how many at most.
+                "hide": 0.15,
+                "hide_at_most": 20,
+                "dropout": 0.1,
+                "dtype": "float32" if smoke else "bfloat16",
+                "save_every": 100,  # steps
+            },
             "search": {
                 # What an Arch is judged by: agnostic (held-out distillation loss),
                 # similarity, hidden, pooled, relation_minilmv2, relation_paper,

@@ -40,7 +40,9 @@ def get_config(preset: str = "") -> ConfigDict:
                 "packages": packages[:3] if smoke else packages,
                 # May a tfds data set that is not on this machine be downloaded?
                 "download": False,
-                # "sentence" serves sentence-embedding teachers, "chunk" all others.
+                # "sentence" serves sentence-embedding teachers, "chunk" all others; "pair":
+                # two texts in a row, for `pretrain`'s next sentences (blank lines part the
+                # documents of a .txt file then).
                 "unit": "sentence",
                 # Tokens a row, [CLS] and [SEP] included.
                 "length": 32,
@@ -122,6 +124,26 @@ def get_config(preset: str = "") -> ConfigDict:
                 # Over so many times the median loss of others a candidate stops; 0.0: no.
                 "stop": 0.0,
                 "winners": 3,  # Archs of the front that get all steps
+            },
+            # The job pretrain: this config's teacher, or a new network with its tokenizer,
+            # trained on hidden words, and with data.unit "pair" on next sentences; made
+            # is pretrained/, a teacher for another run. 0 steps: not done by `run`.
+            "pretrain": {
+                "steps": 0,
+                # "": the teacher, from its weights. Or sizes, layers=2,hidden=128,heads=2,
+                # ffn=512, or a name (bert_base, mobilebert, ...): from random weights.
+                "arch": "",
+                "batch_size": 8 if smoke else 32,
+                "learning_rate": 1e-4,  # BERT's; 1e-3 for small networks from scratch
+                "warmup": 0.05,  # fraction of the steps
+                "weight_decay": 0.01,
+                "clip": 1.0,  # global norm of the gradient
+                # Words hidden: fraction of a row's, and how many at most.
+                "hide": 0.15,
+                "hide_at_most": 20,
+                "dropout": 0.1,
+                "dtype": "float32",
+                "save_every": 100,  # steps
             },
             "search": {
                 # What an Arch is judged by: agnostic (held-out distillation loss),

@@ -183,7 +183,7 @@ def test_rows_do_not_leak(made):
               for i in range(10)]  # fmt: skip
     found = text.rows(iter(pieces), made, "sentence", 16)
     assert len(found["train"]["ids"]) == 6 and len(found["heldout"]["ids"]) == 5
-    with pytest.raises(UserError, match="'sentence' or 'chunk'"):
+    with pytest.raises(UserError, match="one of sentence, chunk, pair"):
         text.rows(iter(pieces), made, "word", 16)
     with pytest.raises(UserError, match="0 held-out rows"):
         text.rows(iter([("One sentence of text here. And one more of it.", False)]),

@@ -44,6 +44,7 @@ def test_jobs_meet_on_disk():
         "labelled",
         "page",
         "pictures",
+        "reloaded",
         "run",
         "spans",
         "tables",

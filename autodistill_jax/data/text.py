@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from autodistill_jax.data import docs, stored, tokens
+from autodistill_jax.data import docs, pairs, stored, tokens
 from autodistill_jax.errors import UserError
 
 # Rows enough to choose an Arch on and to compare 2,000 further pairs.
 _HELD_OUT = 6000
+UNITS = ("sentence", "chunk", "pair")
 
 Document = tuple[str, bool]  # (text with blank lines between paragraphs, held out?)
 
@@ -35,7 +36,10 @@ def check(source: str, packages: Sequence[str] = (), download: bool = False) -> 
 
 
 def documents(
-    source: str, packages: Sequence[str] = (), download: bool = False
+    source: str,
+    packages: Sequence[str] = (),
+    download: bool = False,
+    unit: str = "chunk",
 ) -> Iterator[Document]:
     """The documents of a source, each kept whole on one side of the evaluation split.
 
@@ -45,6 +49,9 @@ def documents(
         of tensorflow_datasets with a feature `text`.
       packages: for "docs".
       download: may a tfds data set be downloaded that is not on this machine?
+      unit: of `rows`; for "pair" the documents of a .txt file are what blank lines part,
+        and no sentence goes over a line's end, as BERT's own text is written. For the
+        others they are pages.
 
     Raises:
       UserError: nothing there, or a line that cannot be read (file and line number).
@@ -62,7 +69,7 @@ def documents(
             yield text, _is_held_out(text)
     else:
         for path in _files(source):
-            for text in _of_file(path):
+            for text in _of_file(path, unit):
                 if text.strip():
                     yield text, _is_held_out(text)
 
@@ -76,21 +83,24 @@ def rows(
       source: of `documents`.
       made: a tokenizer.
       unit: "sentence": a row is one sentence (best for sentence-embedding teachers);
-        "chunk": rows are filled with running text of one document.
+        "chunk": rows are filled with running text of one document; "pair": two texts,
+        and whether the second follows the first, see `pairs.rows`.
       length: tokens a row, [CLS] and [SEP] included.
       limit: at most so many training rows; 0 means all.
 
     A row of the held-out side that also stands in the training side is dropped.
     """
-    if unit not in ("sentence", "chunk"):
-        raise UserError(f"data.unit is {unit!r}; it must be 'sentence' or 'chunk'")
+    if unit not in UNITS:
+        raise UserError(f"data.unit is {unit!r}; it must be one of {', '.join(UNITS)}")
+    if unit == "pair":
+        whole = ((_all_sentences(text), held_out) for text, held_out in source)
+        return pairs.rows(whole, made, length, limit, _HELD_OUT)
     texts = {False: {}, True: {}}  # Dicts keep order and drop what stands twice.
     for text, held_out in source:
-        paragraphs = [p for p in re.split(r"\n\s*\n", text) if p.strip()]
         if unit == "sentence":
-            pieces = [s for p in paragraphs for s in sentences(p)]
+            pieces = _all_sentences(text)
         else:
-            pieces = _chunks(made, paragraphs, length - 2)
+            pieces = _chunks(made, _paragraphs(text), length - 2)
         texts[held_out].update(dict.fromkeys(pieces))
         if (
             limit
@@ -115,6 +125,14 @@ def sentences(paragraph: str) -> list[str]:
     """A paragraph's sentences of at least four words."""
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])", " ".join(paragraph.split()))
     return [part for part in parts if len(part.split()) >= 4]
+
+
+def _all_sentences(text: str) -> list[str]:
+    return [sentence for part in _paragraphs(text) for sentence in sentences(part)]
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [part for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
 def _chunks(made, paragraphs: list[str], length: int) -> list[str]:
@@ -160,7 +178,7 @@ def _is_wiki(path: Path) -> bool:
     return re.fullmatch(r"wiki_\d+", path.name) is not None
 
 
-def _of_file(path: Path) -> Iterator[str]:
+def _of_file(path: Path, unit: str) -> Iterator[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -180,6 +198,9 @@ def _of_file(path: Path) -> Iterator[str]:
             body = html.unescape(body)
             if len(body.split()) >= 50:  # Stubs say nothing.
                 yield re.sub(r"\n+", "\n\n", body)
+    elif unit == "pair":
+        for part in re.split(r"\n\s*\n", text):
+            yield "\n\n".join(part.split("\n"))
     else:
         yield from _blocks(text)
 

@@ -132,7 +132,7 @@ def read(config: ConfigDict) -> Experiment:
             raise UserError(
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
-    for section in ("search", "finetune", "distill"):
+    for section in ("search", "finetune", "pretrain", "distill"):
         name = f"{section}.batch_size"
         mesh = sharding.make_mesh(config[section].batch_size, config.mesh.data, name)
     experiment = Experiment(

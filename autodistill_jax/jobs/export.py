@@ -1,7 +1,6 @@
 """Job `export`: the chosen sub-network -> a folder that Hugging Face loads."""
 
 import functools
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -13,6 +12,7 @@ from autodistill_jax import losses, metrics
 from autodistill_jax.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import reloaded
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment, trained_superlm
 from autodistill_jax.jobs.texts import held_out
@@ -98,7 +98,7 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     def cosines(module, params):
         @jax.jit
         def embed(params, batch):
-            out = module.apply({"params": params}, batch["ids"], batch["tokens"])
+            out = _apply(module, params, batch)
             return losses.pool(out.hidden, out.pooler, batch["tokens"], teacher.pooling)
 
         made = [
@@ -138,10 +138,18 @@ def _inside(experiment, space, weights, arch, sample) -> np.ndarray:
     """The sub-network's own output, inside the SuperLM."""
     superlm = experiment.superlm(space).clone(dtype=jnp.float32, dropout=0.0)
     one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
-    out = jax.jit(
-        lambda p, a: superlm.apply({"params": p}, sample["ids"], sample["tokens"], a)
-    )(weights, one)
+    out = jax.jit(lambda p, a: _apply(superlm, p, sample, a))(weights, one)
     return np.asarray(out.hidden)[..., : arch.hidden]
+
+
+def _apply(module, params, batch, *arch):
+    return module.apply(
+        {"params": params},
+        batch["ids"],
+        batch["tokens"],
+        *arch,
+        types=batch.get("types"),
+    )
 
 
 def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
@@ -150,24 +158,16 @@ def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     real = sample["tokens"].astype(bool)
     again = huggingface.load(str(folder))
     module = modules.module(again.arch, again.sizes)
-    out = module.apply({"params": again.params}, sample["ids"], sample["tokens"])
+    out = _apply(module, again.params, sample)
     error = np.abs(np.asarray(out.hidden) - inside)[real].max()
-    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
-        import torch
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        model = transformers.AutoModel.from_pretrained(
-            str(folder), trust_remote_code=not huggingface.stock(arch, again.sizes)
-        ).eval()
-        with torch.no_grad():
-            theirs = model(
-                input_ids=torch.tensor(sample["ids"]).long(),
-                attention_mask=torch.tensor(sample["tokens"]).long(),
-            ).last_hidden_state.numpy()
-        error = max(error, np.abs(theirs - inside)[real].max())
-        return float(error), "transformers"
-    return float(error), "autodistill_jax (transformers and torch are not installed)"
+    theirs = reloaded.outputs(
+        folder, sample, remote=not huggingface.stock(arch, again.sizes)
+    )
+    if theirs is None:
+        return float(error), reloaded.NOT_INSTALLED
+    theirs = theirs.last_hidden_state.numpy()
+    error = max(error, np.abs(theirs - inside)[real].max())
+    return float(error), "transformers"
 
 
 def _card(experiment, arch, found, similarity) -> str:

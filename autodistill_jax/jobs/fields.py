@@ -4,6 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from autodistill_jax.data import text
 from autodistill_jax.errors import UserError
 from autodistill_jax.metrics import METRICS
 
@@ -18,7 +19,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "data.source": (str, None),
     "data.packages": ((str,), None),
     "data.download": (bool, None),
-    "data.unit": (str, ("sentence", "chunk")),
+    "data.unit": (str, text.UNITS),
     "data.length": (int, 8),
     "data.rows": (int, 0),
     "baselines": ((str,), None),
@@ -59,6 +60,18 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "distill.dropout": (float, (0.0, 0.9)),
     "distill.dtype": (str, _DTYPES),
     "distill.save_every": (int, 0),
+    "pretrain.steps": (int, 0),
+    "pretrain.arch": (str, None),
+    "pretrain.batch_size": (int, 1),
+    "pretrain.learning_rate": (float, 0.0),
+    "pretrain.warmup": (float, (0.0, 1.0)),
+    "pretrain.weight_decay": (float, 0.0),
+    "pretrain.clip": (float, 0.0),
+    "pretrain.hide": (float, (0.01, 0.9)),
+    "pretrain.hide_at_most": (int, 1),
+    "pretrain.dropout": (float, (0.0, 0.9)),
+    "pretrain.dtype": (str, _DTYPES),
+    "pretrain.save_every": (int, 0),
     "search.proxy": (str, None),
     "search.sampler": (str, ("all", "bayes", "random", "nsga2", "tpe")),
     "search.trials": (int, 2),

@@ -13,6 +13,7 @@ from autodistill_jax.jobs import (
     export,
     finetune,
     judged,
+    pretrain,
     rank,
     report,
     search,
@@ -24,6 +25,7 @@ from autodistill_jax.jobs import (
 from autodistill_jax.train import log
 
 _STAGES = {
+    "pretrain": pretrain.run,
     "distill": distill.run,
     "search": search.run,
     "transfer": transfer.run,
@@ -50,11 +52,15 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
     trials.check(made)
     home = workdir.open_workdir(config, folder)
     stages = [stage for stage in _STAGES if name in ("run", stage)]
+    if name == "run" and not config.pretrain.steps:
+        stages.remove("pretrain")
+    if "pretrain" in stages:
+        pretrain.check(made)
     # Labelled rows are read, and refused, before anything is trained.
     tasks = judged.tasks(made, home, stages)
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(made, home)
-    if "distill" in stages or (home / "data" / "rows.npz").exists():
+    if {"pretrain", "distill"} & set(stages) or (home / "data" / "rows.npz").exists():
         enough = functools.partial(judged.check_text, made)
         held_out = texts.rows(made, home, "heldout", enough)
         if {"distill", "search", "rank"} & set(stages):

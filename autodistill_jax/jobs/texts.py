@@ -11,6 +11,9 @@ from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.workdir import settle
 from autodistill_jax.train import log
 
+_NAMES = ("ids", "tokens")
+_OF_PAIRS = ("types", "next")
+
 
 def rows(
     experiment: Experiment,
@@ -21,28 +24,33 @@ def rows(
     """The unlabelled token rows of a split, "train" or "heldout"; cut once, kept in the
     workdir.
 
+    `ids` and `tokens`; of pairs also `types` and `next`, see `pairs.rows`.
+
     enough: raises UserError where there are too few held-out rows.
 
     Raises:
       UserError: text that cannot be used; nothing has been written then.
     """
     path = workdir / "data" / "rows.npz"
-    names = ("ids", "tokens")
+    data = experiment.config.data
+    names = (*_NAMES, *(_OF_PAIRS if data.unit == "pair" else ()))
     if not path.exists():
-        data = experiment.config.data
         made = text.rows(
-            text.documents(data.source, data.packages, data.download),
+            text.documents(data.source, data.packages, data.download, data.unit),
             experiment.tokenizer,
             data.unit,
             data.length,
             data.rows,
         )
         count = len(made["train"]["ids"])
-        if count < experiment.config.distill.batch_size:
-            raise UserError(
-                f"distill.batch_size {experiment.config.distill.batch_size} is larger "
-                f"than the {count} rows of data.source; use a smaller batch or more text"
-            )
+        pretrains = ("pretrain",) if experiment.config.pretrain.steps else ()
+        for section in ("distill", *pretrains):
+            batch_size = experiment.config[section].batch_size
+            if count < batch_size:
+                raise UserError(
+                    f"{section}.batch_size {batch_size} is larger than the {count} rows "
+                    "of data.source; use a smaller batch or more text"
+                )
         enough(made["heldout"])
         settle(experiment.config, workdir)
         flat = {f"{side}/{name}": made[side][name] for side in made for name in names}

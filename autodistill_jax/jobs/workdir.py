@@ -34,6 +34,7 @@ _FREE = (
     "mesh.",
     "tensorboard",
     "distill.save_every",
+    "pretrain.save_every",
 )
 
 

@@ -20,14 +20,15 @@ class Family(NamedTuple):
 
     model: its classes' names begin so. prefix: of its body's tensors, in a checkpoint
     that has a head too. head: the names of the masked-word head's projection, its
-    LayerNorm and its decoder's place; None where there is none. pooler: the body has
-    one. counted: positions are counted from the padding's id + 1, the first rows of
+    LayerNorm and its decoder's place; None where there is none. next: that of the
+    next-sentence head, likewise. pooler: the body has one. counted: positions are counted from the padding's id + 1, the first rows of
     the table are for padding. tokenizer: its tokenizer's class.
     """
 
     model: str
     prefix: str
     head: tuple[str, str, str] | None
+    next: str | None
     pooler: bool
     counted: bool
     tokenizer: str
@@ -38,18 +39,27 @@ _BERT_HEAD = (
     "cls.predictions.transform.LayerNorm",
     "cls.predictions",
 )
+_BERT_NEXT = "cls.seq_relationship"
 _ROBERTA_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head")
 FAMILIES = {
-    "bert": Family("Bert", "bert.", _BERT_HEAD, True, False, "BertTokenizer"),
-    "electra": Family("Electra", "electra.", None, False, False, "BertTokenizer"),
+    "bert": Family(
+        "Bert", "bert.", _BERT_HEAD, _BERT_NEXT, True, False, "BertTokenizer"
+    ),
+    "electra": Family("Electra", "electra.", None, None, False, False, "BertTokenizer"),
     "roberta": Family(
-        "Roberta", "roberta.", _ROBERTA_HEAD, True, True, "RobertaTokenizer"
+        "Roberta", "roberta.", _ROBERTA_HEAD, None, True, True, "RobertaTokenizer"
     ),
     "xlm-roberta": Family(
-        "XLMRoberta", "roberta.", _ROBERTA_HEAD, True, True, "XLMRobertaTokenizer"
+        "XLMRoberta", "roberta.", _ROBERTA_HEAD, None, True, True, "XLMRobertaTokenizer"
     ),
     "mobilebert": Family(
-        "MobileBert", "mobilebert.", _BERT_HEAD, True, False, "BertTokenizer"
+        "MobileBert",
+        "mobilebert.",
+        _BERT_HEAD,
+        _BERT_NEXT,
+        True,
+        False,
+        "BertTokenizer",
     ),
 }
 
@@ -98,19 +108,58 @@ def read(
 
 
 def write(
-    params: Mapping[str, np.ndarray], arch: AnyArch, sizes: Sizes, skipped: int
+    params: Mapping[str, np.ndarray],
+    arch: AnyArch,
+    sizes: Sizes,
+    skipped: int,
+    head: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """The parameters as a checkpoint's tensors: `read` the other way round.
 
     The `skipped` rows of the position table that are for padding are zeros.
+
+    head: of `head`, with or without that of `next_head`; the body's tensors then have
+    the family's prefix. Without a next-sentence head the pooler is left out: nothing
+    trained it.
     """
     tensors, family = {}, FAMILIES[sizes.family]
+    prefix = family.prefix if head else ""
+    pooler = family.pooler and (not head or "next_kernel" in head)
     for name, parameter, _, place in body(arch, sizes, skipped, family.pooler):
+        if name.startswith("pooler.") and not pooler:
+            continue
         value = _turned(parameter, np.asarray(params[parameter], np.float32)[place])
         if parameter == "embeddings_position":
             value = np.pad(value, ((skipped, 0), (0, 0)))
-        tensors[name] = np.ascontiguousarray(value)
+        tensors[prefix + name] = np.ascontiguousarray(value)
+    if head:
+        for parameter, name in (_words(sizes) | _next(sizes)).items():
+            if parameter in head:
+                value = _turned(parameter, np.asarray(head[parameter], np.float32))
+                tensors[name] = np.ascontiguousarray(value)
     return tensors
+
+
+def _words(sizes: Sizes) -> dict[str, str]:
+    """{parameter of the masked-word head: its tensor}."""
+    dense, norm, out = FAMILIES[sizes.family].head
+    made = {
+        "words_kernel": f"{dense}.weight",
+        "words_bias": f"{dense}.bias",
+        "words_norm_scale": f"{norm}.weight",
+        "words_norm_bias": f"{norm}.bias",
+        "words_out_bias": f"{out}.bias",
+    }
+    if sizes.family == "mobilebert":
+        # Channels beyond the word embeddings' width have a table of their own, [in, V].
+        made["words_more"] = f"{out}.dense.weight"
+    return made
+
+
+def _next(sizes: Sizes) -> dict[str, str]:
+    """{parameter of the next-sentence head: its tensor}."""
+    name = FAMILIES[sizes.family].next
+    return {"next_kernel": f"{name}.weight", "next_bias": f"{name}.bias"}
 
 
 def head(
@@ -129,32 +178,37 @@ def head(
     # RoBERTa's head has GELU, whatever its body has.
     if family.head == _ROBERTA_HEAD and sizes.activation != "gelu":
         return None
-    dense, norm, out = family.head
-
-    def find(*names):
-        found = (_find(tensors, name) for name in names)
-        found = next((tensor for tensor in found if tensor is not None), None)
-        return None if found is None else np.asarray(found, np.float32)
-
-    made = {
-        "words_kernel": find(f"{dense}.weight"),
-        "words_bias": find(f"{dense}.bias"),
-        "words_norm_scale": find(f"{norm}.weight"),
-        "words_norm_bias": find(f"{norm}.bias"),
-        "words_out_bias": find(f"{out}.bias", f"{out}.decoder.bias"),
-    }
+    out = family.head[2]
+    made = {name: _find(tensors, tensor) for name, tensor in _words(sizes).items()}
+    if made["words_out_bias"] is None:
+        made["words_out_bias"] = tensors.get(f"{out}.decoder.bias")
     if any(value is None for value in made.values()):
         return None
     word = "embeddings.word_embeddings.weight"
-    own, word = find(f"{out}.decoder.weight"), find(family.prefix + word, word)
+    own = tensors.get(f"{out}.decoder.weight")
+    word = tensors.get(family.prefix + word, tensors.get(word))
     if own is not None and not np.array_equal(own, word):
         return None  # Not tied to the word embeddings.
-    if sizes.family == "mobilebert":
-        # Channels beyond the word embeddings' width have a table of their own, [in, V].
-        made["words_more"] = find(f"{out}.dense.weight")
-        if made["words_more"] is None:
-            return None
-    return {name: _turned(name, value) for name, value in made.items()}
+    return {name: _ours(name, value) for name, value in made.items()}
+
+
+def next_head(
+    tensors: Mapping[str, np.ndarray], sizes: Sizes
+) -> dict[str, np.ndarray] | None:
+    """The next-sentence head of a checkpoint, None if it has none.
+
+    next_kernel [D, 2] and next_bias [2], see `model.follows`.
+    """
+    if FAMILIES[sizes.family].next is None:
+        return None
+    made = {name: tensors.get(tensor) for name, tensor in _next(sizes).items()}
+    if any(value is None for value in made.values()):
+        return None
+    return {name: _ours(name, value) for name, value in made.items()}
+
+
+def _ours(parameter: str, tensor: np.ndarray) -> np.ndarray:
+    return _turned(parameter, np.asarray(tensor, np.float32))
 
 
 def _find(tensors, name):

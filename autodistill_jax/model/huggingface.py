@@ -35,6 +35,7 @@ class Teacher(NamedTuple):
     "mean" where the weights have no pooler. `folder` is where it came from. `head`: the
     masked-word head, where the checkpoint has one, see `families.head`. `labels`: the
     names of a classifier's classes, in the order of its logits, where they have names.
+    `next`: the next-sentence head, where there is one, see `families.next_head`.
     """
 
     arch: AnyArch
@@ -45,6 +46,7 @@ class Teacher(NamedTuple):
     folder: Path
     head: dict[str, np.ndarray] | None = None
     labels: tuple[str, ...] | None = None
+    next: dict[str, np.ndarray] | None = None
 
 
 def load(name: str) -> Teacher:
@@ -83,6 +85,7 @@ def load(name: str) -> Teacher:
         folder,
         families.head(tensors, sizes),
         described.labels(config),
+        families.next_head(tensors, sizes),
     )
 
 
@@ -109,6 +112,7 @@ def save(
     embeds: bool,
     card: str,
     check: Callable[[Path], None],
+    head: dict | None = None,
 ) -> None:
     """Writes a student as a folder that `transformers.AutoModel` loads.
 
@@ -117,6 +121,9 @@ def save(
     trust_remote_code=True. Tokenizer files and the ids of special tokens come from the
     teacher's folder. `check` is called on the finished folder before it takes its final
     name.
+
+    head: for a folder of a masked-word head (`families.head`), ...ForMaskedLM, or of
+    that and a next-sentence head (`families.next_head`) in one, ...ForPreTraining.
     """
     from safetensors.numpy import save_file
 
@@ -125,8 +132,11 @@ def save(
     partial.mkdir(parents=True)
     theirs = described.read(teacher)
     config = described.student(arch, sizes, theirs, _MODELING.stem)
+    if head:
+        kind = "ForPreTraining" if "next_kernel" in head else "ForMaskedLM"
+        config["architectures"] = [f"{families.FAMILIES[sizes.family].model}{kind}"]
     rows = described.skipped(config, folder / "config.json")
-    tensors = families.write(params, arch, sizes, rows)
+    tensors = families.write(params, arch, sizes, rows, head)
     save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
     if not stock(arch, sizes):
         shutil.copy(_MODELING, partial / _MODELING.name)

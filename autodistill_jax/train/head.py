@@ -51,7 +51,12 @@ def train(
     body = jax.device_put(params, everywhere)
 
     def logits(head, body, batch):
-        out = module.apply({"params": body}, batch["ids"], batch["tokens"])
+        out = module.apply(
+            {"params": body},
+            batch["ids"],
+            batch["tokens"],
+            types=batch.get("types"),
+        )
         return words.logits(
             head,
             body["embeddings_word"],

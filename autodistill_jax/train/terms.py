@@ -71,6 +71,7 @@ def targets(
         {"params": {k: v for k, v in params.items() if not k.startswith("words_")}},
         batch["ids"],
         tokens,
+        types=batch.get("types"),
         qkv="relation" in weights or "attention" in weights,
         states=objective.needs("layers"),
     )
@@ -126,6 +127,7 @@ def terms(
         tokens,
         arch,
         key=key,
+        types=batch.get("types"),
         qkv="relation" in weights or "attention" in weights,
         states=objective.needs("layers"),
     )

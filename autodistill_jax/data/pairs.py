@@ -1,0 +1,121 @@
+"""Which rows ask "does the second text follow the first?" Pairs out of documents."""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from autodistill_jax.data import tokens
+from autodistill_jax.errors import UserError
+
+
+class _Pair(NamedTuple):
+    """Two runs of whole sentences, one after the other in document number `document`.
+
+    size: tokens of the second.
+    """
+
+    first: str
+    second: str
+    size: int
+    document: int
+
+
+def rows(
+    documents: Iterable[tuple[Sequence[str], bool]],
+    made,
+    length: int,
+    limit: int = 0,
+    held_out_limit: int = 0,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Rows [CLS] A [SEP] B [SEP]: {"train": ..., "heldout": ...}.
+
+    A and B are runs of whole sentences that fill the row (BERT, arXiv 1810.04805,
+    appendix A.2). `next` is 0 where B is what follows A, 1 where it is of another
+    document of the same side (as transformers counts), half and half; fewer of the
+    latter where one document has most of the rows. BERT draws such a B anywhere; here two
+    rows with a B of about the same length exchange theirs, so that every sentence is used
+    once, and a row's length tells nothing of `next`. The same text gives the same rows.
+
+    Args:
+      documents: (its sentences in order, is it held out?).
+      made: a tokenizer.
+      length: tokens a row, special ones included.
+      limit, held_out_limit: reading stops with so many rows of each side; 0: never.
+
+    Returns:
+      Of each side `ids`, `tokens` and `types` [rows, length], and `next` [rows].
+
+    Raises:
+      UserError: fewer than two documents of two sentences or more on one side.
+    """
+    room = length - made.num_special_tokens_to_add(True)
+    # Dicts keep order, and drop what stands twice.
+    sides: dict[bool, dict[tuple, _Pair]] = {False: {}, True: {}}
+    count = {False: 0, True: 0}
+    for number, (sentences, held_out) in enumerate(documents):
+        if len(sentences) < 2:
+            continue
+        count[held_out] += 1
+        for pair in _cut(made, sentences, room, number):
+            sides[held_out].setdefault((pair.first, pair.second), pair)
+        enough = len(sides[True]) >= min(limit, held_out_limit)
+        if limit and len(sides[False]) >= limit and enough and count[True] > 1:
+            break
+    if min(count.values()) < 2:
+        raise UserError(
+            f"data.unit is 'pair', and data.source gave {count[False]} training and "
+            f"{count[True]} held-out documents of two sentences or more; two of each "
+            "are needed: put blank lines between the documents of a .txt file, give "
+            "one document a .jsonl line, wikiextractor files, more text, or "
+            "data.unit=chunk"
+        )
+    train = list(sides[False].values())[: limit or None]
+    heldout = [pair for key, pair in sides[True].items() if key not in sides[False]]
+    return {
+        "train": _encoded(made, train, length),
+        "heldout": _encoded(made, heldout, length),
+    }
+
+
+def _cut(made, sentences: Sequence[str], room: int, number: int) -> Iterable[_Pair]:
+    """A document as pairs of `room` tokens, each cut in two between two sentences."""
+    rng = np.random.default_rng(zlib.crc32(" ".join(sentences).encode()))
+    encoded = made.encode_batch(list(sentences), add_special_tokens=False)
+    sizes = [len(sentence.ids) for sentence in encoded]
+    start = 0
+    while start + 2 <= len(sentences):
+        end = start + 2  # Cut to the row's length where even these are too long.
+        while end < len(sentences) and sum(sizes[start : end + 1]) <= room:
+            end += 1
+        middle = int(rng.integers(start + 1, end))
+        yield _Pair(
+            " ".join(sentences[start:middle]),
+            " ".join(sentences[middle:end]),
+            sum(sizes[middle:end]),
+            number,
+        )
+        start = end
+
+
+def _encoded(made, pairs: list[_Pair], length: int) -> dict[str, np.ndarray]:
+    second, other = _exchanged(pairs)
+    texts = [(pair.first, text) for pair, text in zip(pairs, second)]
+    return tokens.encode(made, texts, length) | {"next": other}
+
+
+def _exchanged(pairs: list[_Pair]) -> tuple[list[str], np.ndarray]:
+    """(second texts, `next`), half of them exchanged between documents."""
+    second = [pair.second for pair in pairs]
+    other = np.zeros(len(pairs), np.int32)
+    some = np.random.default_rng(0).permutation(len(pairs))[: (len(pairs) + 1) // 2]
+    waiting: list[int] = []  # All of one document.
+    for i in sorted(some, key=lambda i: (pairs[i].size, i)):
+        if waiting and pairs[waiting[-1]].document != pairs[i].document:
+            j = waiting.pop()
+            second[i], second[j] = second[j], second[i]
+            other[[i, j]] = 1
+        else:
+            waiting.append(i)
+    return second, other

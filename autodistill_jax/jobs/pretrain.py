@@ -1,0 +1,238 @@
+"""Job `pretrain`: a teacher of one's own, trained on hidden words and next sentences."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+from etils import epath
+
+from autodistill_jax import named, sharding
+from autodistill_jax.arch import AnyArch, Arch, described
+from autodistill_jax.cost import Sizes, student_sizes
+from autodistill_jax.data import batches
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import reloaded
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.texts import rows
+from autodistill_jax.model import follows, huggingface, modules, words
+from autodistill_jax.model.described import read as read_config
+from autodistill_jax.model.families import FAMILIES
+from autodistill_jax.train import checkpoint, fit, log, optimizer, pretrain
+
+_JUDGED_ON = 4096  # Held-out rows, at most.
+_TOLERANCE = 1e-4
+
+
+def check(experiment: Experiment) -> None:
+    """Raises UserError if the job cannot be done."""
+    config = experiment.config
+    if not config.pretrain.steps:
+        raise UserError(
+            "pretrain.steps is 0, which means that nothing is pre-trained; give "
+            "--config.pretrain.steps=10000, say"
+        )
+    if experiment.special.hide is None:
+        raise UserError(
+            "pretrain hides words, and the teacher's tokenizer has no token for a hidden "
+            "word ([MASK]); use the tokenizer files of another teacher"
+        )
+    arch, sizes = network(experiment)
+    if FAMILIES[sizes.family].next is None:
+        raise UserError(
+            f"pretrain trains BERTs and MobileBERTs, and under this teacher {arch} would "
+            f"be of the type {sizes.family}; use a BERT as teacher, or MobileBERT's "
+            "sizes in pretrain.arch"
+        )
+    if not huggingface.stock(arch, sizes):
+        raise UserError(
+            f"{config.pretrain.arch or config.teacher} is {arch}, with heads of "
+            f"{arch.head_size}; pretrain writes stock models, whose heads divide their "
+            "hidden width, so give pretrain.arch other heads"
+        )
+    if not isinstance(arch, Arch) and arch.hidden < sizes.embedding:
+        raise UserError(
+            f"pretrain.arch has hidden {arch.hidden}, narrower than the {sizes.embedding} "
+            "channels of a MobileBERT's word embeddings; give it at least so many"
+        )
+
+
+def network(experiment: Experiment) -> tuple[AnyArch, Sizes]:
+    """What is trained: the teacher's network, or the one that `pretrain.arch` names.
+
+    A BERT given by sizes has heads of hidden / heads, as stock ones have.
+    """
+    text, teacher = experiment.config.pretrain.arch, experiment.teacher
+    if not text:
+        return teacher.arch, teacher.sizes
+    arch = named.read(text, 0, "pretrain.arch")
+    if isinstance(arch, Arch) and not arch.head_size:
+        arch = dataclasses.replace(arch, head_size=arch.hidden // arch.heads)
+    sizes = student_sizes(teacher.sizes, type(arch))
+    return arch, named.sizes(text, sizes) if named.by_name(text) else sizes
+
+
+def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") -> None:
+    """Leaves pretrained/, a Hugging Face folder with the heads; goes on from the last
+    checkpoint."""
+    settings = experiment.config.pretrain
+    folder = Path(workdir) / "pretrained"
+    if folder.exists():
+        log.say(f"{stage}: done already, {folder}")
+        return
+    seed, mesh = experiment.config.seed, experiment.mesh
+    arch, sizes = network(experiment)
+    module = modules.module(
+        arch, sizes, dtype=jnp.dtype(settings.dtype), dropout=settings.dropout
+    )
+    data = rows(experiment, workdir, "train")
+    params = _start(experiment, module, "next" in data)
+    # Copied: a step gives its arguments' memory away.
+    params = {name: jnp.array(value) for name, value in params.items()}
+    moves = optimizer.make(settings.to_dict(), settings.steps, modules.axes(module))
+    state = {"params": params, "optimizer": moves.init(params)}
+    state = jax.device_put(state, sharding.replicated(mesh))
+    step = pretrain.make_step(
+        module, moves, experiment.special, settings.hide, settings.hide_at_most
+    )
+    kept = checkpoint.manager(Path(workdir) / "pretrain" / "checkpoints")
+    start = kept.latest_step() or 0
+    if start:
+        state = checkpoint.restore(kept, state)
+        log.say(f"{stage}: going on after step {start}")
+    else:
+        count = parameter_overview.count_parameters(params)
+        source = "random weights" if settings.arch else experiment.config.teacher
+        what = "hidden words" + " and next sentences" * ("next" in data)
+        log.say(
+            f"{stage}: {described(arch)}, {count:,} parameters from {source}; {what}; "
+            f"{mesh.size} device(s); compiling ..."
+        )
+    writer = log.Writer(workdir, experiment.config.tensorboard)
+    feed = batches.training(data, settings.batch_size, seed)
+    key = jax.random.key(seed)
+    state = fit.fit(
+        step,
+        state,
+        lambda i: (batches.put(feed[i], mesh), jax.random.fold_in(key, i)),
+        settings.steps,
+        what=stage,
+        start=start,
+        save=lambda done, state: checkpoint.save(kept, done, state),
+        save_every=settings.save_every,
+        tell=lambda done, values: writer.write("pretrain", done, values),
+    )
+    kept.wait_until_finished()
+    params = jax.tree.map(np.asarray, state["params"])
+    held_out = rows(experiment, workdir, "heldout")
+    held_out = {name: value[:_JUDGED_ON] for name, value in held_out.items()}
+    right = pretrain.accuracies(
+        module,
+        pretrain.body(params),
+        pretrain.head(params),
+        held_out,
+        experiment.special,
+        mesh,
+        fraction=settings.hide,
+        at_most=settings.hide_at_most,
+        batch_size=settings.batch_size,
+        seed=seed,
+    )
+    writer.write("pretrain/heldout", settings.steps, right)
+    sample = {name: value[:4] for name, value in held_out.items()}
+    huggingface.save(
+        folder,
+        arch,
+        sizes,
+        params,
+        experiment.teacher.folder,
+        "pooler",
+        False,
+        _card(experiment, module, right, len(held_out["ids"])),
+        lambda partial: _check(partial, module, params, sample, stage),
+        pretrain.head(params),
+    )
+    log.say(f"{stage}: on {len(held_out['ids']):,} held-out rows, {_told(right)}")
+    log.say(f"{stage}: made {folder}; --config.teacher={folder} makes it a teacher")
+
+
+def _start(experiment: Experiment, module, pairs: bool) -> dict:
+    """Network and heads: the teacher's own where it has them, else random ones."""
+    teacher, key = experiment.teacher, jax.random.key(experiment.config.seed)
+    own = not experiment.config.pretrain.arch
+    hidden = module.arch.hidden
+    params = teacher.params if own else modules.init(module, key)
+    head = teacher.head if own else None
+    params = {**params, **(head or words.init(hidden, module.sizes))}
+    if pairs:
+        head = teacher.next if own else None
+        params |= head or follows.init(hidden, jax.random.fold_in(key, 1))
+    return params
+
+
+def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None:
+    """Raises RuntimeError unless the written folder gives the trained network's logits,
+    loaded by us, and by transformers where it is installed with torch."""
+    module = module.clone(dtype=jnp.float32)
+    places = np.tile(np.arange(sample["ids"].shape[1]), (len(sample["ids"]), 1))
+    batch = sample | {"places": places}
+    again = huggingface.load(str(folder))
+    reread = {**again.params, **again.head, **(again.next or {})}
+    alike = modules.module(again.arch, again.sizes)
+    wanted = jax.jit(partial(pretrain.logits, module))(params, batch)
+    made = [jax.jit(partial(pretrain.logits, alike))(reread, batch)]
+    (kind,) = read_config(folder)["architectures"]
+    theirs, by = reloaded.outputs(folder, sample, kind), reloaded.NOT_INSTALLED
+    if theirs is not None:
+        by = f"transformers ({kind})"
+        named_so = {"words": "prediction_logits", "next": "seq_relationship_logits"}
+        if "next" not in wanted:
+            named_so = {"words": "logits"}
+        made.append({ours: theirs[name].numpy() for ours, name in named_so.items()})
+    error, real = 0.0, sample["tokens"].astype(bool)
+    for name, value in wanted.items():
+        scale = max(1.0, float(jnp.abs(value).max()))
+        for one in made:
+            off = np.abs(np.asarray(one[name]) - np.asarray(value)) / scale
+            error = max(error, float((off[real] if name == "words" else off).max()))
+    log.say(f"{stage}: logits differ by at most {error:.1e} after reloading by {by}")
+    if not error <= _TOLERANCE:
+        raise RuntimeError(
+            f"the written network's logits differ by {error}, over {_TOLERANCE}"
+        )
+
+
+def _told(right: dict[str, float]) -> str:
+    told = f"{right['words']:.1%} of hidden words named right"
+    if "next" in right:
+        told += f", {right['next']:.1%} of next sentences told right"
+    return told
+
+
+def _card(experiment: Experiment, module, right: dict, count: int) -> str:
+    """The model card: what it is, what it was trained on, what it can do."""
+    config, sizes = experiment.config, module.sizes
+    settings = config.pretrain
+    seen = settings.steps * settings.batch_size * config.data.length
+    start = (
+        f"random weights, with the tokenizer of {config.teacher}"
+        if settings.arch
+        else config.teacher
+    )
+    return f"""---
+library_name: transformers
+tags: [{sizes.family}, autodistill_jax]
+---
+
+# {module.arch.name}, pre-trained
+
+A model of type {sizes.family}: {described(module.arch)}; pre-trained by autodistill_jax
+from {start}.
+
+{settings.steps:,} steps of {settings.batch_size} rows of {config.data.length} tokens
+({seen:,} tokens) of `{config.data.source}`, {settings.hide:.0%} of words hidden. On
+{count:,} held-out rows: {_told(right)}.
+"""
