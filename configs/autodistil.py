@@ -148,7 +148,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 # "auto": relation+10*pooled for a sentence-embedding teacher, relation
                 # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
                 # tinybert), or terms with weights: relation, hidden, cosine, pooled,
-                # attention, layers, logits, words, joined by "+".
+                # attention, layers, logits, words, next, joined by "+".
                 "terms": "relation",
                 # "paper": squared error of the softmaxes, as printed; "code": of the scores, as
                 # its released code has it; or "minilmv2".

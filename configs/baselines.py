@@ -92,7 +92,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 # "auto": relation+10*pooled for a sentence-embedding teacher, relation
                 # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
                 # tinybert), or terms with weights: relation, hidden, cosine, pooled,
-                # attention, layers, logits, words, joined by "+". auto's weight of
+                # attention, layers, logits, words, next, joined by "+". auto's weight of
                 # 10 serves embeddings as they are; 3 leaves the relations more say, for
                 # what is fine-tuned.
                 "terms": "relation+3*pooled",

@@ -90,7 +90,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 # "auto": relation+10*pooled for a sentence-embedding teacher, relation
                 # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
                 # tinybert), or terms with weights: relation, hidden, cosine, pooled,
-                # attention, layers, logits, words, joined by "+".
+                # attention, layers, logits, words, next, joined by "+".
                 "terms": "auto",
                 "relation_form": "minilmv2",  # or "paper", "code"
                 "relation_heads": 12,  # 0: as many as the teacher has heads

@@ -91,7 +91,8 @@ def made():
         TEACHER,
         STUDENT,
     )
-    batch = terms.shown(texts(), ALL_TERMS, SIZES.vocab, jax.random.key(1))
+    batch = texts() | {"next": jnp.arange(64) % 2}
+    batch = terms.shown(batch, ALL_TERMS, SIZES.vocab, jax.random.key(1))
     own = terms.matcher(ALL_TERMS, 24, 32, head(32, 32))
     target = terms.targets(module, params, batch, ALL_TERMS)
     small = Bert(STUDENT, SIZES)
@@ -103,6 +104,13 @@ def made():
         {"params": student}, batch["ids"], batch["tokens"], qkv=True, states=True
     )
     return values, batch, full, mine, params, student, own
+
+
+def test_the_next_sentence_is_a_class_of_the_poolers(made):
+    values, batch, _, mine, _, _, own = made
+    logits = mine.pooler @ own["matcher_next_kernel"] + own["matcher_next_bias"]
+    chance = jax.nn.softmax(logits)[jnp.arange(64), batch["next"]]
+    assert np.abs(values["next"] + jnp.log(chance)).max() < 1e-5
 
 
 def masked_mean(values, batch):

@@ -127,6 +127,11 @@ def read(config: ConfigDict) -> Experiment:
     objective = objectives.objective(
         config.distill.to_dict(), list(named.values()), teacher, special
     )
+    if "next" in objective.weights and data.unit != "pair":
+        raise UserError(
+            f"distill.terms has next, which needs pairs of sentences, and data.unit is "
+            f"{data.unit}; set data.unit to pair, or take the term out"
+        )
     for name in config.distill.freeze:
         if name not in teacher.params:
             raise UserError(

@@ -150,7 +150,11 @@ def transfer(experiment: Experiment, arch: AnyArch) -> flash.Transfer:
     teacher, config = experiment.teacher, experiment.config
     there, params = experiment.start
     objective = objectives.transfer(
-        config.distill.to_dict(), arch.layers, teacher, experiment.special
+        config.distill.to_dict(),
+        arch.layers,
+        teacher,
+        experiment.special,
+        config.data.unit == "pair",
     )
     same = experiment.sizes.family == teacher.sizes.family
     student = extract.extract(params, there, arch) | terms.matcher(

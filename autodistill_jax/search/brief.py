@@ -9,9 +9,8 @@ import numpy as np
 
 from autodistill_jax import sharding
 from autodistill_jax.data import batches
-from autodistill_jax.model import words
 from autodistill_jax.search.driver import Unpromising
-from autodistill_jax.train import flash, terms
+from autodistill_jax.train import flash, pretrain, terms
 
 
 def score(
@@ -27,8 +26,9 @@ def score(
     """Trains a candidate by `settings["fraction"]` of the steps: {"proxy": ..., and what
     else is known}, lower is better.
 
-    Under a teacher with a masked-word head the proxy is 1 - the fraction of hidden words
-    of the held-out `rows` that it names. Under any other it is the loss of the transfer
+    Under a teacher with a masked-word head the proxy is 1 - its accuracy on the held-out
+    `rows`: on hidden words, and, where the rows are pairs, on next sentences (the mean
+    of the two). Under any other it is the loss of the transfer
     when all blocks are done, and there is no last stage.
 
     Args:
@@ -66,8 +66,21 @@ def score(
     )
     if not headed:
         return {"proxy": found["transfer"], **found}
-    right = accuracy(transfer, params, rows, size, mesh, seed)
-    return {"proxy": 1 - right, "accuracy": right, **found}
+    objective = transfer.objective
+    right = pretrain.accuracies(
+        transfer.module.clone(dropout=0.0),
+        terms.network(params),
+        terms.heads(params),
+        rows,
+        objective.special,
+        mesh,
+        fraction=objective.hide,
+        at_most=objective.hide_at_most,
+        batch_size=size,
+        seed=seed,
+    )
+    told = {f"accuracy_{name}": value for name, value in right.items()}
+    return {"proxy": 1 - float(np.mean(list(right.values()))), **told, **found}
 
 
 def held_out_loss(
@@ -99,45 +112,3 @@ def held_out_loss(
         return float(np.mean(blocks))
 
     return loss
-
-
-def accuracy(
-    transfer: flash.Transfer,
-    params: Mapping[str, jax.Array],
-    rows: Mapping[str, np.ndarray],
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
-    seed: int,
-) -> float:
-    """The fraction of the hidden words of held-out rows that the student names."""
-    module, objective = transfer.module, transfer.objective
-    head = {
-        name.removeprefix(terms.AUXILIARY): value
-        for name, value in params.items()
-        if name.startswith(terms.AUXILIARY + "words_")
-    }
-    key = jax.random.key(seed)
-    vocab = module.sizes.vocab
-    shown = jax.tree.map(np.asarray, dict(terms.shown(rows, objective, vocab, key)))
-
-    @jax.jit
-    def right(params, head, batch):
-        out = module.apply(
-            {"params": terms.network(params)},
-            batch["ids"],
-            batch["tokens"],
-            types=batch.get("types"),
-        )
-        logits = words.logits(
-            head,
-            params["embeddings_word"],
-            out.hidden,
-            batch["places"],
-            module.arch.hidden,
-            module.sizes,
-            module.dtype,
-        )
-        return (logits.argmax(axis=-1) == batch["targets"]) * batch["chosen"]
-
-    hit = batches.over(lambda b: right(params, head, b), shown, batch_size, mesh)
-    return float(hit.sum() / shown["chosen"].sum())

@@ -17,7 +17,14 @@ from autodistill_jax import losses, sharding
 from autodistill_jax.data import batches
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
-from autodistill_jax.train import checkpoint, fit, optimizer, sandwich, terms
+from autodistill_jax.train import (
+    checkpoint,
+    fit,
+    optimizer,
+    pretrain,
+    sandwich,
+    terms,
+)
 from autodistill_jax.train.objectives import Objective
 
 # The linear maps from each block's output to its teacher's, [N, D, teacher's D].
@@ -76,7 +83,7 @@ def block(
     """
     tokens = batch["tokens"]
     theirs = transfer.teacher.apply(
-        {"params": body(teacher_params)},
+        {"params": pretrain.body(teacher_params)},
         batch["ids"],
         tokens,
         types=batch.get("types"),
@@ -254,8 +261,3 @@ def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Call
         return {"params": params, "optimizer": moments}, values
 
     return step
-
-
-def body(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A teacher's parameters without its heads'."""
-    return {k: v for k, v in params.items() if not k.startswith(("words_", "next_"))}

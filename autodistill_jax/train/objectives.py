@@ -19,6 +19,7 @@ TERMS = {
     "layers": "layers",  # mean squared error of mapped layers' hidden states
     "logits": "words",  # soft labels at hidden words
     "words": "words",  # cross-entropy of hidden words
+    "next": "",  # cross-entropy of whether the second text follows the first
 }
 
 # What other methods train on, as changes to a config's distill section. They keep the
@@ -171,7 +172,11 @@ def objective(
 
 
 def transfer(
-    settings: Mapping[str, Any], student: int, teacher: Any, special: Special
+    settings: Mapping[str, Any],
+    student: int,
+    teacher: Any,
+    special: Special,
+    pairs: bool,
 ) -> Objective:
     """The Objective of a block-wise transfer (see `flash`) to a student of so many layers.
 
@@ -180,12 +185,15 @@ def transfer(
     embeds sentences the embedding is kept by its own term, which words would pull away.
 
     settings: the distill section, for what is hidden. teacher: a `huggingface.Teacher`.
+    pairs: are the rows pairs of sentences? Then the next sentence is learned, too.
     """
     weights = {"words": 1.0}
     if teacher.head is not None:
         weights = {"logits": 0.5, "words": 0.5}
     if teacher.embeds:
         weights["pooled"] = 10.0
+    if pairs:
+        weights["next"] = 1.0
     return Objective(
         weights,
         relation_heads=teacher.arch.heads,

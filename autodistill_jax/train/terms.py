@@ -9,7 +9,7 @@ from autodistill_jax import losses
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import BERT_SIZES, Sizes
 from autodistill_jax.data.hide import hide
-from autodistill_jax.model import elastic, words
+from autodistill_jax.model import elastic, follows, words
 from autodistill_jax.model.modules import Module
 from autodistill_jax.train.objectives import Objective
 
@@ -44,7 +44,16 @@ def matcher(
     if objective.needs("words"):
         cut = words.cut(head, student, sizes) if head else words.init(student, sizes)
         made |= {AUXILIARY + name: jnp.asarray(value) for name, value in cut.items()}
+    if "next" in objective.weights:
+        fresh = follows.init(student, jax.random.key(0))
+        made |= {AUXILIARY + name: value for name, value in fresh.items()}
     return made
+
+
+def heads(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The student's own heads among its `matcher`s, by their names: words_*, next_*."""
+    own = {k.removeprefix(AUXILIARY): v for k, v in params.items()}
+    return {k: v for k, v in own.items() if k.startswith(("words_", "next_"))}
 
 
 def shown(
@@ -173,6 +182,10 @@ def terms(
             losses.hidden_states(state @ matcher, other, tokens)
             for state, matcher, other in zip(out.states, matchers, target["layers"])
         )
+    if "next" in weights:
+        made["next"] = losses.cross_entropy(
+            follows.logits(heads(params), out.pooler), batch["next"]
+        )
     if objective.needs("words"):
         made |= _words(module, params, batch, target, objective, out, arch, inside)
     total = sum(weight * made[term] for term, weight in weights.items())
@@ -192,11 +205,7 @@ def _attention(qkvs: jax.Array, heads: int) -> jax.Array:
 
 def _words(module, params, batch, target, objective, out, arch, inside) -> dict:
     logits = words.logits(
-        {
-            name.removeprefix(AUXILIARY): value
-            for name, value in params.items()
-            if name.startswith(AUXILIARY + "words_")
-        },
+        heads(params),
         params["embeddings_word"],
         out.hidden,
         batch["places"],
