@@ -14,6 +14,7 @@ from autodistill_jax.data import batches
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment, trained_superlm
 from autodistill_jax.jobs.texts import held_out
+from autodistill_jax.latency import table
 from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.train import log, sandwich, terms
 
@@ -161,7 +162,7 @@ def _card(experiment, arch, found, similarity) -> str:
         [
             line("parameters", "params", 1e6, "M", 2),
             line(f"multiply-adds, {how['length']} tokens", "flops", 1e9, "G", 3),
-            line("latency, measured", "latency_ms", 1, "ms", 2),
+            line(f"latency, {how['source']}", "latency_ms", 1, "ms", 2),
         ]
     )
     return f"""---
@@ -178,7 +179,7 @@ A model of type {sizes.family}: {described(arch)}; distilled by autodistill_jax 
 |---|---|---|---|
 {rows}
 
-Latency: batch {how["batch"]}, {how["length"]} tokens, {how["dtype"]}, on {how["device"]}.
+Latency: {table.about(how)}.
 Agreement of its text similarities with the teacher's (Spearman, {similarity["pairs"]}
 held-out pairs): {similarity["student"]:.3f}; the same Arch before this distillation:
 {similarity["truncated"]:.3f}.

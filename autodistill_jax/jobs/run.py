@@ -13,12 +13,14 @@ from autodistill_jax.jobs import (
     export,
     finetune,
     judged,
+    latency,
     rank,
     report,
     search,
     texts,
     workdir,
 )
+from autodistill_jax.latency import compile
 from autodistill_jax.train import log
 
 _STAGES = {
@@ -32,7 +34,13 @@ _STAGES = {
 }
 
 
-def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> None:
+def job(
+    name: str,
+    config: ConfigDict,
+    folder: str | None,
+    arch: str | None,
+    calibrate: bool = False,
+) -> None:
     """Runs one job. Everything that can be refused is refused before it starts.
 
     Raises:
@@ -41,6 +49,9 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
     if name == "cost":
         cost.run(config, arch)
         return
+    if name == "latency":
+        latency.run(config, folder, arch, calibrate)
+        return
     start = time.monotonic()
     made = experiment.read(config)
     baselines.check(made)
@@ -48,6 +59,8 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
     stages = [stage for stage in _STAGES if name in ("run", stage)]
     # Labelled rows are read, and refused, before anything is trained.
     tasks = judged.tasks(made, home, stages)
+    if "search" in stages and config.latency.target:
+        compile.check(config.latency.target)
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(config, home, made.teacher.labels)
     if "distill" in stages or (home / "data" / "rows.npz").exists():

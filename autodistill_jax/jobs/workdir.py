@@ -111,6 +111,7 @@ def record_of(arch: AnyArch) -> dict:
 def asked_of(config: ConfigDict) -> dict:
     """What the choice of an Arch depends on besides the trained SuperLM."""
     made = {key: plain(config)[key] for key in ("budget", "latency", "search")}
+    del made["latency"]["calibrate"]  # It corrects no figure that a choice sees.
     if config.search.task:
         task = task_folder(config.finetune, config.search.task)
         made["tuning"] = {"task": task, **tuning_of(config)}

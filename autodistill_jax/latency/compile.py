@@ -20,11 +20,11 @@ from autodistill_jax.model import modules
 
 
 class Chip(NamedTuple):
-    """One chip: how libtpu names it, and what it can do at best.
+    """One chip: how libtpu and JAX name it, and what it can do at best.
 
     clock: cycles a second. peak: bfloat16 operations a second, two a multiply-add; at
     JAX's default precision float32 products run as bfloat16 too. bandwidth: bytes a
-    second out of its main memory. kind: what JAX calls the device.
+    second out of its main memory. config: libtpu's, of its cores.
     """
 
     topology: str
@@ -38,19 +38,12 @@ class Chip(NamedTuple):
 # peak and bandwidth: cloud.google.com/tpu/docs, the page of each version; of v4i, which
 # is not rented out, Jouppi et al., "Ten lessons from three generations shaped Google's
 # TPUv4i" (ISCA 2021), table 1. clock: there for v4i, and for v4 in arXiv 2304.01433; of
-# the others nobody prints it: peak / (2 x 128 x 128 x the chip's matrix units), with
-# four units of v5e, eight of v5p, and v6e's as many multipliers as v5p's two cores.
+# the others nobody prints it: peak / (2 x 128 x 128 x the matrix units), four of v5e and
+# eight of v5p; v6e's is assumed to be v5p's.
 CHIPS = {
     "v4i": Chip("v4 lite:1x1", "TPU v4 lite", 1.05e9, 138e12, 614e9),
     # Two cores that work as one device.
-    "v4": Chip(
-        "v4:1x1x1",
-        "TPU v4",
-        1.05e9,
-        275e12,
-        1228e9,
-        "megacore",
-    ),
+    "v4": Chip("v4:1x1x1", "TPU v4", 1.05e9, 275e12, 1228e9, "megacore"),
     "v5e": Chip("v5e:1x1", "TPU v5 lite", 1.5e9, 197e12, 819e9),
     "v5p": Chip("v5p:1x1x1", "TPU v5", 1.75e9, 459e12, 2765e9),
     "v6e": Chip("v6e:1x1", "TPU v6 lite", 1.75e9, 918e12, 1640e9),
@@ -64,7 +57,7 @@ _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_LOG_DIR": "disabled",
 }
-# Estimates further apart than this disagree.
+# Two estimates further apart than this disagree.
 APART = 3.0
 
 
@@ -116,8 +109,9 @@ def estimate(
     each leaves out what the other counts. None of them was checked on a TPU.
 
     Returns:
-      {arch, seconds, the three, apart (the largest of them over the smallest), bytes
-      (of memory: arguments, results, temporaries), and `conditions`}.
+      {arch, seconds, the three, apart (optimal_seconds over seconds, or the other way
+      round: at least 1), bytes (of memory: arguments, results, temporaries), and
+      `conditions`}.
 
     Raises:
       UserError: as `check`; libtpu does not know the chip; it does not fit into its
@@ -140,11 +134,13 @@ def estimate(
         "roofline_seconds": max(operations / chip.peak, traffic / chip.bandwidth),
         "optimal_seconds": repaired(made.cost_analysis()["optimal_seconds"]),
     }
+    seconds = max(three["cycles_seconds"], three["roofline_seconds"])
+    ratio = three["optimal_seconds"] / seconds
     return {
         "arch": str(arch),
-        "seconds": max(three["cycles_seconds"], three["roofline_seconds"]),
+        "seconds": seconds,
         **three,
-        "apart": max(three.values()) / min(three.values()),
+        "apart": max(ratio, 1 / ratio),
         "bytes": arguments + memory.output_size_in_bytes + memory.temp_size_in_bytes,
         **conditions(target, batch, length, dtype),
     }
