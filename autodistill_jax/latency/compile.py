@@ -71,7 +71,7 @@ def check(target: str) -> None:
         raise UserError(
             f"latency.target is {target!r}; it must be one of {', '.join(CHIPS)}"
         )
-    if not (importlib.util.find_spec("libtpu") or os.getenv("TPU_LIBRARY_PATH")):
+    if not importlib.util.find_spec("libtpu"):
         raise UserError(
             f"latency.target is {target}, which only libtpu can compile for, and it is "
             "not installed; run: pip install 'autodistill_jax[tpu]'"
