@@ -255,16 +255,18 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
         how = {"batch": 1, "length": 32, "dtype": "float32", "libtpu": "0.0.0"}
         return {"source": "compiled", "device": target, **how}
 
-    def estimate(arch, sizes, target, **_):
-        seconds = cost(arch, sizes)["flops"] / 1e12  # A stand-in for libtpu.
+    def estimate(arch, sizes, target, length, **_):
+        seconds = cost(arch, sizes, length)["flops"] / 1e12  # A stand-in for libtpu.
         return {"seconds": seconds, "apart": 1.0, **conditions(target)}
 
     monkeypatch.setattr(compile, "check", lambda target: None)
     monkeypatch.setattr(compile, "conditions", conditions)
     monkeypatch.setattr(compile, "estimate", estimate)
-    flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.2"]
+    flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.25"]
     assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
-    assert "ms compiled" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    # The first choice once more: its folder stays, but not what its card says.
+    assert "ms compiled" in told and "3/7 export]: done already" in told
     front = json.loads((workdir / "search" / "front.json").read_text())
     assert front["latency"]["source"] == "compiled"
     assert front["latency"]["device"] == "v5e"
@@ -272,10 +274,14 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     sources = {one["latency_source"] for one in figures if "latency_ms" in one}
     assert sources == {"compiled"}
     chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
-    assert chosen["latency_ms"] <= 0.2 * front["teacher"]["latency_ms"]
+    assert chosen["latency_ms"] <= 0.25 * front["teacher"]["latency_ms"]
     table = json.loads((workdir / "search" / "latency.json").read_text())
     for source in ("measured", "compiled"):
         assert table[source] and {one["source"] for one in table[source]} == {source}
     assert {one["weights"] for one in table["measured"]} == {"trained"}
     report = (workdir / "report.html").read_text()
-    assert "compiled for v5e by libtpu" in report and "measured by" not in report
+    card = (
+        workdir / "students" / Arch(**front["chosen"]).name / "README.md"
+    ).read_text()
+    for text in (report, card):
+        assert "compiled for v5e by libtpu" in text and "measured by" not in text

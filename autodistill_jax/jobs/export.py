@@ -1,6 +1,7 @@
 """Job `export`: the chosen sub-network -> a folder that Hugging Face loads."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import jax
@@ -27,6 +28,10 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
     arch = common.arch_of(found["chosen"])
     folder = workdir / "students" / arch.name
     if (folder / "similarity.json").exists():
+        # A later search may have taken its latency anew, or for another target.
+        similarity = json.loads((folder / "similarity.json").read_text())
+        card = _card(experiment, arch, found, similarity)
+        (folder / "README.md").write_text(card)
         log.say(f"{stage}: done already, {folder}")
         return
     home = common.trial_of(found, arch)["space"]
