@@ -23,6 +23,7 @@ _JOBS = {
     "finetune": "student, baselines and teacher on labelled tasks -> one table",
     "rank": "do the proxies order Archs as fine-tuning does? Kendall's tau",
     "report": "report.html from what is in the workdir",
+    "latency": "seconds of one Arch as JSON, measured here or compiled for a TPU",
     "cost": "params and FLOPs of one Arch, as JSON: --arch=layers=3,... or --arch=minilm",
 }
 _USAGE = (
@@ -45,7 +46,16 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
         "workdir", None, "Where the experiment lives.", flag_values=values
     )
     flags.DEFINE_string(
-        "arch", None, "For `cost`: an Arch or its name.", flag_values=values
+        "arch",
+        None,
+        "For `cost` and `latency`: an Arch or its name.",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "calibrate",
+        False,
+        "For `latency`: how far off are predictions on this device?",
+        flag_values=values,
     )
     return values
 
@@ -77,9 +87,11 @@ def _parse(argv: list[str]):
         raise UserError(f"{rest[1]!r} is no flag; usage: {_USAGE}")
     if config is None:
         raise UserError(f"--config is missing; usage: {_USAGE}")
-    if job != "cost" and not values.workdir:
+    if job not in ("cost", "latency") and not values.workdir:
         raise UserError(f"--workdir is missing; usage: {_USAGE}")
-    return job, config, values.workdir, values.arch
+    if values.calibrate and job != "latency":
+        raise UserError(f"--calibrate is of the job latency, not of {job}; take it out")
+    return job, config, values.workdir, (values.arch, values.calibrate)
 
 
 def _no_preset(argv: list[str], error: BaseException) -> str | None:
@@ -114,13 +126,13 @@ def _one_line(error: BaseException) -> str:
 def main(argv: list[str]) -> int:
     """Runs one job; 0 if it is done, 2 with one line on stderr if the input is wrong."""
     try:
-        job, config, workdir, arch = _parse(argv)
+        job, config, workdir, asked = _parse(argv)
         # JAX and the rest take seconds to import: only once the flags are right.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         from autodistill_jax.jobs import run
 
-        run.job(job, config, workdir, arch)
+        run.job(job, config, workdir, *asked)
     except UserError as error:
         print(f"autodistill_jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

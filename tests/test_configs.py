@@ -14,6 +14,7 @@ from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost
 from autodistill_jax.data import tokens
 from autodistill_jax.jobs import baselines, experiment, fields, training
+from autodistill_jax.latency import compile
 from autodistill_jax.main import main
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.train import objectives
@@ -108,7 +109,7 @@ def run(workdir, *more):
     )
 
 
-def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch):
+def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monkeypatch):
     workdir = tmp_path / "a workdir"  # With a space in it.
     assert run(workdir) == 0
     told = capfd.readouterr().err
@@ -149,6 +150,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch):
     _another_experiment(workdir, capfd)
     _a_student_is_distilled_further(workdir / "students" / arch.name, tmp_path, capfd)
     _another_budget(workdir, capfd)
+    _compiled_for_a_target(workdir, capfd, monkeypatch)
 
 
 def test_several_superlms_are_searched_together(tmp_path, capfd):
@@ -244,3 +246,42 @@ def _another_budget(workdir, capfd):
         arch = Arch(**trial["arch"])
         assert trial["flops"] == cost(arch, length=32)["flops"]
     assert len(list((workdir / "students").iterdir())) == 2
+
+
+def _compiled_for_a_target(workdir, capfd, monkeypatch):
+    """Another target needs no training; its figures are told as compiled everywhere."""
+
+    def conditions(target, *_):
+        how = {"batch": 1, "length": 32, "dtype": "float32", "libtpu": "0.0.0"}
+        return {"source": "compiled", "device": target, **how}
+
+    def estimate(arch, sizes, target, length, **_):
+        seconds = cost(arch, sizes, length)["flops"] / 1e12  # A stand-in for libtpu.
+        return {"seconds": seconds, "apart": 1.0, **conditions(target)}
+
+    monkeypatch.setattr(compile, "check", lambda target: None)
+    monkeypatch.setattr(compile, "conditions", conditions)
+    monkeypatch.setattr(compile, "estimate", estimate)
+    flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.25"]
+    assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
+    told = capfd.readouterr().err
+    # The first choice once more: its folder stays, but not what its card says.
+    assert "ms compiled" in told and "3/7 export]: done already" in told
+    front = json.loads((workdir / "search" / "front.json").read_text())
+    assert front["latency"]["source"] == "compiled"
+    assert front["latency"]["device"] == "v5e"
+    figures = [front["teacher"], *front["trials"]]
+    sources = {one["latency_source"] for one in figures if "latency_ms" in one}
+    assert sources == {"compiled"}
+    chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
+    assert chosen["latency_ms"] <= 0.25 * front["teacher"]["latency_ms"]
+    table = json.loads((workdir / "search" / "latency.json").read_text())
+    for source in ("measured", "compiled"):
+        assert table[source] and {one["source"] for one in table[source]} == {source}
+    assert {one["weights"] for one in table["measured"]} == {"trained"}
+    report = (workdir / "report.html").read_text()
+    card = (
+        workdir / "students" / Arch(**front["chosen"]).name / "README.md"
+    ).read_text()
+    for text in (report, card):
+        assert "compiled for v5e by libtpu" in text and "measured by" not in text

@@ -1,6 +1,7 @@
 """Job `export`: the chosen sub-network -> a folder that Hugging Face loads."""
 
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from autodistill_jax.jobs import reloaded
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment, trained_superlm
 from autodistill_jax.jobs.texts import held_out
+from autodistill_jax.latency import table
 from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.train import log, sandwich, terms
 
@@ -32,6 +34,10 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
 def _one(experiment, workdir, found, arch, stage) -> None:
     folder = workdir / "students" / arch.name
     if (folder / "similarity.json").exists():
+        # A later search may have taken its latency anew, or for another target.
+        similarity = json.loads((folder / "similarity.json").read_text())
+        card = _card(experiment, arch, found, similarity)
+        (folder / "README.md").write_text(card)
         log.say(f"{stage}: done already, {folder}")
         return
     if experiment.config.search.proxy == "flash":
@@ -187,7 +193,7 @@ def _card(experiment, arch, found, similarity) -> str:
         [
             line("parameters", "params", 1e6, "M", 2),
             line(f"multiply-adds, {how['length']} tokens", "flops", 1e9, "G", 3),
-            line("latency, measured", "latency_ms", 1, "ms", 2),
+            line(f"latency, {how['source']}", "latency_ms", 1, "ms", 2),
         ]
     )
     return f"""---
@@ -204,7 +210,7 @@ A model of type {sizes.family}: {described(arch)}; distilled by autodistill_jax 
 |---|---|---|---|
 {rows}
 
-Latency: batch {how["batch"]}, {how["length"]} tokens, {how["dtype"]}, on {how["device"]}.
+Latency: {table.about(how)}.
 Agreement of its text similarities with the teacher's (Spearman, {similarity["pairs"]}
 held-out pairs): {similarity["student"]:.3f}; the same Arch before this distillation:
 {similarity["truncated"]:.3f}.

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from autodistill_jax.data import text
 from autodistill_jax.errors import UserError
+from autodistill_jax.latency.compile import CHIPS
 from autodistill_jax.metrics import METRICS
 
 _DTYPES = ("float32", "bfloat16")
@@ -89,11 +90,13 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "flash.warmup": (float, (0.0, 1.0)),
     "flash.stop": (float, 0.0),
     "flash.winners": (int, 1),
+    "latency.target": (str, ("", *CHIPS)),
     "latency.batch": (int, 1),
     "latency.length": (int, 1),
     "latency.dtype": (str, _DTYPES),
     "latency.runs": (int, 10),
     "latency.at_most": (int, 1),
+    "latency.calibrate": (int, 6),
     "export.pairs": (int, 10),
     "finetune.tasks": ((str,), None),
     "finetune.glue_dir": (str, None),
@@ -178,6 +181,10 @@ def _check_one(name: str, value: Any, kind: type, bound: Any) -> None:
                 f"{name} is {value!r}; it must be from {bound[0]} to {bound[1]}"
             )
     elif isinstance(bound, tuple) and value not in bound:
-        raise UserError(f"{name} is {value!r}; it must be one of {', '.join(bound)}")
+        raise UserError(f"{name} is {value!r}; it must be one of {_choices(bound)}")
     if isinstance(bound, int | float) and not value >= bound:
         raise UserError(f"{name} is {value!r}; it must be at least {bound}")
+
+
+def _choices(bound: tuple[str, ...]) -> str:
+    return ", ".join(one or "''" for one in bound)

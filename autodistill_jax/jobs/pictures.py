@@ -14,7 +14,7 @@ _CHOSEN = "#d9822b"
 
 
 def front(found: dict, arch: Arch) -> str:
-    """Proxy against measured latency and against FLOPs; the choice and the teacher."""
+    """Proxy against latency and against FLOPs; the choice and the teacher."""
     if len(found["trials"]) == 1:
         return "<h2>The front</h2>\n<p>One Arch alone: nothing to choose from.</p>"
     how = found["latency"]
@@ -26,7 +26,7 @@ def front(found: dict, arch: Arch) -> str:
             timed,
             "latency_ms",
             1,
-            f"latency, ms (measured, batch {how['batch']} x {how['length']})",
+            f"latency, ms ({how['source']}, batch {how['batch']} x {how['length']})",
         ),
         (right, found["trials"], "flops", 1e9, "multiply-adds, G (executed)"),
     ):
@@ -78,7 +78,9 @@ def front(found: dict, arch: Arch) -> str:
     right.legend(fontsize=8, loc="best", framealpha=0.9)
     return (
         "<h2>The front</h2>\n"
-        + page.picture(drawn, "proxy against measured latency and multiply-adds")
+        + page.picture(
+            drawn, f"proxy against {how['source']} latency and multiply-adds"
+        )
         + f'<p class="note">{len(found["trials"])} of {found["space"]} sub-networks '
         "are within the bounds on parameters and multiply-adds. Each point is a sub-network with the weights it has in the "
         "SuperLM; lower and further left is better. The proxy "

@@ -12,6 +12,7 @@ from autodistill_jax.arch import described
 from autodistill_jax.jobs import labelled, page, pictures, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.latency import table
 from autodistill_jax.train import log
 
 _DOCS = (
@@ -63,7 +64,7 @@ def _head(experiment, found, arch, student) -> str:
     if "latency_ms" in trial:
         faster = teacher["latency_ms"] / trial["latency_ms"]
         told += (
-            f", {faster:.1f} times as fast (measured: {trial['latency_ms']:.2f} ms "
+            f", {faster:.1f} times as fast ({trial['latency_source']}: {trial['latency_ms']:.2f} ms "
             f"against {teacher['latency_ms']:.2f} ms)"
         )
     where = html.escape(f"students/{student.name}")
@@ -96,27 +97,19 @@ def _costs(found, arch) -> str:
             "G",
             3,
         ),
-        ("latency (measured)", "latency_ms", 1, "ms", 2),
+        (f"latency ({how['source']})", "latency_ms", 1, "ms", 2),
     ):
         mine, full = trial.get(key), teacher[key]
         cells = [label, f"{full / scale:.{digits}f} {unit}"]
         if mine is None:
-            cells += ["not measured", ""]
+            cells += ["not taken", ""]
         else:
             cells += [f"{mine / scale:.{digits}f} {unit}", f"{mine / full:.0%}"]
         rows.append(cells)
     return (
         "<h2>What it costs</h2>\n"
         + page.table(["", "teacher", "student", "share"], rows)
-        + f'<p class="note">{_latency_note(how)}</p>'
-    )
-
-
-def _latency_note(how) -> str:
-    return html.escape(
-        f"Latency: {how['source']} by XLA's profiler, median device time of a forward "
-        f"pass, batch {how['batch']}, {how['length']} tokens, {how['dtype']}, "
-        f"on {how['device']}."
+        + f'<p class="note">Latency: {html.escape(table.about(how))}.</p>'
     )
 
 
@@ -185,10 +178,13 @@ def _ranks(found: dict | None, chosen_by: str) -> str:
     )
 
 
-def _measured(trial) -> str:
+def _latency(trial) -> str:
     if "latency_ms" not in trial:
         return ""
-    return f"{trial['latency_ms']:.2f} ms ({trial['latency_spread_ms']:.2f})"
+    told = f"{trial['latency_ms']:.2f} ms"
+    if "latency_spread_ms" in trial:
+        told += f" ({trial['latency_spread_ms']:.2f})"
+    return told
 
 
 def _below(score, reference) -> str:
@@ -203,6 +199,9 @@ def _trials(found, arch) -> str:
     shown = sorted(
         (t for t in found["trials"] if t["on_front"]), key=lambda t: t["proxy"]
     )
+    source = found["latency"]["source"]
+    spread = "Latency: median and spread (90th - 10th percentile). "
+    spread = spread if source == "measured" else ""
     rows, marks = [], []
     for trial in shown:
         one = common.arch_of(trial["arch"])
@@ -212,7 +211,7 @@ def _trials(found, arch) -> str:
                 f"{trial['proxy']:.4f}",
                 f"{trial['params'] / 1e6:.2f} M",
                 f"{trial['flops'] / 1e9:.3f} G",
-                _measured(trial),
+                _latency(trial),
             ]
         )
         marks.append(one == arch)
@@ -224,14 +223,13 @@ def _trials(found, arch) -> str:
                 f"proxy: {found['proxy']}",
                 "parameters",
                 "multiply-adds",
-                "latency (spread)",
+                f"latency, {source} (spread)" if spread else f"latency, {source}",
             ],
             rows,
             marks,
         )
-        + '<p class="note">Latency: measured, median and spread (90th - 10th '
-        "percentile). All trials: <code>search/trials.csv</code>; the study: "
-        "<code>search/study.db</code> (Optuna).</p>"
+        + f'<p class="note">{spread}All trials: <code>search/trials.csv</code>; the '
+        "study: <code>search/study.db</code> (Optuna).</p>"
     )
 
 

@@ -13,6 +13,7 @@ from autodistill_jax.jobs import (
     export,
     finetune,
     judged,
+    latency,
     pretrain,
     rank,
     report,
@@ -22,6 +23,7 @@ from autodistill_jax.jobs import (
     trials,
     workdir,
 )
+from autodistill_jax.latency import compile
 from autodistill_jax.train import log
 
 _STAGES = {
@@ -37,7 +39,13 @@ _STAGES = {
 }
 
 
-def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> None:
+def job(
+    name: str,
+    config: ConfigDict,
+    folder: str | None,
+    arch: str | None,
+    calibrate: bool = False,
+) -> None:
     """Runs one job. Everything that can be refused is refused before it starts.
 
     Raises:
@@ -45,6 +53,9 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
     """
     if name == "cost":
         cost.run(config, arch)
+        return
+    if name == "latency":
+        latency.run(config, folder, arch, calibrate)
         return
     start = time.monotonic()
     made = experiment.read(config)
@@ -58,6 +69,8 @@ def job(name: str, config: ConfigDict, folder: str | None, arch: str | None) -> 
         pretrain.check(made)
     # Labelled rows are read, and refused, before anything is trained.
     tasks = judged.tasks(made, home, stages)
+    if "search" in stages and config.latency.target:
+        compile.check(config.latency.target)
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(made, home)
     if {"pretrain", "distill"} & set(stages) or (home / "data" / "rows.npz").exists():

@@ -1,7 +1,5 @@
 """Job `search`: every affordable sub-network's proxy and cost -> the front, one chosen."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +16,7 @@ from autodistill_jax.jobs.workdir import (
     record_of,
     write_json,
 )
-from autodistill_jax.latency import profile
+from autodistill_jax.latency import table as latency_table
 from autodistill_jax.model import extract
 from autodistill_jax.search import proxies, study
 from autodistill_jax.train import log, terms
@@ -52,33 +50,38 @@ def run(
         name: trained_superlm(experiment, workdir, name) for name in sorted(homes)
     }
     listed = experiment.config.search.sampler == "all"
+    settings = experiment.config.latency
+    how = latency_table.How(*(settings[name] for name in latency_table.How._fields))
     if listed:
         trials = _proxies(experiment, workdir, superlms, task, stage)
     else:
-        trials = _driven(experiment, workdir, superlms, stage)
+        trials, latencies = _driven(experiment, workdir, superlms, how, stage)
     archs, cost = list(trials), "flops" if listed else "latency_ms"
     on_front = [
         archs[i] for i in front((trials[a][cost], trials[a]["proxy"]) for a in archs)
     ]
     on_front.sort(key=lambda arch: trials[arch]["proxy"])
-    settings = experiment.config.latency
     # Each is a compile, so only the front's, evenly over it, the best always in.
     count = min(len(on_front), max(settings.at_most, 1))
     picks = sorted({round(i) for i in np.linspace(0, len(on_front) - 1, count)})
-    timed = [on_front[i] for i in picks] if listed else []
-    latencies = _latencies(experiment, folder, superlms, timed, stage)
-    timed = [arch for arch in trials if str(arch) in latencies]
     if listed:
-        timed = [arch for arch in on_front if arch in timed]
+        timed = [on_front[i] for i in picks]
+        latencies = _latencies(
+            experiment, folder, superlms, on_front, timed, how, stage
+        )
+    there = on_front if listed else trials
+    timed = [arch for arch in there if str(arch) in latencies]
     for arch in timed:
-        trials[arch]["latency_ms"] = latencies[str(arch)]["seconds"] * 1e3
-        trials[arch]["latency_spread_ms"] = latencies[str(arch)]["spread"] * 1e3
+        trials[arch] |= latency_table.of_a_trial(latencies[str(arch)])
     teacher = {
         **experiment.cost(experiment.teacher.arch),
-        "latency_ms": latencies["teacher"]["seconds"] * 1e3,
-        "latency_spread_ms": latencies["teacher"]["spread"] * 1e3,
+        **latency_table.of_a_trial(latencies["teacher"]),
     }
     chosen, reason = choose(experiment, trials, on_front, timed, teacher)
+    # The chosen one's figure is of its own extracted weights, too.
+    if superlms and not (listed and chosen in timed):
+        latencies = _latencies(experiment, folder, superlms, [], [chosen], how, stage)
+        trials[chosen] |= latency_table.of_a_trial(latencies[str(chosen)])
     # Last, so that params and flops are the executed ones whatever the budget counts.
     table = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
     study.write_csv(folder / "trials.csv", table)
@@ -101,30 +104,30 @@ def run(
             "teacher": {"arch": record_of(experiment.teacher.arch), **teacher},
             "space": len(experiment.grid()),
             "proxy": experiment.config.search.proxy,
-            "latency": {
-                **profile.conditions(settings.batch, settings.length, settings.dtype),
-                "source": "measured",
-            },
+            "latency": how.conditions(),
         },
     )
     log.say(f"{stage}: chose {chosen}: {reason}")
     log.say(f"{stage}: made {folder / 'front.json'}")
 
 
-def _driven(experiment, workdir, superlms, stage) -> dict[AnyArch, dict]:
-    """The trials of a study that does not take every Arch."""
-    ask = studied.latencies(experiment, workdir / "search" / "latency.json", stage)
+def _driven(experiment, workdir, superlms, how, stage) -> tuple[dict, dict]:
+    """The trials of a study that does not take every Arch, and {Arch or "teacher":
+    latency}, asked before they are evaluated: so with random weights."""
+    path = workdir / "search" / "latency.json"
+    ask = studied.latencies(experiment, path, how, stage)
     teacher = experiment.teacher.arch
-    full = ask("teacher", teacher)["seconds"] * 1e3
-    costs = {**experiment.cost(teacher), "latency_ms": full}
-    return studied.run(
+    full = latency_table.of_a_trial(ask(teacher))["latency_ms"]
+    bounds = experiment.budget.bounds({**experiment.cost(teacher), "latency_ms": full})
+    trials = studied.run(
         experiment,
         workdir,
         superlms,
-        lambda arch: ask(str(arch), arch)["seconds"] * 1e3,
-        experiment.budget.bounds(costs).get("latency_ms"),
+        lambda arch: latency_table.of_a_trial(ask(arch))["latency_ms"],
+        bounds.get("latency_ms"),
         stage,
     )
+    return trials, {"teacher": ask(teacher)} | {str(arch): ask(arch) for arch in trials}
 
 
 def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
@@ -168,50 +171,30 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
     }
 
 
-def _latencies(experiment, folder, superlms, archs, stage) -> dict[str, dict]:
-    """Measured latencies of extracted students and the teacher, those of earlier
-    searches under the same conditions too."""
-    settings = experiment.config.latency
+def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dict:
+    """{Arch or "teacher": latency} of extracted students, measured or compiled: of the
+    teacher, the picks, and what the table of earlier searches knows of the front."""
     path = folder / "latency.json"
-    how = profile.conditions(settings.batch, settings.length, settings.dtype)
-    table = json.loads(path.read_text()) if path.exists() else {}
-    # Another device, batch or version: nothing in it can be compared.
-    table = {
-        name: value
-        for name, value in table.items()
-        if all(value[key] == how[key] for key in how)
-    }
-    teacher = experiment.teacher
+    known = latency_table.read(path)
+    teacher, sizes = experiment.teacher, experiment.sizes
     networks = {"teacher": (teacher.arch, teacher.sizes, teacher.params)}
-    for arch in archs:
-        home = experiment.affordable[arch]
-        weights = terms.network(superlms[home])
-        envelope = experiment.envelope(experiment.spaces[home])
-        student = extract.extract(weights, envelope, arch)
-        student = jax.tree.map(jnp.asarray, student)
-        networks[str(arch)] = (arch, experiment.sizes, student)
-    networks = {name: one for name, one in networks.items() if name not in table}
-    if not networks:
-        return table
-    log.say(
-        f"{stage}: measuring the latency of {len(networks)} networks on "
-        f"{how['device']} ..."
+    for arch in dict.fromkeys([*picks, *on_front]):
+        there = latency_table.find(known, arch, sizes, how, trained=True)
+        if not (there or arch in picks):
+            continue
+        student = None
+        if not there:
+            home = experiment.affordable[arch]
+            weights = terms.network(superlms[home])
+            envelope = experiment.envelope(experiment.spaces[home])
+            student = extract.extract(weights, envelope, arch)
+            student = jax.tree.map(jnp.asarray, student)
+        networks[str(arch)] = (arch, sizes, student)
+    made = latency_table.latencies(
+        known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
     )
-    table |= profile.measure(
-        networks,
-        batch=settings.batch,
-        length=settings.length,
-        dtype=settings.dtype,
-        runs=settings.runs,
-    )
-    write_json(path, table)
-    for name in networks:
-        value = table[name]
-        log.say(
-            f"{stage}: {name}: {value['seconds'] * 1e3:.2f} ms measured "
-            f"(spread {value['spread'] * 1e3:.2f} ms)"
-        )
-    return table
+    write_json(path, known)
+    return made
 
 
 def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
@@ -220,13 +203,14 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
     The rule for the best trade-off: of the Archs whose proxy is within
     `search.tolerance` of the lowest, the one with the fewest multiply-adds. With a
     tolerance of 0 it is the lowest proxy. Where latency is bounded, only Archs whose
-    latency was measured can be chosen.
+    latency was taken can be chosen.
 
     Raises:
       UserError: none meets the latency bound: says what the nearest takes.
     """
     bounds = experiment.budget.bounds(teacher)
     limit = bounds.get("latency_ms")
+    source = teacher["latency_source"]
     candidates = list(trials)
     if limit is not None and not experiment.config.search.arch:
         candidates = [a for a in timed if trials[a]["latency_ms"] <= limit]
@@ -234,7 +218,7 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
             raise experiment.budget.nothing_left(
                 {"latency_ms": limit},
                 {arch: trials[arch] for arch in timed},
-                "measured Archs of the front (latency.at_most)",
+                f"{source} Archs of the front (latency.at_most)",
             )
     tolerance = experiment.config.search.tolerance
     lowest = min(trials[arch]["proxy"] for arch in candidates)
@@ -255,7 +239,7 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
     )
     if limit is not None and len(timed) < len(on_front):
         reason += (
-            f"; {len(on_front) - len(timed)} Archs of the front were not measured and "
+            f"; {len(on_front) - len(timed)} Archs of the front were not {source} and "
             "could not be chosen: raise latency.at_most to let them in"
         )
     near = trials[chosen].get("latency_spread_ms", 0.0)

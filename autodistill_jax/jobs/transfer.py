@@ -11,6 +11,7 @@ from autodistill_jax.jobs import trials
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import rows
+from autodistill_jax.latency import table
 from autodistill_jax.train import checkpoint, flash, log, terms
 
 
@@ -50,7 +51,25 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") ->
             kept=checkpoint.manager(Path(path.parent) / "checkpoints"),
             save_every=config.distill.save_every,
         )
+        weights = terms.network(params)
+        _remeasure(experiment, workdir, arch, weights, stage)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **jax.tree.map(np.asarray, terms.network(params)))
+        np.savez(partial, **jax.tree.map(np.asarray, weights))
         partial.replace(path)
         log.say(f"{stage}: made {path}")
+
+
+def _remeasure(experiment, workdir, arch, weights, stage) -> None:
+    """The latency of what is handed over stands in front.json: of its own weights."""
+    settings = experiment.config.latency
+    how = table.How(*(settings[name] for name in table.How._fields))
+    path = workdir / "search" / "latency.json"
+    known = table.read(path)
+    networks = {str(arch): (arch, experiment.sizes, weights)}
+    made = table.latencies(
+        known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
+    )
+    common.write_json(path, known)
+    found = common.read_json(workdir / "search" / "front.json", "search")
+    common.trial_of(found, arch).update(table.of_a_trial(made[str(arch)]))
+    common.write_json(workdir / "search" / "front.json", found)

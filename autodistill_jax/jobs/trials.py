@@ -1,6 +1,5 @@
 """Which trials does a study run, and on what? For `search`, where it does not list all."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from autodistill_jax.jobs import judged
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import write_json
-from autodistill_jax.latency import profile
+from autodistill_jax.latency import table
 from autodistill_jax.model import extract, modules
 from autodistill_jax.search import brief, driver, proxies, study
 from autodistill_jax.train import flash, log, objectives, terms
@@ -189,33 +188,29 @@ def recipe(experiment: Experiment) -> dict[str, Any]:
 
 
 def latencies(
-    experiment: Experiment, path: epath.Path, stage: str
-) -> Callable[[str, AnyArch], dict]:
-    """ask(name, arch): the measured latency of an Arch, or of the "teacher", from the
-    table at `path` or measured now, with random weights: they do not matter to it."""
-    settings = experiment.config.latency
-    how = profile.conditions(settings.batch, settings.length, settings.dtype)
+    experiment: Experiment, path: epath.Path, how: table.How, stage: str
+) -> Callable[[AnyArch], dict]:
+    """ask(arch): the latency of a student, or of the teacher, out of the table at `path`
+    or taken now, with random weights: they do not matter to it."""
+    teacher = experiment.teacher
 
-    def ask(name, arch):
-        table = json.loads(path.read_text()) if path.exists() else {}
-        value = table.get(name)
-        if value and all(value[key] == how[key] for key in how):
-            return value
-        of_teacher = name == "teacher"
-        sizes = experiment.teacher.sizes if of_teacher else experiment.sizes
-        params = modules.init(modules.module(arch, sizes), jax.random.key(0))
-        value = profile.measure(
+    def ask(arch):
+        known = table.read(path)
+        params, sizes, name = None, experiment.sizes, str(arch)
+        if arch == teacher.arch:
+            params, sizes, name = teacher.params, teacher.sizes, "teacher"
+        elif not how.target and table.find(known, arch, sizes, how) is None:
+            params = modules.init(modules.module(arch, sizes), jax.random.key(0))
+        count = len(known[how.source])
+        made = table.latencies(
+            known,
             {name: (arch, sizes, params)},
-            batch=settings.batch,
-            length=settings.length,
-            dtype=settings.dtype,
-            runs=settings.runs,
+            how,
+            False,
+            lambda text: log.say(f"{stage}: {text}"),
         )[name]
-        write_json(path, table | {name: value})
-        log.say(
-            f"{stage}: {name}: {value['seconds'] * 1e3:.2f} ms measured "
-            f"(spread {value['spread'] * 1e3:.2f} ms)"
-        )
-        return value
+        if len(known[how.source]) > count:
+            write_json(path, known)
+        return made
 
     return ask

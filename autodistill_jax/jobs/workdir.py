@@ -133,6 +133,7 @@ def asked_of(config: ConfigDict) -> dict:
     made = {key: plain(config)[key] for key in ("budget", "latency", "search")}
     if config.search.proxy == "flash":
         made["flash"] = plain(config)["flash"]
+    del made["latency"]["calibrate"]  # It corrects no figure that a choice sees.
     if config.search.task:
         task = task_folder(config.finetune, config.search.task)
         made["tuning"] = {"task": task, **tuning_of(config)}

@@ -45,13 +45,9 @@ def measure(
     ids = jnp.asarray(ids, jnp.int32)
     calls = []
     for arch, sizes, params in networks.values():
-        module = modules.module(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
-
-        def forward(params, ids, tokens, module=module):
-            return module.apply({"params": params}, ids, tokens).hidden
-
-        own = jax.device_put(modules.unstack(params))
-        calls.append((forward, (own, ids, jnp.ones_like(ids))))
+        own = jax.device_put(served(params, dtype))
+        args = (own, ids, jnp.ones_like(ids))
+        calls.append((forward(arch, sizes, dtype), args))
     made = {}
     for (name, (arch, *_)), times in zip(networks.items(), device_times(calls, runs)):
         low, high = np.percentile(times, (10, 90))
@@ -61,15 +57,36 @@ def measure(
             "minimum": float(times.min()),
             "spread": float(high - low),
             "runs": len(times),
-            "source": "measured",
             **conditions(batch, length, dtype),
         }
     return made
 
 
-def conditions(batch: int, length: int, dtype: str) -> dict[str, Any]:
-    """What a latency depends on besides the network: two are comparable only if equal."""
+def forward(arch: AnyArch, sizes: Sizes, dtype: str) -> Callable:
+    """The pass that a latency is of: (`served` weights, ids, tokens) -> the last hidden
+    states, layers unrolled."""
+    module = modules.module(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
+
+    def run(params: dict, ids: jax.Array, tokens: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, ids, tokens).hidden
+
+    return run
+
+
+def served(params: dict, dtype: str) -> dict:
+    """Weights as they would be served: a parameter a layer, those of products in their
+    dtype, or every pass would convert them."""
     return {
+        name: jnp.asarray(value, dtype) if "kernel" in name else jnp.asarray(value)
+        for name, value in modules.unstack(params).items()
+    }
+
+
+def conditions(batch: int, length: int, dtype: str) -> dict[str, Any]:
+    """What a measured latency depends on besides the network: two are comparable only if
+    equal."""
+    return {
+        "source": "measured",
         "device": device_name(),
         "batch": batch,
         "length": length,

@@ -1,0 +1,70 @@
+"""Which network does --arch ask for? Its Arch and sizes, without weights."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from autodistill_jax import named
+from autodistill_jax.arch import AnyArch, Arch, nearest
+from autodistill_jax.cost import Sizes, student_sizes
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs.experiment import spaces
+from autodistill_jax.model import huggingface
+from autodistill_jax.model.locate import locate
+from autodistill_jax.space import Space
+from autodistill_jax.train import log
+
+
+def network(
+    config: ConfigDict, text: str | None, field: str
+) -> tuple[str, AnyArch, Sizes]:
+    """(the Arch as --arch takes it, the Arch, its sizes); one that is outside the space
+    is told on stderr.
+
+    text: sizes or a name. field: of the config, the tokens of a text.
+
+    Raises:
+      UserError: neither sizes nor a name; texts longer than the teacher's positions.
+    """
+    if not text:
+        raise UserError(
+            "--arch is missing; give --arch=layers=3,hidden=192,heads=6,ffn=768 or a "
+            f"name: {', '.join(named.ARCHS)}"
+        )
+    teacher, sizes, homes = whole(config, field)
+    arch = named.read(text, homes[0].head_size)
+    told = _told(arch, homes[0])
+    grid = [other for space in homes for other in space.grid()]
+    if arch not in grid and arch != teacher:
+        alike = [other for other in grid if type(other) is type(arch)]
+        near = f"; the nearest inside is {nearest(alike, arch)}" if alike else ""
+        log.say(f"note: the Arch {told} is outside the space of the config{near}")
+    sizes = student_sizes(sizes, type(arch), config.space.norm)
+    if named.by_name(text):
+        sizes = named.sizes(text, sizes)
+    return told, arch, sizes
+
+
+def whole(config: ConfigDict, field: str) -> tuple[AnyArch, Sizes, list[Space]]:
+    """(the teacher's Arch, its sizes, the spaces); raises as `network`."""
+    teacher, sizes = _teacher(config.teacher)
+    section, name = field.split(".")
+    if config[section][name] > sizes.positions:
+        raise UserError(
+            f"{field} is {config[section][name]}, more than the teacher's "
+            f"{sizes.positions} positions; give a shorter one"
+        )
+    return teacher, sizes, list(spaces(config.space, teacher).values())
+
+
+def _teacher(name: str) -> tuple[AnyArch, Sizes]:
+    """A teacher's sizes; of one that all know, from no further than this package."""
+    if name in named.TEACHERS and not Path(name).is_dir():
+        return named.TEACHERS[name]
+    return huggingface.read_config(locate(name))
+
+
+def _told(arch: AnyArch, space: Space) -> str:
+    """As --arch takes it: with the head size where it is not the space's."""
+    other = isinstance(arch, Arch) and arch.head_size != space.head_size
+    return f"{arch},head_size={arch.head_size}" if other else str(arch)

@@ -1,0 +1,154 @@
+"""Job `latency`: how long does one Arch take, here or on a TPU that is not here?"""
+
+import json
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax.arch import AnyArch
+from autodistill_jax.cost import Sizes, cost, student_sizes
+from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import asked, fields, workdir
+from autodistill_jax.latency import calibrate, compile, table
+from autodistill_jax.model import modules
+from autodistill_jax.search import rank
+from autodistill_jax.train import log
+
+# Of a compiled latency: each is judged as it is, before any correction.
+_ESTIMATES = ("seconds", "cycles_seconds", "roofline_seconds", "optimal_seconds")
+
+
+def run(
+    config: ConfigDict, folder: str | None, text: str | None, calibrating: bool
+) -> None:
+    """Prints one JSON object on stdout: {arch, seconds, source, device, batch, length,
+    dtype, ...}, see `profile.measure` and `compile.estimate`; weights are random.
+
+    Any Arch will do, by sizes or by name. With a workdir the latency is looked up in its
+    table first, and kept there.
+
+    calibrating: instead of one Arch, see `_calibrate`.
+
+    Raises:
+      UserError: no such Arch; a target that cannot be compiled for; another
+        experiment's workdir.
+    """
+    fields.check(config)
+    how = table.How(*(config.latency[name] for name in table.How._fields))
+    if how.target:
+        compile.check(how.target)
+    home = workdir.open_workdir(config, folder) if folder else None
+    if calibrating:
+        if home is None:
+            raise UserError("--calibrate needs --workdir, where the correction is kept")
+        if text:
+            raise UserError("--calibrate draws its own Archs; take --arch out")
+        _calibrate(config, home, how)
+        return
+    told, arch, sizes = asked.network(config, text, "latency.length")
+    known = table.read(_path(home)) if home else table.empty()
+    network = {told: (arch, sizes, None if how.target else _random(arch, sizes))}
+    found = table.latencies(known, network, how, False, log.say)[told]
+    if home:
+        _keep(config, home, known)
+    made = {"arch": told}
+    names = ("seconds", "source", "device", "batch", "length", "dtype")
+    made |= {name: found[name] for name in names}
+    made |= {k: v for k, v in found.items() if k not in ("network", *made)}
+    corrected = table.correction(known, how) if how.target else None
+    if corrected:
+        made["corrected_seconds"] = calibrate.predict(corrected["coefficients"], found)
+    print(json.dumps(made))
+
+
+def _path(home: epath.Path) -> epath.Path:
+    """The table of a workdir, which the job `search` reads and fills too."""
+    return home / "search" / "latency.json"
+
+
+def _calibrate(config: ConfigDict, home: epath.Path, how: table.How) -> None:
+    """Measures `latency.calibrate` Archs over the space, fits what predicts them to one
+    half and judges it on the other; prints that and keeps it in the workdir's table.
+
+    What predicts: with a target, which must be the device at hand, the latencies that
+    are compiled for it; else multiply-adds, bytes of weights and layers.
+    """
+    here = how._replace(target="")
+    if how.target and jax.devices()[0].device_kind != compile.CHIPS[how.target].kind:
+        raise UserError(
+            f"latency.target is {how.target} and the device at hand "
+            f"{here.conditions()['device']}; calibrate on that TPU, or leave "
+            "latency.target '' to predict from multiply-adds and bytes"
+        )
+    _, sizes, spaces = asked.whole(config, "latency.length")
+    sizes = student_sizes(sizes, spaces[0].family, config.space.norm)
+    flops = {
+        arch: cost(arch, sizes, how.length)["flops"]
+        for space in spaces
+        for arch in space.grid()
+    }
+    wanted = config.latency.calibrate
+    # In order of their FLOPs, so every other one of all sizes.
+    archs = list(rank.draw(flops, wanted, wanted // 2, config.seed))
+    if len(archs) < 6:
+        raise UserError(
+            f"the space has {len(archs)} Archs, and a fit needs 6; give it more sizes"
+        )
+    known = table.read(_path(home))
+    networks = {str(arch): (arch, sizes, _random(arch, sizes)) for arch in archs}
+    measured = table.latencies(known, networks, here, False, log.say)
+    seconds = [one["seconds"] for one in measured.values()]
+    seen = [i % 2 == 0 for i in range(len(archs))]
+    made = {**how.conditions(), "device_at_hand": here.conditions()["device"]}
+    if how.target:
+        compiled = table.latencies(known, networks, how, False, log.say).values()
+        features = {"seconds": [one["seconds"] for one in compiled]}
+        unseen = ~np.asarray(seen)
+        made["uncorrected"] = {
+            name: calibrate.judged(
+                np.asarray([one[name] for one in compiled])[unseen],
+                np.asarray(seconds)[unseen],
+            )
+            for name in _ESTIMATES
+        }
+    else:
+        rows = [calibrate.counted(a, sizes, how.batch, how.length) for a in archs]
+        features = {name: [row[name] for row in rows] for name in rows[0]}
+    found = calibrate.fit(features, seconds, seen)
+    predicted = found.pop("predicted")
+    made |= {"archs": len(archs), "unseen": seen.count(False), **found}
+    made["points"] = [
+        {"arch": str(arch), "seconds": one, "predicted": other, "seen": fitted}
+        for arch, one, other, fitted in zip(archs, seconds, predicted, seen)
+    ]
+    known["corrections"].append(made)
+    _keep(config, home, known)
+    log.say(
+        f"latency: predicted from {', '.join(features)}: on {made['unseen']} of "
+        f"{len(archs)} Archs that the fit has not seen it is off by {made['mape']:.1%} "
+        f"on average; rank correlation: Kendall {made['kendall']:.2f}, Spearman "
+        f"{made['spearman']:.2f}"
+    )
+    print(json.dumps(made))
+
+
+def _random(arch: AnyArch, sizes: Sizes) -> dict[str, np.ndarray]:
+    """Weights that nothing has trained: no pass is faster or slower for it."""
+    module = modules.module(arch, sizes)
+    shapes = jax.eval_shape(lambda: modules.init(module, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    # Scales of 1: small ones, one after another, would end in slow denormal numbers.
+    return {
+        name: np.ones(one.shape, np.float32)
+        if "scale" in name
+        else 0.02 * rng.standard_normal(one.shape, np.float32)
+        for name, one in shapes.items()
+    }
+
+
+def _keep(config: ConfigDict, home: epath.Path, known: table.Table) -> None:
+    if not (home / "config.json").exists():
+        workdir.settle(config, home)
+    workdir.write_json(_path(home), known)

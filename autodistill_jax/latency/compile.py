@@ -1,0 +1,261 @@
+"""How long would a forward pass take on a TPU that is not here? Compiled, never run."""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from autodistill_jax.arch import AnyArch
+from autodistill_jax.cost import Sizes, cost
+from autodistill_jax.errors import UserError
+from autodistill_jax.latency import profile
+from autodistill_jax.model import modules
+
+
+class Chip(NamedTuple):
+    """One chip: how libtpu and JAX name it, and what it can do at best.
+
+    clock: cycles a second. peak: bfloat16 operations a second, two a multiply-add; at
+    JAX's default precision float32 products run as bfloat16 too. bandwidth: bytes a
+    second out of its main memory. config: libtpu's, of its cores.
+    """
+
+    topology: str
+    kind: str
+    clock: float
+    peak: float
+    bandwidth: float
+    config: str = "default"
+
+
+# peak and bandwidth: cloud.google.com/tpu/docs, the page of each version; of v4i, which
+# is not rented out, Jouppi et al., "Ten lessons from three generations shaped Google's
+# TPUv4i" (ISCA 2021), table 1. clock: there for v4i, and for v4 in arXiv 2304.01433; of
+# the others nobody prints it: peak / (2 x 128 x 128 x the matrix units), four of v5e and
+# eight of v5p; v6e's is assumed to be v5p's.
+CHIPS = {
+    "v4i": Chip("v4 lite:1x1", "TPU v4 lite", 1.05e9, 138e12, 614e9),
+    # Two cores that work as one device.
+    "v4": Chip("v4:1x1x1", "TPU v4", 1.05e9, 275e12, 1228e9, "megacore"),
+    "v5e": Chip("v5e:1x1", "TPU v5 lite", 1.5e9, 197e12, 819e9),
+    "v5p": Chip("v5p:1x1x1", "TPU v5", 1.75e9, 459e12, 2765e9),
+    "v6e": Chip("v6e:1x1", "TPU v6 lite", 1.75e9, 918e12, 1640e9),
+}
+# Without a TPU libtpu would ask the cloud where it is, and would let one process at a
+# time load it.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
+}
+# Two estimates further apart than this disagree.
+APART = 3.0
+
+
+def check(target: str) -> None:
+    """Can it be compiled for?
+
+    Raises:
+      UserError: an unknown name; libtpu is not installed.
+    """
+    if target not in CHIPS:
+        raise UserError(
+            f"latency.target is {target!r}; it must be one of {', '.join(CHIPS)}"
+        )
+    if not importlib.util.find_spec("libtpu"):
+        raise UserError(
+            f"latency.target is {target}, which only libtpu can compile for, and it is "
+            "not installed; run: pip install 'autodistill_jax[tpu]'"
+        )
+
+
+def conditions(target: str, batch: int, length: int, dtype: str) -> dict[str, Any]:
+    """What a compiled latency depends on besides the network."""
+    return {
+        "source": "compiled",
+        "device": target,
+        "batch": batch,
+        "length": length,
+        "dtype": dtype,
+        "jax": metadata.version("jax"),
+        "libtpu": metadata.version("libtpu"),
+    }
+
+
+def estimate(
+    arch: AnyArch, sizes: Sizes, *, target: str, batch: int, length: int, dtype: str
+) -> dict[str, Any]:
+    """Seconds of one forward pass, layers unrolled, by three estimates side by side.
+
+    - cycles_seconds: the compiler's own estimate of each instruction, summed, over the
+      chip's clock. It leaves out what runs beside the work, above all the weights'
+      way out of main memory, and custom calls (the softmax of attention).
+    - roofline_seconds: max(operations / peak, bytes / bandwidth), the bytes being those
+      that no pass can do without: every weight once, of the look-up tables the rows
+      looked up.
+    - optimal_seconds: the compiler's cost analysis; coarse, and it takes whole look-up
+      tables and what stays on the chip for traffic of main memory.
+
+    `seconds` is the larger of the first two: units and memory work side by side, and
+    each leaves out what the other counts. None of them was checked on a TPU.
+
+    Returns:
+      {arch, seconds, the three, apart (optimal_seconds over seconds, or the other way
+      round: at least 1), bytes (of memory: arguments, results, temporaries), and
+      `conditions`}.
+
+    Raises:
+      UserError: as `check`; libtpu does not know the chip; it does not fit into its
+        memory.
+    """
+    chip, device = CHIPS[target], _device(target)
+    weights = jax.eval_shape(functools.partial(_weights, arch, sizes, dtype))
+    made = _compile(arch, sizes, weights, device, batch, length, dtype)
+    memory = made.memory_analysis()
+    arguments = memory.argument_size_in_bytes
+    traffic = arguments + memory.output_size_in_bytes
+    for name in ("embeddings_word", "embeddings_position"):
+        table = weights[name]
+        read = batch * length if name == "embeddings_word" else length
+        unread = max(table.shape[0] - read, 0)
+        traffic -= unread * table.shape[1] * table.dtype.itemsize
+    operations = 2 * batch * cost(arch, sizes, length)["flops"]
+    three = {
+        "cycles_seconds": cycles(made.as_text()) / chip.clock,
+        "roofline_seconds": max(operations / chip.peak, traffic / chip.bandwidth),
+        "optimal_seconds": repaired(made.cost_analysis()["optimal_seconds"]),
+    }
+    seconds = max(three["cycles_seconds"], three["roofline_seconds"])
+    ratio = three["optimal_seconds"] / seconds
+    return {
+        "arch": str(arch),
+        "seconds": seconds,
+        **three,
+        "apart": max(ratio, 1 / ratio),
+        "bytes": arguments + memory.output_size_in_bytes + memory.temp_size_in_bytes,
+        **conditions(target, batch, length, dtype),
+    }
+
+
+def repaired(optimal: float) -> float:
+    """`optimal_seconds` as returned has -1 s of each of some custom calls in it."""
+    return optimal + round(-optimal) if optimal < 0 else optimal
+
+
+def cycles(hlo: str) -> int:
+    """The `estimated_cycles` of an optimised module's text, summed over what runs.
+
+    A loop's body counts as often as it runs: its condition compares with a constant.
+
+    Raises:
+      ValueError: a loop whose condition holds no single constant.
+    """
+    bodies: dict[str, list[str]] = {}
+    entry, name = "", ""
+    for line in hlo.splitlines():
+        if head := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            name = head[2]
+            entry = name if head[1] else entry
+            bodies[name] = []
+        elif name:
+            bodies[name].append(line)
+
+    def total(name: str) -> int:
+        count = 0
+        for line in bodies[name]:
+            if own := re.search(r'"estimated_cycles":"(\d+)"', line):
+                count += int(own[1])
+            loop = re.search(
+                r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line
+            )
+            if loop:
+                count += trips(loop[1]) * total(loop[2])
+        return count
+
+    def trips(condition: str) -> int:
+        text = "\n".join(bodies[condition])
+        constants = re.findall(r" = s32\[\]\S* constant\((\d+)\)", text)
+        if len(constants) != 1:
+            raise ValueError(f"the loop condition {condition} has {constants}")
+        return int(constants[0])
+
+    return total(entry)
+
+
+def _device(target: str) -> jax.Device:
+    from jax.experimental import topologies
+
+    check(target)
+    chip = CHIPS[target]
+    with _environment():
+        try:
+            found = topologies.get_topology_desc(
+                platform="tpu",
+                topology_name=chip.topology,
+                chips_per_host_bounds=(1, 1, 1),
+                chip_config_name=chip.config,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            raise UserError(
+                f"libtpu {metadata.version('libtpu')} does not know {target} "
+                f"({chip.topology!r}: {str(error).splitlines()[0]}); try another of "
+                f"{', '.join(CHIPS)}"
+            ) from error
+    return found.devices[0]
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Where there is no TPU, and only while libtpu may be loading; what the user has set
+    stays."""
+    # This also makes the ordinary devices first, under the user's own environment.
+    mine = {} if jax.default_backend() == "tpu" else _ENVIRONMENT
+    mine = {name: value for name, value in mine.items() if name not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for name in mine:
+            del os.environ[name]
+
+
+def _weights(arch: AnyArch, sizes: Sizes, dtype: str) -> dict[str, jax.Array]:
+    module = modules.module(arch, sizes)
+    return profile.served(modules.init(module, jax.random.key(0)), dtype)
+
+
+def _compile(
+    arch: AnyArch,
+    sizes: Sizes,
+    weights: dict[str, jax.ShapeDtypeStruct],
+    device: jax.Device,
+    batch: int,
+    length: int,
+    dtype: str,
+) -> jax.stages.Compiled:
+    there = jax.sharding.SingleDeviceSharding(device)
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    args = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
+        (weights, ids, ids),
+    )
+    try:
+        return jax.jit(profile.forward(arch, sizes, dtype)).lower(*args).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        # "Ran out of memory on HBM, the total memory required ... (300.24G) exceeds ..."
+        told = str(error).splitlines()[0].partition(": ")[2].rstrip(".")
+        raise UserError(
+            f"{arch} at batch {batch} x {length} does not fit into one chip: {told}; "
+            "give a smaller latency.batch or latency.length"
+        ) from error

@@ -1,0 +1,165 @@
+"""Which latencies are known already? A table kept as JSON, by all they depend on.
+
+Measured and compiled ones stand apart in it, and no look-up finds one for the other.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from autodistill_jax.arch import AnyArch
+from autodistill_jax.cost import Sizes
+from autodistill_jax.latency import compile, profile
+
+# {"measured": entries, "compiled": entries, "corrections": see `correction`}; an entry
+# is a latency with its "network" and, if measured, its "weights".
+Table = dict[str, list[dict[str, Any]]]
+
+
+class How(NamedTuple):
+    """target "": measured on the device at hand. Else compiled for that TPU."""
+
+    target: str
+    batch: int
+    length: int
+    dtype: str
+    runs: int
+
+    @property
+    def source(self) -> str:
+        return "compiled" if self.target else "measured"
+
+    def conditions(self) -> dict[str, Any]:
+        """What a latency depends on besides the network."""
+        if self.target:
+            return compile.conditions(self.target, self.batch, self.length, self.dtype)
+        return profile.conditions(self.batch, self.length, self.dtype)
+
+
+def empty() -> Table:
+    return {"measured": [], "compiled": [], "corrections": []}
+
+
+def read(path: epath.Path) -> Table:
+    """The table in a file; an empty one where there is none."""
+    made = empty()
+    found = json.loads(path.read_text()) if path.exists() else {}
+    # Of 0.2.0 it was {name: latency}, whose networks nothing told: not to be found.
+    return made | {kind: found[kind] for kind in made if kind in found}
+
+
+def find(
+    table: Table, arch: AnyArch, sizes: Sizes, how: How, trained: bool = False
+) -> dict[str, Any] | None:
+    """The latency of a network under these conditions; None: not known.
+
+    trained: only one that was measured on trained weights, not on random ones.
+    """
+    wanted = {"network": _network(arch, sizes), **how.conditions()}
+    if trained and not how.target:
+        wanted["weights"] = "trained"
+    for entry in reversed(table[how.source]):
+        if _holds(entry, wanted):
+            return entry
+    return None
+
+
+def latencies(
+    table: Table,
+    networks: Mapping[str, tuple[AnyArch, Sizes, dict | None]],
+    how: How,
+    trained: bool,
+    tell: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """{name: latency} of networks, out of the table, or taken now and put into it.
+
+    networks: {name: (arch, its sizes, its weights)}; what is only compiled needs none.
+    trained: the weights are, and random ones' latencies in the table do not count.
+    """
+    made = {name: find(table, *one[:2], how, trained) for name, one in networks.items()}
+    missing = {name: networks[name] for name, found in made.items() if found is None}
+    if not missing:
+        return made
+    conditions = how.conditions()
+    doing = "compiling for" if how.target else "measuring on"
+    tell(f"latency: {doing} {conditions['device']}: {len(missing)} network(s) ...")
+    given = {key: conditions[key] for key in ("batch", "length", "dtype")}
+    if how.target:
+        new = {
+            name: compile.estimate(arch, sizes, target=how.target, **given)
+            for name, (arch, sizes, _) in missing.items()
+        }
+    else:
+        new = profile.measure(missing, **given, runs=how.runs)
+    for name, (arch, sizes, _) in missing.items():
+        kind = {} if how.target else {"weights": "trained" if trained else "random"}
+        made[name] = {"network": _network(arch, sizes), **kind, **new[name]}
+        table[how.source].append(made[name])
+        tell(f"{name}: {told(made[name])}")
+    return made
+
+
+def of_a_trial(latency: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial says of its network's latency: {latency_ms, latency_source}, and
+    latency_spread_ms of one that was measured."""
+    made = {
+        "latency_ms": latency["seconds"] * 1e3,
+        "latency_source": latency["source"],
+    }
+    if "spread" in latency:
+        made["latency_spread_ms"] = latency["spread"] * 1e3
+    return made
+
+
+def about(conditions: Mapping[str, Any]) -> str:
+    """How latencies under these conditions were come by, for whoever reads them."""
+    where = (
+        f"batch {conditions['batch']}, {conditions['length']} tokens, "
+        f"{conditions['dtype']}"
+    )
+    if conditions["source"] == "measured":
+        return (
+            "measured by XLA's profiler, median device time of a forward pass, "
+            f"{where}, on {conditions['device']}"
+        )
+    return (
+        f"compiled for {conditions['device']} by libtpu {conditions['libtpu']}, an "
+        f"estimate of a forward pass, {where}, that no TPU has measured"
+    )
+
+
+def told(latency: Mapping[str, Any]) -> str:
+    """A latency in words, with its source: "3.87 ms measured (spread 0.12 ms)"."""
+    text = f"{latency['seconds'] * 1e3:.3g} ms {latency['source']}"
+    if latency["source"] == "measured":
+        return f"{text} (spread {latency['spread'] * 1e3:.2g} ms)"
+    if latency["apart"] <= compile.APART:
+        return text
+    return (
+        f"{text} (the compiler's two estimates disagree, {latency['apart']:.1f}-fold: "
+        f"its cost analysis says {latency['optimal_seconds'] * 1e3:.3g} ms)"
+    )
+
+
+def correction(table: Table, how: How) -> dict[str, Any] | None:
+    """The last `calibrate.fit` under these conditions; None: there was none."""
+    wanted = how.conditions()
+    for made in reversed(table["corrections"]):
+        if _holds(made, wanted):
+            return made
+    return None
+
+
+def _holds(entry: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(entry.get(key) == value for key, value in wanted.items())
+
+
+def _network(arch: AnyArch, sizes: Sizes) -> dict[str, Any]:
+    # The heads in the sizes are the teacher's: nothing here depends on them.
+    return {
+        "arch": dataclasses.asdict(arch),
+        "sizes": sizes._replace(heads=0)._asdict(),
+    }
