@@ -38,7 +38,7 @@ def front(found: dict, arch: Arch) -> str:
             [t["proxy"] for t in others],
             s=22,
             color="#a4aeb8",
-            label="sub-network under the budget",
+            label="under the budget",
         ) if others else None
         axes.plot(
             [t[key] / scale for t in on_front],
@@ -60,7 +60,8 @@ def front(found: dict, arch: Arch) -> str:
                 label="chosen",
                 zorder=5,
             )
-        if found["proxy"] not in LABELLED:  # All others compare with the teacher.
+        # All others compare with the teacher.
+        if found["proxy"] not in (*LABELLED, "flash"):
             axes.plot(
                 found["teacher"][key] / scale,
                 0,
@@ -72,8 +73,9 @@ def front(found: dict, arch: Arch) -> str:
             )
         axes.set_xlabel(label)
         axes.set_ylabel(f"proxy: {found['proxy']}")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        if found["proxy"] != "flash":  # Whose candidates are all far from 0.
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
     right.legend(fontsize=8, loc="best", framealpha=0.9)
     return (
@@ -81,11 +83,45 @@ def front(found: dict, arch: Arch) -> str:
         + page.picture(
             drawn, f"proxy against {how['source']} latency and multiply-adds"
         )
-        + f'<p class="note">{len(found["trials"])} of {found["space"]} sub-networks '
-        "are within the bounds on parameters and multiply-adds. Each point is a sub-network with the weights it has in the "
-        "SuperLM; lower and further left is better. The proxy "
-        f"{html.escape(found['proxy'])}: {html.escape(PROXIES[found['proxy']])}. "
-        "Latencies are taken on the front only.</p>"
+        + f'<p class="note">{_which(found)} Lower and further left is better. The '
+        f"proxy {html.escape(found['proxy'])}: "
+        f"{html.escape(PROXIES[found['proxy']])}.</p>"
+    )
+
+
+def _which(found: dict) -> str:
+    count, space = len(found["trials"]), found["space"]
+    inherited = "a sub-network with the weights it has in the SuperLM."
+    if found["sampler"] == "all":
+        return (
+            f"{count} of {space} sub-networks are within the bounds on parameters and "
+            f"multiply-adds. Each point is {inherited} Latencies are taken on the front "
+            "only."
+        )
+    each = "an Arch trained by itself." if found["proxy"] == "flash" else inherited
+    return (
+        f"{count} trials within the budget, of {space} Archs, chosen by "
+        f"{html.escape(found['sampler'])}; latency is asked first. Each point is {each}"
+    )
+
+
+def transfers(lines: dict[str, list[dict]]) -> str:
+    """The losses of full transfers, {name of the student: its lines}."""
+    lines = {name: steps for name, steps in lines.items() if steps}
+    if not lines:
+        return "<h2>Losses</h2>\n<p>Nothing in metrics.jsonl yet.</p>"
+    drawn, axes = page.figure(1, 1, (11, 3.4))
+    for name, steps in lines.items():
+        axes.plot(*zip(*((s["step"], s["loss"]) for s in steps)), label=name, lw=1.4)
+    axes.set_xlabel("step")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    return (
+        "<h2>Losses of the transfers</h2>\n"
+        + page.picture(drawn, "training loss of each student, block after block")
+        + '<p class="note">A stage a block (attention and output), then soft labels, '
+        "hidden words and what else there is to learn.</p>"
     )
 
 

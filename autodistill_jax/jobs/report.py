@@ -31,9 +31,6 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> N
         return json.loads(path.read_text()) if path.exists() else None
 
     tasks = tables.read(experiment.config, workdir / "finetune" / arch.name)
-    names = list(experiment.spaces)
-    # One SuperLM's losses stand under the job's own name.
-    jobs = {"": "distill"} if len(names) == 1 else {n: f"distill/{n}" for n in names}
     body = "\n".join(
         [
             _head(experiment, found, arch, student),
@@ -42,10 +39,8 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> N
             _similarity(there(student / "similarity.json")),
             _tasks(tasks, labelled.words(experiment, workdir, tasks)),
             _ranks(common.ranked(experiment.config, workdir), found["proxy"]),
-            *(
-                pictures.losses(log.read(workdir, job), experiment.objective, name)
-                for name, job in jobs.items()
-            ),
+            _students(experiment, found, workdir),
+            *_losses(experiment, found, workdir),
             _trials(found, arch),
             _how(experiment, found),
         ]
@@ -53,6 +48,33 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> N
     path = workdir / "report.html"
     path.write_text(page.whole(arch.name, body))
     log.say(f"{stage}: made {path}")
+
+
+def _losses(experiment, found, workdir) -> list[str]:
+    if found["proxy"] == "flash":
+        archs = common.students(experiment.config, found)
+        lines = {a.name: log.read(workdir, f"transfer/{a.name}") for a in archs}
+        return [pictures.transfers(lines)]
+    names = list(experiment.spaces)
+    # One SuperLM's losses stand under the job's own name.
+    jobs = {"": "distill"} if len(names) == 1 else {n: f"distill/{n}" for n in names}
+    return [
+        pictures.losses(log.read(workdir, job), experiment.objective, name)
+        for name, job in jobs.items()
+    ]
+
+
+def _students(experiment, found, workdir) -> str:
+    """All that are handed over, where there are several."""
+    if len(common.students(experiment.config, found)) < 2:
+        return ""
+    head, rows = tables.standing(experiment.config, found, workdir)
+    return (
+        "<h2>All students, side by side</h2>\n"
+        + page.table(head, rows, [i == 0 for i in range(len(rows))])
+        + '<p class="note">What is marked as printed stands in AutoDistill (arXiv '
+        "2201.08539) and was not run here.</p>"
+    )
 
 
 def _head(experiment, found, arch, student) -> str:

@@ -104,6 +104,7 @@ def run(
             "teacher": {"arch": record_of(experiment.teacher.arch), **teacher},
             "space": len(experiment.grid()),
             "proxy": experiment.config.search.proxy,
+            "sampler": experiment.config.search.sampler,
             "latency": how.conditions(),
         },
     )
@@ -231,7 +232,8 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
         )
     told = ", ".join(f"{key} <= {bound:.4g}" for key, bound in bounds.items())
     count = len(candidates)
-    those = f"{count} sub-networks that meet" if count > 1 else "one that meets"
+    what = "Archs" if experiment.config.search.proxy == "flash" else "sub-networks"
+    those = f"{count} {what} that meet" if count > 1 else "one that meets"
     reason = (
         f"{_rule(tolerance)} ({experiment.config.search.proxy} "
         f"{trials[chosen]['proxy']:.4f}) of the {those} the budget ({told or 'no bound'}; "
