@@ -97,8 +97,9 @@ def estimate(
     """Seconds of one forward pass, layers unrolled, by three estimates side by side.
 
     - cycles_seconds: the compiler's own estimate of each instruction, summed, over the
-      chip's clock. It leaves out what runs beside the work, above all the weights'
-      way out of main memory, and custom calls (the softmax of attention).
+      chip's clock. It leaves out what runs beside the work, above all the way of the
+      weights, and on a v5e of the whole word table, out of main memory; and custom
+      calls (the softmax of attention and the product behind it).
     - roofline_seconds: max(operations / peak, bytes / bandwidth), the bytes being those
       that no pass can do without: every weight once, of the look-up tables the rows
       looked up.
