@@ -11,7 +11,7 @@ import pytest
 from conftest import SIZES
 
 from autodistill_jax.arch import Arch, MobileArch
-from autodistill_jax.cost import MOBILEBERT_SIZES
+from autodistill_jax.cost import MOBILEBERT_SIZES, cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import compile
 from autodistill_jax.main import main
@@ -69,6 +69,19 @@ def test_optimal_seconds_without_the_minus_ones():
     assert np.isclose(compile.repaired(-4.999185), 0.000815)
     assert compile.repaired(0.0031) == 0.0031
     assert compile.repaired(0.8) == 0.8
+
+
+def test_the_bytes_that_must_move():
+    """All weights but the pooler's and the rows that are not looked up, and the result."""
+    weights = jax.eval_shape(lambda: compile._weights(TINY, SIZES, "float32"))
+    unread = (SIZES.vocab - 8) + (SIZES.positions - 8)
+    pooler = TINY.hidden + 1
+    words = cost(TINY, SIZES)["params"] - TINY.hidden * (unread + pooler)
+    words += 8 * TINY.hidden
+    assert compile._traffic(weights, TINY, 1, 8) == 4 * words
+    # A larger batch reads more words, and the weights no more than once.
+    words += 3 * 8 * TINY.hidden + (32 - 8) * TINY.hidden
+    assert compile._traffic(weights, TINY, 4, 8) == 4 * words
 
 
 def test_the_chips_are_those_that_jax_knows():
@@ -131,6 +144,17 @@ def test_the_roofline_is_the_bytes_that_must_move():
     )
     half = estimate(TINY, dtype="bfloat16")
     assert half["roofline_seconds"] < 0.8 * wide["roofline_seconds"]
+
+
+@needs_libtpu
+@pytest.mark.parametrize("target", ["v5e", "v4i"])
+def test_no_pass_reorders_the_word_table(target):
+    """Where 128 lanes do not divide the width, that would cost more than all else."""
+    odd, even = (
+        estimate(Arch(1, width, 1, 32, 8), SIZES._replace(vocab=30522), target)
+        for width in (192, 256)
+    )
+    assert odd["cycles_seconds"] < 1.2 * even["cycles_seconds"]
 
 
 @needs_libtpu

@@ -97,8 +97,9 @@ def estimate(
     """Seconds of one forward pass, layers unrolled, by three estimates side by side.
 
     - cycles_seconds: the compiler's own estimate of each instruction, summed, over the
-      chip's clock. It leaves out what runs beside the work, above all the weights'
-      way out of main memory, and custom calls (the softmax of attention).
+      chip's clock. It leaves out what runs beside the work, above all the way of the
+      weights, and on a v5e of the whole word table, out of main memory; and custom
+      calls (the softmax of attention and the product behind it).
     - roofline_seconds: max(operations / peak, bytes / bandwidth), the bytes being those
       that no pass can do without: every weight once, of the look-up tables the rows
       looked up.
@@ -121,13 +122,7 @@ def estimate(
     weights = jax.eval_shape(functools.partial(_weights, arch, sizes, dtype))
     made = _compile(arch, sizes, weights, device, batch, length, dtype)
     memory = made.memory_analysis()
-    arguments = memory.argument_size_in_bytes
-    traffic = arguments + memory.output_size_in_bytes
-    for name in ("embeddings_word", "embeddings_position"):
-        table = weights[name]
-        read = batch * length if name == "embeddings_word" else length
-        unread = max(table.shape[0] - read, 0)
-        traffic -= unread * table.shape[1] * table.dtype.itemsize
+    traffic = _traffic(weights, arch, batch, length)
     operations = 2 * batch * cost(arch, sizes, length)["flops"]
     three = {
         "cycles_seconds": cycles(made.as_text()) / chip.clock,
@@ -141,7 +136,9 @@ def estimate(
         "seconds": seconds,
         **three,
         "apart": max(ratio, 1 / ratio),
-        "bytes": arguments + memory.output_size_in_bytes + memory.temp_size_in_bytes,
+        "bytes": memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes,
         **conditions(target, batch, length, dtype),
     }
 
@@ -228,6 +225,19 @@ def _environment() -> Iterator[None]:
             del os.environ[name]
 
 
+def _traffic(
+    weights: dict[str, jax.ShapeDtypeStruct], arch: AnyArch, batch: int, length: int
+) -> int:
+    """Bytes that a pass must read and write, whatever the compiler does."""
+    tables = {"embeddings_word": batch * length, "embeddings_position": length}
+    count = 4 * batch * length * arch.hidden  # the result
+    for name, one in weights.items():
+        if not name.startswith("pooler"):  # Hidden states are before it.
+            rows = min(tables.get(name, one.shape[0]), one.shape[0])
+            count += rows * (one.size // one.shape[0]) * one.dtype.itemsize
+    return count
+
+
 def _weights(arch: AnyArch, sizes: Sizes, dtype: str) -> dict[str, jax.Array]:
     module = modules.module(arch, sizes)
     return profile.served(modules.init(module, jax.random.key(0)), dtype)
@@ -242,14 +252,10 @@ def _compile(
     length: int,
     dtype: str,
 ) -> jax.stages.Compiled:
-    there = jax.sharding.SingleDeviceSharding(device)
     ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-    args = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
-        (weights, ids, ids),
-    )
+    forward = profile.forward(arch, sizes, dtype)
     try:
-        return jax.jit(profile.forward(arch, sizes, dtype)).lower(*args).compile()
+        return profile.lowered(forward, (weights, ids, ids), device).compile()
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
