@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from autodistill_jax.arch import Arch, MobileArch
 from autodistill_jax.data import batches, text, tokens
 from autodistill_jax.data import pairs as data_pairs
 from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import pretrain as job
 from autodistill_jax.main import main
 from autodistill_jax.model import extract, follows, huggingface, modules, words
 from autodistill_jax.train import fit, objectives, optimizer, pretrain, terms
@@ -498,3 +500,28 @@ def test_bad_input(name, corpus, tmp_path, capfd):
     told = capfd.readouterr().err
     assert expected in told and told.count("\n") == 1
     assert not (tmp_path / "w").exists()
+
+
+def test_which_networks_it_trains(minilm):
+    def made(arch="", family="bert", special=SPECIAL):
+        sizes = minilm.sizes._replace(family=family)
+        return SimpleNamespace(
+            config=SimpleNamespace(
+                teacher="t", pretrain=SimpleNamespace(steps=1, arch=arch)
+            ),
+            teacher=minilm._replace(sizes=sizes),
+            special=special,
+        )
+
+    assert job.network(made()) == (minilm.arch, minilm.sizes)
+    arch, sizes = job.network(made("mobilebert"))
+    assert (arch.stacks, sizes.vocab, sizes.pooler) == (4, 30522, False)
+    assert job.network(made("layers=2,hidden=96,heads=4,ffn=8"))[0].head_size == 24
+    job.check(made("mobilebert", family="roberta"))
+    for told, asked in (
+        ("would be of the type roberta", made(family="roberta")),
+        ("would be of the type electra", made("bert_base", family="electra")),
+        ("has no token for a hidden word", made(special=SPECIAL._replace(hide=None))),
+    ):
+        with pytest.raises(UserError, match=told):
+            job.check(asked)
