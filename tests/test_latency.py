@@ -20,7 +20,10 @@ from autodistill_jax.model.bert import Bert
 def test_measured_on_this_device():
     arch = Arch(2, 24, 3, 48, 8)
     params = modules.init(Bert(arch, SIZES), jax.random.key(0))
-    both = dict.fromkeys(("one", "other"), (arch, SIZES, params))
+    # A student out of a SuperLM lies on all devices; one pass is of one.
+    mesh = jax.make_mesh((8,), ("data",))
+    spread = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
+    both = {"one": (arch, SIZES, params), "other": (arch, SIZES, spread)}
     made = profile.measure(both, batch=1, length=8, dtype="float32", runs=12)
     assert made.keys() == both.keys()
     made = made["other"]

@@ -142,8 +142,11 @@ def device_times(
 
         # The profile tells programs apart by their names.
         named.__name__ = f"timed_{i}"
-        made = lowered(named, args, jax.devices()[0]).compile()
-        compiled.append((made, jax.device_put(args, made.input_formats[0])))
+        device = jax.devices()[0]
+        made = lowered(named, args, device).compile()
+        # From however many devices they are on to the one, and then into their order.
+        args = jax.device_put(jax.device_put(args, device), made.input_formats[0])
+        compiled.append((made, args))
         for _ in range(3):
             jax.block_until_ready(made(*compiled[-1][1]))
     options = jax.profiler.ProfileOptions()
