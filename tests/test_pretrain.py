@@ -374,7 +374,7 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
 
 def test_distillation_sees_the_types_of_pairs():
     module = modules.module(Arch(1, 16, 2, 24, 8), SIZES)
-    params, rows = start(module), toy(2, seed=3)
+    params, rows = start(module), jax.tree.map(jnp.asarray, toy(2, seed=3))
     objective = objectives.Objective({"hidden": 1.0})
     inputs = ({"params": pretrain.body(params)}, rows["ids"], rows["tokens"])
     made = terms.targets(module, params, rows, objective)["hidden"]
