@@ -63,8 +63,11 @@ def job(
     trials.check(made)
     home = workdir.open_workdir(config, folder)
     stages = [stage for stage in _STAGES if name in ("run", stage)]
-    if name == "run" and not config.pretrain.steps:
-        stages.remove("pretrain")
+    if name == "run":
+        flash = config.search.proxy == "flash"
+        off = {"distill" if flash else "transfer"}
+        off |= set() if config.pretrain.steps else {"pretrain"}
+        stages = [stage for stage in stages if stage not in off]
     if "pretrain" in stages:
         pretrain.check(made)
     # Labelled rows are read, and refused, before anything is trained.
