@@ -1,0 +1,109 @@
+"""Every Arch of a trained SuperLM, judged and timed several times: a table for bayes.py.
+
+    python -m autodistill_jax distill --config=configs/minilm.py --workdir=W \\
+      --config.space.layers="(3,4,5,6)" --config.space.hidden="(128,192,256,320)" \\
+      --config.space.heads="(4,6,8,10)" --config.space.ffn_ratio="(1.5,2.0,3.0,4.0)"
+    python tests/benchmarks/table.py W table.json [--repeats 4]
+    python tests/benchmarks/bayes.py --problem=table --table=table.json
+
+The proxy is taken on as many parts of the held-out text as there are repeats, and the
+latency in as many profiles of ten runs. Goes on from the table that is there.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax.jobs import experiment, judged, texts
+from autodistill_jax.latency import profile
+from autodistill_jax.model import modules
+from autodistill_jax.search import proxies
+from autodistill_jax.train import log
+
+_TOGETHER = 8  # Archs timed in turns, so that what else the machine does falls on all.
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--repeats", type=int, default=4)
+    args = parser.parse_args()
+    told = json.loads((args.workdir / "config.json").read_text())
+    made = experiment.read(ConfigDict(_tuples(told)))
+    ((home, space),) = made.spaces.items()
+    archs = space.grid()
+    chosen = {
+        space.at(dict(zip(space.choices(), values))): values
+        for values in np.stack(
+            np.meshgrid(*space.choices().values(), indexing="ij"), axis=-1
+        )
+        .reshape(-1, len(space.choices()))
+        .tolist()
+    }
+    there = json.loads(args.out.read_text()) if args.out.exists() else {}
+    names = list(space.choices())
+    points = {tuple(p["params"].values()): p for p in there.get("points", [])}
+    for arch in archs:
+        points.setdefault(
+            tuple(chosen[arch]),
+            {"params": dict(zip(names, chosen[arch])), "proxy": [], "latency": []},
+        )
+
+    def keep():
+        axes = {name: list(values) for name, values in space.choices().items()}
+        table = {"axes": axes, "points": list(points.values())}
+        args.out.write_text(json.dumps(table))
+
+    workdir = epath.Path(args.workdir)
+    params = experiment.trained_superlm(made, workdir, home)
+    given = judged.given(made, workdir, home, params, None, 0)
+    held_out = texts.rows(made, workdir, "heldout")
+    for i in range(args.repeats):
+        part = {name: x[i :: args.repeats] for name, x in held_out.items()}
+        proxy = proxies.make(made.config.search.proxy, given._replace(held_out=part))
+        missing = [a for a in archs if len(points[tuple(chosen[a])]["proxy"]) <= i]
+        progress = log.Progress(f"proxy, part {i + 1}/{args.repeats}", len(missing))
+        for count, arch in enumerate(missing, 1):
+            points[tuple(chosen[arch])]["proxy"].append(proxy([arch])[arch]["proxy"])
+            progress(count)
+            if count % 32 == 0 or count == len(missing):
+                keep()
+    missing = [a for a in archs if not points[tuple(chosen[a])]["latency"]]
+    progress = log.Progress("latency", len(missing))
+    settings = made.config.latency
+    for start in range(0, len(missing), _TOGETHER):
+        some = missing[start : start + _TOGETHER]
+        networks = {str(a): (a, made.sizes, _random(a, made.sizes)) for a in some}
+        for _ in range(args.repeats):
+            times = profile.measure(
+                networks,
+                batch=settings.batch,
+                length=settings.length,
+                dtype=settings.dtype,
+                runs=10,
+            )
+            for arch in some:
+                seconds = times[str(arch)]["seconds"]
+                points[tuple(chosen[arch])]["latency"].append(1e3 * seconds)
+        progress(start + len(some))
+        keep()
+
+
+def _random(arch, sizes):
+    return modules.init(modules.module(arch, sizes), jax.random.key(0))
+
+
+def _tuples(tree):
+    if isinstance(tree, dict):
+        return {name: _tuples(value) for name, value in tree.items()}
+    return tuple(tree) if isinstance(tree, list) else tree
+
+
+if __name__ == "__main__":
+    main()
