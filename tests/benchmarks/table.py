@@ -7,7 +7,7 @@
     python tests/benchmarks/bayes.py --problem=table --table=table.json
 
 The proxy is taken on as many parts of the held-out text as there are repeats, and the
-latency in as many profiles of ten runs. Goes on from the table that is there.
+latency in as many rounds of ten runs. Goes on from the table that is there.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -79,24 +80,25 @@ def main():
     settings = made.config.latency
     for start in range(0, len(missing), _TOGETHER):
         some = missing[start : start + _TOGETHER]
-        networks = {str(a): (a, made.sizes, _random(a, made.sizes)) for a in some}
-        for _ in range(args.repeats):
-            times = profile.measure(
-                networks,
-                batch=settings.batch,
-                length=settings.length,
-                dtype=settings.dtype,
-                runs=10,
+        ids = jnp.ones((settings.batch, settings.length), jnp.int32)
+        calls = [
+            (
+                profile.forward(arch, made.sizes, settings.dtype),
+                (_random(arch, made.sizes, settings.dtype), ids, ids),
             )
-            for arch in some:
-                seconds = times[str(arch)]["seconds"]
-                points[tuple(chosen[arch])]["latency"].append(1e3 * seconds)
+            for arch in some
+        ]
+        runs = profile.device_times(calls, 10 * args.repeats)
+        for arch, times in zip(some, runs):
+            medians = np.median(times.reshape(args.repeats, -1), axis=1)
+            points[tuple(chosen[arch])]["latency"] = (1e3 * medians).tolist()
         progress(start + len(some))
         keep()
 
 
-def _random(arch, sizes):
-    return modules.init(modules.module(arch, sizes), jax.random.key(0))
+def _random(arch, sizes, dtype):
+    params = modules.init(modules.module(arch, sizes), jax.random.key(0))
+    return profile.served(params, dtype)
 
 
 def _tuples(tree):
