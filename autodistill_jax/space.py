@@ -99,6 +99,15 @@ class Space:
             self, **{field: (value,) for field, value in chosen.items()}
         ).grid()[0]
 
+    def chosen(self, arch: AnyArch) -> dict[str, float]:
+        """One value of each of `choices` that gives this Arch of the space."""
+        axes = self.choices()
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values))
+            if self.at(chosen) == arch:
+                return chosen
+        raise ValueError(f"{arch} is not in {self}")
+
     def grid(self) -> list[AnyArch]:
         """All Archs, smallest axis values first, each once."""
         return list(_archs(self))

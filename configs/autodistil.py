@@ -208,8 +208,8 @@ def get_config(preset: str = "") -> ConfigDict:
                 "proxy": "agnostic",
                 # Which Archs: "all" of them, or "bayes", "random", "nsga2", "tpe": so
                 # many `trials` of one study, latency asked first. storage: "" (SQLite in
-                # the workdir), "journal" (a file there that several machines may share)
-                # or a database's URL.
+                # the workdir, for one process), "journal" (a file there that several
+                # machines may share) or a database's URL.
                 "sampler": "all",
                 "trials": 60,
                 "storage": "",
@@ -233,7 +233,9 @@ def get_config(preset: str = "") -> ConfigDict:
                 "length": 32 if smoke else 128,
                 "dtype": "float32",
                 "runs": 10 if smoke else 30,
-                "at_most": 1 if smoke else 8,  # Archs: each is a compile
+                "at_most": 1
+                if smoke
+                else 8,  # Archs of the front, where all are judged
                 # Archs that `latency --calibrate` measures, half of them to fit.
                 "calibrate": 6 if smoke else 12,
             },

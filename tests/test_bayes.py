@@ -11,7 +11,6 @@ from scipy.optimize import approx_fprime
 
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes, gp, hypervolume
-from autodistill_jax.search.study import warm_start
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 TWO = ("minimize", "minimize")
@@ -256,26 +255,6 @@ def test_odd_values_do_no_harm():
         trial.set_constraint("memory", 1e300)
         study.tell(trial, (1.0, 1.0))
         study.ask(GRID)
-
-
-def test_an_earlier_study_counts_as_data():
-    earlier = study_of(GRID)
-    search(earlier, GRID, 12)
-    trial = earlier.ask(GRID)
-    trial.set_constraint("memory", 3.0)
-    earlier.tell(trial, state=TrialState.FAIL)
-    earlier.ask(GRID)  # Goes on running: no data.
-    few = {**GRID, "hidden": CategoricalDistribution((512, 256, 128, 64))}
-    study = study_of(few)
-    fit = [t for t in earlier.trials[:13] if t.params["hidden"] in (128, 256, 512)]
-    assert 0 < len(fit) < 13
-    assert warm_start(study, earlier) == len(fit)
-    assert [t.params for t in study.trials] == [t.params for t in fit]
-    assert [t.constraints for t in study.trials] == [t.constraints for t in fit]
-    assert study.ask(few).params not in [t.params for t in fit]
-    assert warm_start(study, earlier) == 0
-    with pytest.raises(UserError, match="same objectives"):
-        warm_start(study_of(GRID, TWO[:1]), earlier)
 
 
 def test_a_resumed_study_goes_on_the_same():

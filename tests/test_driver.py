@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes, driver
-from autodistill_jax.search.study import open_study
+from autodistill_jax.search.study import _shown, open_study
 from autodistill_jax.space import Space
 
 SPACE = Space(
@@ -106,6 +106,14 @@ def test_other_samplers_repeat_themselves_for_nothing(study, name):
 
     driver.run(study, SPACE, 30, latency=latency, evaluate=evaluate)
     assert len(driver.finished(study)) == 30 and len(seen) == len(set(seen)) <= 16
+    # A repeat tells all that its first trial told.
+    assert all(one.user_attrs["params"] == 7 for one in study.trials)
+    # Going on in a new process is not to say the same again.
+    again = driver.sampler(name, SPACE, 0, None, begun=30)
+    study.sampler, before = again, len(seen)
+    driver.run(study, SPACE, 33, latency=latency, evaluate=evaluate)
+    last = [tuple(one.params.items()) for one in study.trials]
+    assert last[30:] != last[:3] and len(seen) >= before
 
 
 def test_a_stop_hands_its_trial_on(study):
@@ -121,13 +129,43 @@ def test_a_stop_hands_its_trial_on(study):
     assert study.trials[1].params == lost.params
 
 
+def test_another_budget_starts_from_what_is_known(study, tmp_path):
+    """Trials under other bounds are data, and do not count among the study's own."""
+    assert driver.inherit(study, "a kin", SPACE, lambda arch: True, None) == 0
+    driver.run(study, SPACE, 8, latency=latency, evaluate=proxy)
+    tight = open_study(tmp_path, SPACES, "tight", "", "latency_ms")
+    tight.sampler = driver.sampler("bayes", SPACE, 0, lambda arch: True)
+    fit = [one for one in study.trials if one.values[1] <= 16]
+    assert driver.inherit(tight, "a kin", SPACE, lambda arch: True, 16.0) == len(fit)
+    other = open_study(tmp_path, SPACES, "other", "", "latency_ms")
+    assert driver.inherit(other, "no kin", SPACE, lambda arch: True, None) == 0
+    assert not driver.living(tight) and len(driver.finished(tight)) == len(fit)
+    driver.run(tight, SPACE, 3, latency=latency, evaluate=proxy, bound=16.0)
+    assert len(driver.living(tight)) == 3
+    tried = [tuple(one.params.items()) for one in tight.trials]
+    assert len(set(tried)) == len(tried) == len(fit) + 3
+
+
+def test_a_trial_that_another_took_over_is_let_go(study):
+    """As if its process had slept: it was rescued, and wakes up."""
+
+    def evaluate(arch):
+        (mine,) = study.get_trials(states=(TrialState.RUNNING,))
+        if mine.number == 0:
+            assert driver._lose(study, 0, again=mine.params)
+        return proxy(arch)
+
+    driver.run(study, SPACE, 3, latency=latency, evaluate=evaluate)
+    assert states(study) == ["COMPLETE"] * 3 and len(study.trials) == 4
+
+
 WORKER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, "tests")
 from test_driver import SPACE, SPACES, latency, proxy
 from autodistill_jax.search import driver
-from autodistill_jax.search.study import open_study
+from autodistill_jax.search.study import _shown, open_study
 driver.BEAT, driver.PATIENCE = 0.1, 1.5
 study = open_study(Path(sys.argv[1]), SPACES, "shared", "journal", "latency_ms")
 study.sampler = driver.sampler("bayes", SPACE, 0, lambda arch: True)
@@ -182,6 +220,11 @@ def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path):
     ) as told:
         open_study(tmp_path, SPACES, "test", url, "latency_ms")
     assert "secret" not in str(told.value) and time.monotonic() - start < 10
+    for url in (
+        "postgresql://me:p@secret@host/db",
+        "postgresql://host/db?password=secret",
+    ):
+        assert "secret" not in _shown(url)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
 
 def _one(experiment, workdir, found, arch, stage) -> None:
     folder = workdir / "students" / arch.name
-    if (folder / "similarity.json").exists():
+    if _made(experiment.config, folder):
         # A later search may have taken its latency anew, or for another target.
         similarity = json.loads((folder / "similarity.json").read_text())
         card = _card(experiment, arch, found, similarity)
@@ -41,7 +41,7 @@ def _one(experiment, workdir, found, arch, stage) -> None:
         log.say(f"{stage}: done already, {folder}")
         return
     if experiment.config.search.proxy == "flash":
-        student = _transferred(workdir, arch)
+        student = _transferred(experiment.config, workdir, arch)
         inside = functools.partial(_outputs, experiment, arch, student)
     else:
         home = common.trial_of(found, arch)["space"]
@@ -117,6 +117,7 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     reference = cosines(modules.module(teacher.arch, teacher.sizes), teacher.params)
     module = modules.module(arch, experiment.sizes)
     return {
+        "origin": common.origin(experiment.config),
         "pairs": pairs,
         "seed": experiment.config.seed,
         "student": metrics.spearman(reference, cosines(module, student)),
@@ -125,8 +126,17 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     }
 
 
-def _transferred(workdir, arch) -> dict:
-    path = common.transferred(workdir, arch)
+def _made(config, folder) -> bool:
+    """Is the student there, and of the weights that are asked for?"""
+    path = folder / "similarity.json"
+    if not path.exists():
+        return False
+    there = json.loads(path.read_text()).get("origin", "superlm")
+    return there == common.origin(config)
+
+
+def _transferred(config, workdir, arch) -> dict:
+    path = common.transferred(config, workdir, arch)
     if not path.exists():
         raise UserError(f"{path} is not there; run the job transfer first")
     with np.load(path) as kept:
@@ -136,8 +146,7 @@ def _transferred(workdir, arch) -> dict:
 def _outputs(experiment, arch, student, sample) -> np.ndarray:
     """A student's own output, before it is written."""
     module = modules.module(arch, experiment.sizes)
-    out = module.apply({"params": student}, sample["ids"], sample["tokens"])
-    return np.asarray(out.hidden)
+    return np.asarray(_apply(module, student, sample).hidden)
 
 
 def _inside(experiment, space, weights, arch, sample) -> np.ndarray:

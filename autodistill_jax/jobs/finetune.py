@@ -76,7 +76,8 @@ def run(
                 which = model if len(archs) == 1 else f"{model} {arch.name}"
                 what = f"{stage} {task.name}, {which}"
                 source = _source(experiment, workdir, model, arch)
-                result = _one(experiment, source, model, rows, home, task, what)
+                first = workdir / "finetune" / archs[0].name / task.name
+                result = _one(experiment, source, model, rows, home, task, what, first)
                 common.write_json(
                     home / f"{model}.json",
                     {
@@ -138,7 +139,7 @@ def _source(experiment, workdir, model, arch) -> huggingface.Teacher:
     return huggingface.load(str(folder))
 
 
-def _one(experiment, source, model, rows, folder, task, what) -> dict:
+def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
     """One model's result on one task, over all seeds."""
     config, teacher = experiment.config, experiment.teacher
     settings = config.finetune.to_dict()
@@ -178,7 +179,7 @@ def _one(experiment, source, model, rows, folder, task, what) -> dict:
         how = "random weights, trained on the task alone"
     seeds = range(config.seed, config.seed + count)
     if asks:
-        rest = (settings, seeds, rows, Path(folder), what)
+        rest = (settings, seeds, rows, Path(folder), Path(first / "teacher"), what)
         made = spans.one(experiment, module, source, model, params, *rest)
         return counts | made | {"how": how}
     made = supervised.fine_tune(

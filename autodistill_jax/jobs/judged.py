@@ -17,6 +17,7 @@ from autodistill_jax.jobs.texts import halves, held_out
 from autodistill_jax.jobs.training import teacher_head
 from autodistill_jax.jobs.workdir import (
     chosen_already,
+    origin,
     ranked,
     task_folder,
     tuning_of,
@@ -118,8 +119,7 @@ def study_name(experiment: Experiment) -> str:
     """Trials compare only where the same thing was asked."""
     settings = experiment.config.search
     if settings.proxy == "flash":
-        told = repr(sorted(experiment.config.flash.to_dict().items())).encode()
-        return f"flash-{zlib.crc32(told):08x}"
+        return origin(experiment.config)
     if settings.proxy not in proxies.LABELLED:
         return settings.proxy
     where = task_folder(experiment.config.finetune, settings.task)

@@ -251,7 +251,7 @@ def _trials(found, arch) -> str:
             marks,
         )
         + f'<p class="note">{spread}All trials: <code>search/trials.csv</code>; the '
-        "study: <code>search/study.db</code> (Optuna).</p>"
+        "study is Optuna's.</p>"
     )
 
 

@@ -76,7 +76,9 @@ def job(
         compile.check(config.latency.target)
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(made, home)
-    if {"pretrain", "distill"} & set(stages) or (home / "data" / "rows.npz").exists():
+    first = {"pretrain", "distill"}
+    first |= {"search"} if config.search.proxy == "flash" else set()
+    if first & set(stages) or (home / "data" / "rows.npz").exists():
         enough = functools.partial(judged.check_text, made)
         held_out = texts.rows(made, home, "heldout", enough)
         if {"distill", "search", "rank"} & set(stages):

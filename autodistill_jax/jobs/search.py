@@ -55,7 +55,7 @@ def run(
     if listed:
         trials = _proxies(experiment, workdir, superlms, task, stage)
     else:
-        trials, latencies = _driven(experiment, workdir, superlms, how, stage)
+        trials, latencies = _driven(experiment, workdir, superlms, how, task, stage)
     archs, cost = list(trials), "flops" if listed else "latency_ms"
     on_front = [
         archs[i] for i in front((trials[a][cost], trials[a]["proxy"]) for a in archs)
@@ -112,7 +112,7 @@ def run(
     log.say(f"{stage}: made {folder / 'front.json'}")
 
 
-def _driven(experiment, workdir, superlms, how, stage) -> tuple[dict, dict]:
+def _driven(experiment, workdir, superlms, how, task, stage) -> tuple[dict, dict]:
     """The trials of a study that does not take every Arch, and {Arch or "teacher":
     latency}, asked before they are evaluated: so with random weights."""
     path = workdir / "search" / "latency.json"
@@ -125,7 +125,10 @@ def _driven(experiment, workdir, superlms, how, stage) -> tuple[dict, dict]:
         workdir,
         superlms,
         lambda arch: latency_table.of_a_trial(ask(arch))["latency_ms"],
-        bounds.get("latency_ms"),
+        # A named Arch is taken whatever it costs.
+        None if experiment.config.search.arch else bounds.get("latency_ms"),
+        how.conditions(),
+        task,
         stage,
     )
     return trials, {"teacher": ask(teacher)} | {str(arch): ask(arch) for arch in trials}

@@ -80,9 +80,12 @@ def one(
     seeds: Sequence[int],
     rows: train.Rows,
     folder: Path,
+    teacher: Path,
     what: str,
 ) -> dict:
     """One model's result over all seeds.
+
+    teacher: the folder of the fine-tuned teacher, for its soft labels.
 
     Beside it: the best seed's answers as SQuAD's own predictions file, and of student
     and fine-tuned teacher the network.
@@ -90,7 +93,7 @@ def one(
     frozen = model == "teacher" and settings["teacher"] == "frozen"
     if settings["squad_soft"] and model != "teacher":
         if "soft" not in rows.train:  # The same for all students.
-            rows.train["soft"] = _soft(experiment, module, rows, folder / "teacher")
+            rows.train["soft"] = _soft(experiment, module, rows, teacher)
         settings["soft"] = settings["squad_soft"]
         settings["temperature"] = experiment.config.distill.temperature
     made = train.fine_tune(

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax.data import squad
-from autodistill_jax.jobs.workdir import arch_of, students, task_folder
+from autodistill_jax.jobs.workdir import arch_of, origin, students, task_folder
 from autodistill_jax.papers import PRINTED
 
 LABELS = {
@@ -48,7 +48,10 @@ def recipe(config: ConfigDict, model: str, task: str) -> dict:
             names.add("squad_soft")
         elif config.finetune.squad_soft:  # They learn from the teacher's fine-tuning.
             names -= {"teacher_learning_rate", "teacher_seeds"}
-    return {k: v for k, v in config.finetune.to_dict().items() if k not in names}
+    made = {k: v for k, v in config.finetune.to_dict().items() if k not in names}
+    if model == "student" and config.search.proxy == "flash":
+        made["origin"] = origin(config)
+    return made
 
 
 def best(made: Sequence) -> Any:

@@ -8,7 +8,7 @@ from etils import epath
 from autodistill_jax.data import text
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.workdir import settle
+from autodistill_jax.jobs.workdir import settle, unfinished
 from autodistill_jax.train import log
 
 _NAMES = ("ids", "tokens")
@@ -55,7 +55,7 @@ def rows(
         settle(experiment.config, workdir)
         flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
+        partial = unfinished(path)
         np.savez(partial, **flat)
         partial.replace(path)
         log.say(

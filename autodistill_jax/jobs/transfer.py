@@ -25,7 +25,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") ->
     settings = trials.recipe(experiment)
     writer = log.Writer(workdir, config.tensorboard)
     for arch in common.students(config, common.front(config, workdir)):
-        path = common.transferred(workdir, arch)
+        path = common.transferred(config, workdir, arch)
         if path.exists():
             log.say(f"{stage}: done already, {path}")
             continue
@@ -71,5 +71,12 @@ def _remeasure(experiment, workdir, arch, weights, stage) -> None:
     )
     common.write_json(path, known)
     found = common.read_json(workdir / "search" / "front.json", "search")
-    common.trial_of(found, arch).update(table.of_a_trial(made[str(arch)]))
+    now = table.of_a_trial(made[str(arch)])
+    common.trial_of(found, arch).update(now)
+    bound = experiment.budget.bounds(found["teacher"]).get("latency_ms")
+    if bound and now["latency_ms"] > bound:
+        log.say(
+            f"{stage}: {arch.name} takes {now['latency_ms']:.3g} ms by its own weights, "
+            f"over the {bound:.3g} ms that the search took it to meet"
+        )
     common.write_json(workdir / "search" / "front.json", found)

@@ -1,5 +1,6 @@
 """Which trials does a study run, and on what? For `search`, where it does not list all."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from etils import epath
 
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.data import batches
+from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import judged
+from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
-from autodistill_jax.jobs.workdir import write_json
+from autodistill_jax.jobs.workdir import search_of, write_json
 from autodistill_jax.latency import table
 from autodistill_jax.model import extract, modules
 from autodistill_jax.search import brief, driver, proxies, study
@@ -39,10 +41,28 @@ def check(experiment: Experiment) -> None:
                 "is all, which takes every Arch; set search.sampler to bayes"
             )
         return
+    sizes = (
+        len(values)
+        for space in experiment.spaces.values()
+        for values in space.choices().values()
+    )
+    if math.prod(sizes) < 2:
+        raise UserError(
+            f"search.sampler is {settings.sampler}, and the space has one Arch, which "
+            "needs no search; set it to all"
+        )
     if len(experiment.spaces) > 1:
         raise UserError(
             f"search.sampler is {settings.sampler}, which searches one space, and there "
             f"are {len(experiment.spaces)}; set it to all, or space.partition to 0"
+        )
+    heads = experiment.teacher.arch.heads
+    narrowest = min(arch.width for arch in experiment.grid())
+    if settings.proxy == "flash" and narrowest < heads:
+        raise UserError(
+            f"search.proxy is flash, which compares attention in the teacher's {heads} "
+            f"heads, and the narrowest Arch has {narrowest} query channels; give the "
+            "space wider ones"
         )
     if settings.proxy == "flash" and experiment.special.hide is None:
         raise UserError(
@@ -57,27 +77,43 @@ def run(
     superlms: Mapping[str, dict],
     latency: Callable[[AnyArch], float],
     bound: float | None,
+    conditions: Mapping[str, Any],
+    task: Task | None,
     stage: str,
 ) -> dict[AnyArch, dict]:
     """The study's finished trials, `search.trials` of all states in all.
 
+    A study is of one experiment under one budget and one kind of latency; those under
+    another budget, in the same storage, are what it starts from.
+
     Args:
       superlms: {space: parameters}, for a proxy that inherits their weights.
+      conditions: what latencies depend on. task: that a labelled proxy needs.
       latency: milliseconds of an Arch, asked before it is evaluated. bound: on it.
     """
     config = experiment.config
     settings = config.search
     ((home, space),) = experiment.spaces.items()
+    kin, bounds = search_of(config, dict(conditions))
     made = study.open_study(
         Path(workdir / "search"),
         experiment.spaces,
-        f"{judged.study_name(experiment)}-{settings.sampler}",
+        f"{judged.study_name(experiment)}-{settings.sampler}-{bounds}",
         settings.storage,
         "latency_ms",
     )
     allowed = experiment.affordable.__contains__
-    made.sampler = driver.sampler(settings.sampler, space, config.seed, allowed)
-    evaluate = _evaluate(experiment, workdir, home, superlms, made, stage)
+    begun = len(made.trials)
+    made.sampler = driver.sampler(settings.sampler, space, config.seed, allowed, begun)
+    if not begun:
+        kind = f"{judged.study_name(experiment)}-{kin}"
+        count = driver.inherit(made, kind, space, allowed, bound)
+        if count:
+            log.say(f"{stage}: {count} trials under other bounds are known already")
+    if settings.arch and not begun:
+        (named,) = experiment.affordable
+        made.enqueue_trial(space.chosen(named))
+    evaluate = _evaluate(experiment, workdir, home, superlms, made, task, stage)
     log.say(
         f"{stage}: up to {settings.trials} trials by {settings.sampler}, latency first, "
         f"then {settings.proxy!r}: {proxies.PROXIES[settings.proxy]}"
@@ -85,7 +121,7 @@ def run(
     driver.run(
         made,
         space,
-        settings.trials,
+        1 if settings.arch else settings.trials,
         latency=latency,
         evaluate=evaluate,
         bound=bound,
@@ -98,10 +134,11 @@ def run(
                 "flops"
             ],
             "proxy": one.values[0],
-            **{k: v for k, v in one.user_attrs.items() if k != "beat"},
+            **{k: v for k, v in one.user_attrs.items() if k not in driver.OWN},
             "latency_ms": one.values[1],
         }
         for one in driver.finished(made)
+        if space.at(one.params) in experiment.affordable
     }
     if not done:
         told = "; ".join(
@@ -115,11 +152,12 @@ def run(
     return done
 
 
-def _evaluate(experiment, workdir, home, superlms, made, stage) -> Evaluate:
+def _evaluate(experiment, workdir, home, superlms, made, task, stage) -> Evaluate:
     settings = experiment.config.search
     if settings.proxy != "flash":
+        labels = labelled.rows(experiment, task) if task else None
         given = judged.given(
-            experiment, workdir, home, superlms[home], None, experiment.config.seed
+            experiment, workdir, home, superlms[home], labels, experiment.config.seed
         )
         proxy = proxies.make(settings.proxy, given)
         return lambda arch: proxy([arch])[arch]
@@ -128,7 +166,7 @@ def _evaluate(experiment, workdir, home, superlms, made, stage) -> Evaluate:
     judged_on = held_out(experiment, workdir)[0]
 
     def evaluate(arch):
-        others = (one.user_attrs["transfer"] for one in driver.finished(made))
+        others = [one.user_attrs.get("transfer") for one in driver.finished(made)]
         how = recipe(experiment)
         return brief.score(
             transfer(experiment, arch),
@@ -138,7 +176,7 @@ def _evaluate(experiment, workdir, home, superlms, made, stage) -> Evaluate:
             experiment.mesh,
             experiment.config.seed,
             f"{stage}: {arch}",
-            list(others),
+            [loss for loss in others if loss is not None],
         )
 
     return evaluate
@@ -209,8 +247,10 @@ def latencies(
             False,
             lambda text: log.say(f"{stage}: {text}"),
         )[name]
-        if len(known[how.source]) > count:
-            write_json(path, known)
+        if new := known[how.source][count:]:
+            latest = table.read(path)  # Others may have written meanwhile.
+            latest[how.source] += new
+            write_json(path, latest)
         return made
 
     return ask

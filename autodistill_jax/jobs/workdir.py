@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,42 @@ def baseline_folder(workdir: epath.Path, baseline: str, arch: AnyArch) -> Path:
     return Path(workdir) / "students" / f"{baseline}-{arch.name}"
 
 
-def transferred(workdir: epath.Path, arch: AnyArch) -> epath.Path:
+def origin(config: ConfigDict) -> str:
+    """Where students' weights come from: "superlm", or a transfer by which recipe."""
+    if config.search.proxy != "flash":
+        return "superlm"
+    return f"flash-{_short(recipe_of(config))}"
+
+
+def recipe_of(config: ConfigDict) -> dict:
+    """What a transfer depends on, of the section flash."""
+    names = ("block_steps", "steps", "fraction", "learning_rate", "warmup")
+    return {name: config.flash[name] for name in names}
+
+
+def _short(value: Any) -> str:
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
+
+
+def search_of(config: ConfigDict, latency: dict) -> tuple[str, str]:
+    """(what a study's trials depend on, and that with its bounds), shortened.
+
+    latency: the conditions that latencies are taken under.
+    """
+    fixed = {
+        name: value
+        for name, value in fields.flat(plain(config)).items()
+        if not name.startswith(_FREE)
+    }
+    kin = {**fixed, "latency": latency}
+    bounds = {"budget": plain(config)["budget"], "arch": config.search.arch}
+    return _short(kin), _short(kin | bounds)
+
+
+def transferred(config: ConfigDict, workdir: epath.Path, arch: AnyArch) -> epath.Path:
     """The weights that a full transfer left."""
-    return workdir / "transfer" / arch.name / "weights.npz"
+    name = f"{arch.name}-{_short(recipe_of(config))}"
+    return workdir / "transfer" / name / "weights.npz"
 
 
 def students(config: ConfigDict, found: dict) -> list[AnyArch]:
@@ -131,8 +165,10 @@ def record_of(arch: AnyArch) -> dict:
 def asked_of(config: ConfigDict) -> dict:
     """What the choice of an Arch depends on besides the trained SuperLM."""
     made = {key: plain(config)[key] for key in ("budget", "latency", "search")}
+    for name in ("storage", "batch_size"):  # The same whatever they are.
+        del made["search"][name]
     if config.search.proxy == "flash":
-        made["flash"] = plain(config)["flash"]
+        made["flash"] = recipe_of(config)
     del made["latency"]["calibrate"]  # It corrects no figure that a choice sees.
     if config.search.task:
         task = task_folder(config.finetune, config.search.task)
@@ -230,6 +266,11 @@ def read_json(path: epath.Path, needed: str) -> dict:
 def write_json(path: epath.Path, value: Any) -> None:
     """Whole or not at all: a stop in between leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = unfinished(path)
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)
+
+
+def unfinished(path: epath.Path) -> epath.Path:
+    """Where a file is written before it takes its name: several processes may."""
+    return path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")

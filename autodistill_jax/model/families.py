@@ -133,6 +133,10 @@ def write(
             value = np.pad(value, ((skipped, 0), (0, 0)))
         tensors[prefix + name] = np.ascontiguousarray(value)
     if head:
+        if (
+            sizes.family == "mobilebert"
+        ):  # As wide as its word embeddings: an empty one.
+            head = {"words_more": np.zeros((0, sizes.vocab)), **head}
         for parameter, name in (_words(sizes) | _next(sizes)).items():
             if parameter in head:
                 value = _turned(parameter, np.asarray(head[parameter], np.float32))
@@ -189,7 +193,8 @@ def head(
     word = tensors.get(family.prefix + word, tensors.get(word))
     if own is not None and not np.array_equal(own, word):
         return None  # Not tied to the word embeddings.
-    return {name: _ours(name, value) for name, value in made.items()}
+    # An empty table is none.
+    return {name: _ours(name, value) for name, value in made.items() if value.size}
 
 
 def next_head(

@@ -32,10 +32,14 @@ def init(hidden: int, sizes: Sizes) -> dict[str, jax.Array]:
         "words_norm_bias": jnp.zeros((wide,)),
         "words_out_bias": jnp.zeros((sizes.vocab,)),
     }
-    if sizes.family == "mobilebert":
-        more = max(hidden - sizes.embedding, 0)
+    if more := _more(sizes, hidden):
         made["words_more"] = jnp.zeros((more, sizes.vocab))
     return made
+
+
+def _more(sizes: Sizes, hidden: int) -> int:
+    """Channels of MobileBERT's head that its word embeddings have not."""
+    return max(hidden - sizes.embedding, 0) if sizes.family == "mobilebert" else 0
 
 
 def cut(head: Mapping[str, Any], hidden: int, sizes: Sizes) -> dict[str, Any]:
@@ -48,8 +52,8 @@ def cut(head: Mapping[str, Any], hidden: int, sizes: Sizes) -> dict[str, Any]:
         "words_norm_bias": head["words_norm_bias"][:wide],
         "words_out_bias": head["words_out_bias"],
     }
-    if "words_more" in head:
-        made["words_more"] = head["words_more"][: max(hidden - sizes.embedding, 0)]
+    if more := _more(sizes, hidden):
+        made["words_more"] = head["words_more"][:more]
     return made
 
 

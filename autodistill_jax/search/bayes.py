@@ -27,6 +27,11 @@ _PATIENCE = 30.0  # Seconds that another process has between a trial and its par
 LOST = "lost"
 
 
+def lost(trial: optuna.trial.FrozenTrial) -> bool:
+    """One that came to an end after all is not."""
+    return bool(trial.user_attrs.get(LOST)) and trial.state != TrialState.COMPLETE
+
+
 class Exhausted(UserError):
     """No point is left that may be tried."""
 
@@ -124,7 +129,7 @@ class Sampler(optuna.samplers.BaseSampler):
         for trial in trials:
             fixed = trial.system_attrs.get("fixed_params", {})
             point = self.point(fixed | trial.params)
-            if point is None or trial.user_attrs.get(LOST):
+            if point is None or lost(trial):
                 continue
             data.taken.add(point)
             if not trial.state.is_finished():

@@ -3,11 +3,13 @@
 import contextlib
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from autodistill_jax.arch import AnyArch
@@ -17,6 +19,9 @@ from autodistill_jax.space import Space
 from autodistill_jax.train import log
 
 SAMPLERS = ("bayes", "random", "nsga2", "tpe")
+# The attribute of a trial that another study has run.
+EARLIER = "earlier"
+OWN = ("beat", EARLIER)  # What trials carry for this file alone.
 BEAT = 10.0  # Seconds between a running trial's signs of life.
 PATIENCE = 60.0  # Seconds without one after which it is taken for lost.
 
@@ -30,8 +35,13 @@ def sampler(
     space: Space,
     seed: int,
     allowed: Callable[[AnyArch], bool],
+    begun: int = 0,
 ) -> optuna.samplers.BaseSampler:
-    """One of SAMPLERS; ours never suggests what is not `allowed`."""
+    """One of SAMPLERS; ours never suggests what is not `allowed`.
+
+    begun: how many trials there are already. Optuna's samplers start anew in every
+    process: with the same seed they would suggest the same again.
+    """
     if name == "bayes":
         return bayes.Sampler(
             distributions(space), seed, allowed=lambda chosen: allowed(space.at(chosen))
@@ -41,7 +51,7 @@ def sampler(
         "nsga2": optuna.samplers.NSGAIISampler,
         "tpe": optuna.samplers.TPESampler,
     }
-    return made[name](seed=seed)
+    return made[name](seed=zlib.crc32(repr((seed, begun)).encode()))
 
 
 def distributions(space: Space) -> dict[str, CategoricalDistribution]:
@@ -75,11 +85,11 @@ def run(
       bound: on the latency, milliseconds.
       allowed: may an Arch be tried at all? Asked where the sampler does not ask it.
     """
-    known: dict[AnyArch, optuna.trial.FrozenTrial] = {}
+    exhausted = False
     while True:
         _rescue(study, stage)
         there = living(study)
-        if len(there) >= trials:
+        if exhausted or len(there) >= trials:
             others = [one for one in there if not one.state.is_finished()]
             if not others:
                 return
@@ -89,7 +99,8 @@ def run(
             trial = study.ask(distributions(space))
         except bayes.Exhausted as error:
             log.say(f"{stage}: {error}")
-            return
+            exhausted = True
+            continue
         if sum(one.number < trial.number for one in living(study)) >= trials:
             _lose(study, trial.number)  # Another process was faster.
             continue
@@ -98,18 +109,35 @@ def run(
         known = {space.at(one.params): one for one in finished(study)}
         with _beating(trial):
             try:
-                _one(study, trial, arch, known, latency, evaluate, bound, allowed, told)
-            except Unpromising as reason:
-                study.tell(trial, state=TrialState.PRUNED)
-                log.say(f"{told}: stopped early: {reason}")
-            except (UserError, RuntimeError, MemoryError) as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                trial.set_user_attr("error", reason)
-                study.tell(trial, state=TrialState.FAIL)
-                log.say(f"{told}: failed: {reason}")
+                _told(
+                    study, trial, arch, known, latency, evaluate, bound, allowed, told
+                )
+            except (UpdateFinishedTrialError, ValueError):
+                if not study.get_trials(deepcopy=False)[
+                    trial.number
+                ].state.is_finished():
+                    _lose(study, trial.number, again=trial.params)
+                    raise
+                log.say(f"{told}: was taken for lost meanwhile; another process has it")
             except BaseException:
                 _lose(study, trial.number, again=trial.params)
                 raise
+
+
+def _told(study, trial, arch, *args):
+    told = args[-1]
+    try:
+        _one(study, trial, arch, *args)
+    except Unpromising as reason:
+        study.tell(trial, state=TrialState.PRUNED)
+        log.say(f"{told}: stopped early: {reason}")
+    except UpdateFinishedTrialError:
+        raise
+    except (UserError, RuntimeError, MemoryError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        trial.set_user_attr("error", reason)
+        study.tell(trial, state=TrialState.FAIL)
+        log.say(f"{told}: failed: {reason}")
 
 
 def _one(study, trial, arch, known, latency, evaluate, bound, allowed, told):
@@ -118,6 +146,8 @@ def _one(study, trial, arch, known, latency, evaluate, bound, allowed, told):
         log.say(f"{told}: over a bound that is known without a trial")
         return
     if arch in known:  # Other samplers than ours may repeat themselves.
+        for name, value in known[arch].user_attrs.items():
+            trial.set_user_attr(name, value)
         study.tell(trial, known[arch].values)
         return
     milliseconds = latency(arch)
@@ -136,12 +166,52 @@ def _one(study, trial, arch, known, latency, evaluate, bound, allowed, told):
     log.say(f"{told}: proxy {proxy:.4f}, {milliseconds:.3g} ms")
 
 
+def inherit(
+    study: optuna.Study,
+    kin: str,
+    space: Space,
+    allowed: Callable[[AnyArch], bool],
+    bound: float | None,
+) -> int:
+    """Copies what earlier studies of the same `kin` in the storage have finished and these
+    bounds let in; they do not count among the study's own. How many there are."""
+    study.set_user_attr("kin", kin)
+    count = 0
+    for other in optuna.get_all_study_summaries(study._storage):
+        if other.study_name == study.study_name or other.user_attrs.get("kin") != kin:
+            continue
+        earlier = optuna.load_study(study_name=other.study_name, storage=study._storage)
+        known = {tuple(one.params.items()) for one in finished(study)}
+        fit = [
+            optuna.trial.create_trial(
+                values=one.values,
+                params=one.params,
+                distributions=distributions(space),
+                user_attrs={**one.user_attrs, EARLIER: True},
+                constraints=_constraints(one.values[1], bound),
+            )
+            for one in finished(earlier)
+            if tuple(one.params.items()) not in known
+            and allowed(space.at(one.params))
+            and (bound is None or one.values[1] <= bound)
+        ]
+        study.add_trials(fit)
+        count += len(fit)
+    return count
+
+
+def _constraints(milliseconds: float, bound: float | None) -> dict[str, float] | None:
+    return None if bound is None else {"latency_ms": milliseconds - bound}
+
+
 def living(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that count: all but the lost ones, which others run again."""
+    """The trials that count: all but the lost ones, which others run again, and those
+    that came from an earlier study."""
     return [
         one
         for one in study.get_trials(deepcopy=False)
-        if not one.user_attrs.get(bayes.LOST) and one.state != TrialState.WAITING
+        if not (bayes.lost(one) or one.user_attrs.get(EARLIER))
+        and one.state != TrialState.WAITING
     ]
 
 

@@ -92,7 +92,8 @@ def _created(folder: Path, name: str, storage: str):
 
 def _shown(storage: str) -> str:
     """A URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage)
+    plain = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", storage)
+    return re.sub(r"(password=)[^&]*", r"\1***", plain)
 
 
 def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
@@ -102,43 +103,6 @@ def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
         axis: sorted({getattr(arch, axis) for arch in grid})
         for axis in (*family.axes, *(("head_size",) if family is Arch else ()))
     }
-
-
-def warm_start(study, earlier) -> int:
-    """Copies an earlier study's finished trials, failed ones too, that lie in the space
-    of the new one's Sampler, each point once, and returns how many. For one process,
-    before the search.
-
-    Raises:
-      UserError: the studies' directions differ.
-    """
-    import optuna
-
-    sampler = study.sampler
-    if study.directions != earlier.directions:
-        theirs, ours = ([d.name for d in s.directions] for s in (earlier, study))
-        raise UserError(
-            f"the earlier study's directions are {theirs}, this one's {ours}; start "
-            "from a study of the same objectives"
-        )
-    left_out = {None} | {sampler.point(one.params) for one in study.trials}
-    space = sampler.infer_relative_search_space(study, None)
-    copied = [
-        optuna.trial.create_trial(
-            state=one.state,
-            values=one.values,
-            params=one.params,
-            distributions=space,
-            user_attrs=one.user_attrs,
-            constraints=one.constraints,
-        )
-        for one in earlier.trials
-        if one.state.is_finished()
-        and one.params.keys() == space.keys()
-        and sampler.point(one.params) not in left_out
-    ]
-    study.add_trials(copied)
-    return len(copied)
 
 
 def record(
