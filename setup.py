@@ -54,6 +54,7 @@ setup(
         "test": [
             "psycopg[binary]>=3.2",
             "pytest>=9",
+            "pytest-xdist>=3.8",
             "beartype>=0.23",
             "ruff>=0.17",
             "transformers>=5.23,<6",

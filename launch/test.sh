@@ -7,4 +7,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 prepare test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest "$@"
+# Two at a time: most of a test is one core compiling.
+exec .venv/bin/python -m pytest -n 2 "$@"

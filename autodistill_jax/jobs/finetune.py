@@ -101,6 +101,7 @@ def run(
             log.say(table.rstrip())
         log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
     if len(archs) > 1:
+        (workdir / "finetune").mkdir(parents=True, exist_ok=True)
         table = tables.markdown(*tables.standing(experiment.config, found, workdir))
         (workdir / "finetune" / "students.md").write_text(table)
         log.say(table.rstrip())
