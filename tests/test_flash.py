@@ -168,8 +168,18 @@ def test_a_stopped_transfer_goes_on_the_same(transfer, rows, tmp_path):
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
 
 
-def test_a_candidates_score(transfer, rows):
+def test_a_candidates_score(transfer, rows, monkeypatch):
     """With a head 1 - accuracy, without one the blocks' loss and no last stage."""
+    asked = []
+
+    def no_training(transfer, feed, settings, fraction, *rest, judge):
+        asked.append((fraction, dict(transfer.objective.weights)))
+        params = dict(transfer.params)
+        params[flash.MATCHERS] = jnp.tile(jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1))
+        judge(params)
+        return params
+
+    monkeypatch.setattr(flash, "run", no_training)
     mesh = sharding.make_mesh(8, 1)
     settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
     args = (batches.training(rows, 8, 0), rows, settings, mesh, 0, "flash")
@@ -178,8 +188,8 @@ def test_a_candidates_score(transfer, rows):
     assert made["proxy"] == 1 - np.mean(both) and 0.3 < made["proxy"] <= 1
     headless = OBJECTIVE._replace(weights={"words": 1.0})
     other = brief.score(transfer._replace(objective=headless), *args)
-    assert other["proxy"] == other["transfer"]
-    assert other["transfer"] == pytest.approx(made["transfer"])
+    assert other["proxy"] == other["transfer"] == pytest.approx(made["transfer"])
+    assert asked == [(0.05, OBJECTIVE.weights), (0.05, {})]
     with pytest.raises(Unpromising, match=r"over flash.stop 0.5 times the median"):
         brief.score(transfer, *args, others=[other["transfer"]])
 

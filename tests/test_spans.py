@@ -256,6 +256,7 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
             (0,),
             rows,
             tmp_path,
+            tmp_path / "teacher",
             "test",
         )
 
