@@ -104,8 +104,8 @@ def get_config(preset: str = "") -> ConfigDict:
             # search.proxy=flash: every candidate is trained from the teacher block by
             # block, by a fraction of the steps; the best of them then by all.
             "flash": {
-                "block_steps": 100 if smoke else 10_000,  # a block
-                "steps": 100 if smoke else 500_000,  # words, when all blocks are done
+                "block_steps": 40 if smoke else 10_000,  # a block
+                "steps": 40 if smoke else 500_000,  # words, when all blocks are done
                 "fraction": 0.2 if smoke else 0.05,
                 "learning_rate": 1e-3,
                 "warmup": 0.1,  # fraction of each stage
