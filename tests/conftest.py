@@ -115,3 +115,21 @@ def server(tmp_path, monkeypatch):
     yield f"http://127.0.0.1:{made.server_port}"
     made.shutdown()
     made.server_close()
+
+
+def stories(count=120, sentences=9):
+    """Documents whose every word names document and sentence: "D7 S3 ..."."""
+    return [
+        [
+            f"Story{d} line{s} " + " ".join(["again"] * ((d + s) % 5 + 2)) + "."
+            for s in range(sentences)
+        ]
+        for d in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "stories.txt"
+    path.write_text("\n\n".join("\n".join(story) for story in stories()))
+    return path

@@ -20,7 +20,7 @@ from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import search_of, write_json
 from autodistill_jax.latency import table
 from autodistill_jax.model import extract, modules
-from autodistill_jax.search import brief, driver, proxies, study
+from autodistill_jax.search import proxies, study
 from autodistill_jax.train import flash, log, objectives, terms
 
 Evaluate = Callable[[AnyArch], Mapping[str, Any]]
@@ -91,6 +91,9 @@ def run(
       conditions: what latencies depend on. task: that a labelled proxy needs.
       latency: milliseconds of an Arch, asked before it is evaluated. bound: on it.
     """
+    # With it optuna and scipy's optimisers are loaded, which other jobs do without.
+    from autodistill_jax.search import driver
+
     config = experiment.config
     settings = config.search
     ((home, space),) = experiment.spaces.items()
@@ -153,6 +156,8 @@ def run(
 
 
 def _evaluate(experiment, workdir, home, superlms, made, task, stage) -> Evaluate:
+    from autodistill_jax.search import brief, driver
+
     settings = experiment.config.search
     if settings.proxy != "flash":
         labels = labelled.rows(experiment, task) if task else None

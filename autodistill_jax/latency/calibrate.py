@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from autodistill_jax import metrics
 from autodistill_jax.arch import AnyArch
@@ -45,6 +44,8 @@ def fit(
       and of the unseen: mape (mean absolute error over what was measured), kendall,
       spearman}.
     """
+    from scipy.optimize import nnls
+
     columns = {"base": np.ones(len(seconds)), **features}
     x = np.stack([np.asarray(value, np.float64) for value in columns.values()], axis=1)
     y, seen = np.asarray(seconds, np.float64), np.asarray(seen, bool)

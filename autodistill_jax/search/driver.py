@@ -18,7 +18,6 @@ from autodistill_jax.search import bayes
 from autodistill_jax.space import Space
 from autodistill_jax.train import log
 
-SAMPLERS = ("bayes", "random", "nsga2", "tpe")
 # The attribute of a trial that another study has run.
 EARLIER = "earlier"
 OWN = ("beat", EARLIER)  # What trials carry for this file alone.
@@ -37,7 +36,7 @@ def sampler(
     allowed: Callable[[AnyArch], bool],
     begun: int = 0,
 ) -> optuna.samplers.BaseSampler:
-    """One of SAMPLERS; ours never suggests what is not `allowed`.
+    """bayes, random, nsga2 or tpe; ours never suggests what is not `allowed`.
 
     begun: how many trials there are already. Optuna's samplers start anew in every
     process: with the same seed they would suggest the same again.
@@ -109,13 +108,12 @@ def run(
         known = {space.at(one.params): one for one in finished(study)}
         with _beating(trial):
             try:
-                _told(
+                _tried(
                     study, trial, arch, known, latency, evaluate, bound, allowed, told
                 )
             except (UpdateFinishedTrialError, ValueError):
-                if not study.get_trials(deepcopy=False)[
-                    trial.number
-                ].state.is_finished():
+                now = study.get_trials(deepcopy=False)[trial.number].state
+                if not now.is_finished():
                     _lose(study, trial.number, again=trial.params)
                     raise
                 log.say(f"{told}: was taken for lost meanwhile; another process has it")
@@ -124,7 +122,7 @@ def run(
                 raise
 
 
-def _told(study, trial, arch, *args):
+def _tried(study, trial, arch, *args):
     told = args[-1]
     try:
         _one(study, trial, arch, *args)
