@@ -63,16 +63,17 @@ class Budget:
         self,
         bounds: Mapping[str, float],
         table: Mapping[Any, Mapping[str, float]],
-        which: str = "Archs",
+        which: str,
     ) -> UserError:
         """The error for bounds that no Arch of the table {arch: costs} meets: which
-        bound excludes everything, and what the nearest Arch costs."""
+        bound excludes everything, and what the nearest Arch costs. which: these were, as
+        in "12 Archs"."""
         reasons = []
         for key, bound in bounds.items():
             least = min(table, key=lambda arch, key=key: table[arch].get(key, 0))
             if table[least].get(key, 0) > bound:
                 reasons.append(
-                    f"{key} <= {bound:.6g} excludes all {len(table)} {which}: the nearest, "
+                    f"{key} <= {bound:.6g} excludes all {which}: the nearest, "
                     f"{least}, has {key} {table[least][key]:.6g}"
                 )
         if not reasons:  # Each bound alone leaves some, together none.

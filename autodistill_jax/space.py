@@ -1,21 +1,22 @@
-"""Which Archs may a search choose from, and which does a budget allow?"""
+"""Which Archs may a search choose from?"""
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from autodistill_jax.arch import AnyArch, Arch, MobileArch, check_split
-from autodistill_jax.budget import Budget
-from autodistill_jax.cost import Sizes, cost
+from autodistill_jax.arch import AnyArch, Arch, MobileArch, check_split, nearest
 from autodistill_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """A finite grid of Archs of one family: every combination of the axes' values.
+    """A finite grid of Archs of one family: every combination of the axes' values, each
+    once, smallest first. It is not listed: `len`, `[i]` and `in` cost the same at any
+    size.
 
     The ffn width is either an axis of its own (`ffn`) or follows the hidden width
     (`ffn_ratio`: int(hidden * ratio)). An empty `heads` ties the heads to the width,
@@ -95,29 +96,71 @@ class Space:
 
     def at(self, chosen: Mapping[str, float]) -> AnyArch:
         """The Arch of one value of each of `choices`."""
-        return dataclasses.replace(
-            self, **{field: (value,) for field, value in chosen.items()}
-        ).grid()[0]
+        sizes = {"heads": chosen["hidden"] // self.head_size, **chosen}
+        if "ffn_ratio" in chosen:
+            sizes["ffn"] = int(chosen["hidden"] * chosen["ffn_ratio"])
+        return self.arch(sizes)
 
     def chosen(self, arch: AnyArch) -> dict[str, float]:
         """One value of each of `choices` that gives this Arch of the space."""
-        axes = self.choices()
-        for values in itertools.product(*axes.values()):
-            chosen = dict(zip(axes, values))
-            if self.at(chosen) == arch:
-                return chosen
-        raise ValueError(f"{arch} is not in {self}")
+        sizes = {axis: getattr(arch, axis) for axis in arch.axes}
+        for ratio in self.ffn_ratio:
+            if int(arch.hidden * ratio) == arch.ffn:
+                sizes["ffn_ratio"] = ratio
+        return {field: sizes[field] for field in self.choices()}
 
-    def grid(self) -> list[AnyArch]:
-        """All Archs, smallest axis values first, each once."""
-        return list(_archs(self))
+    def __len__(self) -> int:
+        widths = _widths(self).values()
+        return len(set(self.layers)) * sum(map(_count, widths))
+
+    def __getitem__(self, index: int) -> AnyArch:
+        at = range(len(self))[index]
+        widths = _widths(self)
+        depth, at = divmod(at, len(self) // len(set(self.layers)))
+        for hidden, rest in widths.items():
+            if at < _count(rest):
+                break
+            at -= _count(rest)
+        ranks = np.unravel_index(at, [len(values) for values in rest])
+        sizes = (values[rank] for values, rank in zip(rest, ranks))
+        return self._of(sorted(set(self.layers))[depth], hidden, *sizes)
+
+    def __iter__(self) -> Iterator[AnyArch]:
+        for layers in sorted(set(self.layers)):
+            for hidden, rest in _widths(self).items():
+                for sizes in itertools.product(*rest):
+                    yield self._of(layers, hidden, *sizes)
 
     def __contains__(self, arch: AnyArch) -> bool:
-        return arch in _members(self)
+        if type(arch) is not self.family:
+            return False
+        layers, hidden, *sizes = (getattr(arch, axis) for axis in arch.axes)
+        rest = _widths(self).get(hidden)
+        return (
+            self._of(layers, hidden, *sizes) == arch  # Of the same head size.
+            and layers in self.layers
+            and rest is not None
+            and all(size in values for size, values in zip(sizes, rest))
+        )
 
-    def envelope(self) -> AnyArch:
-        """The smallest Arch that holds all others: the width of the SuperLM."""
-        return self.arch(dict(zip(self.family.axes, _ranges(self)[1])))
+    def _of(self, *sizes: int) -> AnyArch:
+        return self.arch(dict(zip(self.family.axes, sizes)))
+
+    def combined(self, *axes: str) -> list[tuple[int, ...]]:
+        """The sizes that these axes take together, smallest first."""
+        made = set()
+        for hidden, rest in _widths(self).items():
+            values = dict(zip(self.family.axes, (self.layers, (hidden,), *rest)))
+            made.update(itertools.product(*(values[axis] for axis in axes)))
+        return sorted(made)
+
+    def largest(self) -> AnyArch:
+        """Largest on every axis: the width of the SuperLM, which holds all others."""
+        return self[-1]
+
+    def smallest(self) -> AnyArch:
+        """Smallest on every axis, and so the cheapest, in whatever convention."""
+        return self[0]
 
     def corners(self) -> list[AnyArch]:
         """The Archs at the ends of every axis (at most 2 ** axes)."""
@@ -126,19 +169,30 @@ class Space:
             for field in dataclasses.fields(self)
             if field.name != "head_size"
         }
-        return dataclasses.replace(self, **ends).grid()
+        return list(dataclasses.replace(self, **ends))
 
-    def largest(self) -> AnyArch:
-        """By parameter count, as the first paper means it."""
-        return _by_params(self)[-1]
-
-    def smallest(self) -> AnyArch:
-        return _by_params(self)[0]
+    def nearest(self, arch: AnyArch) -> AnyArch:
+        """See `arch.nearest`; of the same family."""
+        # Given the hidden width, each axis is free.
+        made = []
+        for hidden, rest in _widths(self).items():
+            best = self._of(self.layers[0], hidden, *(values[0] for values in rest))
+            for axis, values in zip(self.family.axes, (self.layers, (hidden,), *rest)):
+                tried = (dataclasses.replace(best, **{axis: v}) for v in sorted(values))
+                best = nearest(tried, arch)
+            made.append(best)
+        return nearest(made, arch)
 
     def sample(self, rng: np.random.Generator, n: int) -> list[AnyArch]:
-        """n Archs, uniform over the grid, drawn with replacement."""
-        archs = _archs(self)
-        return [archs[i] for i in rng.integers(len(archs), size=n)]
+        """n Archs, uniform over the space, drawn with replacement."""
+        return [self[i] for i in rng.integers(len(self), size=n)]
+
+    def some(self, at_most: int, seed: int) -> list[AnyArch]:
+        """All Archs, or in a larger space so many of them, drawn without replacement."""
+        if len(self) <= at_most:
+            return list(self)
+        drawn = np.random.default_rng(seed).choice(len(self), at_most, replace=False)
+        return [self[i] for i in np.sort(drawn)]
 
     def sandwich(self, rng: np.random.Generator, n_random: int) -> list[AnyArch]:
         """The largest, the smallest and n random ones: a training step's Archs."""
@@ -146,52 +200,11 @@ class Space:
 
     def encode(self, arch: AnyArch) -> np.ndarray:
         """Coordinates in [0, 1], one an axis (0 where an axis has one value)."""
-        low, high = np.asarray(_ranges(self), np.float64)
-        here = np.asarray(
-            [getattr(arch, axis) for axis in self.family.axes], np.float64
+        low, high, here = (
+            np.asarray([getattr(one, axis) for axis in arch.axes], np.float64)
+            for one in (self.smallest(), self.largest(), arch)
         )
         return (here - low) / np.maximum(high - low, 1)
-
-    def within(
-        self,
-        budget: Budget,
-        teacher: Mapping[str, float],
-        costs: Mapping[AnyArch, Mapping[str, float]] | None = None,
-        sizes: Sizes | None = None,
-        length: int = 128,
-    ) -> list[AnyArch]:
-        """The Archs that meet every bound of the budget that can be told already.
-
-        Args:
-          budget: the bounds.
-          teacher: what the teacher costs (`cost` keys, and latency_ms where known).
-          costs: further costs an Arch, e.g. {arch: {"latency_ms": 3.1}}. An Arch without
-            a latency is not judged by it.
-          sizes: of vocabulary and positions, for the parameter count; None: BERT's
-            or MobileBERT's.
-          length: tokens of the text that FLOPs are counted for.
-
-        Raises:
-          UserError: no Arch is left: says which bound excludes all, and what the nearest
-            Arch costs.
-        """
-        bounds = budget.bounds(teacher)
-        grid = self.grid()
-        table = {
-            arch: {
-                **budget.counted(cost(arch, sizes, length)),
-                **(costs or {}).get(arch, {}),
-            }
-            for arch in grid
-        }
-        inside = [
-            arch
-            for arch in grid
-            if all(table[arch].get(key, 0) <= bound for key, bound in bounds.items())
-        ]
-        if inside:
-            return inside
-        raise budget.nothing_left(bounds, table)
 
 
 def only(arch: AnyArch) -> Space:
@@ -200,40 +213,24 @@ def only(arch: AnyArch) -> Space:
     return Space(**sizes, head_size=arch.head_size)
 
 
-# A training step asks for these: over a space of thousands of Archs, once is enough.
+# A training step asks for these.
 @functools.lru_cache(maxsize=64)
-def _archs(space: Space) -> tuple[AnyArch, ...]:
-    if space.family is MobileArch:
-        grid = itertools.product(*(getattr(space, axis) for axis in MobileArch.axes))
-        return tuple(sorted({MobileArch(*sizes) for sizes in grid}))
-    archs = set()
-    for layers, hidden in itertools.product(space.layers, space.hidden):
-        heads = space.heads or (hidden // space.head_size,)
-        ffns = space.ffn or tuple(int(hidden * ratio) for ratio in space.ffn_ratio)
-        for head, ffn in itertools.product(heads, ffns):
-            archs.add(Arch(layers, hidden, head, ffn, space.head_size))
-    return tuple(sorted(archs))
+def _widths(space: Space) -> dict[int, tuple[tuple[int, ...], ...]]:
+    """{hidden: the sizes of the axes after it}, all in order. Hidden and layers are the
+    first axes; what follows is free, but that heads and ffn may depend on hidden."""
+    made = {}
+    for hidden in sorted(set(space.hidden)):
+        of_width = {
+            "heads": space.heads or (hidden // space.head_size,),
+            "ffn": space.ffn or tuple(int(hidden * ratio) for ratio in space.ffn_ratio),
+        }
+        values = (of_width.get(a) or getattr(space, a) for a in space.family.axes[2:])
+        made[hidden] = tuple(tuple(sorted(set(one))) for one in values)
+    return made
 
 
-@functools.lru_cache(maxsize=64)
-def _members(space: Space) -> frozenset[AnyArch]:
-    return frozenset(_archs(space))
-
-
-@functools.lru_cache(maxsize=64)
-def _by_params(space: Space) -> tuple[AnyArch, AnyArch]:
-    """The Archs of the fewest and of the most parameters."""
-    order = [(cost(arch)["params"], arch) for arch in _archs(space)]
-    return min(order)[1], max(order)[1]
-
-
-@functools.lru_cache(maxsize=64)
-def _ranges(space: Space) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The least and the greatest value of each axis."""
-    sizes = [
-        [getattr(arch, axis) for axis in space.family.axes] for arch in _archs(space)
-    ]
-    return tuple(map(min, zip(*sizes))), tuple(map(max, zip(*sizes)))
+def _count(rest: tuple[tuple[int, ...], ...]) -> int:
+    return math.prod(map(len, rest))
 
 
 def _ends(values: tuple) -> tuple:

@@ -182,8 +182,8 @@ def get_config(preset: str = "") -> ConfigDict:
                 "winners": 3,  # Archs of the front that get all steps
             },
             # The job pretrain: this config's teacher, or a new network with its tokenizer,
-            # trained on hidden words, and with data.unit "pair" on next sentences; made
-            # is pretrained/, a teacher for another run. 0 steps: not done by `run`.
+            # trained on hidden words, and with data.unit "pair" on next sentences. Made
+            # is pretrained/, the teacher of all other jobs then. 0 steps: no such thing.
             "pretrain": {
                 "steps": 0,
                 # "": the teacher, from its weights. Or sizes, layers=2,hidden=128,heads=2,

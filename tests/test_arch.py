@@ -1,16 +1,27 @@
 """Do Archs, spaces, budgets and counts equal the papers' and their own definitions?"""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 
-from autodistill_jax import space as space_module
-from autodistill_jax.arch import BERT_BASE, Arch, front, kept_layers, nearest, parse
+from autodistill_jax.arch import (
+    BERT_BASE,
+    Arch,
+    MobileArch,
+    front,
+    kept_layers,
+    nearest,
+    parse,
+)
 from autodistill_jax.budget import Budget
 from autodistill_jax.cost import cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.named import ARCHS
-from autodistill_jax.papers import AUTODISTIL, partition
+from autodistill_jax.papers import AUTODISTIL, AUTODISTILL, partition
 from autodistill_jax.space import Space
+from autodistill_jax.within import Within
 
 MINILM = ARCHS["minilm"]
 
@@ -34,7 +45,7 @@ def test_partition_of_bert_base_is_the_papers_table():
 
 
 def test_sizes_of_the_papers_spaces():
-    sizes = {name: len(space.grid()) for name, space in AUTODISTIL.items()}
+    sizes = {name: len(space) for name, space in AUTODISTIL.items()}
     assert sizes == {
         "tiny": 256,
         "small": 256,
@@ -44,10 +55,10 @@ def test_sizes_of_the_papers_spaces():
         "one_11232": 11232,
     }
     for name, space in AUTODISTIL.items():
-        big = space.envelope()
+        big = space.largest()
         assert all(getattr(big, axis) <= getattr(BERT_BASE, axis) for axis in Arch.axes)
         assert big.head_size == 64
-    assert set(AUTODISTIL["one_864"].grid()) < set(AUTODISTIL["one_11232"].grid())
+    assert set(AUTODISTIL["one_864"]) < set(AUTODISTIL["one_11232"])
     # The paper's students are each in one of its three.
     for name, inside in (
         ("agnostic", "small"),
@@ -67,7 +78,7 @@ def test_partition_of_any_teacher_stays_under_it(teacher, k):
     spaces = partition(teacher, k)
     assert len(spaces) == k
     for space in spaces:
-        big = space.envelope()
+        big = space.largest()
         assert big.layers <= teacher.layers and big.hidden < teacher.hidden
         assert big.heads <= teacher.heads and big.ffn <= teacher.ffn
         assert big.head_size == teacher.head_size
@@ -94,16 +105,16 @@ def test_kept_layers(depth, kept):
 
 def test_space_basics():
     space = Space((2, 4), (64, 128), (), (), (2.0, 4.0), head_size=32)
-    assert len(space.grid()) == 8
-    assert all(arch.exportable for arch in space.grid())
-    assert space.envelope() == space.largest() == Arch(4, 128, 4, 512, 32)
+    assert len(space) == 8
+    assert all(arch.exportable for arch in space)
+    assert space.largest() == Arch(4, 128, 4, 512, 32)
     assert space.smallest() == Arch(2, 64, 2, 128, 32)
     assert Arch(2, 64, 2, 128, 32) in space and Arch(3, 64, 2, 128, 32) not in space
     assert np.array_equal(space.encode(space.largest()), np.ones(4))
     assert np.array_equal(space.encode(space.smallest()), np.zeros(4))
     step = space.sandwich(np.random.default_rng(0), 2)
     assert step[:2] == [space.largest(), space.smallest()] and len(step) == 4
-    assert set(space.corners()) == set(space.grid())
+    assert set(space.corners()) == set(space)
 
 
 def test_corners_are_the_ends_of_every_axis():
@@ -115,58 +126,135 @@ def test_corners_are_the_ends_of_every_axis():
 
 def test_nearest():
     tiny = AUTODISTIL["tiny"]
-    assert nearest(tiny.grid(), Arch(3, 128, 7, 256)) == Arch(4, 128, 7, 256)
-    assert nearest(tiny.grid(), ARCHS["proxy_tiny"]) == ARCHS["proxy_tiny"]
+    assert nearest(tiny, Arch(3, 128, 7, 256)) == Arch(4, 128, 7, 256)
+    assert nearest(tiny, ARCHS["proxy_tiny"]) == ARCHS["proxy_tiny"]
     # Eighteen heads of 32 channels are as wide as nine of 64.
-    assert nearest(tiny.grid(), Arch(5, 192, 18, 576, 32)) == Arch(5, 192, 9, 576)
+    assert nearest(tiny, Arch(5, 192, 18, 576, 32)) == Arch(5, 192, 9, 576)
 
 
-def test_a_step_over_a_large_space_counts_nothing_again(monkeypatch):
-    space, rng = AUTODISTIL["one_11232"], np.random.default_rng(0)
-    assert space.largest() == Arch(6, 768, 12, 3072)
+# Of each kind: heads and ffn of their own, tied to the width, repeated, out of order; and
+# MobileBERTs.
+KINDS = (
+    Space((2, 1), (64, 32, 96), (3, 1), (), (1.5, 2.0, 1.51), head_size=16),
+    Space((3,), (64, 32), (), (128, 64, 128), (), head_size=32),
+    Space((1, 2, 2), (8, 16, 12), (2, 4), (4, 20), (), 4, (8, 12), (2, 1)),
+)
+
+
+def listed(space):
+    """All Archs of a space by its definition."""
+    made = set()
+    for layers, hidden in itertools.product(space.layers, space.hidden):
+        heads = space.heads or [hidden // space.head_size]
+        ffns = space.ffn or [int(hidden * ratio) for ratio in space.ffn_ratio]
+        for head, ffn in itertools.product(heads, ffns):
+            if space.family is Arch:
+                made.add(Arch(layers, hidden, head, ffn, space.head_size))
+                continue
+            for some in itertools.product(space.bottleneck, space.stacks):
+                bottleneck, stacks = some
+                made.add(MobileArch(layers, hidden, bottleneck, head, ffn, stacks))
+    return sorted(made)
+
+
+@pytest.mark.parametrize("space", [*KINDS, *AUTODISTIL.values(), AUTODISTILL], ids=str)
+def test_a_space_is_its_list_without_listing(space):
+    grid = listed(space)
+    assert list(space) == grid and len(space) == len(grid)
+    assert [space[i] for i in range(0, len(grid), 7)] == grid[::7]
+    assert space[-2] == grid[-2]
+    with pytest.raises(IndexError):
+        space[len(grid)]
+    for axis in space.family.axes:
+        sizes = {getattr(arch, axis) for arch in grid}
+        assert space.combined(axis) == [(size,) for size in sorted(sizes)]
+        ends = (getattr(end, axis) for end in (space.smallest(), space.largest()))
+        assert tuple(ends) == (min(sizes), max(sizes))
+    pair = space.family.axes[1], space.family.axes[-2]
+    assert space.combined(*pair) == sorted(
+        {tuple(getattr(arch, axis) for axis in pair) for arch in grid}
+    )
+    count = [cost(arch)["params"] for arch in grid]
+    assert cost(space.smallest())["params"] == min(count)
+    assert cost(space.largest())["params"] == max(count)
+    for arch in (grid[0], grid[len(grid) // 2], grid[-1]):
+        assert arch in space and space.at(space.chosen(arch)) == arch
+        for axis in arch.axes:
+            other = dataclasses.replace(arch, **{axis: getattr(arch, axis) + 1})
+            assert (other in space) == (other in grid)
+            assert space.nearest(other) == nearest(grid, other)
+    assert space.some(len(grid), 0) == grid
+    some = space.some(3, 0)
+    assert len(set(some)) == 3 and set(some) < set(grid) and some == space.some(3, 0)
+
+
+def test_an_arch_of_another_kind_is_in_no_space():
+    bert, _, mobile = KINDS
+    assert dataclasses.replace(bert[0], head_size=8) not in bert
+    assert bert[0] not in mobile and mobile[0] not in bert
+
+
+HUGE = Space(
+    tuple(range(1, 25)), tuple(range(64, 1088, 16)), tuple(range(1, 17)),
+    tuple(range(64, 4160, 16)),
+)  # fmt: skip
+
+
+def test_a_space_of_millions_is_never_listed(monkeypatch):
+    monkeypatch.setattr(Space, "__iter__", None)
+    space, rng = HUGE, np.random.default_rng(0)
+    assert len(space) == 24 * 64 * 16 * 256 == 6_291_456
     assert space.smallest() == Arch(1, 64, 1, 64)
-    monkeypatch.setattr(space_module, "cost", None)
-    monkeypatch.setattr(Space, "grid", None)
+    assert space.largest() == Arch(24, 1072, 16, 4144)
     first = space.sandwich(rng, 2)
     assert first[:2] == [space.largest(), space.smallest()]
     assert all(arch in space for arch in first)
-    point = space.encode(Arch(6, 416, 1, 64))
-    assert np.allclose(point, [1, (416 - 64) / 704, 0, 0])
+    assert Arch(3, 72, 1, 64) not in space
+    assert space.nearest(Arch(30, 101, 3, 5000)) == Arch(24, 96, 3, 4144)
+    point = space.encode(Arch(24, 568, 1, 64))
+    assert np.allclose(point, [1, 504 / 1008, 0, 0])
+    inside = Within({"main": space}, Budget(flops_fraction=0.5), cost(BERT_BASE))
+    assert inside[space.smallest()] == "main" and space.largest() not in inside
 
 
 def test_sample_is_uniform_over_the_grid():
     space = Space((1, 2), (64, 128), (1,), (), (1.0,))
     drawn = space.sample(np.random.default_rng(0), 4000)
-    assert all(abs(drawn.count(arch) - 1000) < 150 for arch in space.grid())
-    space.grid().clear()  # A copy: the space stays whole.
-    assert len(space.grid()) == 4
+    assert all(abs(drawn.count(arch) - 1000) < 150 for arch in space)
 
 
 def test_budget_of_fractions_and_both_conventions():
     space, teacher = partition(BERT_BASE, 3)[1], cost(BERT_BASE)
     for convention, key in (("executed", "flops"), ("paper", "flops_paper")):
         budget = Budget(flops_fraction=0.2, params=30e6, convention=convention)
-        inside = space.within(budget, teacher)
+        inside = Within({"main": space}, budget, teacher)
         assert 0 < len(inside) < 256
         params = key.replace("flops", "params")
-        for arch in space.grid():
+        for arch in space:
             meets = cost(arch)[key] <= 0.2 * teacher[key] and cost(arch)[params] <= 30e6
             assert meets == (arch in inside)
 
 
-def test_budget_counts_a_latency_where_it_is_known():
-    space = Space((1,), (32, 64), (), (), (2.0,), head_size=32)
-    small, large = space.grid()
-    costs = {small: {"latency_ms": 1.0}, large: {"latency_ms": 3.0}}
-    budget = Budget(latency_fraction=0.5)
-    teacher = {**cost(MINILM), "latency_ms": 4.0}
-    assert space.within(budget, teacher, costs) == [small]
+def test_an_arch_of_several_spaces_is_of_the_first():
+    one, two = Space((1, 2), (32,), (1,), (64,)), Space((2, 3), (32,), (1,), (64,))
+    budget = Budget(params=cost(Arch(2, 32, 1, 64))["params"])
+    inside = Within({"one": one, "two": two}, budget, cost(BERT_BASE))
+    assert dict(inside) == {one[0]: "one", one[1]: "one"} and len(inside) == 2
+    assert two[0] in inside and two[1] not in inside
+    # The first leaves nothing, the second does.
+    inside = Within(
+        {"three": Space((3,), (32,), (1,), (64,)), "one": one},
+        budget,
+        {"params": 1, "flops": 1},
+    )
+    assert dict(inside) == {one[0]: "one", one[1]: "one"}
 
 
 def test_empty_budget_says_which_bound_and_the_nearest():
     space = partition(BERT_BASE, 3)[2]
     with pytest.raises(UserError) as error:
-        space.within(Budget(flops=1e9, params_fraction=0.9), cost(BERT_BASE))
+        budget = Budget(flops=1e9, params_fraction=0.9)
+        Within({"main": space}, budget, cost(BERT_BASE))
     text = str(error.value)
     assert "flops <= 1e+09 excludes all 256 Archs" in text and "params <=" not in text
     assert f"the nearest, {space.smallest()}, has flops" in text

@@ -51,9 +51,9 @@ def test_every_preset_builds(path, preset):
     teacher = named.ARCHS["minilm" if small else "bert_base"]
     spaces = list(experiment.spaces(config.space, teacher).values())
     for space in spaces:
-        assert all(isinstance(arch, space.family) for arch in space.grid())
+        assert all(isinstance(arch, space.family) for arch in space)
         if space.family is Arch:  # MobileBERTs are not cut from a BERT.
-            extract.check_fits(teacher, space.envelope())
+            extract.check_fits(teacher, space.largest())
     for name in config.baselines:
         assert name in baselines.NAMES
     kind = huggingface.Teacher(teacher, None, {}, "mean", small, None)
@@ -74,20 +74,20 @@ def test_autodistils_presets_are_the_papers_spaces(name):
     else:
         key = "one_27" if name == "one" else name.replace(":", "_")
         wanted = {"main": papers.AUTODISTIL[key]}
-    assert {k: v.grid() for k, v in made.items()} == {
-        k: v.grid() for k, v in wanted.items()
+    assert {k: list(v) for k, v in made.items()} == {
+        k: list(v) for k, v in wanted.items()
     }
     smoke = experiment.spaces(load(path, name + ":smoke").space, named.ARCHS["minilm"])
     # The same shape of grid.
-    counts = [len(space.grid()) for space in made.values()]
-    assert [len(space.grid()) for space in smoke.values()] == counts
+    counts = [len(space) for space in made.values()]
+    assert [len(space) for space in smoke.values()] == counts
 
 
 def test_autodistills_space_is_the_papers():
     path = ROOT / "configs" / "autodistill.py"
     made = experiment.spaces(load(path, "").space, named.ARCHS["bert_large"])
-    assert made["main"].grid() == papers.AUTODISTILL.grid()
-    assert named.ARCHS["mobilebert"] in made["main"] and len(made["main"].grid()) == 576
+    assert list(made["main"]) == list(papers.AUTODISTILL)
+    assert named.ARCHS["mobilebert"] in made["main"] and len(made["main"]) == 576
 
 
 def _fields(config, prefix=""):
@@ -101,7 +101,7 @@ def _fields(config, prefix=""):
 def test_the_quickstarts_students_are_all_stock():
     config = load(ROOT / "configs" / "quickstart.py", "")
     (space,) = experiment.spaces(config.space, named.ARCHS["minilm"]).values()
-    assert all(arch.exportable for arch in space.grid())
+    assert all(arch.exportable for arch in space)
 
 
 def run(workdir, *more):

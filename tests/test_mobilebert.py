@@ -246,17 +246,17 @@ def test_spaces_of_mobileberts():
         ffn=(384, 512, 640),
         stacks=(2, 4, 6),
     )
-    assert len(space.grid()) == 576
+    assert len(space) == 576
     assert parse(
         "layers=24,hidden=512,bottleneck=128,heads=4,ffn=512,stacks=4", 64
     ) in (space)
-    assert str(space.envelope()) == (
+    assert str(space.largest()) == (
         "layers=24,hidden=512,bottleneck=160,heads=8,ffn=640,stacks=6"
     )
-    assert space.envelope().name == "24x512-b160-h8-f640-s6"
+    assert space.largest().name == "24x512-b160-h8-f640-s6"
     assert space.largest().ffn == 640 and space.smallest().hidden == 128
     assert len(space.corners()) == 32
-    assert space.encode(space.envelope()).tolist() == [0, 1, 1, 1, 1, 1]
+    assert space.encode(space.largest()).tolist() == [0, 1, 1, 1, 1, 1]
     for fields, told in (
         ({"heads": (3,)}, "heads 3 do not divide the bottleneck 64"),
         ({"stacks": ()}, "space.stacks is empty; a space of MobileBERTs"),

@@ -165,7 +165,7 @@ def test_tiles_have_few_branches_and_cover_all():
     arch = arrays(space.largest())
     made = elastic.cut(space, arch, "hidden", "ffn")
     assert len(made.options) <= elastic.MAX_BRANCHES and made.counts
-    for other in space.grid():
+    for other in space:
         cut = elastic.cut(space, arrays(other), "hidden", "ffn")
         option = cut.options[int(cut.index)]
         assert option["hidden"] >= other.hidden and option["ffn"] >= other.ffn

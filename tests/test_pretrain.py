@@ -16,6 +16,7 @@ from autodistill_jax.arch import Arch, MobileArch
 from autodistill_jax.data import batches, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import pretrain as job
+from autodistill_jax.jobs import teachers
 from autodistill_jax.main import main
 from autodistill_jax.model import follows, huggingface, modules, words
 from autodistill_jax.train import fit, objectives, optimizer, pretrain, terms
@@ -250,14 +251,16 @@ def test_which_networks_it_trains(minilm):
             config=SimpleNamespace(
                 teacher="t", pretrain=SimpleNamespace(steps=1, arch=arch)
             ),
-            teacher=minilm._replace(sizes=sizes),
+            source=minilm._replace(sizes=sizes),
             special=special,
         )
 
-    assert job.network(made()) == (minilm.arch, minilm.sizes)
-    arch, sizes = job.network(made("mobilebert"))
+    own = minilm.arch, minilm.sizes
+    assert teachers.network("", *own) == own
+    arch, sizes = teachers.network("mobilebert", *own)
     assert (arch.stacks, sizes.vocab, sizes.pooler) == (4, 30522, False)
-    assert job.network(made("layers=2,hidden=96,heads=4,ffn=8"))[0].head_size == 24
+    arch, _ = teachers.network("layers=2,hidden=96,heads=4,ffn=8", *own)
+    assert arch.head_size == 24
     job.check(made("mobilebert", family="roberta"))
     for told, asked in (
         ("would be of the type roberta", made(family="roberta")),

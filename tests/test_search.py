@@ -195,7 +195,7 @@ def test_better_means_that_the_interval_leaves_0_out():
 
 
 def test_archs_are_drawn_evenly_over_bands_of_flops():
-    grid = Space((1, 2, 4), (12, 16, 24), (2, 3), (), (1.5, 2.0), 8).grid()
+    grid = list(Space((1, 2, 4), (12, 16, 24), (2, 3), (), (1.5, 2.0), 8))
     flops = {arch: float(i // 2) for i, arch in enumerate(grid)}
     made = rank.draw(flops, 24, 3, seed=0)
     assert [list(made.values()).count(band) for band in range(3)] == [8, 8, 8]

@@ -190,7 +190,7 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     params = {**params, **head(32, 32)}
     body = {k: v for k, v in params.items() if not k.startswith("words_")}
     space = Space((1, 2), (16, 24), (2,), (24,), head_size=8)
-    big = extract.superlm_arch(TEACHER, space.envelope())
+    big = extract.superlm_arch(TEACHER, space.largest())
     superlm = Bert(big, SIZES, space=space)
     inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
     own = terms.matcher(objective, big.hidden, 32, head(32, 32))
@@ -212,8 +212,8 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
 def test_a_space_of_one_arch_is_that_network_alone():
     """No elastic branches, and steps of one sub-network."""
     alone = Space((2,), (16,), (2,), (24,), head_size=8)
-    assert sandwich.archs(alone, 2, 0, 0) == alone.grid()
-    (arch,) = alone.grid()
+    assert sandwich.archs(alone, 2, 0, 0) == list(alone)
+    (arch,) = alone
     batch = texts(4)
     module = Bert(arch, SIZES)
     params = modules.init(module, jax.random.key(0))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autodistill_jax.main import main
+from autodistill_jax.space import Space
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -72,6 +73,46 @@ def test_flash_and_transfer_from_trials_to_students(tmp_path, capfd):
     assert job("search", workdir, search__arch=arch) == 0
     named = json.loads((workdir / "search" / "front.json").read_text())["chosen"]
     assert (named["layers"], named["bottleneck"]) == (1, 64)
+
+
+def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypatch):
+    more = {
+        "pretrain__steps": "3",
+        "pretrain__arch": "layers=2,hidden=128,heads=2,ffn=64",
+        "pretrain__batch_size": "8",
+        "data__unit": "pair",
+        "space__hidden": str(tuple(range(128, 256))),
+        "space__bottleneck": str(tuple(range(24, 224, 2))),
+        "space__ffn": str(tuple(range(8, 264))),
+        "space__stacks": "(1,2)",
+        "budget__flops": "3e6",
+        "search__trials": "2",
+        "flash__winners": "1",
+    }
+    assert job("search", tmp_path / "w", **more) == 2
+    assert "run the job pretrain first" in capfd.readouterr().err
+    # A space that the teacher to be does not fit is refused before it is trained.
+    bad = more | {"search__proxy": "pooled", "distill__relation_heads": "300"}
+    assert job("run", tmp_path / "w", **bad) == 2
+    assert "distill.relation_heads is 300" in capfd.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+    monkeypatch.setattr(Space, "__iter__", None)  # What listed it would raise.
+    assert job("run", tmp_path / "w", **more) == 0
+    told = capfd.readouterr().err
+    assert "1/8 pretrain" in told and "3/8 transfer" in told
+    front = json.loads((tmp_path / "w" / "search" / "front.json").read_text())
+    assert front["space"] == 2 * 128 * 100 * 256 * 2 == 13_107_200
+    assert (front["teacher"]["arch"]["layers"], len(front["trials"])) == (2, 2)
+    # It has heads, and so what counts is what a student says of hidden words.
+    assert all(
+        {"accuracy_words", "accuracy_next"} <= one.keys() for one in front["trials"]
+    )
+    assert all(one["flops"] <= 3e6 for one in front["trials"])
+    (student,) = (p for p in (tmp_path / "w" / "students").iterdir() if p.is_dir())
+    assert "2x128-h2-f64, pre-trained in the same run" in (
+        student / "README.md"
+    ).read_text().replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from autodistill_jax import named
 from autodistill_jax.arch import AnyArch, Arch, nearest
 from autodistill_jax.cost import Sizes, student_sizes
 from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import teachers
 from autodistill_jax.jobs.experiment import spaces
 from autodistill_jax.model import huggingface
 from autodistill_jax.model.locate import locate
@@ -34,9 +35,8 @@ def network(
     teacher, sizes, homes = whole(config, field)
     arch = named.read(text, homes[0].head_size)
     told = _told(arch, homes[0])
-    grid = [other for space in homes for other in space.grid()]
-    if arch not in grid and arch != teacher:
-        alike = [other for other in grid if type(other) is type(arch)]
+    if arch != teacher and not any(arch in space for space in homes):
+        alike = [space.nearest(arch) for space in homes if space.family is type(arch)]
         near = f"; the nearest inside is {nearest(alike, arch)}" if alike else ""
         log.say(f"note: the Arch {told} is outside the space of the config{near}")
     sizes = student_sizes(sizes, type(arch), config.space.norm)
@@ -48,6 +48,8 @@ def network(
 def whole(config: ConfigDict, field: str) -> tuple[AnyArch, Sizes, list[Space]]:
     """(the teacher's Arch, its sizes, the spaces); raises as `network`."""
     teacher, sizes = _teacher(config.teacher)
+    if config.pretrain.steps:
+        teacher, sizes = teachers.network(config.pretrain.arch, teacher, sizes)
     section, name = field.split(".")
     if config[section][name] > sizes.positions:
         raise UserError(

@@ -21,17 +21,29 @@ NAMES = (*UNTRAINED, "twin", *objectives.RECIPES)
 
 def check(experiment: Experiment) -> None:
     """Raises UserError for a baseline that is not known, or that no Arch could have."""
-    narrowest = min(experiment.affordable, key=lambda arch: arch.heads)
+    spaces, named = experiment.spaces.values(), experiment.config.search.arch
+    ends = list(experiment.affordable) if named else [s.smallest() for s in spaces]
+    narrowest = min(ends, key=lambda arch: arch.heads)
     for baseline in experiment.config.baselines:
         if baseline not in NAMES:
             raise UserError(
                 f"baselines has {baseline!r}; it must be some of {', '.join(NAMES)}"
             )
         if baseline == "truncated":
-            for arch in experiment.affordable:
-                extract.check_fits(experiment.teacher.arch, arch)
+            _check_cut(experiment)
         if baseline not in UNTRAINED:
             of(experiment, baseline, narrowest)
+
+
+def _check_cut(experiment: Experiment) -> None:
+    """Raises UserError if the teacher does not hold all Archs that may be chosen."""
+    there = experiment.teacher.arch
+    try:
+        for space in experiment.spaces.values():
+            extract.check_fits(there, space.largest())
+    except UserError:  # It may cost too much.
+        for arch in experiment.affordable:
+            extract.check_fits(there, arch)
 
 
 def of(experiment: Experiment, baseline: str, arch: AnyArch) -> Experiment:
@@ -75,7 +87,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -
             teacher.pooling,
             teacher.embeds,
             f"# {arch.name}, {baseline}\n\nA baseline made by autodistill_jax from "
-            f"{experiment.config.teacher}.\n",
+            f"{experiment.taught_by}.\n",
             lambda folder: None,
         )
         log.say(f"{stage}: made {folder}")

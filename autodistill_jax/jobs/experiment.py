@@ -1,6 +1,7 @@
 """What does a config say? Where all jobs start from."""
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,33 +17,41 @@ from autodistill_jax.budget import Budget
 from autodistill_jax.cost import Sizes, cost, student_sizes
 from autodistill_jax.data import text, tokens
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import fields
+from autodistill_jax.jobs import fields, teachers
 from autodistill_jax.jobs.workdir import superlm_folder
 from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.papers import partition
 from autodistill_jax.space import Space
 from autodistill_jax.train import checkpoint, objectives
+from autodistill_jax.within import Within
 
 
 class Experiment(NamedTuple):
     """A checked config: nothing in it can still be refused.
 
-    spaces: {name: Space}; a SuperLM each. affordable: {Arch under the budget: the name
-    of its space}; an Arch of several spaces belongs to the first. start: what training
-    starts from, (its Arch, its parameters).
+    source, teacher: see `teachers.read`. spaces: {name: Space}; a SuperLM each.
+    affordable: {Arch under the budget: the name of its space}, see `within`. start: what
+    training starts from, (its Arch, its parameters).
     """
 
     config: ConfigDict
+    source: huggingface.Teacher
     teacher: huggingface.Teacher
     tokenizer: Any
     special: Any
     spaces: dict[str, Space]
     budget: Budget
     objective: objectives.Objective
-    affordable: dict[AnyArch, str]
+    affordable: Mapping[AnyArch, str]
     start: tuple[AnyArch, dict]
     mesh: jax.sharding.Mesh
+
+    @property
+    def taught_by(self) -> str:
+        """The teacher, in words."""
+        made = f"{self.teacher.arch.name}, pre-trained in the same run"
+        return made if self.config.pretrain.steps else self.config.teacher
 
     @property
     def family(self) -> type[AnyArch]:
@@ -58,16 +67,16 @@ class Experiment(NamedTuple):
     def envelope(self, space: Space) -> AnyArch:
         """Sizes of the parameters of a space's SuperLM: its widths, all layers there
         are; a space of one Arch is that network and no more."""
-        if len(space.grid()) == 1:
-            return space.grid()[0]
-        return extract.superlm_arch(self.start[0], space.envelope())
+        if len(space) == 1:
+            return space[0]
+        return extract.superlm_arch(self.start[0], space.largest())
 
     def superlm(self, space: Space) -> Module:
         settings = self.config.distill
         return modules.module(
             self.envelope(space),
             self.sizes,
-            space=None if len(space.grid()) == 1 else space,
+            space=None if len(space) == 1 else space,
             dtype=jnp.dtype(settings.dtype),
             dropout=settings.dropout,
         )
@@ -84,16 +93,14 @@ class Experiment(NamedTuple):
         sizes = student_sizes(self.teacher.sizes, type(arch))
         return cost(arch, sizes, self.config.latency.length)
 
-    def grid(self) -> dict[AnyArch, str]:
-        """All Archs, and the first space that each is in."""
-        made = {}
-        for name, space in self.spaces.items():
-            made = {arch: name for arch in space.grid()} | made
-        return made
+    def count(self) -> int:
+        """All Archs there are."""
+        first, *others = self.spaces.values()
+        return len(set(first).union(*others)) if others else len(first)
 
 
-def read(config: ConfigDict) -> Experiment:
-    """Checks a config before any work; loads the teacher.
+def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
+    """Checks a config before any work; loads the teacher, see `teachers.read`.
 
     Raises:
       UserError: whatever cannot work, in one line.
@@ -108,8 +115,8 @@ def read(config: ConfigDict) -> Experiment:
         )
     data = config.data
     text.check(data.source, data.packages, data.download)
-    teacher = huggingface.load(config.teacher)
-    made = tokens.tokenizer(teacher.folder, teacher.sizes.vocab)
+    source, teacher = teachers.read(config, workdir)
+    made = tokens.tokenizer(source.folder, teacher.sizes.vocab)
     length = max(data.length, config.latency.length, config.finetune.length)
     if length > teacher.sizes.positions:
         raise UserError(
@@ -142,6 +149,7 @@ def read(config: ConfigDict) -> Experiment:
         mesh = sharding.make_mesh(config[section].batch_size, config.mesh.data, name)
     experiment = Experiment(
         config,
+        source,
         teacher,
         made,
         special,
@@ -192,7 +200,7 @@ def spaces(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
 def _start(config, teacher, named) -> tuple[AnyArch, dict]:
     """Where training starts: the teacher's weights, random ones, or a student's."""
     kind = config.distill.start
-    space, tops = next(iter(named.values())), [s.envelope() for s in named.values()]
+    space, tops = next(iter(named.values())), [s.largest() for s in named.values()]
     sizes = student_sizes(teacher.sizes, space.family, config.space.norm)
     widest = space.arch(
         {axis: max(getattr(top, axis) for top in tops) for axis in space.family.axes}
@@ -245,36 +253,27 @@ def _projected(teacher, arch, sizes, seed: int) -> dict[str, np.ndarray]:
     return made
 
 
-def _affordable(experiment: Experiment) -> dict[AnyArch, str]:
+def _affordable(experiment: Experiment) -> Mapping[AnyArch, str]:
     """The Archs under the budget, or the one that `search.arch` names."""
     config = experiment.config
     if config.search.arch:
         head_size = next(iter(experiment.spaces.values())).head_size
         arch = named_archs.read(config.search.arch, head_size, "search.arch")
-        homes = experiment.grid()
-        if arch not in homes:
-            raise UserError(
-                f"search.arch: {arch} is outside the space; the nearest inside is "
-                f"{nearest(homes, arch)}"
-            )
-        return {arch: homes[arch]}
-    teacher = experiment.teacher
-    made, refusals = {}, []
-    for name, space in experiment.spaces.items():
-        try:
-            inside = space.within(
-                experiment.budget,
-                experiment.cost(teacher.arch),
-                sizes=experiment.sizes,
-                length=config.latency.length,
-            )
-        except UserError as error:
-            refusals.append(error)
-            continue
-        made = {arch: name for arch in inside} | made
-    if not made:
-        raise refusals[0]
-    return made
+        for name, space in experiment.spaces.items():
+            if arch in space:
+                return {arch: name}
+        near = [space.nearest(arch) for space in experiment.spaces.values()]
+        raise UserError(
+            f"search.arch: {arch} is outside the space; the nearest inside is "
+            f"{nearest(near, arch)}"
+        )
+    return Within(
+        experiment.spaces,
+        experiment.budget,
+        experiment.cost(experiment.teacher.arch),
+        experiment.sizes,
+        config.latency.length,
+    )
 
 
 def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:

@@ -213,7 +213,7 @@ tags: [{sizes.family}, distillation, autodistill_jax]
 # {arch.name}
 
 A model of type {sizes.family}: {described(arch)}; distilled by autodistill_jax from
-{experiment.config.teacher}.
+{experiment.taught_by}.
 
 | | student | teacher | share |
 |---|---|---|---|

@@ -64,7 +64,7 @@ def check_text(experiment: Experiment, rows: Mapping[str, np.ndarray]) -> None:
     asked = {"search.proxy": (config.search.proxy,)}
     if config.rank.archs:
         asked["rank.proxies"] = config.rank.proxies
-    width = max(space.envelope().hidden for space in experiment.spaces.values())
+    width = max(space.largest().hidden for space in experiment.spaces.values())
     for field, names in asked.items():
         if "hidden" in names:
             proxies.enough(halves(experiment, rows)[0], width, field)

@@ -17,6 +17,7 @@ from autodistill_jax.search import rank
 from autodistill_jax.train import log
 
 # Of a compiled latency: each is judged as it is, before any correction.
+_DRAWN_FROM = 20_000  # Archs of a space, at most.
 _ESTIMATES = ("seconds", "cycles_seconds", "roofline_seconds", "optimal_seconds")
 
 
@@ -87,7 +88,7 @@ def _calibrate(config: ConfigDict, home: epath.Path, how: table.How) -> None:
     flops = {
         arch: cost(arch, sizes, how.length)["flops"]
         for space in spaces
-        for arch in space.grid()
+        for arch in space.some(_DRAWN_FROM, config.seed)
     }
     wanted = config.latency.calibrate
     # In order of their FLOPs, so every other one of all sizes.

@@ -1,6 +1,5 @@
 """Job `pretrain`: a teacher of one's own, trained on hidden words and next sentences."""
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +9,15 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
-from autodistill_jax import named, sharding
-from autodistill_jax.arch import AnyArch, Arch, described
-from autodistill_jax.cost import Sizes, student_sizes
+from autodistill_jax import sharding
+from autodistill_jax.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import reloaded
+from autodistill_jax.jobs import reloaded, teachers
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import rows
-from autodistill_jax.model import follows, huggingface, modules, words
+from autodistill_jax.model import huggingface, modules
 from autodistill_jax.model.described import read as read_config
-from autodistill_jax.model.families import FAMILIES
 from autodistill_jax.train import checkpoint, fit, log, optimizer, pretrain
 
 _JUDGED_ON = 4096  # Held-out rows, at most.
@@ -40,56 +37,25 @@ def check(experiment: Experiment) -> None:
             "pretrain hides words, and the teacher's tokenizer has no token for a hidden "
             "word ([MASK]); use the tokenizer files of another teacher"
         )
-    arch, sizes = network(experiment)
-    if FAMILIES[sizes.family].next is None:
-        raise UserError(
-            f"pretrain trains BERTs and MobileBERTs, and under this teacher {arch} would "
-            f"be of the type {sizes.family}; use a BERT as teacher, or MobileBERT's "
-            "sizes in pretrain.arch"
-        )
-    if not huggingface.stock(arch, sizes):
-        raise UserError(
-            f"{config.pretrain.arch or config.teacher} is {arch}, with heads of "
-            f"{arch.head_size}; pretrain writes stock models, whose heads divide their "
-            "hidden width, so give pretrain.arch other heads"
-        )
-    if not isinstance(arch, Arch) and arch.hidden < sizes.embedding:
-        raise UserError(
-            f"pretrain.arch has hidden {arch.hidden}, narrower than the {sizes.embedding} "
-            "channels of a MobileBERT's word embeddings; give it at least so many"
-        )
-
-
-def network(experiment: Experiment) -> tuple[AnyArch, Sizes]:
-    """What is trained: the teacher's network, or the one that `pretrain.arch` names.
-
-    A BERT given by sizes has heads of hidden / heads, as stock ones have.
-    """
-    text, teacher = experiment.config.pretrain.arch, experiment.teacher
-    if not text:
-        return teacher.arch, teacher.sizes
-    arch = named.read(text, 0, "pretrain.arch")
-    if isinstance(arch, Arch) and not arch.head_size:
-        arch = dataclasses.replace(arch, head_size=arch.hidden // arch.heads)
-    sizes = student_sizes(teacher.sizes, type(arch))
-    return arch, named.sizes(text, sizes) if named.by_name(text) else sizes
+    teachers.check(config, experiment.source)
 
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") -> None:
     """Leaves pretrained/, a Hugging Face folder with the heads; goes on from the last
     checkpoint."""
     settings = experiment.config.pretrain
-    folder = Path(workdir) / "pretrained"
+    folder = Path(teachers.pretrained(workdir))
     if folder.exists():
         log.say(f"{stage}: done already, {folder}")
         return
     seed, mesh = experiment.config.seed, experiment.mesh
-    arch, sizes = network(experiment)
+    began = teachers.start(experiment.config, experiment.source)
+    arch, sizes = began.arch, began.sizes
     module = modules.module(
         arch, sizes, dtype=jnp.dtype(settings.dtype), dropout=settings.dropout
     )
     data = rows(experiment, workdir, "train")
-    params = _start(experiment, module, "next" in data)
+    params = {**began.params, **began.head, **(began.next or {})}
     # Copied: a step gives its arguments' memory away.
     params = {name: jnp.array(value) for name, value in params.items()}
     moves = optimizer.make(settings.to_dict(), settings.steps, modules.axes(module))
@@ -148,7 +114,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
         arch,
         sizes,
         params,
-        experiment.teacher.folder,
+        experiment.source.folder,
         "pooler",
         False,
         _card(experiment, module, right, len(held_out["ids"])),
@@ -156,21 +122,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
         pretrain.head(params),
     )
     log.say(f"{stage}: on {len(held_out['ids']):,} held-out rows, {_told(right)}")
-    log.say(f"{stage}: made {folder}; --config.teacher={folder} makes it a teacher")
-
-
-def _start(experiment: Experiment, module, pairs: bool) -> dict:
-    """Network and heads: the teacher's own where it has them, else random ones."""
-    teacher, key = experiment.teacher, jax.random.key(experiment.config.seed)
-    own = not experiment.config.pretrain.arch
-    hidden = module.arch.hidden
-    params = teacher.params if own else modules.init(module, key)
-    head = teacher.head if own else None
-    params = {**params, **(head or words.init(hidden, module.sizes))}
-    if pairs:
-        head = teacher.next if own else None
-        params |= head or follows.init(hidden, jax.random.fold_in(key, 1))
-    return params
+    log.say(f"{stage}: made {folder}, this run's teacher from here on")
 
 
 def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None:

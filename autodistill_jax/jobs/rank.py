@@ -17,6 +17,7 @@ from autodistill_jax.train import log, supervised, terms
 
 # Below it a bootstrap over Archs says little.
 _ENOUGH = 24
+_DRAWN_FROM = 20_000  # Archs of a space, at most.
 
 
 def run(
@@ -39,7 +40,10 @@ def run(
     if common.ranked(experiment.config, workdir):
         log.say(f"{stage}: done already, {path}")
         return
-    grid = experiment.grid()
+    grid = {}
+    for home, space in experiment.spaces.items():
+        archs = space.some(_DRAWN_FROM, experiment.config.seed)
+        grid = dict.fromkeys(archs, home) | grid
     flops = {arch: experiment.cost(arch)["flops"] for arch in grid}
     bands = rank.draw(flops, settings.archs, settings.bands, experiment.config.seed)
     if len(bands) < _ENOUGH:

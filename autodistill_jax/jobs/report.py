@@ -92,7 +92,7 @@ def _head(experiment, found, arch, student) -> str:
     where = html.escape(f"students/{student.name}")
     there = f"The student: <code>{where}</code>" if student.exists() else ""
     return (
-        f"<h1>A student of {html.escape(experiment.config.teacher)}</h1>\n"
+        f"<h1>A student of {html.escape(experiment.taught_by)}</h1>\n"
         f'<p class="note">{datetime.date.today()} &middot; '
         f"autodistill_jax {__version__} &middot; jax {metadata.version('jax')}</p>\n"
         f'<p class="lead"><b>{described(arch)}'

@@ -5,6 +5,7 @@ import time
 
 from ml_collections import ConfigDict
 
+from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import (
     baselines,
     cost,
@@ -18,6 +19,7 @@ from autodistill_jax.jobs import (
     rank,
     report,
     search,
+    teachers,
     texts,
     transfer,
     trials,
@@ -58,7 +60,8 @@ def job(
         latency.run(config, folder, arch, calibrate)
         return
     start = time.monotonic()
-    made = experiment.read(config)
+    # To train a teacher, the space need not fit it.
+    made = experiment.read(config, None if name == "pretrain" else folder)
     baselines.check(made)
     trials.check(made)
     home = workdir.open_workdir(config, folder)
@@ -70,6 +73,11 @@ def job(
         stages = [stage for stage in stages if stage not in off]
     if "pretrain" in stages:
         pretrain.check(made)
+    elif config.pretrain.steps and not teachers.pretrained(home).exists():
+        raise UserError(
+            f"pretrain.steps is {config.pretrain.steps}, and {teachers.pretrained(home)} "
+            "is not there; run the job pretrain first"
+        )
     # Labelled rows are read, and refused, before anything is trained.
     tasks = judged.tasks(made, home, stages)
     if "search" in stages and config.latency.target:
@@ -89,4 +97,6 @@ def job(
         told = f"[{i}/{len(stages)} {stage}]" if name == "run" else stage
         rest = (tasks[stage],) if stage in tasks else ()
         _STAGES[stage](made, home, *rest, stage=told)
+        if stage == "pretrain":
+            made = experiment.read(config, home)  # Under the teacher there now is.
     log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")

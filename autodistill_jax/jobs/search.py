@@ -43,13 +43,13 @@ def run(
     if chosen_already(experiment.config, workdir):
         log.say(f"{stage}: done already, {folder / 'front.json'}")
         return
-    homes = set(experiment.affordable.values())
+    listed = experiment.config.search.sampler == "all"
+    homes = set(experiment.affordable.values()) if listed else set(experiment.spaces)
     if experiment.config.search.proxy == "flash":
         homes = set()  # Nothing is inherited.
     superlms = {
         name: trained_superlm(experiment, workdir, name) for name in sorted(homes)
     }
-    listed = experiment.config.search.sampler == "all"
     settings = experiment.config.latency
     how = latency_table.How(*(settings[name] for name in latency_table.How._fields))
     if listed:
@@ -102,7 +102,7 @@ def run(
             ],
             "asked": asked,
             "teacher": {"arch": record_of(experiment.teacher.arch), **teacher},
-            "space": len(experiment.grid()),
+            "space": experiment.count(),
             "proxy": experiment.config.search.proxy,
             "sampler": experiment.config.search.sampler,
             "latency": how.conditions(),
@@ -141,7 +141,7 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
     there = study.trials(made, spaces)
     missing = [arch for arch in experiment.affordable if arch not in there]
     log.say(
-        f"{stage}: {len(experiment.affordable)} of {len(experiment.grid())} "
+        f"{stage}: {len(experiment.affordable)} of {experiment.count()} "
         "sub-networks are within the bounds on parameters and multiply-adds, "
         f"{len(missing)} to evaluate by {name!r}: "
         f"{proxies.PROXIES[name]}"
@@ -222,7 +222,7 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
             raise experiment.budget.nothing_left(
                 {"latency_ms": limit},
                 {arch: trials[arch] for arch in timed},
-                f"{source} Archs of the front (latency.at_most)",
+                f"{len(timed)} {source} Archs of the front (latency.at_most)",
             )
     tolerance = experiment.config.search.tolerance
     lowest = min(trials[arch]["proxy"] for arch in candidates)

@@ -58,8 +58,8 @@ def train(
     else:
         overview = parameter_overview.count_parameters({**frozen, **state["params"]})
         trained = parameter_overview.count_parameters(state["params"])
-        count = len(space.grid())
-        what = f"for {count} sub-networks" if count > 1 else f"({space.grid()[0]})"
+        count = len(space)
+        what = f"for {count:,} sub-networks" if count > 1 else f"({space[0]})"
         log.say(
             f"{stage}: {'a SuperLM' if count > 1 else 'one network'} of {overview:,} "
             f"parameters ({trained:,} trained) {what}; terms "

@@ -1,6 +1,5 @@
 """Which trials does a study run, and on what? For `search`, where it does not list all."""
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from autodistill_jax.model import extract, modules
 from autodistill_jax.search import proxies, study
 from autodistill_jax.train import flash, log, objectives, terms
 
+_LISTED = 1_000_000  # The Archs of the largest space of which each may be taken.
+
 Evaluate = Callable[[AnyArch], Mapping[str, Any]]
 
 
@@ -40,13 +41,13 @@ def check(experiment: Experiment) -> None:
                 "search.proxy is flash, which trains every candidate, and search.sampler "
                 "is all, which takes every Arch; set search.sampler to bayes"
             )
+        if max(map(len, experiment.spaces.values())) > _LISTED:
+            raise UserError(
+                f"search.sampler is all, which takes every Arch, and the space has "
+                f"{experiment.count():,}; set search.sampler to bayes"
+            )
         return
-    sizes = (
-        len(values)
-        for space in experiment.spaces.values()
-        for values in space.choices().values()
-    )
-    if math.prod(sizes) < 2:
+    if experiment.count() < 2:
         raise UserError(
             f"search.sampler is {settings.sampler}, and the space has one Arch, which "
             "needs no search; set it to all"
@@ -57,7 +58,7 @@ def check(experiment: Experiment) -> None:
             f"are {len(experiment.spaces)}; set it to all, or space.partition to 0"
         )
     heads = experiment.teacher.arch.heads
-    narrowest = min(arch.width for arch in experiment.grid())
+    narrowest = min(space.smallest().width for space in experiment.spaces.values())
     if settings.proxy == "flash" and narrowest < heads:
         raise UserError(
             f"search.proxy is flash, which compares attention in the teacher's {heads} "

@@ -8,6 +8,7 @@ neither time nor memory grows with the number of branches. `repeat` does the sam
 depth. With an Arch of Python ints both do nothing: a student has no overhead.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -43,10 +44,13 @@ def cut(space: Space, arch: AnyArch, *axes: str, exact: bool = False) -> Cut:
 
     `exact` never rounds up, at the price of a branch for each size.
     """
-    limits = {axis: space.envelope().channels(axis) for axis in axes}
-    sizes = sorted(
-        {tuple(other.channels(axis) for axis in axes) for other in space.grid()}
+    big = space.largest()
+    limits = {axis: big.channels(axis) for axis in axes}
+    archs = (
+        dataclasses.replace(big, **dict(zip(axes, some)))
+        for some in space.combined(*axes)
     )
+    sizes = [tuple(other.channels(axis) for axis in axes) for other in archs]
     tile, rounded = 1, sizes
     while len(rounded) > MAX_BRANCHES and not exact:
         tile = 32 if tile == 1 else tile * 2

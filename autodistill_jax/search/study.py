@@ -97,12 +97,14 @@ def _shown(storage: str) -> str:
 
 
 def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
-    grid = [arch for space in spaces.values() for arch in space.grid()]
     family = next(iter(spaces.values())).family
-    return {
-        axis: sorted({getattr(arch, axis) for arch in grid})
-        for axis in (*family.axes, *(("head_size",) if family is Arch else ()))
+    made = {
+        axis: sorted({size for s in spaces.values() for (size,) in s.combined(axis)})
+        for axis in family.axes
     }
+    if family is Arch:
+        made["head_size"] = sorted({space.head_size for space in spaces.values()})
+    return made
 
 
 def record(

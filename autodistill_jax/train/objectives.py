@@ -129,8 +129,8 @@ def objective(
                 f"distill.{field} is {value!r}; it must be one of {', '.join(known)}"
             )
     heads = settings["relation_heads"] or teacher.arch.heads
-    grid = [arch for space in spaces for arch in space.grid()]
-    narrowest = min(arch.width for arch in grid)
+    narrowest = min(space.smallest().width for space in spaces)
+    count = sum(map(len, spaces))
     if "relation" in weights and heads > narrowest:
         raise UserError(
             f"distill.relation_heads is {heads}, but the narrowest sub-network has "
@@ -142,16 +142,16 @@ def objective(
         heads,
         pairs,
         teacher.pooling,
-        _mapped(grid[0].layers, teacher.arch.layers),
+        _mapped(spaces[0].smallest().layers, teacher.arch.layers),
         settings["hide"],
         settings["hide_at_most"],
         settings["temperature"],
         special,
     )
-    if made.needs("layers") and len(grid) > 1:
+    if made.needs("layers") and count > 1:
         raise UserError(
             f"distill.terms {named!r} follows the teacher layer by layer, which needs a "
-            f"space of one Arch, and this one has {len(grid)}; use other terms or give "
+            f"space of one Arch, and this one has {count}; use other terms or give "
             "each axis one value"
         )
     if "attention" in weights and teacher.arch.heads > narrowest:

@@ -23,8 +23,8 @@ _WORDS = 2**31 - 1
 def archs(space: Space, n_random: int, seed: int, step: int) -> list[AnyArch]:
     """The Archs of a step: largest, smallest and n random ones; a function of the step,
     the same on every device (AutoDistil, section 3.2)."""
-    if len(space.grid()) == 1:
-        return space.grid()
+    if len(space) == 1:
+        return list(space)
     return space.sandwich(np.random.default_rng((seed, step)), n_random)
 
 

@@ -50,7 +50,7 @@ def main():
     flags = parser.parse_args()
     space = partition(BERT_BASE, 3)[1]
     rng = np.random.default_rng(0)
-    grid = space.grid()
+    grid = list(space)
     archs = [space.smallest(), space.largest()]
     archs += [grid[i] for i in rng.choice(len(grid), flags.count - 2, replace=False)]
     ids = jnp.asarray(rng.integers(1000, 30000, (8, 128)), jnp.int32)
@@ -59,7 +59,7 @@ def main():
     def init(module):
         return modules.init(module, jax.random.key(0))
 
-    envelope = dataclasses.replace(space.envelope(), layers=12)
+    envelope = dataclasses.replace(space.largest(), layers=12)
     superlm = Bert(envelope, space=space)
     traces = []
     step, params = step_of(superlm, traces), init(superlm)

@@ -1,0 +1,100 @@
+"""Which network teaches? The config's teacher, or the one that it is made into first."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax import named
+from autodistill_jax.arch import AnyArch, Arch
+from autodistill_jax.cost import Sizes, student_sizes
+from autodistill_jax.errors import UserError
+from autodistill_jax.model import follows, huggingface, modules, words
+from autodistill_jax.model.families import FAMILIES
+
+
+def pretrained(workdir: epath.Path) -> epath.Path:
+    """The folder of the teacher that the job pretrain leaves."""
+    return epath.Path(workdir) / "pretrained"
+
+
+def read(
+    config: ConfigDict, workdir: epath.Path | None
+) -> tuple[huggingface.Teacher, huggingface.Teacher]:
+    """(what `teacher` names, the teacher of the experiment).
+
+    They are one unless there is a workdir and `pretrain.steps` is above 0: then the
+    teacher is what the job pretrain has left there, or, before it, what it starts from.
+
+    Raises:
+      UserError: no such teacher, or none that can be pre-trained.
+    """
+    source = huggingface.load(config.teacher)
+    if workdir is None or not config.pretrain.steps:
+        return source, source
+    if pretrained(workdir).exists():
+        return source, huggingface.load(str(pretrained(workdir)))
+    return source, start(config, source)
+
+
+def network(text: str, arch: AnyArch, sizes: Sizes) -> tuple[AnyArch, Sizes]:
+    """What is pre-trained: the network of this Arch and sizes that `teacher` names, or
+    the one that `pretrain.arch` does.
+
+    A BERT given by sizes has heads of hidden / heads, as stock ones have.
+    """
+    if not text:
+        return arch, sizes
+    arch = named.read(text, 0, "pretrain.arch")
+    if isinstance(arch, Arch) and not arch.head_size:
+        arch = dataclasses.replace(arch, head_size=arch.hidden // arch.heads)
+    sizes = student_sizes(sizes, type(arch))
+    return arch, named.sizes(text, sizes) if named.by_name(text) else sizes
+
+
+def check(config: ConfigDict, source: huggingface.Teacher) -> None:
+    """Raises UserError for a network that the job pretrain cannot train."""
+    arch, sizes = network(config.pretrain.arch, source.arch, source.sizes)
+    if FAMILIES[sizes.family].next is None:
+        raise UserError(
+            f"pretrain trains BERTs and MobileBERTs, and under this teacher {arch} would "
+            f"be of the type {sizes.family}; use a BERT as teacher, or MobileBERT's "
+            "sizes in pretrain.arch"
+        )
+    if not huggingface.stock(arch, sizes):
+        raise UserError(
+            f"{config.pretrain.arch or config.teacher} is {arch}, with heads of "
+            f"{arch.head_size}; pretrain writes stock models, whose heads divide their "
+            "hidden width, so give pretrain.arch other heads"
+        )
+    if not isinstance(arch, Arch) and arch.hidden < sizes.embedding:
+        raise UserError(
+            f"pretrain.arch has hidden {arch.hidden}, narrower than the {sizes.embedding} "
+            "channels of a MobileBERT's word embeddings; give it at least so many"
+        )
+
+
+def start(config: ConfigDict, source: huggingface.Teacher) -> huggingface.Teacher:
+    """What pre-training starts from: network and heads are the source's own where it
+    has them, else random ones. Raises as `check`."""
+    check(config, source)
+    arch, sizes = network(config.pretrain.arch, source.arch, source.sizes)
+    key = jax.random.key(config.seed)
+    own = not config.pretrain.arch
+    params = source.params if own else modules.init(modules.module(arch, sizes), key)
+    head, after = (source.head, source.next) if own else (None, None)
+    head = head or words.init(arch.hidden, sizes)
+    if config.data.unit == "pair":
+        after = after or follows.init(arch.hidden, jax.random.fold_in(key, 1))
+    return source._replace(
+        arch=arch,
+        sizes=sizes,
+        params={name: np.asarray(value) for name, value in params.items()},
+        pooling="pooler",
+        embeds=False,
+        head={name: np.asarray(value) for name, value in head.items()},
+        labels=None,
+        next=after if config.data.unit == "pair" else None,
+    )
