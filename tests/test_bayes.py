@@ -226,6 +226,10 @@ def test_spaces_too_large_to_list_are_searched():
     assert min(apart[8:]) < 0.7 * min(apart[:8])
     with pytest.raises(bayes.Exhausted):
         study_of(axes, allowed=lambda p: False).ask(axes)
+    # Thirty-six of ten million points: no draw that is even would meet one.
+    study = study_of(axes, TWO[:1], allowed=lambda p: sum(p.values()) <= 9)
+    made = search(study, axes, 12, values)
+    assert len(set(made)) == 12 and all(sum(point) <= 9 for point in made)
 
 
 def test_directions_are_honoured():

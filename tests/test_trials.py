@@ -78,10 +78,11 @@ def test_flash_and_transfer_from_trials_to_students(tmp_path, capfd):
 def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypatch):
     more = {
         "pretrain__steps": "3",
-        "pretrain__arch": "layers=2,hidden=128,heads=2,ffn=64",
+        "pretrain__arch": "layers=1,hidden=128,heads=2,ffn=64",
         "pretrain__batch_size": "8",
         "data__unit": "pair",
-        "space__hidden": str(tuple(range(128, 256))),
+        "space__layers": "(1,)",
+        "space__hidden": str(tuple(range(128, 384))),
         "space__bottleneck": str(tuple(range(24, 224, 2))),
         "space__ffn": str(tuple(range(8, 264))),
         "space__stacks": "(1,2)",
@@ -102,15 +103,15 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
     told = capfd.readouterr().err
     assert "1/8 pretrain" in told and "3/8 transfer" in told
     front = json.loads((tmp_path / "w" / "search" / "front.json").read_text())
-    assert front["space"] == 2 * 128 * 100 * 256 * 2 == 13_107_200
-    assert (front["teacher"]["arch"]["layers"], len(front["trials"])) == (2, 2)
+    assert front["space"] == 256 * 100 * 256 * 2 == 13_107_200
+    assert (front["teacher"]["arch"]["layers"], len(front["trials"])) == (1, 2)
     # It has heads, and so what counts is what a student says of hidden words.
     assert all(
         {"accuracy_words", "accuracy_next"} <= one.keys() for one in front["trials"]
     )
     assert all(one["flops"] <= 3e6 for one in front["trials"])
     (student,) = (p for p in (tmp_path / "w" / "students").iterdir() if p.is_dir())
-    assert "2x128-h2-f64, pre-trained in the same run" in (
+    assert "1x128-h2-f64, pre-trained in the same run" in (
         student / "README.md"
     ).read_text().replace("\n", " ")
 

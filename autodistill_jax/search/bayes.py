@@ -166,9 +166,10 @@ class Sampler(optuna.samplers.BaseSampler):
                 return left
             return [left[i] for i in rng.choice(len(left), _SCORED, replace=False)]
         some = []
-        for _ in range(20):
-            draws = rng.integers(0, self._levels, (_SCORED, len(self._levels)))
-            some += self._open(map(tuple, draws.tolist()), data.taken, fixed)
+        # Where little is allowed it is the small: each round leans further to it.
+        for lean in range(1, 21):
+            draws = rng.random((_SCORED, len(self._levels))) ** lean * self._levels
+            some += self._open(map(tuple, draws.astype(int).tolist()), data.taken, fixed)
             if len(some) >= _SCORED // 2:
                 break
         return some or self._moves(data.points, data.taken, fixed)
