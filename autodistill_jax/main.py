@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from autodistill_jax.errors import UserError
 
 _JOBS = {
-    "run": "distill, search, transfer, export, baselines, finetune, rank, report",
+    "run": "all that the config asks for, from pretrain or distill to report",
     "pretrain": "train a teacher of your own on text: hidden words, next sentences",
     "distill": "train the SuperLM of each space from the teacher",
     "search": "the Archs under the budget -> the front, and one chosen",

@@ -40,12 +40,11 @@ class Within(Mapping[AnyArch, str]):
         self._bounds = {
             key: bounds[key] for key in ("params", "flops") if key in bounds
         }
-        if not any(self._meets(space.smallest()) for space in spaces.values()):
-            space = next(iter(spaces.values()))
-            least = space.smallest()
-            raise budget.nothing_left(
-                self._bounds, {least: self._costs(least)}, f"{len(space)} Archs"
-            )
+        least = {space.smallest() for space in spaces.values()}
+        if not any(map(self._meets, least)):
+            count = sum(map(len, spaces.values()))
+            costs = {arch: self._costs(arch) for arch in sorted(least)}
+            raise budget.nothing_left(self._bounds, costs, f"{count} Archs")
 
     def __getitem__(self, arch: AnyArch) -> str:
         for name, space in self._spaces.items():

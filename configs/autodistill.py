@@ -29,8 +29,9 @@ def get_config(preset: str = "") -> ConfigDict:
                 "packages": packages,
                 # May a tfds data set that is not on this machine be downloaded?
                 "download": False,
-                # "sentence" serves sentence-embedding teachers, "chunk" all others.
-                "unit": "sentence" if smoke else "chunk",
+                # "sentence" serves sentence-embedding teachers, "chunk" all others; with
+                # "pair" next sentences are learned, too.
+                "unit": "sentence" if smoke else "pair",
                 # Tokens a row, [CLS] and [SEP] included.
                 "length": 32 if smoke else 128,
                 # Training rows at most; 0: all there are.

@@ -1,5 +1,6 @@
 """What do all tests share? Eight fake CPU devices, tiny shapes, the packaged teacher."""
 
+import dataclasses
 import functools
 import http.server
 import os
@@ -115,6 +116,16 @@ def server(tmp_path, monkeypatch):
     yield f"http://127.0.0.1:{made.server_port}"
     made.shutdown()
     made.server_close()
+
+
+def corners(space):
+    """The Archs at the ends of every axis of a Space."""
+    ends = {
+        field.name: tuple(sorted({min(values), max(values)}))
+        for field in dataclasses.fields(space)
+        if field.name != "head_size" and (values := getattr(space, field.name))
+    }
+    return list(dataclasses.replace(space, **ends))
 
 
 def stories(count=120, sentences=9):

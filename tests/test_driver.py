@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes, driver
-from autodistill_jax.search.study import _shown, open_study
+from autodistill_jax.search.study import open_study, shown
 from autodistill_jax.space import Space
 
 SPACE = Space(
@@ -144,6 +144,22 @@ def test_another_budget_starts_from_what_is_known(study, tmp_path):
     assert len(driver.living(tight)) == 3
     tried = [tuple(one.params.items()) for one in tight.trials]
     assert len(set(tried)) == len(tried) == len(fit) + 3
+    # A sampler that repeats what is inherited comes to an end all the same.
+    study.set_user_attr("kin", "a kin")
+    again = open_study(tmp_path, SPACES, "again", "", "latency_ms")
+    again.sampler = driver.sampler("random", SPACE, 0, None)
+    driver.inherit(again, "a kin", SPACE, lambda arch: True, None)
+    driver.run(again, SPACE, 20, latency=latency, evaluate=proxy)
+    assert len(driver.living(again)) == 20
+
+
+def test_the_last_process_takes_over_where_nothing_else_is_left(study, monkeypatch):
+    monkeypatch.setattr(driver, "PATIENCE", 0.5)
+    monkeypatch.setattr(driver, "BEAT", 0.1)
+    dead = study.ask(driver.distributions(SPACE))
+    driver.run(study, SPACE, 99, latency=latency, evaluate=proxy)
+    done = [one.params for one in driver.finished(study)]
+    assert len(done) == 16 and dead.params in done
 
 
 def test_a_trial_that_another_took_over_is_let_go(study):
@@ -165,7 +181,7 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 from test_driver import SPACE, SPACES, latency, proxy
 from autodistill_jax.search import driver
-from autodistill_jax.search.study import _shown, open_study
+from autodistill_jax.search.study import shown, open_study
 driver.BEAT, driver.PATIENCE = 0.1, 1.5
 study = open_study(Path(sys.argv[1]), SPACES, "shared", "journal", "latency_ms")
 study.sampler = driver.sampler("bayes", SPACE, 0, lambda arch: True)
@@ -223,8 +239,10 @@ def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path):
     for url in (
         "postgresql://me:p@secret@host/db",
         "postgresql://host/db?password=secret",
+        "postgres:me:secret@host/db",
+        "me:secret@host/db",
     ):
-        assert "secret" not in _shown(url)
+        assert "secret" not in shown(url)
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def test_jobs_meet_on_disk():
         "run",
         "spans",
         "tables",
+        "teachers",
         "texts",
         "training",
         "trials",

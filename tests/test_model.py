@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BIG, SIZES, SPACE
+from conftest import BIG, SIZES, SPACE, corners
 from masked import forward
 
 from autodistill_jax.arch import Arch
@@ -61,7 +61,7 @@ def runner(space, traces=None, sizes=SIZES):
 def test_sub_network_is_the_extracted_student_everywhere(params, batch):
     traces = []
     run = runner(SPACE, traces)
-    archs = SPACE.corners() + SPACE.sample(np.random.default_rng(0), 20)
+    archs = corners(SPACE) + SPACE.sample(np.random.default_rng(0), 20)
     for arch in archs:
         inside = run(params, batch, arrays(arch))
         student = extract.extract(params, BIG, arch)
@@ -87,7 +87,7 @@ def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch
     sizes, params = electra
     assert params["embeddings_word"].shape == (60, 10)
     run, real = runner(SPACE, sizes=sizes), np.asarray(batch["tokens"], bool)
-    archs = SPACE.corners()
+    archs = corners(SPACE)
     for arch in [archs[0], archs[-1], *SPACE.sample(np.random.default_rng(0), 6)]:
         inside = run(params, batch, arrays(arch))
         student = extract.extract(params, BIG, arch)

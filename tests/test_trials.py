@@ -132,6 +132,18 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
             "search.storage=postgresql://me:***@localhost:9/db does not answer",
         ),
         ({"budget__convention": "paper"}, "does not count MobileBERTs"),
+        (
+            {"search__arch": "minilm"},
+            "of another family than the space, whose axes",
+        ),
+        (
+            {
+                "search__sampler": "all",
+                "search__proxy": "pooled",
+                "search__storage": "journal",
+            },
+            "keeps its trials in the workdir",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path, capfd, more, told):

@@ -7,6 +7,7 @@ from etils import epath
 from autodistill_jax import sharding
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import trials
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import train
@@ -41,8 +42,10 @@ def _check_cut(experiment: Experiment) -> None:
     try:
         for space in experiment.spaces.values():
             extract.check_fits(there, space.largest())
-    except UserError:  # It may cost too much.
-        for arch in experiment.affordable:
+    except UserError:
+        if experiment.count() > trials.LISTED:
+            raise
+        for arch in experiment.affordable:  # The largest may cost too much.
             extract.check_fits(there, arch)
 
 

@@ -1,6 +1,5 @@
 """What does a config say? Where all jobs start from."""
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +31,8 @@ class Experiment(NamedTuple):
 
     source, teacher: see `teachers.read`. spaces: {name: Space}; a SuperLM each.
     affordable: {Arch under the budget: the name of its space}, see `within`. start: what
-    training starts from, (its Arch, its parameters).
+    training starts from, (its Arch, its parameters). What is None in `basis` is never
+    None in `read`.
     """
 
     config: ConfigDict
@@ -40,12 +40,12 @@ class Experiment(NamedTuple):
     teacher: huggingface.Teacher
     tokenizer: Any
     special: Any
-    spaces: dict[str, Space]
-    budget: Budget
-    objective: objectives.Objective
-    affordable: Mapping[AnyArch, str]
-    start: tuple[AnyArch, dict]
     mesh: jax.sharding.Mesh
+    spaces: dict[str, Space] | None = None
+    budget: Budget | None = None
+    objective: objectives.Objective | None = None
+    affordable: Mapping[AnyArch, str] | None = None
+    start: tuple[AnyArch, dict] | None = None
 
     @property
     def taught_by(self) -> str:
@@ -99,20 +99,13 @@ class Experiment(NamedTuple):
         return len(set(first).union(*others)) if others else len(first)
 
 
-def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
-    """Checks a config before any work; loads the teacher, see `teachers.read`.
+def basis(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
+    """What does not hang on a space: all that the job pretrain needs.
 
     Raises:
       UserError: whatever cannot work, in one line.
     """
     fields.check(config)
-    if config.tensorboard and not all(
-        importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")
-    ):
-        raise UserError(
-            "tensorboard is True, but its packages are not installed; "
-            "run: pip install 'autodistill_jax[tensorboard]'"
-        )
     data = config.data
     text.check(data.source, data.packages, data.download)
     source, teacher = teachers.read(config, workdir)
@@ -123,6 +116,20 @@ def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
             f"a length of {length} tokens is more than the teacher's "
             f"{teacher.sizes.positions} positions; use shorter texts"
         )
+    for section in ("search", "finetune", "pretrain", "distill"):
+        name = f"{section}.batch_size"
+        mesh = sharding.make_mesh(config[section].batch_size, config.mesh.data, name)
+    return Experiment(config, source, teacher, made, tokens.special(made), mesh)
+
+
+def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
+    """Checks a config before any work; loads the teacher, see `teachers.read`.
+
+    Raises:
+      UserError: whatever cannot work, in one line.
+    """
+    made = basis(config, workdir)
+    teacher, data = made.teacher, config.data
     named = spaces(config.space, teacher.arch)
     families = {type(teacher.arch), next(iter(named.values())).family}
     if config.budget.convention == "paper" and MobileArch in families:
@@ -130,9 +137,8 @@ def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
             "budget.convention is 'paper', which does not count MobileBERTs; set it to "
             "'executed'"
         )
-    special = tokens.special(made)
     objective = objectives.objective(
-        config.distill.to_dict(), list(named.values()), teacher, special
+        config.distill.to_dict(), list(named.values()), teacher, made.special
     )
     if "next" in objective.weights and data.unit != "pair":
         raise UserError(
@@ -144,23 +150,13 @@ def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
             raise UserError(
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
-    for section in ("search", "finetune", "pretrain", "distill"):
-        name = f"{section}.batch_size"
-        mesh = sharding.make_mesh(config[section].batch_size, config.mesh.data, name)
-    experiment = Experiment(
-        config,
-        source,
-        teacher,
-        made,
-        special,
-        named,
-        Budget(**config.budget.to_dict()),
-        objective,
-        {},
-        _start(config, teacher, named),
-        mesh,
+    made = made._replace(
+        spaces=named,
+        budget=Budget(**config.budget.to_dict()),
+        objective=objective,
+        start=_start(config, teacher, named),
     )
-    return experiment._replace(affordable=_affordable(experiment))
+    return made._replace(affordable=_affordable(made))
 
 
 def spaces(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
@@ -262,6 +258,11 @@ def _affordable(experiment: Experiment) -> Mapping[AnyArch, str]:
         for name, space in experiment.spaces.items():
             if arch in space:
                 return {arch: name}
+        if type(arch) is not experiment.family:
+            raise UserError(
+                f"search.arch: {arch} is of another family than the space, whose axes "
+                f"are {', '.join(experiment.family.axes)}; give one of its own"
+            )
         near = [space.nearest(arch) for space in experiment.spaces.values()]
         raise UserError(
             f"search.arch: {arch} is outside the space; the nearest inside is "

@@ -1,5 +1,6 @@
 """What may each field of a config be? Checked before anything else is."""
 
+import importlib.util
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -169,6 +170,13 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name} is {value!r}; it must be a tuple, like (1, 2)")
         for element in value:
             _check_one(name, element, kind[0], bound)
+    if config.tensorboard and not all(
+        importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")
+    ):
+        raise UserError(
+            "tensorboard is True, but its packages are not installed; "
+            "run: pip install 'autodistill_jax[tensorboard]'"
+        )
 
 
 def _check_one(name: str, value: Any, kind: type, bound: Any) -> None:

@@ -17,8 +17,8 @@ from autodistill_jax.search import rank
 from autodistill_jax.train import log
 
 # Of a compiled latency: each is judged as it is, before any correction.
-_DRAWN_FROM = 20_000  # Archs of a space, at most.
 _ESTIMATES = ("seconds", "cycles_seconds", "roofline_seconds", "optimal_seconds")
+_DRAWN_FROM = 20_000  # Archs of a space, at most.
 
 
 def run(

@@ -12,6 +12,7 @@ from autodistill_jax.jobs import (
     distill,
     experiment,
     export,
+    fields,
     finetune,
     judged,
     latency,
@@ -26,6 +27,7 @@ from autodistill_jax.jobs import (
     workdir,
 )
 from autodistill_jax.latency import compile
+from autodistill_jax.search import study
 from autodistill_jax.train import log
 
 _STAGES = {
@@ -60,11 +62,14 @@ def job(
         latency.run(config, folder, arch, calibrate)
         return
     start = time.monotonic()
-    # To train a teacher, the space need not fit it.
-    made = experiment.read(config, None if name == "pretrain" else folder)
-    baselines.check(made)
-    trials.check(made)
+    fields.check(config)
     home = workdir.open_workdir(config, folder)
+    if name == "pretrain":  # A teacher need not fit this config's space.
+        made = experiment.basis(config)
+    else:
+        made = experiment.read(config, home)
+        baselines.check(made)
+        trials.check(made)
     stages = [stage for stage in _STAGES if name in ("run", stage)]
     if name == "run":
         flash = config.search.proxy == "flash"
@@ -82,11 +87,15 @@ def job(
     tasks = judged.tasks(made, home, stages)
     if "search" in stages and config.latency.target:
         compile.check(config.latency.target)
+    if {"search", "rank"} & set(stages):
+        study.check(config.search.storage)
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(made, home)
     first = {"pretrain", "distill"}
     first |= {"search"} if config.search.proxy == "flash" else set()
-    if first & set(stages) or (home / "data" / "rows.npz").exists():
+    if name == "pretrain":
+        texts.rows(made, home, "heldout")
+    elif first & set(stages) or (home / "data" / "rows.npz").exists():
         enough = functools.partial(judged.check_text, made)
         held_out = texts.rows(made, home, "heldout", enough)
         if {"distill", "search", "rank"} & set(stages):

@@ -51,7 +51,8 @@ def network(text: str, arch: AnyArch, sizes: Sizes) -> tuple[AnyArch, Sizes]:
     if isinstance(arch, Arch) and not arch.head_size:
         arch = dataclasses.replace(arch, head_size=arch.hidden // arch.heads)
     sizes = student_sizes(sizes, type(arch))
-    return arch, named.sizes(text, sizes) if named.by_name(text) else sizes
+    sizes = named.sizes(text, sizes) if named.by_name(text) else sizes
+    return arch, sizes._replace(heads=arch.heads)
 
 
 def check(config: ConfigDict, source: huggingface.Teacher) -> None:
@@ -92,7 +93,8 @@ def start(config: ConfigDict, source: huggingface.Teacher) -> huggingface.Teache
         arch=arch,
         sizes=sizes,
         params={name: np.asarray(value) for name, value in params.items()},
-        pooling="pooler",
+        # A folder without a next-sentence head is one without a pooler.
+        pooling="pooler" if config.data.unit == "pair" else "mean",
         embeds=False,
         head={name: np.asarray(value) for name, value in head.items()},
         labels=None,

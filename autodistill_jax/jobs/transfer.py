@@ -33,7 +33,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") ->
         if experiment.teacher.head is None:
             log.say(
                 f"{stage}: the teacher has no masked-word head: the last stage has no "
-                "soft labels, only hidden words"
+                f"soft labels, but {' + '.join(made.objective.weights)}"
             )
         params = flash.run(
             made,

@@ -22,7 +22,7 @@ from autodistill_jax.model import extract, modules
 from autodistill_jax.search import proxies, study
 from autodistill_jax.train import flash, log, objectives, terms
 
-_LISTED = 1_000_000  # The Archs of the largest space of which each may be taken.
+LISTED = 1_000_000  # The Archs of the largest space of which each may be taken.
 
 Evaluate = Callable[[AnyArch], Mapping[str, Any]]
 
@@ -41,7 +41,13 @@ def check(experiment: Experiment) -> None:
                 "search.proxy is flash, which trains every candidate, and search.sampler "
                 "is all, which takes every Arch; set search.sampler to bayes"
             )
-        if max(map(len, experiment.spaces.values())) > _LISTED:
+        if settings.storage:
+            raise UserError(
+                f"search.storage is {study.shown(settings.storage)}, and search.sampler "
+                "all keeps its trials in the workdir, for one process; set search.storage "
+                "to '', or take another sampler"
+            )
+        if max(map(len, experiment.spaces.values())) > LISTED:
             raise UserError(
                 f"search.sampler is all, which takes every Arch, and the space has "
                 f"{experiment.count():,}; set search.sampler to bayes"
@@ -122,6 +128,11 @@ def run(
         f"{stage}: up to {settings.trials} trials by {settings.sampler}, latency first, "
         f"then {settings.proxy!r}: {proxies.PROXIES[settings.proxy]}"
     )
+    if settings.proxy == "flash" and experiment.teacher.head is None:
+        log.say(
+            f"{stage}: the teacher has no masked-word head: no soft labels and no last "
+            "stage, the score is the blocks' held-out loss"
+        )
     driver.run(
         made,
         space,

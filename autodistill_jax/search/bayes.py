@@ -19,6 +19,7 @@ from autodistill_jax.search import hypervolume
 _LISTED = 50_000  # A space up to here is listed, a larger one is drawn from.
 _SCORED = 2_000  # Candidates that are looked at before the moves around the best.
 _ROUNDS, _BEST = 4, 10  # Of moves, and how many points each starts from.
+_LONG = 16  # Values of an axis, from which not all are moved to.
 _FINALISTS = 300  # Candidates over which the front's own uncertainty is integrated.
 _PATIENCE = 30.0  # Seconds that another process has between a trial and its parameters.
 
@@ -169,18 +170,20 @@ class Sampler(optuna.samplers.BaseSampler):
         # Where little is allowed it is the small: each round leans further to it.
         for lean in range(1, 21):
             draws = rng.random((_SCORED, len(self._levels))) ** lean * self._levels
-            some += self._open(map(tuple, draws.astype(int).tolist()), data.taken, fixed)
+            some += self._open(
+                map(tuple, draws.astype(int).tolist()), data.taken, fixed
+            )
             if len(some) >= _SCORED // 2:
                 break
         return some or self._moves(data.points, data.taken, fixed)
 
     def _moves(self, points, taken, fixed):
-        """What is open one axis away."""
+        """What is open one axis away; of a long axis near at hand and ever wider."""
         moves = (
             (*point[:axis], rank, *point[axis + 1 :])
             for point in points
             for axis, levels in enumerate(self._levels)
-            for rank in range(levels)
+            for rank in _around(point[axis], levels)
         )
         return self._open(moves, taken, fixed)
 
@@ -219,6 +222,14 @@ class Sampler(optuna.samplers.BaseSampler):
         new = [point for point in scores if point not in data.taken]
         finalists = sorted(new, key=scores.get)[-_FINALISTS:]
         return finalists[np.argmax(fine(self._coordinates(finalists)))]
+
+
+def _around(rank, levels):
+    if levels <= _LONG:
+        return range(levels)
+    steps = [2**i for i in range(levels.bit_length())]
+    near = {rank + sign * step for step in steps for sign in (-1, 1)}
+    return sorted(one for one in near if 0 <= one < levels)
 
 
 class _Axis(NamedTuple):

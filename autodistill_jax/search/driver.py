@@ -86,7 +86,8 @@ def run(
     """
     exhausted = False
     while True:
-        _rescue(study, stage)
+        if _rescue(study, stage):
+            exhausted = False
         there = living(study)
         if exhausted or len(there) >= trials:
             others = [one for one in there if not one.state.is_finished()]
@@ -145,7 +146,8 @@ def _one(study, trial, arch, known, latency, evaluate, bound, allowed, told):
         return
     if arch in known:  # Other samplers than ours may repeat themselves.
         for name, value in known[arch].user_attrs.items():
-            trial.set_user_attr(name, value)
+            if name not in OWN:
+                trial.set_user_attr(name, value)
         study.tell(trial, known[arch].values)
         return
     milliseconds = latency(arch)
@@ -217,15 +219,17 @@ def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _rescue(study: optuna.Study, stage: str) -> None:
-    """Hands on the trials whose process gives no sign of life any more."""
-    now = time.time()
+def _rescue(study: optuna.Study, stage: str) -> bool:
+    """Hands on the trials whose process gives no sign of life any more; were there any?"""
+    now, found = time.time(), False
     for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         began = one.datetime_start.timestamp() if one.datetime_start else now
         if now - max(one.user_attrs.get("beat", 0.0), began) > PATIENCE and _lose(
             study, one.number, again=one.params
         ):
             log.say(f"{stage}: trial {one.number} was lost with its process: again")
+            found = True
+    return found
 
 
 def _lose(study, number: int, again: Mapping[str, Any] | None = None) -> bool:

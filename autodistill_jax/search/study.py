@@ -5,8 +5,9 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from autodistill_jax.arch import AnyArch, Arch
 from autodistill_jax.errors import UserError
@@ -48,25 +49,29 @@ def open_study(
         axes = ours | theirs
         axis = next(axis for axis in axes if ours.get(axis) != theirs.get(axis))
         raise UserError(
-            f"{_shown(storage) or folder / 'study.db'} holds a study {name!r} of another "
+            f"{shown(storage) or folder / 'study.db'} holds a study {name!r} of another "
             f"space: {axis} is {theirs.get(axis)} there and {ours.get(axis)} here; use "
             "another --workdir" + (" or storage" if storage else "")
         )
     return study
 
 
+def check(storage: str) -> None:
+    """Raises UserError for a database that does not answer, within 10 s."""
+    if storage not in ("", "journal"):
+        _answering(storage, lambda: _database(storage))
+
+
 def _created(folder: Path, name: str, storage: str):
     import optuna
-    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    try:
+    def create():
         if storage == "journal":
             made = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
         elif storage:
-            url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", storage)
-            wait = {"connect_timeout": 5} if url.startswith("postgresql") else {}
-            made = RDBStorage(url, engine_kwargs={"connect_args": wait})
+            made = _database(storage)
         else:
             made = f"sqlite:///{folder / 'study.db'}"
         return optuna.create_study(
@@ -75,24 +80,41 @@ def _created(folder: Path, name: str, storage: str):
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
+
+    return _answering(storage, create)
+
+
+def _database(url: str):
+    from optuna.storages import RDBStorage
+
+    url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
+    wait = {"connect_timeout": 5} if url.startswith("postgresql") else {}
+    return RDBStorage(url, engine_kwargs={"connect_args": wait})
+
+
+def _answering(storage: str, make: Callable[[], Any]) -> Any:
+    """What make() gives; what it raises is the storage's."""
+    try:
+        return make()
     except Exception as error:
         if not storage:
             raise
         if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
             raise UserError(
-                f"search.storage={_shown(storage)} needs its database's driver, which is "
+                f"search.storage={shown(storage)} needs its database's driver, which is "
                 "not installed; run: pip install 'autodistill_jax[postgres]'"
             ) from error
         reason = (str(error.__cause__ or error).strip() or repr(error)).splitlines()[0]
         raise UserError(
-            f"search.storage={_shown(storage)} does not answer: {reason}; start the "
+            f"search.storage={shown(storage)} does not answer: {reason}; start the "
             "database, correct the URL, or use 'journal' or ''"
         ) from error
 
 
-def _shown(storage: str) -> str:
+def shown(storage: str) -> str:
     """A URL without its password."""
-    plain = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", storage)
+    # Whatever the slip: all between the first colon of the address and the last @.
+    plain = re.sub(r"^(.*?://)?([^:/@]*):.*@", r"\1\2:***@", storage)
     return re.sub(r"(password=)[^&]*", r"\1***", plain)
 
 
