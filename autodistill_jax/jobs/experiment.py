@@ -128,6 +128,11 @@ def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
     Raises:
       UserError: whatever cannot work, in one line.
     """
+    if config.pretrain.arch and not config.pretrain.steps:
+        raise UserError(
+            f"pretrain.arch is {config.pretrain.arch}, and pretrain.steps is 0, so that "
+            "nothing is pre-trained; give the steps, or leave pretrain.arch ''"
+        )
     made = basis(config, workdir)
     teacher, data = made.teacher, config.data
     named = spaces(config.space, teacher.arch)

@@ -51,6 +51,10 @@ def run(
     told, arch, sizes = asked.network(config, text, "latency.length")
     known = table.read(_path(home)) if home else table.empty()
     network = {told: (arch, sizes, None if how.target else _random(arch, sizes))}
+    if table.find(known, arch, sizes, how):
+        log.say(
+            f"known already, from {_path(home)}; without --workdir it is taken anew"
+        )
     found = table.latencies(known, network, how, False, log.say)[told]
     if home:
         _keep(config, home, known)

@@ -218,11 +218,13 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
     candidates = list(trials)
     if limit is not None and not experiment.config.search.arch:
         candidates = [a for a in timed if trials[a]["latency_ms"] <= limit]
+        listed = experiment.config.search.sampler == "all"
+        where = " of the front (latency.at_most)" if listed else " that were tried"
         if not candidates:
             raise experiment.budget.nothing_left(
                 {"latency_ms": limit},
                 {arch: trials[arch] for arch in timed},
-                f"{len(timed)} {source} Archs of the front (latency.at_most)",
+                f"{len(timed)} {source} Archs{where}",
             )
     tolerance = experiment.config.search.tolerance
     lowest = min(trials[arch]["proxy"] for arch in candidates)

@@ -142,6 +142,7 @@ def run(
         bound=bound,
         allowed=allowed,
         stage=stage,
+        alone=not settings.storage,
     )
     done = {
         space.at(one.params): {
@@ -159,6 +160,13 @@ def run(
         told = "; ".join(
             sorted({str(one.user_attrs.get("error", "")) for one in made.trials} - {""})
         )
+        timed = [one for one in made.trials if "latency_ms" in one.user_attrs]
+        if bound is not None and timed:
+            least = min(timed, key=lambda one: one.user_attrs["latency_ms"])
+            told += (
+                f"latency_ms <= {bound:.4g}, and the fastest tried, "
+                f"{space.at(least.params)}, takes {least.user_attrs['latency_ms']:.4g}"
+            )
         raise UserError(
             f"none of the {len(made.trials)} trials came to an end within the budget"
             f"{f' ({told})' if told else ''}; raise the bound or search.trials, or give "

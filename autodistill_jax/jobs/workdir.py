@@ -59,7 +59,7 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
         if differ:
             raise UserError(
                 f"workdir {workdir} holds another experiment: {'; '.join(differ[:3])}"
-                f"{' ...' if len(differ) > 3 else ''}; use another --workdir"
+                f"{' ...' if len(differ) > 3 else ''}; give the same, or use another --workdir"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(

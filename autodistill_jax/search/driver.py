@@ -70,6 +70,7 @@ def run(
     bound: float | None = None,
     allowed: Callable[[AnyArch], bool] = lambda arch: True,
     stage: str = "search",
+    alone: bool = False,
 ) -> None:
     """Runs trials until the study has so many, with whoever else works on it.
 
@@ -83,16 +84,22 @@ def run(
       evaluate: {"proxy": ..., and what else is known}; may raise Unpromising.
       bound: on the latency, milliseconds.
       allowed: may an Arch be tried at all? Asked where the sampler does not ask it.
+      alone: does no other process work on the study? What runs at the start is dead then.
     """
-    exhausted = False
+    exhausted = waiting = False
+    patience = 0.0 if alone else PATIENCE
     while True:
-        if _rescue(study, stage):
+        if _rescue(study, space, patience, stage):
             exhausted = False
+        patience = PATIENCE
         there = living(study)
         if exhausted or len(there) >= trials:
             others = [one for one in there if not one.state.is_finished()]
             if not others:
                 return
+            if not waiting:
+                log.say(f"{stage}: waiting for {len(others)} trials of other processes")
+            waiting = True
             time.sleep(min(1.0, BEAT))
             continue
         try:
@@ -158,6 +165,7 @@ def _one(study, trial, arch, known, latency, evaluate, bound, allowed, told):
             study.tell(trial, state=TrialState.PRUNED)
             log.say(f"{told}: {milliseconds:.3g} ms, over {bound:.3g} ms: not trained")
             return
+    log.say(f"{told}: {milliseconds:.3g} ms; its proxy ...")
     values = dict(evaluate(arch))
     proxy = values.pop("proxy")
     for name, value in values.items():
@@ -219,15 +227,16 @@ def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _rescue(study: optuna.Study, stage: str) -> bool:
+def _rescue(study: optuna.Study, space: Space, patience: float, stage: str) -> bool:
     """Hands on the trials whose process gives no sign of life any more; were there any?"""
     now, found = time.time(), False
     for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         began = one.datetime_start.timestamp() if one.datetime_start else now
-        if now - max(one.user_attrs.get("beat", 0.0), began) > PATIENCE and _lose(
+        if now - max(one.user_attrs.get("beat", 0.0), began) >= patience and _lose(
             study, one.number, again=one.params
         ):
-            log.say(f"{stage}: trial {one.number} was lost with its process: again")
+            arch = space.at(one.params) if one.params else "a trial"
+            log.say(f"{stage}: {arch} was lost with its process: again")
             found = True
     return found
 

@@ -88,7 +88,7 @@ def enough(held_out: Mapping[str, np.ndarray], width: int, field: str) -> None:
         raise UserError(
             f"{field} has 'hidden', which fits {width} channels on {half} held-out "
             "tokens and needs ten a channel; take another proxy, e.g. 'agnostic', or "
-            "give it more text (data, and search.rows)"
+            f"give it {10 * width / max(half, 1):.1f} times as many (data, and search.rows)"
         )
 
 

@@ -58,8 +58,15 @@ def open_study(
 
 def check(storage: str) -> None:
     """Raises UserError for a database that does not answer, within 10 s."""
-    if storage not in ("", "journal"):
-        _answering(storage, lambda: _database(storage))
+    if storage in ("", "journal"):
+        return
+    if "://" not in storage:
+        raise UserError(
+            f"search.storage is {shown(storage)!r}; it must be '' (a file in the workdir), "
+            "'journal' (one that several machines may share) or a database's URL, such as "
+            "postgresql://user:password@host/name"
+        )
+    _answering(storage, lambda: _database(storage))
 
 
 def _created(folder: Path, name: str, storage: str):
@@ -100,9 +107,11 @@ def _answering(storage: str, make: Callable[[], Any]) -> Any:
         if not storage:
             raise
         if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
+            ours = storage.startswith("postgres")
+            cure = "pip install 'autodistill_jax[postgres]'" if ours else str(error)
             raise UserError(
                 f"search.storage={shown(storage)} needs its database's driver, which is "
-                "not installed; run: pip install 'autodistill_jax[postgres]'"
+                f"not installed; {'run' if ours else 'install it'}: {cure}"
             ) from error
         reason = (str(error.__cause__ or error).strip() or repr(error)).splitlines()[0]
         raise UserError(
