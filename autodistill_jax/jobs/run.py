@@ -84,7 +84,7 @@ def job(
             "is not there; run the job pretrain first"
         )
     # Labelled rows are read, and refused, before anything is trained.
-    tasks = judged.tasks(made, home, stages)
+    tasks = {} if name == "pretrain" else judged.tasks(made, home, stages)
     if "search" in stages and config.latency.target:
         compile.check(config.latency.target)
     if {"search", "rank"} & set(stages):
@@ -106,6 +106,6 @@ def job(
         told = f"[{i}/{len(stages)} {stage}]" if name == "run" else stage
         rest = (tasks[stage],) if stage in tasks else ()
         _STAGES[stage](made, home, *rest, stage=told)
-        if stage == "pretrain":
+        if stage == "pretrain" and name == "run":
             made = experiment.read(config, home)  # Under the teacher there now is.
     log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")
