@@ -43,6 +43,7 @@ setup(
         "numpy>=2.4",
         "scipy>=1.17",
         "scikit-learn>=1.9",
+        "threadpoolctl>=3.6",
         "matplotlib>=3.11",
         "jaxtyping>=0.3.11",
     ],

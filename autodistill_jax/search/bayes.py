@@ -12,6 +12,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
 
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import hypervolume
@@ -107,7 +108,9 @@ class Sampler(optuna.samplers.BaseSampler):
         if len(data.points) < 2 or known < self._n_startup:
             chosen = self._fill(pool, known)
         else:
-            chosen = self._improve(rng, pool, data, fixed)
+            # More threads take matrices this small no less time, and far more CPU.
+            with threadpool_limits(1, user_api="blas"):
+                chosen = self._improve(rng, pool, data, fixed)
         return self._params(chosen)
 
     def point(self, params: Mapping[str, Any]) -> tuple[int, ...] | None:
