@@ -51,6 +51,11 @@ class Arch:
         """Channels of the queries (and of the keys, and of the values)."""
         return self.heads * self.head_size
 
+    @property
+    def units(self) -> dict[str, int]:
+        """The axes that devices may split, and how many channels stay together."""
+        return {"heads": self.head_size, "ffn": 1}
+
     def channels(self, axis: str) -> Any:
         """Channels of an axis: an attention head has head_size of them."""
         return self.width if axis == "heads" else getattr(self, axis)
@@ -101,6 +106,11 @@ class MobileArch:
     def width(self) -> Any:
         """Channels of the queries (and of the keys, and of the values)."""
         return self.bottleneck
+
+    @property
+    def units(self) -> dict[str, int]:
+        """As of `Arch`: heads only re-split what there is, so it stays whole."""
+        return {"ffn": 1}
 
     def channels(self, axis: str) -> Any:
         return getattr(self, axis)

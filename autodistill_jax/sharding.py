@@ -1,35 +1,248 @@
-"""Which devices hold what?"""
+"""Which devices hold what? The mesh, and which logical axis lies along which of its own.
+
+A mesh has three axes. The rows of a batch are split along `data` and `fsdp`, so is the
+work. Parameters and their moments are split along `fsdp` as well, by their `hidden` axis
+(ZeRO, arXiv 1910.02054; FSDP), and gathered one layer at a time where they are used.
+Heads and ffn channels, relation heads and the vocabulary of logits are split along
+`tensor` (Megatron-LM, arXiv 1909.08053). What a `mesh` of None asks for is nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autodistill_jax.errors import UserError
 
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+# The logical axes that are split along `tensor`.
+SPLIT = ("heads", "ffn")
+# Along `fsdp` by the first of these that divides; else by the largest axis that does.
+_FSDP = ("hidden", "bottleneck", "embedding")
+# Axes that only stack what has axes of its own.
+STACKED = ("layers", "qkv", "stacks", "first", "second", "norms")
+# Of a parameter that was gathered for its use: never kept for the backward pass, which
+# gathers it anew; else every device would hold all layers after all.
+GATHERED = "gathered"
 
-def make_mesh(batch_size: int, devices: int = -1, what: str = "batch_size") -> Mesh:
-    """A mesh of one axis, `data`, over the devices there are (-1) or the first few.
 
-    `what` names the batch size in the error.
+def make_mesh(
+    asked: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of all `devices` (those there are, if None).
+
+    asked: how many along each of AXES, 1 where it says nothing; at most one is -1, which
+    takes what is left.
 
     Raises:
-      UserError: the batch does not divide over the devices, or they are not there.
+      UserError: they do not multiply to the devices.
     """
-    there = jax.device_count()
-    count = there if devices == -1 else devices
-    if not 1 <= count <= there:
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [asked.get(axis, 1) for axis in AXES]
+    told = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes))
+    there = f"{len(devices)} device{'s' * (len(devices) > 1)}"
+    if sizes.count(-1) > 1:
+        raise UserError(f"{told}: only one axis can be -1, which takes what is left")
+    known = math.prod(size for size in sizes if size != -1)
+    if known < 1 or len(devices) % known or (-1 not in sizes and known < len(devices)):
         raise UserError(
-            f"mesh.data is {devices}, but there are {there} devices; "
-            "use -1 for all of them"
+            f"{told} do not multiply to the {there} there; "
+            f"set mesh.data to -1 and the others to a divisor of {len(devices)}"
         )
-    if batch_size % count:
-        raise UserError(
-            f"{what} {batch_size} does not divide over {count} devices; "
-            f"use a multiple of {count}"
-        )
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return jax.make_mesh(
-        (count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
+        sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
     )
+
+
+def check_batch(
+    mesh: Mesh, size: int, what: str = "batch_size", accumulate: int = 1
+) -> None:
+    """Raises UserError where a batch does not divide over the devices.
+
+    what: its name. accumulate: in how many parts, one after another, it is computed.
+    """
+    unit = rows(mesh) * accumulate
+    if size % unit:
+        of = " of mesh.data x mesh.fsdp" if tensor(mesh) > 1 else ""
+        of += f" in {accumulate} parts (mesh.accumulate)" if accumulate > 1 else ""
+        raise UserError(
+            f"{what} {size} does not divide over {rows(mesh)} devices{of}; "
+            f"use a multiple of {unit}"
+        )
+
+
+def check_split(mesh: Mesh, axis: str, sizes: Sequence[int]) -> None:
+    """Raises UserError where `tensor` does not divide each of an axis' sizes."""
+    parts = tensor(mesh)
+    if uneven := [size for size in sizes if size % parts]:
+        fits = math.gcd(*sizes)
+        raise UserError(
+            f"mesh.tensor is {parts}, which does not divide {axis}={uneven[0]} of the "
+            f"{'sub-networks' if len(sizes) > 1 else 'network'}; use a divisor of {fits}"
+        )
+
+
+def rows(mesh: Mesh) -> int:
+    """In how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def tensor(mesh: Mesh | None) -> int:
+    """In how many parts heads and ffn channels are split."""
+    return 1 if mesh is None else mesh.shape["tensor"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+    """Of arrays whose first axis is a batch's rows."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def here(mesh: Mesh, count: int) -> list[int]:
+    """The rows of a batch of `count` that the devices of this process hold, in order."""
+    parts = batch(mesh).addressable_devices_indices_map((count,)).values()
+    return sorted({row for (part,) in parts for row in range(*part.indices(count))})
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """An array on this host, whole, whichever hosts' devices it lies on."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return np.asarray(x)
+    if x.is_fully_replicated:
+        return np.asarray(x.addressable_data(0))
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def constrain(x: jax.Array, mesh: Mesh | None, *axes: Any) -> jax.Array:
+    """x, laid out so inside a compiled program: for each dimension None or mesh axes."""
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(
+        x, NamedSharding(mesh, PartitionSpec(*axes))
+    )
+
+
+def split(x: jax.Array, mesh: Mesh | None, whole: bool = False) -> jax.Array:
+    """Activations [T, ..., channels]: channels along `tensor`, or whole."""
+    between = (None,) * (x.ndim - 2)
+    return constrain(x, mesh, BATCH, *between, None if whole else "tensor")
+
+
+def parameter(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh
+) -> PartitionSpec:
+    """How a parameter is stored. axes: its logical axis names, None where it has none.
+
+    A vector is whole on every device: there is little of it.
+    """
+    own = [i for i, axis in enumerate(axes) if axis not in STACKED]
+    made: list[str | None] = [None] * len(shape)
+    if len(own) < 2:
+        return PartitionSpec()
+    for i in own:
+        if axes[i] in SPLIT and "tensor" not in made:
+            made[i] = "tensor" if not shape[i] % mesh.shape["tensor"] else None
+
+    def order(i):
+        return axes[i] not in _FSDP, -shape[i]
+
+    for i in sorted(own, key=order):
+        if made[i] is None and not shape[i] % mesh.shape["fsdp"]:
+            made[i] = "fsdp"
+            break
+    return PartitionSpec(*made)
+
+
+def parameters(
+    params: Mapping[str, Any], axes: Mapping[str, Sequence[str | None]], mesh: Mesh
+) -> dict[str, NamedSharding]:
+    """Of {name: array or its shape}. axes: by name; matchers and heads have no names."""
+    return {
+        name: NamedSharding(
+            mesh,
+            parameter(axes.get(name, (None,) * len(value.shape)), value.shape, mesh),
+        )
+        for name, value in params.items()
+    }
+
+
+def place(
+    params: Mapping[str, Any], axes: Mapping[str, Sequence[str | None]], mesh: Mesh
+) -> dict[str, jax.Array]:
+    """The parameters on their devices."""
+    return jax.device_put(dict(params), parameters(params, axes, mesh))
+
+
+def state(
+    moves: optax.GradientTransformation,
+    params: Mapping[str, Any],
+    axes: Mapping[str, Sequence[str | None]],
+    mesh: Mesh,
+) -> dict[str, Any]:
+    """Of {"params", "optimizer"}: the moments of a parameter lie as it does."""
+    of_params = parameters(params, axes, mesh)
+    of_moments = optax.tree_utils.tree_map_params(
+        moves,
+        lambda _, one: one,
+        jax.eval_shape(moves.init, dict(params)),
+        of_params,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+    return {"params": of_params, "optimizer": of_moments}
+
+
+def gather(
+    params: Mapping[str, jax.Array],
+    axes: Mapping[str, Sequence[str | None]],
+    mesh: Mesh | None,
+    dealt: Mapping[str, int] | None = None,
+) -> dict[str, jax.Array]:
+    """Parameters as they are used: whole along `fsdp`, split along `tensor`.
+
+    dealt: {an axis of SPLIT: channels of a unit} inside a SuperLM, see `deal`.
+    """
+    if mesh is None or mesh.size == 1:
+        return dict(params)
+    parts = tensor(mesh)
+    made = {}
+    for name, value in params.items():
+        along: list[str | None] = [None] * value.ndim
+        for i, axis in enumerate(axes[name]):
+            if axis in SPLIT and parts > 1:
+                along[i] = "tensor"
+                if dealt is not None:
+                    value = deal(value, i, parts, dealt[axis])
+        made[name] = checkpoint_name(constrain(value, mesh, *along), GATHERED)
+    return made
+
+
+def deal(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.Array:
+    """The units of a dimension dealt out in turn: part p of `parts` has p, p + parts, ...
+
+    So the first n units of an elastic axis are the first n / parts of every part, and
+    the devices that hold a part each have the same work, whatever n.
+    """
+    return _turned(x, dimension, (x.shape[dimension] // (parts * unit), parts, unit))
+
+
+def collect(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.Array:
+    """What `deal` dealt out, in order again."""
+    return _turned(x, dimension, (parts, x.shape[dimension] // (parts * unit), unit))
+
+
+def _turned(x, dimension, sizes):
+    before, after = x.shape[:dimension], x.shape[dimension + 1 :]
+    parted = x.reshape(*before, *sizes, *after)
+    return jnp.swapaxes(parted, dimension, dimension + 1).reshape(x.shape)

@@ -245,8 +245,14 @@ def get_config(preset: str = "") -> ConfigDict:
                 "seeds": 1,
                 "proxies": ("agnostic", "similarity", "hidden"),
             },
-            # Devices that share a batch; -1: all there are.
-            "mesh": {"data": -1},
+            # The devices, which these multiply to; -1 takes what is left.
+            "mesh": {
+                "data": -1,  # parts of a batch, each with all parameters
+                "fsdp": 1,  # parts of a batch and of the parameters: saves memory
+                "tensor": 1,  # parts of heads, ffn channels and vocabulary
+                "accumulate": 1,  # parts of a batch, one after another: saves memory
+                "remat": False,  # layers run again, not kept: saves more, a third slower
+            },
             # Also write TensorBoard files; needs the extra [tensorboard].
             "tensorboard": False,
         }

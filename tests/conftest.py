@@ -9,8 +9,10 @@ from pathlib import Path
 
 # Before JAX is imported anywhere.
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time of the tests is LLVM's; what it optimises is not what they test.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What somebody has prepared on this machine must not change a test.
@@ -28,10 +30,12 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autodistill_jax import sharding
 from autodistill_jax.arch import Arch
 from autodistill_jax.cost import Sizes
 from autodistill_jax.model import huggingface
@@ -55,6 +59,12 @@ SPACE = Space(
     head_size=8,
 )
 BIG = Arch(4, 24, 3, 48, head_size=8)
+
+
+def mesh_of(devices, **axes):
+    """A mesh of the first few devices, along `data` where nothing else is said."""
+    return sharding.make_mesh({"data": -1, **axes}, jax.devices()[:devices])
+
 
 # Of a small byte-level vocabulary of VOCAB tokens, which is made of these texts.
 TEXTS = [

@@ -238,7 +238,7 @@ def _another_budget(workdir, capfd):
     """Another budget needs no training, on however many devices; the FLOPs told are the
     executed ones whatever the budget counts."""
     flags = ["--config.budget.flops_fraction=0.05", "--config.budget.convention=paper"]
-    flags += ["--config.mesh.data=1", "--config.finetune.tasks=()"]
+    flags += ["--config.mesh.fsdp=2", "--config.finetune.tasks=()"]
     config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
     for job in ("export", "report"):  # The choice was made under the old one.
         alone = ["autodistill_jax", job, config, f"--workdir={workdir}", *flags]

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BIG, SIZES
+from conftest import BIG, SIZES, mesh_of
 
-from autodistill_jax import sharding
 from autodistill_jax.arch import MobileArch
 from autodistill_jax.cost import MOBILEBERT_SIZES
 from autodistill_jax.data import batches
@@ -62,7 +61,7 @@ def transfer():
 
 
 def run(transfer, rows, fraction=0.1, **more):
-    mesh = sharding.make_mesh(8, 1)
+    mesh = mesh_of(1)
     feed = batches.training(rows, 8, 0)
     return flash.run(transfer, feed, SETTINGS, fraction, mesh, 0, "flash", **more)
 
@@ -123,7 +122,7 @@ def test_blocks_learn_in_turn(transfer, copied):
 
 
 def test_a_transfer_brings_the_student_nearer(transfer, rows):
-    mesh, seen = sharding.make_mesh(8, 1), []
+    mesh, seen = mesh_of(1), []
     loss = brief.held_out_loss(transfer, rows, 8, mesh, 0)
 
     def judge(params):
@@ -180,7 +179,7 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
         return params
 
     monkeypatch.setattr(flash, "run", no_training)
-    mesh = sharding.make_mesh(8, 1)
+    mesh = mesh_of(1)
     settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
     args = (batches.training(rows, 8, 0), rows, settings, mesh, 0, "flash")
     made = brief.score(transfer, *args)

@@ -46,6 +46,15 @@ BAD = {
         ["--config.distill.batch_size=12"],
         "batch_size 12 does not divide over 8 devices; use a multiple of 8",
     ),
+    "mesh": (
+        ["--config.mesh.data=3"],
+        "mesh.data=3 x mesh.fsdp=1 x mesh.tensor=1 do not multiply to the 8 devices",
+    ),
+    "parts of a batch": (["--config.mesh.accumulate=3"], "use a multiple of 24"),
+    "heads over devices": (
+        ["--config.mesh.tensor=8"],
+        "mesh.tensor is 8, which does not divide heads=12 of the network",
+    ),
     "space too large": (["--config.space.hidden=(512,)"], "hidden 512 is more than"),
     "no text": (["--config.data.source=nowhere"], "data.source=nowhere"),
     "little text": ([f"--config.data.source={ROOT / '.gitignore'}"], "training and"),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SIZES
+from conftest import SIZES, mesh_of
 
 from autodistill_jax import sharding
 from autodistill_jax.arch import Arch, MobileArch
@@ -51,7 +51,7 @@ def start(module):
 
 
 def test_it_learns_words_and_next_sentences():
-    mesh, steps = sharding.make_mesh(32, 1), 400
+    mesh, steps = mesh_of(1), 400
     module = modules.module(Arch(1, 32, 4, 64, 8), SIZES)
     params = start(module)
     moves = optimizer.make(SETTINGS, steps, modules.axes(module))
@@ -71,7 +71,7 @@ def test_it_learns_words_and_next_sentences():
         pretrain.make_step(module, moves, SPECIAL, 0.15, 20),
         jax.device_put(state, sharding.replicated(mesh)),
         lambda i: (
-            batches.put(feed[i], mesh),
+            batches.of_step(feed, i, mesh),
             jax.random.fold_in(jax.random.key(0), i),
         ),
         steps,
@@ -139,7 +139,6 @@ def flags(workdir, corpus, *more):
         "--config.pretrain.arch=layers=1,hidden=16,heads=2,ffn=32",
         "--config.pretrain.steps=6",
         "--config.pretrain.save_every=2",
-        "--config.mesh.data=1",
         *more,
     ]
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SIZES
+from conftest import SIZES, mesh_of
 from scipy import stats
 
-from autodistill_jax import losses, metrics, sharding
+from autodistill_jax import losses, metrics
 from autodistill_jax.arch import Arch
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, modules
@@ -56,7 +56,7 @@ def given(devices=1):
         {k: v for k, v in side(100, 2).items() if k in ("ids", "tokens")},
         8,
         Objective({"relation": 1.0}, relation_heads=4),
-        sharding.make_mesh(8, devices),
+        mesh_of(devices),
         LABELLED,
         TUNING,
         Bert(BIG, SIZES, space=SPACE),

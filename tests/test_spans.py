@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import DATA, SIZES, VOCAB, needs_squad
+from conftest import DATA, SIZES, VOCAB, mesh_of, needs_squad
 from ml_collections import ConfigDict
 from questions import asked, marked
 from safetensors.numpy import load_file
 
-from autodistill_jax import sharding
 from autodistill_jax.arch import Arch
 from autodistill_jax.data import spans, squad, tokens
 from autodistill_jax.data.squad import score
@@ -194,7 +193,7 @@ def test_an_encoder_learns_to_answer(wordpiece):
         "epochs": 3,
         "batch_size": BATCH,
     }
-    mesh = sharding.make_mesh(BATCH, 1)
+    mesh = mesh_of(1)
 
     def fine_tuned(rows, seeds=(0,), **more):
         given = {**settings, **more.pop("settings", {})}
@@ -240,7 +239,7 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     experiment = SimpleNamespace(
         config=ConfigDict({"finetune": settings, "distill": {"temperature": 2.0}}),
         teacher=source,
-        mesh=sharding.make_mesh(BATCH, 1),
+        mesh=mesh_of(1),
         teacher_module=lambda: module,
     )
     rows = rows_of(wordpiece)

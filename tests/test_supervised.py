@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BIG, SIZES
+from conftest import BIG, SIZES, mesh_of
 
 from autodistill_jax import sharding
 from autodistill_jax.arch import Arch, MobileArch
@@ -38,9 +38,12 @@ def test_only_matrices_decay(arch):
 
 def test_devices_and_batches():
     with pytest.raises(UserError, match="batch_size 12 does not divide over 8 devices"):
-        sharding.make_mesh(12)
-    with pytest.raises(UserError, match=r"mesh\.data is 9, but there are 8"):
-        sharding.make_mesh(9, 9)
+        sharding.check_batch(mesh_of(8), 12)
+    for wrong in ({"data": 9}, {"data": 2, "fsdp": 2}, {"data": -1, "tensor": 3}):
+        with pytest.raises(UserError, match=r"do not multiply to the 8 devices"):
+            sharding.make_mesh(wrong)
+    with pytest.raises(UserError, match="only one axis can be -1"):
+        sharding.make_mesh({"data": -1, "fsdp": -1})
 
 
 @pytest.mark.parametrize(("classes", "metric"), [(2, "accuracy"), (1, "spearman")])
@@ -63,7 +66,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES, dropout=0.1)
     settings = SETTINGS | {"epochs": 8, "batch_size": 16, "learning_rate": 2e-2}
     params = modules.init(module, jax.random.key(0))
-    mesh = sharding.make_mesh(16)
+    mesh = mesh_of(8)
     results = supervised.fine_tune(
         module, lambda seed: params, made, settings, "mean", mesh, (0, 1), "test"
     )
@@ -142,7 +145,7 @@ def test_pairs_are_learned(classes):
         rows,
         settings,
         "mean",
-        sharding.make_mesh(16),
+        mesh_of(8),
         (0,),
         "test",
     )

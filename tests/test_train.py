@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import BIG, SIZES, SPACE
+from conftest import BIG, SIZES, SPACE, mesh_of
 
 from autodistill_jax import sharding
 from autodistill_jax.arch import Arch
@@ -57,7 +57,7 @@ class Run:
     """A small distillation; `train` may be told to die after some steps."""
 
     def __init__(self, devices=1):
-        self.mesh = sharding.make_mesh(8, devices)
+        self.mesh = mesh_of(devices)
         self.teacher = Bert(TEACHER, SIZES)
         params = modules.init(self.teacher, jax.random.key(3))
         # At an initial spread of .02 relations are all but flat.
@@ -85,7 +85,7 @@ class Run:
 
     def inputs(self, i):
         archs = sandwich.as_arrays(sandwich.archs(SPACE, 2, 0, i))
-        batch = batches.put(self.feed[i], self.mesh)
+        batch = batches.of_step(self.feed, i, self.mesh)
         key = jax.random.fold_in(jax.random.key(0), i)
         return self.frozen, self.teacher_params, batch, archs, key
 
@@ -128,7 +128,7 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
     params = run.start()["params"]
     state = {"params": params, "optimizer": optax.sgd(1.0).init(params)}
     archs = [SPACE.largest(), SPACE.smallest(), Arch(2, 16, 2, 24, 8)]
-    batch = batches.put(run.feed[0], run.mesh)
+    batch = batches.of_step(run.feed, 0, run.mesh)
     target = terms.targets(run.teacher, run.teacher_params, batch, run.objective)
 
     @jax.jit
@@ -173,7 +173,7 @@ def test_kill_and_resume_equals_uninterrupted(whole, tmp_path):
 
 def test_a_checkpoint_of_eight_devices_is_read_on_one(whole, tmp_path):
     run, state = whole
-    mesh = sharding.make_mesh(8, 8)
+    mesh = mesh_of(8)
     kept = checkpoint.manager(tmp_path)
     checkpoint.save(kept, 3, jax.device_put(state, sharding.replicated(mesh)))
     kept.wait_until_finished()

@@ -1,12 +1,14 @@
 """Which rows does step i see? Feeding through grain, by position, so a resume is exact."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import grain
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from autodistill_jax import sharding
 from autodistill_jax.errors import UserError
 
 
@@ -23,10 +25,29 @@ class _Rows:
         return {key: value[i] for key, value in self.arrays.items()}
 
 
-def training(arrays: Mapping[str, np.ndarray], batch_size: int, seed: int):
-    """Batches without end, shuffled anew each epoch; `made[step]` is a step's batch.
+class Feed(NamedTuple):
+    """Batches without end; `feed[step]` is a step's, whole.
 
-    The batch is a function of the step alone: nothing has to be stored to resume.
+    rows: one by one, in the order of the steps. batch_size: of all hosts together.
+    """
+
+    rows: grain.MapDataset
+    batch_size: int
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        return self.some(step, range(self.batch_size))
+
+    def some(self, step: int, places: Iterable[int]) -> dict[str, np.ndarray]:
+        """The rows of a step at these places of its batch; no other is read."""
+        made = [self.rows[step * self.batch_size + place] for place in places]
+        return {name: np.stack([row[name] for row in made]) for name in made[0]}
+
+
+def training(arrays: Mapping[str, np.ndarray], batch_size: int, seed: int) -> Feed:
+    """Rows shuffled anew each epoch.
+
+    The batch is a function of the step alone, however many hosts there are: nothing has
+    to be stored to resume.
     """
     rows = len(next(iter(arrays.values())))
     if rows < batch_size:
@@ -35,7 +56,7 @@ def training(arrays: Mapping[str, np.ndarray], batch_size: int, seed: int):
             "use a smaller batch or more text"
         )
     data = grain.MapDataset.source(_Rows(arrays)).seed(seed).shuffle().repeat()
-    return data.batch(batch_size)
+    return Feed(data, batch_size)
 
 
 def evaluation(arrays: Mapping[str, np.ndarray], batch_size: int):
@@ -58,12 +79,30 @@ def over(
 ) -> np.ndarray:
     """What `read(batch)` gives for every row, in order: [rows, ...]."""
     made = [
-        np.asarray(read(put(batch, mesh))) for batch in evaluation(arrays, batch_size)
+        sharding.fetch(read(put(batch, mesh)))
+        for batch in evaluation(arrays, batch_size)
     ]
     return np.concatenate(made)[: len(next(iter(arrays.values())))]
 
 
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A host batch on the devices, split along `data`."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.device_put(dict(batch), sharding)
+    """A batch that every host has whole on the devices, its rows split over them."""
+    count = len(next(iter(batch.values())))
+    here = sharding.here(mesh, count)
+    return _put({name: value[here] for name, value in batch.items()}, mesh, count)
+
+
+def of_step(feed: Feed, step: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch of a step on the devices; a host reads the rows of its own alone."""
+    here = sharding.here(mesh, feed.batch_size)
+    return _put(feed.some(step, here), mesh, feed.batch_size)
+
+
+def _put(mine, mesh, count):
+    where = sharding.batch(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(
+            where, value, (count, *value.shape[1:])
+        )
+        for name, value in mine.items()
+    }

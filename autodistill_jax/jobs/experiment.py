@@ -17,12 +17,11 @@ from autodistill_jax.cost import Sizes, cost, student_sizes
 from autodistill_jax.data import text, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields, teachers
-from autodistill_jax.jobs.workdir import superlm_folder
 from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.papers import partition
 from autodistill_jax.space import Space
-from autodistill_jax.train import checkpoint, objectives
+from autodistill_jax.train import objectives
 from autodistill_jax.within import Within
 
 
@@ -79,6 +78,8 @@ class Experiment(NamedTuple):
             space=None if len(space) == 1 else space,
             dtype=jnp.dtype(settings.dtype),
             dropout=settings.dropout,
+            mesh=self.mesh,
+            remat=self.config.mesh.remat,
         )
 
     def teacher_module(self) -> Module:
@@ -86,6 +87,7 @@ class Experiment(NamedTuple):
             self.teacher.arch,
             self.teacher.sizes,
             dtype=jnp.dtype(self.config.distill.dtype),
+            mesh=self.mesh,
         )
 
     def cost(self, arch: AnyArch) -> dict[str, int]:
@@ -116,9 +118,12 @@ def basis(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
             f"a length of {length} tokens is more than the teacher's "
             f"{teacher.sizes.positions} positions; use shorter texts"
         )
+    mesh = sharding.make_mesh(config.mesh)
     for section in ("search", "finetune", "pretrain", "distill"):
-        name = f"{section}.batch_size"
-        mesh = sharding.make_mesh(config[section].batch_size, config.mesh.data, name)
+        size, what = config[section].batch_size, f"{section}.batch_size"
+        trains = section in ("pretrain", "distill")
+        parts = config.mesh.accumulate if trains else 1
+        sharding.check_batch(mesh, size, what, parts)
     return Experiment(config, source, teacher, made, tokens.special(made), mesh)
 
 
@@ -155,6 +160,11 @@ def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
             raise UserError(
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
+    for axis in teacher.arch.units:
+        sharding.check_split(made.mesh, axis, [getattr(teacher.arch, axis)])
+    for space in named.values():
+        for axis in space.largest().units:
+            sharding.check_split(made.mesh, axis, [n for (n,) in space.combined(axis)])
     made = made._replace(
         spaces=named,
         budget=Budget(**config.budget.to_dict()),
@@ -280,21 +290,3 @@ def _affordable(experiment: Experiment) -> Mapping[AnyArch, str]:
         experiment.sizes,
         config.latency.length,
     )
-
-
-def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:
-    """The parameters of a space's trained SuperLM, matchers included, on the devices.
-
-    Raises:
-      UserError: it is not trained, or not to the end.
-    """
-    steps = experiment.config.distill.steps
-    folder = superlm_folder(workdir, space)
-    kept = checkpoint.manager(folder)
-    if (kept.latest_step() or 0) < steps:
-        raise UserError(
-            f"{folder} has {kept.latest_step() or 0} of {steps} steps; "
-            "run the job distill first"
-        )
-    state = checkpoint.restore_on(kept, sharding.replicated(experiment.mesh))
-    return {**state["params"], **state["frozen"]}

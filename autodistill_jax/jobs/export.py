@@ -15,8 +15,9 @@ from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import reloaded
 from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment, trained_superlm
+from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out
+from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.latency import table
 from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.train import log, sandwich, terms
@@ -151,7 +152,7 @@ def _outputs(experiment, arch, student, sample) -> np.ndarray:
 
 def _inside(experiment, space, weights, arch, sample) -> np.ndarray:
     """The sub-network's own output, inside the SuperLM."""
-    superlm = experiment.superlm(space).clone(dtype=jnp.float32, dropout=0.0)
+    superlm = experiment.superlm(space).clone(dtype=jnp.float32, dropout=0.0, mesh=None)
     one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
     out = jax.jit(lambda p, a: _apply(superlm, p, sample, a))(weights, one)
     return np.asarray(out.hidden)[..., : arch.hidden]

@@ -134,6 +134,10 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "rank.seeds": (int, 1),
     "rank.proxies": ((str,), None),
     "mesh.data": (int, -1),
+    "mesh.fsdp": (int, -1),
+    "mesh.tensor": (int, -1),
+    "mesh.accumulate": (int, 1),
+    "mesh.remat": (bool, None),
 }
 
 

@@ -52,17 +52,25 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     began = teachers.start(experiment.config, experiment.source)
     arch, sizes = began.arch, began.sizes
     module = modules.module(
-        arch, sizes, dtype=jnp.dtype(settings.dtype), dropout=settings.dropout
+        arch,
+        sizes,
+        dtype=jnp.dtype(settings.dtype),
+        dropout=settings.dropout,
+        mesh=mesh,
+        remat=experiment.config.mesh.remat,
     )
     data = rows(experiment, workdir, "train")
     params = {**began.params, **began.head, **(began.next or {})}
-    # Copied: a step gives its arguments' memory away.
-    params = {name: jnp.array(value) for name, value in params.items()}
-    moves = optimizer.make(settings.to_dict(), settings.steps, modules.axes(module))
-    state = {"params": params, "optimizer": moves.init(params)}
-    state = jax.device_put(state, sharding.replicated(mesh))
+    axes = modules.axes(module)
+    moves = optimizer.make(settings.to_dict(), settings.steps, axes)
+    state = optimizer.begin(moves, params, axes, mesh)
     step = pretrain.make_step(
-        module, moves, experiment.special, settings.hide, settings.hide_at_most
+        module,
+        moves,
+        experiment.special,
+        settings.hide,
+        settings.hide_at_most,
+        experiment.config.mesh.accumulate,
     )
     kept = checkpoint.manager(Path(workdir) / "pretrain" / "checkpoints")
     start = kept.latest_step() or 0
@@ -83,7 +91,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     state = fit.fit(
         step,
         state,
-        lambda i: (batches.put(feed[i], mesh), jax.random.fold_in(key, i)),
+        lambda i: (batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
         settings.steps,
         what=stage,
         start=start,
@@ -92,7 +100,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
         tell=lambda done, values: writer.write("pretrain", done, values),
     )
     kept.wait_until_finished()
-    params = jax.tree.map(np.asarray, state["params"])
+    params = jax.tree.map(sharding.fetch, state["params"])
     held_out = rows(experiment, workdir, "heldout")
     held_out = {name: value[:_JUDGED_ON] for name, value in held_out.items()}
     right = pretrain.accuracies(
@@ -128,7 +136,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
 def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None:
     """Raises RuntimeError unless the written folder gives the trained network's logits,
     loaded by us, and by transformers where it is installed with torch."""
-    module = module.clone(dtype=jnp.float32)
+    module = module.clone(dtype=jnp.float32, mesh=None)
     places = np.tile(np.arange(sample["ids"].shape[1]), (len(sample["ids"]), 1))
     batch = sample | {"places": places}
     again = huggingface.load(str(folder))

@@ -10,7 +10,8 @@ from etils import epath
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment, trained_superlm
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.model import extract, modules
 from autodistill_jax.search import proxies, rank
 from autodistill_jax.train import log, supervised, terms

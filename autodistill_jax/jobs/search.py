@@ -9,7 +9,8 @@ from autodistill_jax.arch import AnyArch, front
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs import trials as studied
-from autodistill_jax.jobs.experiment import Experiment, trained_superlm
+from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.jobs.workdir import (
     asked_of,
     chosen_already,

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from etils import epath
 
 from autodistill_jax import sharding
 from autodistill_jax.data import batches
+from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
-from autodistill_jax.jobs.workdir import write_json
+from autodistill_jax.jobs.workdir import superlm_folder, write_json
 from autodistill_jax.model import extract, modules
 from autodistill_jax.space import Space
 from autodistill_jax.train import (
@@ -73,7 +73,7 @@ def train(
         return (
             frozen,
             teacher_params,
-            batches.put(feed[i], experiment.mesh),
+            batches.of_step(feed, i, experiment.mesh),
             sandwich.as_arrays(archs),
             jax.random.fold_in(jax.random.key(seed), i),
         )
@@ -113,20 +113,21 @@ def prepare(experiment: Experiment, space: Space, of_words: dict) -> tuple:
         else None,
         experiment.sizes,
     )
-    everywhere = sharding.replicated(experiment.mesh)
-    params = jax.device_put({k: jnp.array(v) for k, v in params.items()}, everywhere)
+    axes, mesh = modules.axes(superlm), experiment.mesh
     frozen = {name: params.pop(name) for name in settings.freeze}
-    moves = optimizer.make(settings.to_dict(), settings.steps, modules.axes(superlm))
-    state = jax.device_put(
-        {"params": params, "optimizer": moves.init(params)}, everywhere
-    )
+    frozen = sharding.place(frozen, axes, mesh)
+    moves = optimizer.make(settings.to_dict(), settings.steps, axes)
+    state = optimizer.begin(moves, params, axes, mesh)
+    teacher = experiment.teacher_module()
     step = sandwich.make_step(
-        superlm, experiment.teacher_module(), experiment.objective, moves
+        superlm,
+        teacher,
+        experiment.objective,
+        moves,
+        experiment.config.mesh.accumulate,
     )
-    teacher_params = jax.device_put(
-        {**experiment.teacher.params, **of_words}, everywhere
-    )
-    return state, frozen, step, teacher_params
+    theirs = {**experiment.teacher.params, **of_words}
+    return state, frozen, step, sharding.place(theirs, modules.axes(teacher), mesh)
 
 
 def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dict:
@@ -173,3 +174,21 @@ def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dic
     partial.replace(path)
     log.say(f"{what}: names {accuracy:.1%} of the hidden words of held-out text")
     return made
+
+
+def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:
+    """The parameters of a space's trained SuperLM, matchers included, on the devices.
+
+    Raises:
+      UserError: it is not trained, or not to the end.
+    """
+    steps = experiment.config.distill.steps
+    folder = superlm_folder(workdir, space)
+    kept = checkpoint.manager(folder)
+    if (kept.latest_step() or 0) < steps:
+        raise UserError(
+            f"{folder} has {kept.latest_step() or 0} of {steps} steps; "
+            "run the job distill first"
+        )
+    state = checkpoint.restore_on(kept, sharding.replicated(experiment.mesh))
+    return {**state["params"], **state["frozen"]}

@@ -233,6 +233,8 @@ def transfer(experiment: Experiment, arch: AnyArch) -> flash.Transfer:
             experiment.sizes,
             dtype=jnp.dtype(config.distill.dtype),
             dropout=config.distill.dropout,
+            mesh=experiment.mesh,
+            remat=config.mesh.remat,
         ),
         student,
         experiment.teacher_module(),
@@ -240,6 +242,7 @@ def transfer(experiment: Experiment, arch: AnyArch) -> flash.Transfer:
         objective,
         # Equal to the teacher's own, not a cut or a projection of them.
         copied=np.array_equal(student[word], teacher.params[word]),
+        parts=config.mesh.accumulate,
     )
 
 

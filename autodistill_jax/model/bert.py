@@ -11,8 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from autodistill_jax import sharding
 from autodistill_jax.arch import Arch
 from autodistill_jax.cost import BERT_SIZES, Sizes
 from autodistill_jax.model import elastic, encoder
@@ -38,6 +40,9 @@ class Bert(nn.Module):
       dropout: rate, in force where a call gives a random key.
       unroll: a parameter for each layer (see `modules.unstack`) and no loop, as a
         program that serves has them: longer to compile; slicing a stack costs time.
+      mesh: what it runs on, where that is more than one device; see `sharding`.
+      remat: a layer's inner results are made again in the backward pass, not kept: it
+        takes a third more time, and memory for a layer's input only.
     """
 
     arch: Arch
@@ -46,6 +51,8 @@ class Bert(nn.Module):
     dtype: Any = jnp.float32
     dropout: float = 0.0
     unroll: bool = False
+    mesh: Mesh | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -73,7 +80,8 @@ class Bert(nn.Module):
           states: also return all hidden states (not in a SuperLM).
           depth: run the first so many layers only (not in a SuperLM, not unrolled).
         """
-        embeddings, stack, pooler = self._parameters()
+        params = self._parameters()
+        embeddings = params.embeddings
         space = self.space if arch is not None else None
         arch = self.arch if space is None else arch
         batch, length = ids.shape
@@ -83,7 +91,8 @@ class Bert(nn.Module):
         norm = functools.partial(
             layer_norm, n=arch.hidden, epsilon=self.sizes.norm_epsilon
         )
-        x = embeddings["word"][ids] + embeddings["position"][:length]
+        x = encoder.lookup(embeddings["word"], ids, self.mesh)
+        x = x + embeddings["position"][:length]
         # RoBERTa has one type, whatever a tokenizer says of the second text.
         kinds = jnp.zeros_like(ids) if types is None else types
         x = x + embeddings["type"][jnp.minimum(kinds, self.sizes.types - 1)]
@@ -99,10 +108,15 @@ class Bert(nn.Module):
 
         cuts = {}
         if space is not None:
-            cuts = {
-                "attention": elastic.cut(space, arch, "hidden", "heads"),
-                "ffn": elastic.cut(space, arch, "hidden", "ffn"),
-            }
+            cut = functools.partial(
+                elastic.cut,
+                space,
+                arch,
+                "hidden",
+                parts=sharding.tensor(self.mesh),
+                units=self.arch.units,
+            )
+            cuts = {"attention": cut("heads"), "ffn": cut("ffn")}
         layer = functools.partial(
             _layer,
             cuts=cuts,
@@ -112,9 +126,10 @@ class Bert(nn.Module):
             activation=activation(self.sizes.activation),
             dtype=self.dtype,
             rate=self.dropout,
+            mesh=self.mesh,
         )
         return encoder.run(
-            layer, stack, x, keys[1], self, arch, pooler, batch, qkv, states, depth
+            layer, params, x, keys[1], self, arch, batch, qkv, states, depth
         )
 
     def _parameters(self):
@@ -163,14 +178,17 @@ class Bert(nn.Module):
         return encoder.parameters(self, size, spec, layer, pooler)
 
 
-def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
+def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate, mesh):
     """One encoder layer, [T, D] -> [T, D], in four pieces that `elastic` may cut."""
+    split = functools.partial(sharding.split, mesh=mesh)
     x, key = carry["x"], carry["key"]
     keys = [None] * 4
     if key is not None:
         *keys, key = jax.random.split(key, 4)
 
     def project(x, kernel, bias):
+        if sharding.tensor(mesh) > 1:  # One matrix would have to be gathered.
+            return product("td,dcw->tcw", x, kernel, dtype) + bias
         # As one matrix: XLA's CPU backend has no bf16 product of three dimensions.
         flat = product("td,dw->tw", x, kernel.reshape(kernel.shape[0], -1), dtype)
         return flat.reshape(-1, *bias.shape) + bias
@@ -182,6 +200,7 @@ def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
         ((None, "hidden"), ("hidden", None, "heads"), (None, "heads")),
         (None, None, "heads"),
     )
+    qkv = split(qkv)
 
     def attend(qkv, kernel, bias, tokens, *key):
         context = attention(qkv, tokens, head_size, dtype, rate, *key)
@@ -196,7 +215,7 @@ def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
         (None, "hidden"),
         constants=(tokens, *random),
     )
-    x = x + dropout(y, rate, keys[1])
+    x = x + dropout(split(y, whole=True), rate, keys[1])
     x = norm(x, p["attention_norm_scale"], p["attention_norm_bias"])
 
     def widen(x, kernel, bias):
@@ -216,10 +235,10 @@ def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate):
     y = elastic.call(
         narrow,
         cuts.get("ffn"),
-        (inner, p["ffn_out_kernel"], p["ffn_out_bias"]),
+        (split(inner), p["ffn_out_kernel"], p["ffn_out_bias"]),
         ((None, "ffn"), ("ffn", "hidden"), ("hidden",)),
         (None, "hidden"),
     )
-    x = x + dropout(y, rate, keys[2])
+    x = x + dropout(split(y, whole=True), rate, keys[2])
     x = norm(x, p["ffn_norm_scale"], p["ffn_norm_bias"])
     return encoder.noted(carry, x, qkv, key)

@@ -10,7 +10,8 @@ depth. With an Arch of Python ints both do nothing: a student has no overhead.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,19 +32,31 @@ class Cut(NamedTuple):
 
     `options` are static sizes, a dict {axis: size} each; `index` (int32) picks one.
     `counts` {axis: int32} are the exact sizes in use where options were rounded up,
-    else empty.
+    else empty. `parts` {axis: int}: its channels are dealt out in so many parts (see
+    `sharding.deal`), of each of which the first are in use.
     """
 
     options: tuple[dict[str, int], ...]
     index: jax.Array
     counts: dict[str, jax.Array]
+    parts: dict[str, int]
 
 
-def cut(space: Space, arch: AnyArch, *axes: str, exact: bool = False) -> Cut:
+def cut(
+    space: Space,
+    arch: AnyArch,
+    *axes: str,
+    exact: bool = False,
+    parts: int = 1,
+    units: Mapping[str, int] | None = None,
+) -> Cut:
     """The Cut of these axes for a (traced) Arch of the space.
 
-    `exact` never rounds up, at the price of a branch for each size.
+    `exact` never rounds up, at the price of a branch for each size. `parts`: the axes in
+    `units` {axis: channels of a unit} are dealt out in so many.
     """
+    dealt = units if units and parts > 1 else {}
+    whole = {axis: parts * unit for axis, unit in dealt.items()}
     big = space.largest()
     limits = {axis: big.channels(axis) for axis in axes}
     archs = (
@@ -51,25 +64,28 @@ def cut(space: Space, arch: AnyArch, *axes: str, exact: bool = False) -> Cut:
         for some in space.combined(*axes)
     )
     sizes = [tuple(other.channels(axis) for axis in axes) for other in archs]
-    tile, rounded = 1, sizes
+    tile, tiles, rounded = 1, [1] * len(axes), sizes
     while len(rounded) > MAX_BRANCHES and not exact:
         tile = 32 if tile == 1 else tile * 2
-        rounded = sorted({_round(size, tile, limits.values()) for size in sizes})
+        tiles = [math.lcm(tile, whole.get(axis, 1)) for axis in axes]
+        rounded = sorted({_round(size, tiles, limits.values()) for size in sizes})
     # Every size of the space -> its branch; the position in `sizes` is found at run
     # time by comparison, so the index costs nothing next to a product.
     branch = np.asarray(
-        [rounded.index(_round(s, tile, limits.values())) for s in sizes]
+        [rounded.index(_round(s, tiles, limits.values())) for s in sizes]
     )
     now = jnp.stack([jnp.asarray(arch.channels(axis), jnp.int32) for axis in axes])
     position = jnp.argmax((jnp.asarray(sizes) == now).all(axis=1))
     counts = dict(zip(axes, now)) if tile > 1 else {}
     options = tuple(dict(zip(axes, size)) for size in rounded)
-    return Cut(options, jnp.asarray(branch, jnp.int32)[position], counts)
+    own = {axis: parts for axis in axes if axis in dealt}
+    return Cut(options, jnp.asarray(branch, jnp.int32)[position], counts, own)
 
 
-def _round(sizes, tile, limits):
+def _round(sizes, tiles, limits):
     return tuple(
-        min(-(-size // tile) * tile, limit) for size, limit in zip(sizes, limits)
+        min(-(-size // tile) * tile, limit)
+        for size, tile, limit in zip(sizes, tiles, limits)
     )
 
 
@@ -113,13 +129,17 @@ def call(
     ]
     shapes = [
         jax.eval_shape(
-            lambda *a, f=f, option=option: f(*_take(a, in_axes, option), *constants),
+            lambda *a, f=f, option=option: f(
+                *_take(a, in_axes, option, cut.parts), *constants
+            ),
             *args,
         ).shape
         for f, option in zip(fns, cut.options)
     ]
     full = tuple(max(sizes) for sizes in zip(*shapes))
-    branches = functools.partial(_branches, fns, cut.options, tuple(in_axes), out_axes)
+    branches = functools.partial(
+        _branches, fns, cut.options, tuple(in_axes), out_axes, cut.parts
+    )
     return _switched(branches, full, args, (cut.index, cut.counts, constants))
 
 
@@ -204,35 +224,61 @@ def _switched_backward(branches, full, saved, gradient):
 _switched.defvjp(_switched_forward, _switched_backward)
 
 
-def _branches(fns, options, in_axes, out_axes, full, counts):
+def _branches(fns, options, in_axes, out_axes, parts, full, counts):
     """Forward and backward functions of full-size arrays, one each an option."""
+    of_result = [parts.get(axis, 1) for axis in out_axes]
 
     def pair(fn, option):
         def run(constants, *args):
-            y = fn(*_take(args, in_axes, option), *constants)
+            y = fn(*_take(args, in_axes, option, parts), *constants)
             for dimension, axis in enumerate(out_axes):
                 if axis in counts:  # Rounded up: what is above n must be 0.
                     shape = [1] * y.ndim
                     shape[dimension] = y.shape[dimension]
-                    y = y * keep(counts[axis], y.shape[dimension]).reshape(shape)
+                    count = of_result[dimension]
+                    kept = keep(counts[axis] // count, shape[dimension] // count)
+                    y = y * jnp.tile(kept, count).reshape(shape)
             return y
 
         def forward(args, constants):
             y = run(constants, *args)
-            return jnp.pad(y, [(0, a - b) for a, b in zip(full, y.shape)])
+            return _of_parts(_pad, y, full, of_result)
 
         def backward(gradient, args, constants):
             # The vjp of a slice pads: gradients come out at full size.
             y, pull = jax.vjp(functools.partial(run, constants), *args)
-            return pull(gradient[tuple(slice(n) for n in y.shape)])
+            return pull(_of_parts(_first, gradient, y.shape, of_result))
 
         return forward, backward
 
     return tuple(zip(*map(pair, fns, options)))
 
 
-def _take(args, in_axes, option):
+def _take(args, in_axes, option, parts):
     return [
-        x[tuple(slice(option[a]) if a in option else slice(None) for a in axes)]
+        _of_parts(
+            _first,
+            x,
+            [option.get(axis, size) for axis, size in zip(axes, x.shape)],
+            [parts.get(axis, 1) for axis in axes],
+        )
         for x, axes in zip(args, in_axes)
     ]
+
+
+def _of_parts(fn, x, sizes, parts):
+    """fn(x, sizes), and of a dimension in parts the same of each of them."""
+    if all(count == 1 for count in parts):
+        return fn(x, sizes)
+    split = [(count, n // count) for count, n in zip(parts, x.shape)]
+    wanted = [(count, n // count) for count, n in zip(parts, sizes)]
+    made = fn(x.reshape(np.ravel(split).tolist()), np.ravel(wanted).tolist())
+    return made.reshape(sizes)
+
+
+def _first(x, sizes):
+    return x[tuple(slice(n) for n in sizes)]
+
+
+def _pad(x, sizes):
+    return jnp.pad(x, [(0, n - own) for n, own in zip(sizes, x.shape)])

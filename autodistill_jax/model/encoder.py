@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from autodistill_jax import sharding
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.model import elastic
 from autodistill_jax.model.pieces import product
@@ -35,17 +37,30 @@ class Outputs(NamedTuple):
 Spec = Mapping[str, tuple[Callable, tuple[str, ...]]]
 
 
+class Parameters(NamedTuple):
+    """Of an encoder. The layers' `stack` is as it is stored, and so is the word table
+    (see `lookup`); the others are as they are used.
+
+    axes: of a layer's parameters, "layers" not among them.
+    """
+
+    embeddings: dict[str, jax.Array]
+    stack: Any
+    pooler: dict[str, jax.Array]
+    axes: dict[str, tuple[str, ...]]
+
+
 def parameters(
     module: nn.Module,
     size: Mapping[str, int],
     embeddings: Spec,
     layer: Spec,
     pooler: Spec,
-) -> tuple[dict, Any, dict]:
-    """The parameters of an encoder, made or fetched: embeddings, layers, pooler.
+) -> Parameters:
+    """The parameters of an encoder, made or fetched.
 
     Args:
-      module: it has `arch` and `unroll`: a parameter for each layer, not a stack.
+      module: it has `arch`, `mesh`, `unroll`: a parameter for each layer, not a stack.
       size: {logical axis: channels}.
       embeddings, layer, pooler: {name: (initializer, its logical axes)}; the layer's
         axes begin with "layers".
@@ -61,23 +76,45 @@ def parameters(
             for key, (init, axes) in spec.items()
         }
 
+    def axes(spec):
+        return {key: axes for key, (_, axes) in spec.items()}
+
+    def used(made, spec):
+        return sharding.gather(made, axes(spec), module.mesh)
+
     made = group("embeddings", embeddings)
+    others = {key: value for key, value in made.items() if key != "word"}
+    made |= used(others, embeddings)
+    one = {key: (init, axes[1:]) for key, (init, axes) in layer.items()}
     if module.unroll:
-        one = {key: (init, axes[1:]) for key, (init, axes) in layer.items()}
         stack = [group("layers", one, f"_{i}") for i in range(module.arch.layers)]
     else:
         stack = group("layers", layer)
-    return made, stack, group("pooler", pooler)
+    return Parameters(made, stack, used(group("pooler", pooler), pooler), axes(one))
+
+
+def lookup(table: jax.Array, ids: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """table[ids], [B, L, E]. No device gathers the table: each looks its channels up for
+    all rows of its `fsdp` group, which are then handed round."""
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return table[ids]
+    if table.shape[1] % mesh.shape["fsdp"]:
+        table = sharding.constrain(table, mesh)
+    else:
+        table = sharding.constrain(table, mesh, None, "fsdp")
+        found = table[sharding.constrain(ids, mesh, "data")]
+        found = sharding.constrain(found, mesh, "data", None, "fsdp")
+        return sharding.constrain(found, mesh, sharding.BATCH)
+    return sharding.constrain(table[ids], mesh, sharding.BATCH)
 
 
 def run(
     layer: Callable,
-    stack: Any,
+    params: Parameters,
     x: jax.Array,
     key: jax.Array | None,
     module: nn.Module,
     arch: AnyArch,
-    pooler: Mapping[str, jax.Array],
     batch: int,
     qkv: bool,
     states: bool,
@@ -86,13 +123,29 @@ def run(
     """All layers over x [T, D], and what is asked for of them on the way.
 
     Args:
-      layer: (a layer's parameters, carry) -> carry, see `noted`.
+      layer: (a layer's parameters as they are used, carry) -> carry, see `noted`.
+      params: of the pooler kernel and bias, or nothing: the first token itself is the
+        pooler's then.
       arch: the Arch to run: the module's own, or a sub-network of its space.
-      pooler: kernel and bias, or nothing: the first token itself is the pooler's then.
       qkv, states: see `Outputs`.
       depth: None, or int32: only the first so many layers run, and are the last then.
     """
     space = None if arch is module.arch else module.space
+    stack, pooler = params.stack, params.pooler
+    mesh, parts = module.mesh, sharding.tensor(module.mesh)
+    # Where one trace has many widths, channels are dealt out over the devices.
+    dealt = module.arch.units if space is not None and parts > 1 else None
+
+    def body(p, carry):
+        carry = dict(carry, x=sharding.constrain(carry["x"], mesh, sharding.BATCH))
+        return layer(sharding.gather(p, params.axes, mesh, dealt), carry)
+
+    if module.remat:
+        body = jax.checkpoint(body, prevent_cse=isinstance(stack, list))
+    elif mesh is not None and mesh.size > mesh.shape["data"]:
+        body = jax.checkpoint(
+            body, prevent_cse=isinstance(stack, list), policy=_is_kept
+        )
     carry = {"x": x, "key": key}
     if qkv:
         carry["qkv"] = jnp.zeros((x.shape[0], 3, module.arch.width), x.dtype)
@@ -103,7 +156,10 @@ def run(
         carry["i"] = 0
         if qkv:
             carry["qkvs"] = jnp.zeros((there - 1, *carry["qkv"].shape), x.dtype)
-    carry = elastic.repeat(layer, stack, carry, arch, space, depth)
+    carry = elastic.repeat(body, stack, carry, arch, space, depth)
+    if qkv and dealt and module.arch.qkv in dealt:
+        unit = dealt[module.arch.qkv]
+        carry["qkv"] = sharding.collect(carry["qkv"], 2, parts, unit)
 
     def shaped(name, *before):
         if name not in carry:
@@ -122,6 +178,13 @@ def run(
     return Outputs(
         hidden, pooled, shaped("qkv"), shaped("states", -1), shaped("qkvs", -1)
     )
+
+
+def _is_kept(primitive: Any, *_, **params) -> bool:
+    """For the backward pass: all but gathered parameters, and what they are cast to."""
+    if primitive.name == "name":
+        return params["name"] != sharding.GATHERED
+    return primitive.name not in ("reshape", "convert_element_type", "transpose")
 
 
 def noted(carry: dict, x: jax.Array, qkv: jax.Array, key: jax.Array | None) -> dict:

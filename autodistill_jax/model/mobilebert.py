@@ -10,8 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from autodistill_jax import sharding
 from autodistill_jax.arch import MobileArch
 from autodistill_jax.cost import MOBILEBERT_SIZES, Sizes
 from autodistill_jax.model import elastic, encoder
@@ -50,6 +52,8 @@ class MobileBert(nn.Module):
     dtype: Any = jnp.float32
     dropout: float = 0.0
     unroll: bool = False
+    mesh: Mesh | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -65,7 +69,8 @@ class MobileBert(nn.Module):
         depth: jax.Array | None = None,
     ) -> Outputs:
         """One forward pass; arguments and results as of `bert.Bert`."""
-        embeddings, stack, pooler = self._parameters()
+        params = self._parameters()
+        embeddings = params.embeddings
         space = self.space if arch is not None else None
         arch = self.arch if space is None else arch
         batch, length = ids.shape
@@ -74,7 +79,7 @@ class MobileBert(nn.Module):
         kind = {"layer_norm": layer_norm, "no_norm": no_norm}[self.sizes.norm]
         norm = functools.partial(kind, epsilon=self.sizes.norm_epsilon)
 
-        word = embeddings["word"][ids]
+        word = encoder.lookup(embeddings["word"], ids, self.mesh)
         # Each token with its neighbours, the next one first; nothing beyond the ends.
         after = jnp.pad(word[:, 1:], ((0, 0), (0, 1), (0, 0)))
         before = jnp.pad(word[:, :-1], ((0, 0), (1, 0), (0, 0)))
@@ -89,23 +94,20 @@ class MobileBert(nn.Module):
         place = embeddings["position"][:length] + embeddings["trigram_bias"]
         place = place + embeddings["type"][jnp.minimum(kinds, self.sizes.types - 1)]
         x = x + place.reshape(batch * length, -1)
-        x = norm(
-            x,
-            embeddings["norm_scale"],
-            embeddings["norm_bias"],
-            n=arch.hidden,
-            epsilon=_TORCH_EPSILON,
-        )
+        scale, bias = embeddings["norm_scale"], embeddings["norm_bias"]
+        x = norm(x, scale, bias, n=arch.hidden, epsilon=_TORCH_EPSILON)
         x = dropout(x, self.dropout, keys[0])
 
         cuts = {}
         if space is not None:
+            parts = sharding.tensor(self.mesh)
+            cut = functools.partial(elastic.cut, space, arch)
             cuts = {
-                "stream": elastic.cut(space, arch, "hidden", "bottleneck"),
-                "bottleneck": elastic.cut(space, arch, "bottleneck"),
+                "stream": cut("hidden", "bottleneck"),
+                "bottleneck": cut("bottleneck"),
                 # Heads split what there is: their number must be exact.
-                "heads": elastic.cut(space, arch, "bottleneck", "heads", exact=True),
-                "ffn": elastic.cut(space, arch, "bottleneck", "ffn"),
+                "heads": cut("bottleneck", "heads", exact=True),
+                "ffn": cut("bottleneck", "ffn", parts=parts, units=self.arch.units),
             }
         layer = functools.partial(
             _layer,
@@ -118,9 +120,10 @@ class MobileBert(nn.Module):
             activation=activation(self.sizes.activation),
             dtype=self.dtype,
             rate=self.dropout,
+            mesh=self.mesh,
         )
         return encoder.run(
-            layer, stack, x, keys[1], self, arch, pooler, batch, qkv, states, depth
+            layer, params, x, keys[1], self, arch, batch, qkv, states, depth
         )
 
     def _parameters(self):
@@ -191,9 +194,10 @@ def _norms(reads: str) -> int:
 
 
 def _layer(
-    p, carry, *, arch, heads, cuts, norm, tokens, reads, activation, dtype, rate
+    p, carry, *, arch, heads, cuts, norm, tokens, reads, activation, dtype, rate, mesh
 ):
     """One block, [T, D] -> [T, D], in pieces that `elastic` may cut."""
+    split = functools.partial(sharding.split, mesh=mesh)
     x, key = carry["x"], carry["key"]
     keys = [None] * 2
     if key is not None:
@@ -254,12 +258,8 @@ def _layer(
         constants=(tokens, *random),
         told=("heads",),
     )
-    y = norm(
-        y + parts["input"],
-        p["attention_norm_scale"],
-        p["attention_norm_bias"],
-        n=arch.bottleneck,
-    )
+    scale, bias = p["attention_norm_scale"], p["attention_norm_bias"]
+    y = norm(y + parts["input"], scale, bias, n=arch.bottleneck)
 
     def ffn(i, p, y):
         inner = elastic.call(
@@ -272,13 +272,14 @@ def _layer(
         z = elastic.call(
             lambda inner, kernel, bias: one(activation(inner), kernel, bias),
             cuts.get("ffn"),
-            (inner, p["ffn_out_kernel"], p["ffn_out_bias"]),
+            (split(inner), p["ffn_out_kernel"], p["ffn_out_bias"]),
             ((None, "ffn"), ("ffn", "bottleneck"), ("bottleneck",)),
             (None, "bottleneck"),
         )
         epsilon = norm.keywords["epsilon"]
         epsilon = jnp.where(i == arch.stacks - 1, _TORCH_EPSILON, epsilon)
         scale, bias = p["ffn_norm_scale"], p["ffn_norm_bias"]
+        z = split(z, whole=True)
         return norm(z + y, scale, bias, n=arch.bottleneck, epsilon=epsilon)
 
     ffns = {name: value for name, value in p.items() if name.startswith("ffn_")}
@@ -290,10 +291,6 @@ def _layer(
         ((None, "bottleneck"), ("bottleneck", "hidden"), ("hidden",)),
         (None, "hidden"),
     )
-    x = norm(
-        dropout(z, rate, keys[1]) + x,
-        p["out_norm_scale"],
-        p["out_norm_bias"],
-        n=arch.hidden,
-    )
+    x = dropout(z, rate, keys[1]) + x
+    x = norm(x, p["out_norm_scale"], p["out_norm_bias"], n=arch.hidden)
     return encoder.noted(carry, x, qkv, key)

@@ -20,7 +20,7 @@ def module(arch: AnyArch, sizes: Sizes, **settings) -> Module:
 def axes(module: Module) -> dict[str, tuple[str, ...]]:
     """The logical axis names of every parameter: {name: (axis, ...)}."""
     shapes = jax.eval_shape(
-        module.init,
+        module.clone(mesh=None).init,
         jax.random.key(0),
         np.zeros((1, 2), np.int32),
         np.ones((1, 2), np.int32),
@@ -31,7 +31,8 @@ def axes(module: Module) -> dict[str, tuple[str, ...]]:
 def init(module: Module, key: jax.Array) -> dict[str, jax.Array]:
     """Random parameters (normal, 0.02), without the boxes of their axis names."""
     example = np.zeros((1, 2), np.int32)
-    return nn.unbox(jax.jit(module.init)(key, example, example))["params"]
+    first = jax.jit(module.clone(mesh=None).init)
+    return nn.unbox(first(key, example, example))["params"]
 
 
 def unstack(params: dict) -> dict:

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from autodistill_jax import sharding
 from autodistill_jax.cost import Sizes
 from autodistill_jax.model.pieces import activation, layer_norm, product
 
@@ -65,9 +67,11 @@ def logits(
     n: Any,
     sizes: Sizes,
     dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "B K V"]:
     """The logits at `places` [B, K]: only these, a whole text's would fill the memory.
 
+    On a mesh each device has those of its rows, and of its part of the vocabulary.
     `n` are the network's hidden channels in use: an int, or int32 inside a SuperLM.
     """
     x = jnp.take_along_axis(hidden, places[:, :, None], axis=1)
@@ -85,5 +89,8 @@ def logits(
     if "words_more" in head:  # What is wider than the embeddings.
         x, more = jnp.split(x, [sizes.embedding], axis=1)
         made = made + product("td,dv->tv", more, head["words_more"], dtype)
-    made = made + product("te,ve->tv", x, embeddings[:, : x.shape[1]], dtype)
-    return made.reshape(batch, count, -1)
+    # Whole first: from one split straight to another the compiler does the same, worse.
+    table = sharding.constrain(embeddings[:, : x.shape[1]], mesh)
+    table = sharding.constrain(table, mesh, "tensor")
+    made = made + product("te,ve->tv", x, table, dtype)
+    return sharding.split(made, mesh).reshape(batch, count, -1)

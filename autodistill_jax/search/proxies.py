@@ -188,7 +188,7 @@ def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
                 out = teacher(params, batch)
             else:
                 out = student(given.params, batch, as_arrays([arch]))
-            out = np.asarray(out)[rows["rows"]]
+            out = sharding.fetch(out)[rows["rows"]]
             made.append(out if pooled else out[rows["tokens"][rows["rows"]] > 0])
         made = np.concatenate(made)
         return made if arch is None else made[:, : arch.hidden]

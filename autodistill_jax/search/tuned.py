@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from autodistill_jax import sharding
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.metrics import METRICS
@@ -38,8 +39,9 @@ def tuned(
     """
     steps, batch_size = settings["steps"], settings["batch_size"]
     moves = optimizer.make(settings, steps, modules.axes(module))
+    module = module.clone(mesh=None)  # Inside, each device is alone.
     step = supervised.make_step(module, rows, moves, pooling)
-    own = PartitionSpec("data")
+    own = PartitionSpec(sharding.AXES)
     there = NamedSharding(mesh, own)
     encoder = jax.tree.map(np.asarray, terms.network(params))
 
@@ -81,7 +83,7 @@ def tuned(
         for batch in batches.evaluation(rows.dev, batch_size):
             batch.pop("rows")
             same = jax.device_put(_stack([batch] * len(candidates)), there)
-            made.append(np.asarray(predict(state["params"], same, archs)))
+            made.append(sharding.fetch(predict(state["params"], same, archs)))
         made = np.concatenate(made, axis=1)[:, : len(rows.dev["label"])]
         return [
             METRICS[rows.metric](rows.dev["label"], supervised.decide(one, rows))

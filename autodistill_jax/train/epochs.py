@@ -56,12 +56,12 @@ def best(
         if done % an_epoch == 0:
             scores.append(judge(state["params"]))
             if scores[-1] == max(scores):
-                kept.update(jax.tree.map(np.asarray, state["params"]))
+                kept.update(jax.tree.map(sharding.fetch, state["params"]))
 
     fit.fit(
         step,
         state,
-        lambda i: (batches.put(feed[i], mesh), jax.random.fold_in(key, i)),
+        lambda i: (batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
         total,
         what=what,
         after=after,

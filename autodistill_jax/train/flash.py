@@ -4,6 +4,7 @@ Progressive knowledge transfer (MobileBERT, arXiv 2004.02984, section 3.4) and, 
 `fraction` of its steps, Flash Distillation (AutoDistill, arXiv 2201.08539).
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +40,8 @@ class Transfer(NamedTuple):
     module, params: the student and its weights at the start. teacher, teacher_params:
     with its masked-word head where it has one. mapped: the teacher's layer that each of
     the student's follows. objective: of the last stage (logits, masked words, ...).
-    copied: are the word embeddings the teacher's own? Then they stay.
+    copied: are the word embeddings the teacher's own? Then they stay. parts: of a
+    batch, see `optimizer.accumulated`.
     """
 
     module: Module
@@ -48,6 +50,7 @@ class Transfer(NamedTuple):
     teacher_params: Mapping[str, jax.Array]
     objective: Objective
     copied: bool = False
+    parts: int = 1
 
     @property
     def mapped(self) -> jax.Array:
@@ -171,22 +174,22 @@ def run(
     axes = modules.axes(module)
     blocks = optimizer.make(settings, stages[0], axes)
     last = optimizer.make(settings, stages[-1], axes)  # Of what is the last stage.
-    everywhere = sharding.replicated(mesh)
-    # Copied: a step gives its arguments' memory away.
-    params = {name: jnp.array(value) for name, value in transfer.params.items()}
+    params = dict(transfer.params)
     if MATCHERS not in params:
         wide = transfer.teacher.arch.hidden
         params[MATCHERS] = jnp.tile(jnp.eye(module.arch.hidden, wide), (layers, 1, 1))
-    state = jax.device_put(
-        {"params": params, "optimizer": blocks.init(params)}, everywhere
+    state = optimizer.begin(blocks, params, axes, mesh)
+    theirs = sharding.place(
+        transfer.teacher_params, modules.axes(transfer.teacher), mesh
     )
-    theirs = jax.device_put(dict(transfer.teacher_params), everywhere)
     there = kept.latest_step() or 0 if kept else 0
     if there:
         state = checkpoint.restore(kept, state)
     key = jax.random.key(seed)
     of_block = jax.jit(_block_step(transfer, blocks), donate_argnums=0)
-    of_last = sandwich.make_step(module, transfer.teacher, transfer.objective, last)
+    of_last = sandwich.make_step(
+        module, transfer.teacher, transfer.objective, last, transfer.parts
+    )
     one = sandwich.as_arrays([module.arch])
     judged = there > sum(stages[:layers])
 
@@ -207,7 +210,7 @@ def run(
                 judged = True
 
             def inputs(i, k=k, final=final):
-                batch = batches.put(feed[i], mesh)
+                batch = batches.of_step(feed, i, mesh)
                 now = jax.random.fold_in(key, i)
                 if final:
                     return ({}, theirs, batch, one, now)
@@ -235,29 +238,36 @@ def run(
 def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Callable:
     """step(state, teacher_params, batch, k, key) -> (state, values): one program for
     every block, k is an argument."""
-    layers, dropout = transfer.module.arch.layers, transfer.module.dropout
-    vocab = transfer.module.sizes.vocab
+    module = transfer.module
+    layers, dropout, vocab = module.arch.layers, module.dropout, module.sizes.vocab
+    axes, parts = modules.axes(module), transfer.parts
 
     def step(state, teacher_params, batch, k, key):
+        def slowed(change):
+            by = rates(list(change), layers, k, transfer.copied)
+            return {
+                name: value * jnp.reshape(by[name], (-1,) + (1,) * (value.ndim - 1))
+                for name, value in change.items()
+            }
+
         words, drop = jax.random.split(key)
         batch = terms.shown(batch, transfer.objective, vocab, words)
 
-        def loss(params):
-            made = block(
-                transfer, params, teacher_params, batch, k, drop if dropout else None
-            )
+        def loss(params, rows, i):
+            now = None
+            if dropout:
+                now = drop if parts == 1 else jax.random.fold_in(drop, i)
+            made = block(transfer, params, teacher_params, rows, k, now)
             made = {name: value.mean() for name, value in made.items()}
             return made["total"], made
 
-        gradient, made = jax.grad(loss, has_aux=True)(state["params"])
-        change, moments = moves.update(gradient, state["optimizer"], state["params"])
-        by = rates(list(change), layers, k, transfer.copied)
-        change = {
-            name: value * jnp.reshape(by[name], (-1,) + (1,) * (value.ndim - 1))
-            for name, value in change.items()
-        }
-        params = optax.apply_updates(state["params"], change)
-        values = {"loss": made["total"], **made}
-        return {"params": params, "optimizer": moments}, values
+        gradient, made = optimizer.accumulated(
+            functools.partial(jax.grad(loss, has_aux=True), state["params"]),
+            batch,
+            parts,
+            module.mesh,
+        )
+        state = optimizer.moved(moves, gradient, state, axes, module.mesh, slowed)
+        return state, {"loss": made["total"], **made}
 
     return step

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from autodistill_jax import losses, sharding
@@ -65,6 +64,7 @@ def train(
             module.arch.hidden,
             sizes,
             module.dtype,
+            module.mesh,
         )
 
     @jax.jit
@@ -77,14 +77,12 @@ def train(
             return (each * batch["chosen"]).sum() / batch["chosen"].sum()
 
         value, gradient = jax.value_and_grad(loss)(state["params"])
-        change, moments = moves.update(gradient, state["optimizer"], state["params"])
-        new = optax.apply_updates(state["params"], change)
-        return {"params": new, "optimizer": moments}, {"loss": value}
+        return optimizer.moved(moves, gradient, state), {"loss": value}
 
     state = fit.fit(
         step,
         state,
-        lambda i: (body, batches.put(feed[i], mesh), jax.random.fold_in(key, i)),
+        lambda i: (body, batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
         steps,
         what=what,
     )
@@ -100,4 +98,4 @@ def train(
         np.asarray(right(state["params"], body, batches.put(batch, mesh), key))
         for batch in batches.evaluation(held_out, settings["batch_size"])
     )
-    return jax.tree.map(np.asarray, state["params"]), float(counts[0] / counts[1])
+    return jax.tree.map(sharding.fetch, state["params"]), float(counts[0] / counts[1])

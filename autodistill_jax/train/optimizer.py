@@ -1,13 +1,20 @@
 """How do parameters move? AdamW with warm-up, linear decay and clipping."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+
+from autodistill_jax import sharding
+
+Axes = Mapping[str, tuple[str, ...]]
 
 
 def make(
-    settings: Mapping[str, Any], steps: int, axes: Mapping[str, tuple[str, ...]]
+    settings: Mapping[str, Any], steps: int, axes: Axes
 ) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW (arXiv 1711.05101), decay by axis name.
 
@@ -43,8 +50,79 @@ def make(
     )
 
 
+def begin(
+    moves: optax.GradientTransformation,
+    params: Mapping[str, Any],
+    axes: Axes,
+    mesh: Mesh,
+) -> dict[str, Any]:
+    """A state {"params", "optimizer"} on its devices, parameters copied."""
+    where = sharding.state(moves, params, axes, mesh)
+    params = {name: jnp.array(value) for name, value in params.items()}
+    params = jax.device_put(params, where["params"])
+    first = jax.jit(moves.init, out_shardings=where["optimizer"])
+    return {"params": params, "optimizer": first(params)}
+
+
+def moved(
+    moves: optax.GradientTransformation,
+    gradient: Mapping[str, jax.Array],
+    state: Mapping[str, Any],
+    axes: Axes | None = None,
+    mesh: Mesh | None = None,
+    rate: Callable[[dict], dict] = lambda change: change,
+) -> dict[str, Any]:
+    """The state after one update; every part of it stays where it lies.
+
+    rate: what becomes of {name: change} before it is added.
+    """
+    if mesh is not None:
+        where = sharding.state(moves, state["params"], axes, mesh)
+        hold = jax.lax.with_sharding_constraint
+        gradient = hold(dict(gradient), where["params"])
+    change, moments = moves.update(gradient, state["optimizer"], state["params"])
+    params = optax.apply_updates(state["params"], rate(change))
+    made = {"params": params, "optimizer": moments}
+    return made if mesh is None else hold(made, where)
+
+
+def accumulated(
+    fn: Callable[[Any, Any], Any],
+    batch: Mapping[str, jax.Array],
+    parts: int,
+    mesh: Mesh | None = None,
+) -> Any:
+    """The mean of fn(rows, part) over `parts` of a batch, one after another.
+
+    It takes the memory of one part. fn: gives a tree of means over its rows; part is
+    0, 1, ... (int32).
+    """
+
+    def one(rows, part):
+        rows = {
+            name: sharding.constrain(value, mesh, sharding.BATCH)
+            for name, value in rows.items()
+        }
+        return fn(rows, part)
+
+    if parts == 1:
+        return one(batch, 0)
+    # Every part has rows of every device: nothing moves.
+    rows = {
+        name: jnp.swapaxes(value.reshape(-1, parts, *value.shape[1:]), 0, 1)
+        for name, value in batch.items()
+    }
+    like = jax.eval_shape(one, {name: value[0] for name, value in rows.items()}, 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+
+    def add(total, inputs):
+        return jax.tree.map(jnp.add, total, one(*inputs)), None
+
+    total, _ = jax.lax.scan(add, zeros, (rows, jnp.arange(parts)))
+    return jax.tree.map(lambda x: x / parts, total)
+
+
 def _is_matrix(axes: tuple) -> bool:
     """Biases and LayerNorms are not decayed. What is stacked has axes of its own, so the
     number of dimensions would not tell."""
-    stacked = ("layers", "qkv", "stacks", "first", "second", "norms")
-    return len([axis for axis in axes if axis not in stacked]) > 1
+    return len([axis for axis in axes if axis not in sharding.STACKED]) > 1

@@ -16,8 +16,9 @@ from autodistill_jax import losses, sharding
 from autodistill_jax.data import batches
 from autodistill_jax.data.hide import hide
 from autodistill_jax.data.tokens import Special
-from autodistill_jax.model import follows, words
+from autodistill_jax.model import follows, modules, words
 from autodistill_jax.model.modules import Module
+from autodistill_jax.train import optimizer
 
 _HEADS = ("words_", "next_")
 
@@ -59,6 +60,7 @@ def logits(
             module.arch.hidden,
             module.sizes,
             module.dtype,
+            module.mesh,
         )
     }
     if "next_kernel" in params:
@@ -72,37 +74,42 @@ def make_step(
     special: Special,
     fraction: float,
     at_most: int,
+    parts: int = 1,
 ) -> Callable:
     """step(state, batch, key) -> (state, {"loss", "words" and, of pairs, "next"}).
 
     The loss is the mean cross-entropy of the hidden words, hidden anew at every step,
     plus that of `next`. state: {"params": of `logits`, "optimizer"}; fraction, at_most:
-    of `hide`.
+    of `hide`; parts: see `optimizer.accumulated`.
     """
+    axes = modules.axes(module)
 
     def step(state, batch, key):
         of_words, of_dropout = jax.random.split(key)
         vocab = module.sizes.vocab
         batch = hide(of_words, batch, special, vocab, fraction, at_most)
+        # Of a part's share of them: parts have not equally many.
+        hidden = jnp.maximum(batch["chosen"].sum(), 1) / parts
 
-        def loss(params):
-            key = of_dropout if module.dropout else None
-            made = logits(module, params, batch, key)
-            each = losses.cross_entropy(made["words"], batch["targets"])
-            chosen = batch["chosen"]
-            values = {"words": (each * chosen).sum() / jnp.maximum(chosen.sum(), 1)}
+        def loss(params, rows, i):
+            key = None
+            if module.dropout:
+                key = of_dropout if parts == 1 else jax.random.fold_in(of_dropout, i)
+            made = logits(module, params, rows, key)
+            each = losses.cross_entropy(made["words"], rows["targets"])
+            values = {"words": (each * rows["chosen"]).sum() / hidden}
             if "next" in made:
-                values["next"] = losses.cross_entropy(
-                    made["next"], batch["next"]
-                ).mean()
-            return sum(values.values()), values
+                values["next"] = losses.cross_entropy(made["next"], rows["next"]).mean()
+            total = sum(values.values())
+            return total, {"loss": total, **values}
 
-        (total, values), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state["params"]
+        gradient, values = optimizer.accumulated(
+            functools.partial(jax.grad(loss, has_aux=True), state["params"]),
+            batch,
+            parts,
+            module.mesh,
         )
-        change, moments = moves.update(gradient, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], change)
-        return {"params": params, "optimizer": moments}, {"loss": total, **values}
+        return optimizer.moved(moves, gradient, state, axes, module.mesh), values
 
     return jax.jit(step, donate_argnums=0)
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from autodistill_jax import sharding
 from autodistill_jax.arch import AnyArch
+from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.space import Space
-from autodistill_jax.train import terms
+from autodistill_jax.train import optimizer, terms
 from autodistill_jax.train.objectives import Objective
 
 ROLES = ("largest", "smallest", "random")
@@ -43,23 +45,23 @@ def make_step(
     superlm: Module,
     teacher: Module,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    moves: optax.GradientTransformation,
+    parts: int = 1,
 ) -> Callable:
     """step(state, frozen, teacher_params, batch, archs, key) -> (state, values).
 
     The teacher runs once; each sub-network in turn adds its gradient; one update.
+    parts: of the batch, one after another, see `optimizer.accumulated`.
     state: {"params": trained ones, "optimizer": ...}; frozen: the other parameters;
     archs: of `as_arrays`, the largest first, the smallest second. values: the mean
     terms by role, `loss` among them.
     """
 
-    def step(state, frozen, teacher_params, batch, archs, key):
-        # The same words are hidden from the teacher and from every sub-network.
-        batch = terms.shown(
-            batch, objective, superlm.sizes.vocab, jax.random.fold_in(key, _WORDS)
-        )
+    axes, mesh = modules.axes(superlm), superlm.mesh
+
+    def gradients(params, frozen, teacher_params, batch, archs, key):
+        """(the sum of the sub-networks' gradients, {term: [n] of them})."""
         target = terms.targets(teacher, teacher_params, batch, objective)
-        count = archs.layers.shape[0]
 
         def loss(params, arch, i):
             made = terms.terms(
@@ -75,21 +77,32 @@ def make_step(
             return made["total"], made
 
         def one(total, inputs):
-            arch, i = inputs
-            gradient, made = jax.grad(loss, has_aux=True)(state["params"], arch, i)
+            gradient, made = jax.grad(loss, has_aux=True)(params, *inputs)
             return jax.tree.map(jnp.add, total, gradient), made
 
-        zeros = jax.tree.map(jnp.zeros_like, state["params"])
-        gradient, made = jax.lax.scan(one, zeros, (archs, jnp.arange(count)))
-        change, moments = optimizer.update(
-            gradient, state["optimizer"], state["params"]
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        if mesh is not None:
+            where = sharding.parameters(params, axes, mesh)
+            zeros = jax.lax.with_sharding_constraint(zeros, where)
+        return jax.lax.scan(one, zeros, (archs, jnp.arange(archs.layers.shape[0])))
+
+    def step(state, frozen, teacher_params, batch, archs, key):
+        # The same words are hidden from the teacher and from every sub-network.
+        batch = terms.shown(
+            batch, objective, superlm.sizes.vocab, jax.random.fold_in(key, _WORDS)
         )
-        params = optax.apply_updates(state["params"], change)
+
+        def part(rows, i):
+            now = key if parts == 1 else jax.random.fold_in(key, _WORDS - 1 - i)
+            return gradients(state["params"], frozen, teacher_params, rows, archs, now)
+
+        gradient, made = optimizer.accumulated(part, batch, parts, mesh)
+        count = archs.layers.shape[0]
         values = {"loss": made["total"].mean()}
         for i, role in enumerate(ROLES[: min(count, 3)]):
-            part = slice(i, None if role == "random" else i + 1)
+            of_role = slice(i, None if role == "random" else i + 1)
             for name, value in made.items():
-                values[f"{role}/{name}"] = value[part].mean()
-        return {"params": params, "optimizer": moments}, values
+                values[f"{role}/{name}"] = value[of_role].mean()
+        return optimizer.moved(moves, gradient, state, axes, mesh), values
 
     return jax.jit(step, donate_argnums=0)

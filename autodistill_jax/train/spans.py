@@ -104,9 +104,7 @@ def make_step(
             return value
 
         value, gradient = jax.value_and_grad(loss)(state["params"])
-        change, moments = moves.update(gradient, state["optimizer"], state["params"])
-        new = optax.apply_updates(state["params"], change)
-        return {"params": new, "optimizer": moments}, {"loss": value}
+        return optimizer.moved(moves, gradient, state), {"loss": value}
 
     return step
 

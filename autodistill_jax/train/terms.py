@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from autodistill_jax import losses
+from autodistill_jax import losses, sharding
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import BERT_SIZES, Sizes
 from autodistill_jax.data.hide import hide
@@ -89,6 +89,9 @@ def targets(
         made["relation"] = losses.teacher_relations(
             out.qkv, objective.relation_heads, objective.relation_pairs
         )
+        made["relation"] = sharding.constrain(
+            made["relation"], module.mesh, sharding.BATCH, None, "tensor"
+        )
     if weights.keys() & {"hidden", "cosine"}:
         made["hidden"] = out.hidden
     if "pooled" in weights:
@@ -110,6 +113,7 @@ def targets(
             module.arch.hidden,
             module.sizes,
             module.dtype,
+            module.mesh,
         )
     return jax.lax.stop_gradient(made)
 
@@ -212,6 +216,7 @@ def _words(module, params, batch, target, objective, out, arch, inside) -> dict:
         arch.hidden if inside else module.arch.hidden,
         module.sizes,
         module.dtype,
+        module.mesh,
     )
     chosen = batch["chosen"]
 

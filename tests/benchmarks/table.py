@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax.jobs import experiment, judged, texts
+from autodistill_jax.jobs import experiment, judged, texts, training
 from autodistill_jax.latency import profile
 from autodistill_jax.model import modules
 from autodistill_jax.search import proxies
@@ -62,7 +62,7 @@ def main():
         args.out.write_text(json.dumps(table))
 
     workdir = epath.Path(args.workdir)
-    params = experiment.trained_superlm(made, workdir, home)
+    params = training.trained_superlm(made, workdir, home)
     given = judged.given(made, workdir, home, params, None, 0)
     held_out = texts.rows(made, workdir, "heldout")
     for i in range(args.repeats):

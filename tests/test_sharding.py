@@ -1,0 +1,148 @@
+"""Is training the same on any mesh, and does no device hold more than its part?"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sharded
+from conftest import mesh_of
+from jax.sharding import PartitionSpec as P
+
+from autodistill_jax import sharding
+from autodistill_jax.errors import UserError
+from autodistill_jax.model import elastic, modules
+from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import optimizer
+
+PROGRAM = Path(sharded.__file__)
+
+
+def start(devices, *arguments):
+    """The program of `sharded` in a process with so many devices of its own."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags += " --xla_backend_optimization_level=0"
+    return subprocess.Popen(
+        [sys.executable, PROGRAM, *map(str, arguments)],
+        env=os.environ | {"XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def said(process):
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return json.loads(out.splitlines()[-1])  # gloo speaks before it.
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """On one device."""
+    return np.asarray(sharded.losses(mesh_of(1)))
+
+
+@pytest.mark.parametrize(
+    ("axes", "more"),
+    [
+        ({}, {}),
+        ({"fsdp": 4, "tensor": 2}, {}),
+        ({"fsdp": 2, "tensor": 2}, {"remat": True, "parts": 2}),
+    ],
+    ids=["data", "fsdp x tensor", "all three, accumulated, rematerialised"],
+)
+def test_every_mesh_gives_the_same_losses(alone, axes, more):
+    made = np.asarray(sharded.losses(mesh_of(8, **axes), **more))
+    assert len(made) == sharded.STEPS and alone[-1] < alone[0]
+    assert np.abs(made / alone - 1).max() < 1e-5
+
+
+def test_two_processes_of_four_devices_give_the_same_losses(alone):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    axes = json.dumps({"data": -1, "tensor": 2})
+    both = [start(4, "losses", port, 2, i, axes) for i in range(2)]
+    one, other = map(said, both)
+    assert one == other
+    assert np.abs(np.asarray(one) / alone - 1).max() < 1e-5
+
+
+def test_no_device_holds_more_as_devices_are_added():
+    """At the same rows a device: whatever was whole would grow with the batch."""
+    few, many = said(start(64, "temporaries"))
+    assert many < 1.15 * few
+
+
+def test_parameters_and_moments_lie_by_their_axes():
+    mesh = mesh_of(8, fsdp=2, tensor=2)
+    state, step, inputs = sharded.program(mesh)
+    state, _ = step(state, *inputs(0))
+    moments = state["optimizer"][1][0]
+    for name, spec in {
+        "layers_qkv_kernel": P(None, "fsdp", None, "tensor"),
+        "layers_ffn_out_kernel": P(None, "tensor", "fsdp"),
+        "embeddings_word": P(None, "fsdp"),
+        "layers_ffn_in_bias": P(),
+        "matcher_hidden": P(None, "fsdp"),
+    }.items():
+        for tree in (state["params"], moments.mu, moments.nu):
+            found = tree[name].sharding
+            assert found.is_equivalent_to(
+                jax.NamedSharding(mesh, spec), tree[name].ndim
+            ), name
+    # What the first axes cannot give, another one does: 61 x 30 over 8 is whole.
+    whole = mesh_of(8, data=1, fsdp=8)
+    assert sharding.parameter(("vocab", "hidden"), (64, 30), whole) == P("fsdp", None)
+    assert sharding.parameter(("vocab", "hidden"), (61, 30), whole) == P(None, None)
+
+
+def test_every_device_has_the_same_share_of_every_sub_network():
+    """Dealt out, the channels in use are as many in each part, and the right ones."""
+    size, unit, parts = 48, 4, 3
+    channels = jnp.arange(size)
+    dealt = sharding.deal(channels, 0, parts, unit)
+    assert (sharding.collect(dealt, 0, parts, unit) == channels).all()
+    for n in (12, 24, 36, 48):
+        in_use = np.asarray(dealt < n).reshape(parts, -1)
+        assert (in_use.sum(axis=1) == n // parts).all()
+        # `elastic` takes the first of each part.
+        taken = elastic._of_parts(elastic._first, dealt, [n], [parts])
+        assert sorted(taken.tolist()) == list(range(n))
+
+
+def test_the_smallest_sub_network_computes_a_part_on_every_device():
+    """Its products are compiled at a device's share: rows / 4, channels / 2."""
+    mesh = mesh_of(8, data=4, fsdp=1, tensor=2)
+    superlm = Bert(
+        sharded.SPACE.largest(), sharded.SIZES, space=sharded.SPACE, mesh=mesh
+    )
+    params = modules.init(superlm, jax.random.key(0))
+    params = sharding.place(params, modules.axes(superlm), mesh)
+    ids = jax.ShapeDtypeStruct((8, 6), jnp.int32, sharding=sharding.batch(mesh))
+    arch = jax.tree.map(jnp.int32, sharded.SPACE.smallest())
+    run = jax.jit(lambda p, ids, arch: superlm.apply({"params": p}, ids, ids, arch))
+    text = run.lower(params, ids, arch).compile().as_text()
+    # 2 rows x 6 tokens; 16 channels in; 24 ffn channels, of which a device has 12.
+    assert "f32[12,12]" in text and "f32[16,12]" in text
+
+
+def test_a_mean_over_parts_is_the_mean_over_the_batch():
+    rows = {"x": jnp.arange(24.0).reshape(12, 2)}
+    made = optimizer.accumulated(lambda rows, part: rows["x"].mean(axis=0), rows, 3)
+    assert np.allclose(made, rows["x"].mean(axis=0))
+
+
+def test_sizes_that_tensor_does_not_divide_are_refused():
+    mesh = mesh_of(8, tensor=2)
+    sharding.check_split(mesh, "heads", [4, 8])
+    with pytest.raises(
+        UserError, match=r"mesh\.tensor is 2, .* heads=3 .* divisor of 1"
+    ):
+        sharding.check_split(mesh, "heads", [2, 3, 4])
