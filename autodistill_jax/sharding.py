@@ -96,6 +96,11 @@ def rows(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
+def platform(mesh: Mesh | None) -> str:
+    """ "cpu", "gpu" or "tpu": of its devices, or of the one at hand."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def tensor(mesh: Mesh | None) -> int:
     """In how many parts heads and ffn channels are split."""
     return 1 if mesh is None else mesh.shape["tensor"]

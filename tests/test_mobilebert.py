@@ -48,7 +48,7 @@ def arrays(arch):
 @pytest.mark.parametrize(("reads", "norm"), KINDS)
 def test_sub_network_is_the_extracted_student(batch, reads, norm, monkeypatch):
     if reads == "bottleneck":  # Too many sizes for a branch each: rounded up to a tile.
-        monkeypatch.setattr(elastic, "MAX_BRANCHES", 3)
+        monkeypatch.setitem(elastic.BRANCHES, "cpu", (3, 32))
     sizes, traces = SIZES._replace(reads=reads, norm=norm), []
     params, module = random(sizes), MobileBert(BIG, sizes, space=SPACE)
 

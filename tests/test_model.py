@@ -83,7 +83,7 @@ def test_sub_network_is_the_extracted_student_everywhere(params, batch):
 def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch):
     """As ELECTRA has them: of one width for all sub-networks, projected to theirs."""
     if tiled:  # Products then reach beyond the channels in use.
-        monkeypatch.setattr(elastic, "MAX_BRANCHES", 3)
+        monkeypatch.setitem(elastic.BRANCHES, "cpu", (3, 32))
     sizes, params = electra
     assert params["embeddings_word"].shape == (60, 10)
     run, real = runner(SPACE, sizes=sizes), np.asarray(batch["tokens"], bool)
@@ -131,7 +131,7 @@ def test_projected_embeddings_have_the_students_gradients(electra, batch):
 @pytest.mark.parametrize("tiled", [False, True])
 def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeypatch):
     if tiled:  # Too many sizes for a branch each: rounded up to a tile.
-        monkeypatch.setattr(elastic, "MAX_BRANCHES", 3)
+        monkeypatch.setitem(elastic.BRANCHES, "cpu", (3, 32))
     module = Bert(BIG, SIZES, space=SPACE)
     rng = np.random.default_rng(2)
     mix = jnp.asarray(rng.normal(size=(2, 6, BIG.hidden)), jnp.float32)
@@ -164,7 +164,7 @@ def test_tiles_have_few_branches_and_cover_all():
     space = Space((1,), tuple(range(64, 769, 64)), (1, 12), (), (1.0, 2.0, 3.0, 4.0))
     arch = arrays(space.largest())
     made = elastic.cut(space, arch, "hidden", "ffn")
-    assert len(made.options) <= elastic.MAX_BRANCHES and made.counts
+    assert len(made.options) <= elastic.BRANCHES["cpu"][0] and made.counts
     for other in space:
         cut = elastic.cut(space, arrays(other), "hidden", "ffn")
         option = cut.options[int(cut.index)]

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from autodistill_jax import sharding
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import elastic, modules
+from autodistill_jax.model import branches, modules
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import optimizer
 
@@ -113,7 +113,7 @@ def test_every_device_has_the_same_share_of_every_sub_network():
         in_use = np.asarray(dealt < n).reshape(parts, -1)
         assert (in_use.sum(axis=1) == n // parts).all()
         # `elastic` takes the first of each part.
-        taken = elastic._of_parts(elastic._first, dealt, [n], [parts])
+        (taken,) = branches.take([dealt], [("heads",)], {"heads": n}, {"heads": parts})
         assert sorted(taken.tolist()) == list(range(n))
 
 

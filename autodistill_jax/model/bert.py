@@ -115,11 +115,11 @@ class Bert(nn.Module):
                 "hidden",
                 parts=sharding.tensor(self.mesh),
                 units=self.arch.units,
+                platform=sharding.platform(self.mesh),
             )
             cuts = {"attention": cut("heads"), "ffn": cut("ffn")}
         layer = functools.partial(
             _layer,
-            cuts=cuts,
             norm=norm,
             tokens=tokens,
             head_size=self.arch.head_size,
@@ -129,7 +129,7 @@ class Bert(nn.Module):
             mesh=self.mesh,
         )
         return encoder.run(
-            layer, params, x, keys[1], self, arch, batch, qkv, states, depth
+            layer, params, cuts, x, keys[1], self, arch, batch, qkv, states, depth
         )
 
     def _parameters(self):
@@ -178,7 +178,7 @@ class Bert(nn.Module):
         return encoder.parameters(self, size, spec, layer, pooler)
 
 
-def _layer(p, carry, *, cuts, norm, tokens, head_size, activation, dtype, rate, mesh):
+def _layer(p, carry, cuts, *, norm, tokens, head_size, activation, dtype, rate, mesh):
     """One encoder layer, [T, D] -> [T, D], in four pieces that `elastic` may cut."""
     split = functools.partial(sharding.split, mesh=mesh)
     x, key = carry["x"], carry["key"]

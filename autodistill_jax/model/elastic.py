@@ -20,11 +20,16 @@ import numpy as np
 from jax import lax
 
 from autodistill_jax.arch import AnyArch, kept_layers
+from autodistill_jax.model import branches
 from autodistill_jax.space import Space
 
-# Above this many pairs of sizes, sizes are rounded up to a tile: a branch each would
-# take minutes to compile. On a TPU, sizes inside one 128-lane tile cost the same.
-MAX_BRANCHES = 16
+# platform -> (branches, tile). Above so many pairs of sizes, sizes are rounded up to a
+# tile: a branch each would take minutes to compile. On a TPU compiling takes longer, and
+# sizes inside one tile of 128 lanes cost the same.
+BRANCHES = {"cpu": (16, 32), "tpu": (4, 128)}
+
+
+keep = branches.keep
 
 
 class Cut(NamedTuple):
@@ -33,13 +38,15 @@ class Cut(NamedTuple):
     `options` are static sizes, a dict {axis: size} each; `index` (int32) picks one.
     `counts` {axis: int32} are the exact sizes in use where options were rounded up,
     else empty. `parts` {axis: int}: its channels are dealt out in so many parts (see
-    `sharding.deal`), of each of which the first are in use.
+    `sharding.deal`), of each of which the first are in use. `on`: does the layer run at
+    all? Where it does not, its pieces are 0 and cost nothing; None: it always does.
     """
 
     options: tuple[dict[str, int], ...]
     index: jax.Array
     counts: dict[str, jax.Array]
     parts: dict[str, int]
+    on: jax.Array | None = None
 
 
 def cut(
@@ -49,12 +56,14 @@ def cut(
     exact: bool = False,
     parts: int = 1,
     units: Mapping[str, int] | None = None,
+    platform: str = "cpu",
 ) -> Cut:
     """The Cut of these axes for a (traced) Arch of the space.
 
     `exact` never rounds up, at the price of a branch for each size. `parts`: the axes in
-    `units` {axis: channels of a unit} are dealt out in so many.
+    `units` {axis: channels of a unit} are dealt out in so many. `platform`: see BRANCHES.
     """
+    most, first_tile = BRANCHES.get(platform, BRANCHES["cpu"])
     dealt = units if units and parts > 1 else {}
     whole = {axis: parts * unit for axis, unit in dealt.items()}
     big = space.largest()
@@ -65,8 +74,8 @@ def cut(
     )
     sizes = [tuple(other.channels(axis) for axis in axes) for other in archs]
     tile, tiles, rounded = 1, [1] * len(axes), sizes
-    while len(rounded) > MAX_BRANCHES and not exact:
-        tile = 32 if tile == 1 else tile * 2
+    while len(rounded) > most and not exact:
+        tile = first_tile if tile == 1 else tile * 2
         tiles = [math.lcm(tile, whole.get(axis, 1)) for axis in axes]
         rounded = sorted({_round(size, tiles, limits.values()) for size in sizes})
     # Every size of the space -> its branch; the position in `sizes` is found at run
@@ -87,11 +96,6 @@ def _round(sizes, tiles, limits):
         min(-(-size // tile) * tile, limit)
         for size, tile, limit in zip(sizes, tiles, limits)
     )
-
-
-def keep(n: Any, size: int) -> jax.Array:
-    """1 for the first n of `size` channels, 0 for those out of use."""
-    return (jnp.arange(size) < n).astype(jnp.float32)
 
 
 def call(
@@ -130,17 +134,22 @@ def call(
     shapes = [
         jax.eval_shape(
             lambda *a, f=f, option=option: f(
-                *_take(a, in_axes, option, cut.parts), *constants
+                *branches.take(a, in_axes, option, cut.parts), *constants
             ),
             *args,
-        ).shape
+        )
         for f, option in zip(fns, cut.options)
     ]
-    full = tuple(max(sizes) for sizes in zip(*shapes))
-    branches = functools.partial(
-        _branches, fns, cut.options, tuple(in_axes), out_axes, cut.parts
+    sizes = zip(*(made.shape for made in shapes))
+    full = jax.ShapeDtypeStruct(tuple(map(max, sizes)), shapes[0].dtype)
+    pairs = functools.partial(
+        branches.pairs, fns, cut.options, tuple(in_axes), out_axes, cut.parts
     )
-    return _switched(branches, full, args, (cut.index, cut.counts, constants))
+    index = cut.index
+    if cut.on is not None:
+        pairs = functools.partial(branches.or_off, pairs)
+        index = jnp.where(cut.on, index, len(cut.options))
+    return branches.switched(pairs, full, args, (index, cut.counts, constants))
 
 
 def repeat(
@@ -154,7 +163,7 @@ def repeat(
     """carry = body(layer's parameters, carry), layer after layer.
 
     Args:
-      body: one layer.
+      body: one layer; with a space it is told whether it is on, see `while_on`.
       stack: parameters, each with a leading axis over the layers there are; or a list
         of each layer's, which are then run one after another, without a loop.
       carry: what goes from layer to layer.
@@ -176,19 +185,14 @@ def repeat(
         table[count, :count] = kept_layers(count, there)
     index = jnp.asarray(table)[arch.layers]
     gathered = jax.tree.map(lambda x: x[index], stack)
-
-    def step(carry, inputs):
-        i, layer = inputs
-        run = functools.partial(body, layer)
-        return lax.cond(i < arch.layers, run, lambda c: c, carry), None
-
-    return lax.scan(step, carry, (jnp.arange(deepest), gathered))[0]
+    return while_on(lambda i, *rest: body(*rest), gathered, carry, arch.layers)
 
 
 def first(body: Callable, stack: dict, carry: Any, n: Any) -> Any:
     """carry = body(i, parameters, carry) for the first n of a stack, i = 0 .. n - 1.
 
-    n: an int, or int32 inside a SuperLM: what is behind it costs nothing then.
+    n: an int, or int32: what is behind it costs nothing then. The body is whole: for one
+    of pieces that are cut see `while_on`.
     """
     if isinstance(n, int):
         for i in range(n):
@@ -204,81 +208,20 @@ def first(body: Callable, stack: dict, carry: Any, n: Any) -> Any:
     return lax.scan(step, carry, (jnp.arange(there), stack))[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _switched(branches, full, args, rest):
-    index, counts, constants = rest
-    forward, _ = branches(full, counts)
-    return lax.switch(index, forward, args, constants)
+def while_on(body: Callable, stack: Any, carry: Any, n: Any) -> Any:
+    """carry = body(i, parameters, carry, on) for all of a stack; where `on`, i < n, is
+    false the carry stays as it is. The body hands `on` to its Cuts, so that its products
+    cost nothing then.
 
+    Not a conditional around the body: libtpu 0.0.42 aborts where one holds others, with
+    a failed check of its memory space assignment ("Aliased use").
+    """
 
-def _switched_forward(branches, full, args, rest):
-    return _switched(branches, full, args, rest), (args, rest)
+    def step(carry, inputs):
+        i, own = inputs
+        on = i < n
+        new = body(i, own, carry, on)
+        return jax.tree.map(lambda x, y: jnp.where(on, x, y), new, carry), None
 
-
-def _switched_backward(branches, full, saved, gradient):
-    args, (index, counts, constants) = saved
-    _, backward = branches(full, counts)
-    return lax.switch(index, backward, gradient, args, constants), None
-
-
-_switched.defvjp(_switched_forward, _switched_backward)
-
-
-def _branches(fns, options, in_axes, out_axes, parts, full, counts):
-    """Forward and backward functions of full-size arrays, one each an option."""
-    of_result = [parts.get(axis, 1) for axis in out_axes]
-
-    def pair(fn, option):
-        def run(constants, *args):
-            y = fn(*_take(args, in_axes, option, parts), *constants)
-            for dimension, axis in enumerate(out_axes):
-                if axis in counts:  # Rounded up: what is above n must be 0.
-                    shape = [1] * y.ndim
-                    shape[dimension] = y.shape[dimension]
-                    count = of_result[dimension]
-                    kept = keep(counts[axis] // count, shape[dimension] // count)
-                    y = y * jnp.tile(kept, count).reshape(shape)
-            return y
-
-        def forward(args, constants):
-            y = run(constants, *args)
-            return _of_parts(_pad, y, full, of_result)
-
-        def backward(gradient, args, constants):
-            # The vjp of a slice pads: gradients come out at full size.
-            y, pull = jax.vjp(functools.partial(run, constants), *args)
-            return pull(_of_parts(_first, gradient, y.shape, of_result))
-
-        return forward, backward
-
-    return tuple(zip(*map(pair, fns, options)))
-
-
-def _take(args, in_axes, option, parts):
-    return [
-        _of_parts(
-            _first,
-            x,
-            [option.get(axis, size) for axis, size in zip(axes, x.shape)],
-            [parts.get(axis, 1) for axis in axes],
-        )
-        for x, axes in zip(args, in_axes)
-    ]
-
-
-def _of_parts(fn, x, sizes, parts):
-    """fn(x, sizes), and of a dimension in parts the same of each of them."""
-    if all(count == 1 for count in parts):
-        return fn(x, sizes)
-    split = [(count, n // count) for count, n in zip(parts, x.shape)]
-    wanted = [(count, n // count) for count, n in zip(parts, sizes)]
-    made = fn(x.reshape(np.ravel(split).tolist()), np.ravel(wanted).tolist())
-    return made.reshape(sizes)
-
-
-def _first(x, sizes):
-    return x[tuple(slice(n) for n in sizes)]
-
-
-def _pad(x, sizes):
-    return jnp.pad(x, [(0, n - own) for n, own in zip(sizes, x.shape)])
+    there = jax.tree.leaves(stack)[0].shape[0]
+    return lax.scan(step, carry, (jnp.arange(there), stack))[0]

@@ -111,6 +111,7 @@ def lookup(table: jax.Array, ids: jax.Array, mesh: Mesh | None) -> jax.Array:
 def run(
     layer: Callable,
     params: Parameters,
+    cuts: Mapping[str, elastic.Cut],
     x: jax.Array,
     key: jax.Array | None,
     module: nn.Module,
@@ -123,9 +124,10 @@ def run(
     """All layers over x [T, D], and what is asked for of them on the way.
 
     Args:
-      layer: (a layer's parameters as they are used, carry) -> carry, see `noted`.
+      layer: (a layer's parameters as they are used, carry, cuts) -> carry, see `noted`.
       params: of the pooler kernel and bias, or nothing: the first token itself is the
         pooler's then.
+      cuts: of a layer's pieces, by name; none where the Arch is the module's own.
       arch: the Arch to run: the module's own, or a sub-network of its space.
       qkv, states: see `Outputs`.
       depth: None, or int32: only the first so many layers run, and are the last then.
@@ -136,9 +138,10 @@ def run(
     # Where one trace has many widths, channels are dealt out over the devices.
     dealt = module.arch.units if space is not None and parts > 1 else None
 
-    def body(p, carry):
+    def body(p, carry, on=None):
         carry = dict(carry, x=sharding.constrain(carry["x"], mesh, sharding.BATCH))
-        return layer(sharding.gather(p, params.axes, mesh, dealt), carry)
+        p = sharding.gather(p, params.axes, mesh, dealt)
+        return layer(p, carry, {k: cut._replace(on=on) for k, cut in cuts.items()})
 
     if module.remat:
         body = jax.checkpoint(body, prevent_cse=isinstance(stack, list))

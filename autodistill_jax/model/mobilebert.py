@@ -101,7 +101,8 @@ class MobileBert(nn.Module):
         cuts = {}
         if space is not None:
             parts = sharding.tensor(self.mesh)
-            cut = functools.partial(elastic.cut, space, arch)
+            platform = sharding.platform(self.mesh)
+            cut = functools.partial(elastic.cut, space, arch, platform=platform)
             cuts = {
                 "stream": cut("hidden", "bottleneck"),
                 "bottleneck": cut("bottleneck"),
@@ -113,7 +114,6 @@ class MobileBert(nn.Module):
             _layer,
             arch=arch,
             heads=self.arch.heads,  # where no sub-network says otherwise
-            cuts=cuts,
             norm=norm,
             tokens=tokens,
             reads=self.sizes.reads,
@@ -123,7 +123,7 @@ class MobileBert(nn.Module):
             mesh=self.mesh,
         )
         return encoder.run(
-            layer, params, x, keys[1], self, arch, batch, qkv, states, depth
+            layer, params, cuts, x, keys[1], self, arch, batch, qkv, states, depth
         )
 
     def _parameters(self):
@@ -194,7 +194,7 @@ def _norms(reads: str) -> int:
 
 
 def _layer(
-    p, carry, *, arch, heads, cuts, norm, tokens, reads, activation, dtype, rate, mesh
+    p, carry, cuts, *, arch, heads, norm, tokens, reads, activation, dtype, rate, mesh
 ):
     """One block, [T, D] -> [T, D], in pieces that `elastic` may cut."""
     split = functools.partial(sharding.split, mesh=mesh)
@@ -261,17 +261,20 @@ def _layer(
     scale, bias = p["attention_norm_scale"], p["attention_norm_bias"]
     y = norm(y + parts["input"], scale, bias, n=arch.bottleneck)
 
-    def ffn(i, p, y):
+    def ffn(i, p, y, on=None):
+        cut = cuts.get("ffn")
+        if on is not None:  # The layer is, and in it the stack.
+            cut = cut._replace(on=on & cut.on)
         inner = elastic.call(
             one,
-            cuts.get("ffn"),
+            cut,
             (y, p["ffn_in_kernel"], p["ffn_in_bias"]),
             ((None, "bottleneck"), ("bottleneck", "ffn"), ("ffn",)),
             (None, "ffn"),
         )
         z = elastic.call(
             lambda inner, kernel, bias: one(activation(inner), kernel, bias),
-            cuts.get("ffn"),
+            cut,
             (split(inner), p["ffn_out_kernel"], p["ffn_out_bias"]),
             ((None, "ffn"), ("ffn", "bottleneck"), ("bottleneck",)),
             (None, "bottleneck"),
@@ -283,7 +286,8 @@ def _layer(
         return norm(z + y, scale, bias, n=arch.bottleneck, epsilon=epsilon)
 
     ffns = {name: value for name, value in p.items() if name.startswith("ffn_")}
-    y = elastic.first(ffn, ffns, y, arch.stacks)
+    stacked = elastic.while_on if cuts else elastic.first
+    y = stacked(ffn, ffns, y, arch.stacks)
     z = elastic.call(
         one,
         cuts.get("stream"),
