@@ -24,6 +24,7 @@ _JOBS = {
     "rank": "do the proxies order Archs as fine-tuning does? Kendall's tau",
     "report": "report.html from what is in the workdir",
     "latency": "seconds of one Arch as JSON, measured here or compiled for a TPU",
+    "preflight": "memory, time and collectives on a TPU slice, as JSON, before it is rented",
     "cost": "params and FLOPs of one Arch, as JSON: --arch=layers=3,... or --arch=minilm",
 }
 _USAGE = (
@@ -87,7 +88,7 @@ def _parse(argv: list[str]):
         raise UserError(f"{rest[1]!r} is no flag; usage: {_USAGE}")
     if config is None:
         raise UserError(f"--config is missing; usage: {_USAGE}")
-    if job not in ("cost", "latency") and not values.workdir:
+    if job not in ("cost", "latency", "preflight") and not values.workdir:
         raise UserError(f"--workdir is missing; usage: {_USAGE}")
     if values.calibrate and job != "latency":
         raise UserError(f"--calibrate is of the job latency, not of {job}; take it out")
@@ -124,7 +125,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Runs one job; 0 if it is done, 2 with one line on stderr if the input is wrong."""
+    """Runs one job; 0 if it is done, 1 if `preflight` says no, 2 with one line on stderr if the input is wrong."""
     try:
         job, config, workdir, asked = _parse(argv)
         # JAX and the rest take seconds to import: only once the flags are right.
@@ -132,11 +133,10 @@ def main(argv: list[str]) -> int:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         from autodistill_jax.jobs import run
 
-        run.job(job, config, workdir, *asked)
+        return run.job(job, config, workdir, *asked)
     except UserError as error:
         print(f"autodistill_jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("autodistill_jax: stopped; the same command goes on", file=sys.stderr)
         return 130
-    return 0

@@ -110,14 +110,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch(mesh: Mesh) -> NamedSharding:
-    """Of arrays whose first axis is a batch's rows."""
-    return NamedSharding(mesh, PartitionSpec(BATCH))
+def batch(mesh: Mesh, count: int = 0) -> NamedSharding:
+    """Of arrays whose first axis is a batch's rows.
+
+    count: of rows. Where they do not divide over all devices, they are split along one
+    axis only, or not at all: every device does the same then (a small evaluation, say).
+    """
+    for axes in (BATCH, *BATCH):
+        if not count % math.prod(mesh.shape[axis] for axis in np.ravel(axes)):
+            return NamedSharding(mesh, PartitionSpec(axes))
+    return replicated(mesh)
 
 
 def here(mesh: Mesh, count: int) -> list[int]:
     """The rows of a batch of `count` that the devices of this process hold, in order."""
-    parts = batch(mesh).addressable_devices_indices_map((count,)).values()
+    parts = batch(mesh, count).addressable_devices_indices_map((count,)).values()
     return sorted({row for (part,) in parts for row in range(*part.indices(count))})
 
 

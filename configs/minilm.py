@@ -266,6 +266,10 @@ def get_config(preset: str = "") -> ConfigDict:
                 "fsdp": 1,  # parts of a batch and of the parameters: saves memory
                 "tensor": 1,  # parts of heads, ffn channels and vocabulary
                 "accumulate": 1,  # parts of a batch, one after another: saves memory
+                # For `preflight`: a slice to compile for, like v5e:8x8 or v4-32, and what
+                # a chip costs an hour.
+                "topology": "",
+                "price": 0.0,
                 "remat": False,  # layers run again, not kept: saves more, a third slower
             },
             # Also write TensorBoard files; needs the extra [tensorboard].

@@ -13,7 +13,7 @@ from conftest import SIZES
 from autodistill_jax.arch import Arch, MobileArch
 from autodistill_jax.cost import MOBILEBERT_SIZES, cost
 from autodistill_jax.errors import UserError
-from autodistill_jax.latency import compile
+from autodistill_jax.latency import compile, hlo
 from autodistill_jax.main import main
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"
@@ -59,10 +59,10 @@ ENTRY %main.10 (x.1: f32[256,256], w.1: f32[256,256]) -> f32[256,256] {
 
 def test_cycles_are_those_of_what_runs():
     """A loop's as often as it turns; what is inside a fusion is in the fusion's own."""
-    assert compile.cycles(HLO) == 2930 + 3522 + 7 * (32 + 512) + 5 * 512
+    assert hlo.executed(HLO).cycles == 2930 + 3522 + 7 * (32 + 512) + 5 * 512
     endless = HLO.replace("%constant.33 = s32[]{:T(128)} constant(5)", "")
     with pytest.raises(ValueError, match=r"wide\.region_3\.7"):
-        compile.cycles(endless)
+        hlo.executed(endless)
 
 
 def test_optimal_seconds_without_the_minus_ones():

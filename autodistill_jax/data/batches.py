@@ -99,7 +99,7 @@ def of_step(feed: Feed, step: int, mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def _put(mine, mesh, count):
-    where = sharding.batch(mesh)
+    where = sharding.batch(mesh, count)
     return {
         name: jax.make_array_from_process_local_data(
             where, value, (count, *value.shape[1:])

@@ -119,12 +119,16 @@ def basis(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
             f"{teacher.sizes.positions} positions; use shorter texts"
         )
     mesh = sharding.make_mesh(config.mesh)
-    for section in ("search", "finetune", "pretrain", "distill"):
-        size, what = config[section].batch_size, f"{section}.batch_size"
-        trains = section in ("pretrain", "distill")
-        parts = config.mesh.accumulate if trains else 1
-        sharding.check_batch(mesh, size, what, parts)
+    check_batches(config, mesh)
     return Experiment(config, source, teacher, made, tokens.special(made), mesh)
+
+
+def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError where a batch that trains does not divide over the mesh."""
+    for section in ("pretrain", "distill"):
+        if section == "distill" or config.pretrain.steps:
+            size, what = config[section].batch_size, f"{section}.batch_size"
+            sharding.check_batch(mesh, size, what, config.mesh.accumulate)
 
 
 def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
@@ -138,8 +142,12 @@ def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
             f"pretrain.arch is {config.pretrain.arch}, and pretrain.steps is 0, so that "
             "nothing is pre-trained; give the steps, or leave pretrain.arch ''"
         )
-    made = basis(config, workdir)
-    teacher, data = made.teacher, config.data
+    return complete(basis(config, workdir))
+
+
+def complete(made: Experiment) -> Experiment:
+    """A `basis` with all that hangs on its spaces; raises as `read`."""
+    config, teacher, data = made.config, made.teacher, made.config.data
     named = spaces(config.space, teacher.arch)
     families = {type(teacher.arch), next(iter(named.values())).family}
     if config.budget.convention == "paper" and MobileArch in families:

@@ -136,6 +136,8 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "mesh.data": (int, -1),
     "mesh.fsdp": (int, -1),
     "mesh.tensor": (int, -1),
+    "mesh.topology": (str, None),
+    "mesh.price": (float, 0.0),
     "mesh.accumulate": (int, 1),
     "mesh.remat": (bool, None),
 }

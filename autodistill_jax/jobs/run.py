@@ -16,6 +16,7 @@ from autodistill_jax.jobs import (
     finetune,
     judged,
     latency,
+    preflight,
     pretrain,
     rank,
     report,
@@ -49,18 +50,26 @@ def job(
     folder: str | None,
     arch: str | None,
     calibrate: bool = False,
-) -> None:
-    """Runs one job. Everything that can be refused is refused before it starts.
+) -> int:
+    """Runs one job; 0, or 1 where `preflight` says no. Everything that can be refused is
+    refused before it starts.
 
     Raises:
       UserError: the input cannot work.
     """
     if name == "cost":
         cost.run(config, arch)
-        return
+        return 0
     if name == "latency":
         latency.run(config, folder, arch, calibrate)
-        return
+        return 0
+    if name == "preflight":
+        return 0 if preflight.run(config) else 1
+    if config.mesh.topology:
+        raise UserError(
+            f"mesh.topology is {config.mesh.topology}, which only the job preflight "
+            "compiles for; take it out to run on the devices at hand"
+        )
     start = time.monotonic()
     fields.check(config)
     home = workdir.open_workdir(config, folder)
@@ -109,3 +118,4 @@ def job(
         if stage == "pretrain" and name == "run":
             made = experiment.read(config, home)  # Under the teacher there now is.
     log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")
+    return 0

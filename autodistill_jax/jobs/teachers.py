@@ -1,6 +1,7 @@
 """Which network teaches? The config's teacher, or the one that it is made into first."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -100,3 +101,23 @@ def start(config: ConfigDict, source: huggingface.Teacher) -> huggingface.Teache
         labels=None,
         next=after if config.data.unit == "pair" else None,
     )
+
+
+def sized(config: ConfigDict) -> huggingface.Teacher:
+    """The teacher of `read`; of one whose sizes all know these alone, without a network.
+    Its weights are zeros then, which take no memory."""
+    name = config.teacher
+    if name not in named.TEACHERS or Path(name).is_dir() or config.pretrain.steps:
+        return read(config, None)[1]
+    arch, sizes = named.TEACHERS[name]
+    module = modules.module(arch, sizes)
+    shapes = jax.eval_shape(
+        lambda: (
+            modules.init(module, jax.random.key(0)),
+            words.init(arch.hidden, sizes),
+        )
+    )
+    params, head = jax.tree.map(
+        lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes
+    )
+    return huggingface.Teacher(arch, sizes, params, "pooler", False, Path(name), head)

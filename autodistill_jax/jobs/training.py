@@ -1,9 +1,12 @@
 """How is a SuperLM, or one network alone, trained in a workdir? One way for all jobs."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from clu import parameter_overview
 from etils import epath
 
@@ -97,10 +100,34 @@ def train(
 
 
 def prepare(experiment: Experiment, space: Space, of_words: dict) -> tuple:
-    """(state, frozen parameters, step function, the teacher's parameters), on devices.
+    """(state, frozen parameters, step function, the teacher's parameters), on devices."""
+    made, mesh = program(experiment, space, of_words), experiment.mesh
+    return (
+        optimizer.begin(made.moves, made.params, made.axes, mesh),
+        sharding.place(made.frozen, made.axes, mesh),
+        made.step,
+        sharding.place(made.theirs, made.teacher_axes, mesh),
+    )
 
-    The SuperLM starts as the weights of `experiment.start`, truncated to its widths.
+
+class Program(NamedTuple):
+    """A space's training step, `sandwich.make_step`, and what it starts from.
+
+    params, frozen: the SuperLM's with its matchers, `experiment.start`'s truncated to its
+    widths. theirs: the teacher's, with its masked-word head where one is needed.
     """
+
+    step: Callable
+    moves: optax.GradientTransformation
+    params: dict
+    frozen: dict
+    axes: optimizer.Axes
+    theirs: dict
+    teacher_axes: optimizer.Axes
+
+
+def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
+    """of_words: see `teacher_head`."""
     settings = experiment.config.distill
     superlm = experiment.superlm(space)
     there, params = experiment.start
@@ -113,11 +140,9 @@ def prepare(experiment: Experiment, space: Space, of_words: dict) -> tuple:
         else None,
         experiment.sizes,
     )
-    axes, mesh = modules.axes(superlm), experiment.mesh
+    axes = modules.axes(superlm)
     frozen = {name: params.pop(name) for name in settings.freeze}
-    frozen = sharding.place(frozen, axes, mesh)
     moves = optimizer.make(settings.to_dict(), settings.steps, axes)
-    state = optimizer.begin(moves, params, axes, mesh)
     teacher = experiment.teacher_module()
     step = sandwich.make_step(
         superlm,
@@ -127,7 +152,7 @@ def prepare(experiment: Experiment, space: Space, of_words: dict) -> tuple:
         experiment.config.mesh.accumulate,
     )
     theirs = {**experiment.teacher.params, **of_words}
-    return state, frozen, step, sharding.place(theirs, modules.axes(teacher), mesh)
+    return Program(step, moves, params, frozen, axes, theirs, modules.axes(teacher))
 
 
 def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dict:

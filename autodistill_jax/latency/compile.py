@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib.util
 import os
-import re
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import Sizes, cost
 from autodistill_jax.errors import UserError
-from autodistill_jax.latency import profile
+from autodistill_jax.latency import hlo, profile
 from autodistill_jax.model import modules
 
 
@@ -24,7 +23,9 @@ class Chip(NamedTuple):
 
     clock: cycles a second. peak: bfloat16 operations a second, two a multiply-add; at
     JAX's default precision float32 products run as bfloat16 too. bandwidth: bytes a
-    second out of its main memory. config: libtpu's, of its cores.
+    second out of its main memory. memory: bytes of it that a program may use, as libtpu
+    0.0.42 says. links: bytes a second to all its neighbours together. config: libtpu's,
+    of its cores.
     """
 
     topology: str
@@ -32,21 +33,28 @@ class Chip(NamedTuple):
     clock: float
     peak: float
     bandwidth: float
+    memory: float
+    links: float
     config: str = "default"
 
 
-# peak and bandwidth: cloud.google.com/tpu/docs, the page of each version; of v4i, which
+_GIB = 2**30
+# peak, bandwidth and links: cloud.google.com/tpu/docs, the page of each version; of v4i, which
 # is not rented out, Jouppi et al., "Ten lessons from three generations shaped Google's
 # TPUv4i" (ISCA 2021), table 1. clock: there for v4i, and for v4 in arXiv 2304.01433; of
 # the others nobody prints it: peak / (2 x 128 x 128 x the matrix units), four of v5e and
 # eight of v5p; v6e's is assumed to be v5p's.
 CHIPS = {
-    "v4i": Chip("v4 lite:1x1", "TPU v4 lite", 1.05e9, 138e12, 614e9),
+    "v4i": Chip(
+        "v4 lite:1x1", "TPU v4 lite", 1.05e9, 138e12, 614e9, 7.75 * _GIB, 100e9
+    ),
     # Two cores that work as one device.
-    "v4": Chip("v4:1x1x1", "TPU v4", 1.05e9, 275e12, 1228e9, "megacore"),
-    "v5e": Chip("v5e:1x1", "TPU v5 lite", 1.5e9, 197e12, 819e9),
-    "v5p": Chip("v5p:1x1x1", "TPU v5", 1.75e9, 459e12, 2765e9),
-    "v6e": Chip("v6e:1x1", "TPU v6 lite", 1.75e9, 918e12, 1640e9),
+    "v4": Chip(
+        "v4:1x1x1", "TPU v4", 1.05e9, 275e12, 1228e9, 30.75 * _GIB, 300e9, "megacore"
+    ),
+    "v5e": Chip("v5e:1x1", "TPU v5 lite", 1.5e9, 197e12, 819e9, 15.75 * _GIB, 200e9),
+    "v5p": Chip("v5p:1x1x1", "TPU v5", 1.75e9, 459e12, 2765e9, 95.74 * _GIB, 600e9),
+    "v6e": Chip("v6e:1x1", "TPU v6 lite", 1.75e9, 918e12, 1640e9, 31.25 * _GIB, 448e9),
 }
 # Without a TPU libtpu would ask the cloud where it is, and would let one process at a
 # time load it.
@@ -61,19 +69,17 @@ _ENVIRONMENT = {
 APART = 3.0
 
 
-def check(target: str) -> None:
-    """Can it be compiled for?
+def check(target: str, field: str = "latency.target") -> None:
+    """Can it be compiled for? field: of the config.
 
     Raises:
       UserError: an unknown name; libtpu is not installed.
     """
     if target not in CHIPS:
-        raise UserError(
-            f"latency.target is {target!r}; it must be one of {', '.join(CHIPS)}"
-        )
+        raise UserError(f"{field} is {target!r}; it must be one of {', '.join(CHIPS)}")
     if not importlib.util.find_spec("libtpu"):
         raise UserError(
-            f"latency.target is {target}, which only libtpu can compile for, and it is "
+            f"{field} is {target}, which only libtpu can compile for, and it is "
             "not installed; run: pip install 'autodistill_jax[tpu]'"
         )
 
@@ -125,7 +131,7 @@ def estimate(
     traffic = _traffic(weights, arch, batch, length)
     operations = 2 * batch * cost(arch, sizes, length)["flops"]
     three = {
-        "cycles_seconds": cycles(made.as_text()) / chip.clock,
+        "cycles_seconds": hlo.executed(made.as_text()).cycles / chip.clock,
         "roofline_seconds": max(operations / chip.peak, traffic / chip.bandwidth),
         "optimal_seconds": repaired(made.cost_analysis()["optimal_seconds"]),
     }
@@ -148,52 +154,12 @@ def repaired(optimal: float) -> float:
     return optimal + round(-optimal) if optimal < 0 else optimal
 
 
-def cycles(hlo: str) -> int:
-    """The `estimated_cycles` of an optimised module's text, summed over what runs.
-
-    A loop's body counts as often as it runs: its condition compares with a constant.
-
-    Raises:
-      ValueError: a loop whose condition holds no single constant.
-    """
-    bodies: dict[str, list[str]] = {}
-    entry, name = "", ""
-    for line in hlo.splitlines():
-        if head := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            name = head[2]
-            entry = name if head[1] else entry
-            bodies[name] = []
-        elif name:
-            bodies[name].append(line)
-
-    def total(name: str) -> int:
-        count = 0
-        for line in bodies[name]:
-            if own := re.search(r'"estimated_cycles":"(\d+)"', line):
-                count += int(own[1])
-            loop = re.search(
-                r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line
-            )
-            if loop:
-                count += trips(loop[1]) * total(loop[2])
-        return count
-
-    def trips(condition: str) -> int:
-        text = "\n".join(bodies[condition])
-        constants = re.findall(r" = s32\[\]\S* constant\((\d+)\)", text)
-        if len(constants) != 1:
-            raise ValueError(f"the loop condition {condition} has {constants}")
-        return int(constants[0])
-
-    return total(entry)
-
-
 def _device(target: str) -> jax.Device:
     from jax.experimental import topologies
 
     check(target)
     chip = CHIPS[target]
-    with _environment():
+    with environment():
         try:
             found = topologies.get_topology_desc(
                 platform="tpu",
@@ -211,7 +177,7 @@ def _device(target: str) -> jax.Device:
 
 
 @contextlib.contextmanager
-def _environment() -> Iterator[None]:
+def environment() -> Iterator[None]:
     """Where there is no TPU, and only while libtpu may be loading; what the user has set
     stays."""
     # This also makes the ordinary devices first, under the user's own environment.

@@ -1,0 +1,115 @@
+"""What does an optimised module's text say: what runs, how often, at what estimate?"""
+
+import math
+import re
+from typing import NamedTuple
+
+_COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "c64": 8, "token": 0}
+
+
+class Executed(NamedTuple):
+    """Of one execution of a module, or of a part of it.
+
+    cycles: the compiler's `estimated_cycles`, summed. collectives: {kind: (how many
+    times, bytes of their results on one device)}.
+    """
+
+    cycles: int
+    collectives: dict[str, tuple[int, int]]
+
+    def times(self, count: int) -> "Executed":
+        made = {
+            k: (n * count, size * count) for k, (n, size) in self.collectives.items()
+        }
+        return Executed(self.cycles * count, made)
+
+    def and_(self, other: "Executed") -> "Executed":
+        made = dict(self.collectives)
+        for kind, (n, size) in other.collectives.items():
+            before = made.get(kind, (0, 0))
+            made[kind] = (before[0] + n, before[1] + size)
+        return Executed(self.cycles + other.cycles, made)
+
+
+def executed(hlo: str) -> Executed:
+    """What a module runs, by its text.
+
+    A loop's body counts as often as it runs: its condition compares with a constant. Of
+    a conditional the dearest branch counts: of a SuperLM's step that is the one where
+    every sub-network is the largest. What is inside a fusion is in the fusion's own.
+
+    Raises:
+      ValueError: a loop whose condition holds no single constant.
+    """
+    bodies: dict[str, list[str]] = {}
+    entry, name = "", ""
+    for line in hlo.splitlines():
+        if head := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            name = head[2]
+            entry = name if head[1] else entry
+            bodies[name] = []
+        elif name:
+            bodies[name].append(line)
+    known: dict[str, Executed] = {}
+
+    def total(name: str) -> Executed:
+        if name not in known:
+            made = Executed(0, {})
+            for line in bodies[name]:
+                made = made.and_(one(line))
+            known[name] = made
+        return known[name]
+
+    def one(line: str) -> Executed:
+        own = re.search(r'"estimated_cycles":"(\d+)"', line)
+        made = Executed(int(own[1]) if own else 0, _collective(line))
+        if loop := re.search(
+            r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line
+        ):
+            made = made.and_(total(loop[2]).times(trips(loop[1])))
+        if " conditional(" in line:
+            branches = re.search(r"branch_computations=\{([^}]*)\}", line)
+            names = (
+                branches[1].split(",")
+                if branches
+                else re.findall(r"(?:true|false)_computation=(%?[\w.\-]+)", line)
+            )
+            each = [total(name.strip().lstrip("%")) for name in names]
+            made = made.and_(max(each, key=lambda one: one.cycles))
+        if call := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
+            made = made.and_(total(call[1]))
+        return made
+
+    def trips(condition: str) -> int:
+        text = "\n".join(bodies[condition])
+        constants = re.findall(r" = s32\[\]\S* constant\((\d+)\)", text)
+        if len(constants) != 1:
+            raise ValueError(f"the loop condition {condition} has {constants}")
+        return int(constants[0])
+
+    return total(entry)
+
+
+def _collective(line: str) -> dict[str, tuple[int, int]]:
+    """{kind: (1, bytes of its result)} of a line with one, else nothing."""
+    kinds = "|".join(_COLLECTIVES)
+    found = re.search(rf" = (.*?) (?:all-reduce-scatter|({kinds}))(?:-start)?\(", line)
+    if not found:
+        return {}
+    return {found[2] or "reduce-scatter": (1, _bytes(found[1]))}
+
+
+def _bytes(shapes: str) -> int:
+    """Of a result's type, or of a tuple of them."""
+    count = 0
+    for kind, sizes in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes):
+        width = _BYTES.get(kind) or int(re.sub(r"\D", "", kind) or 8) // 8
+        count += width * math.prod(int(size) for size in sizes.split(",") if size)
+    return count

@@ -1,0 +1,78 @@
+"""Which devices has a TPU slice that is not here?"""
+
+import math
+import re
+from importlib import metadata
+from typing import NamedTuple
+
+import jax
+
+from autodistill_jax.errors import UserError
+from autodistill_jax.latency import compile
+
+# Accelerator types count cores, two a chip, before v5e; a slice of so many chips has
+# these sides (cloud.google.com/tpu/docs, the page of each version).
+_CORES = ("v4", "v5p")
+_SIDES = {
+    2: {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16"}
+    | {256: "16x16"},
+    3: {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
+    | {256: "4x8x8", 512: "8x8x8"},
+}
+
+
+class Slice(NamedTuple):
+    """name: as "v5e:8x8". chip: the key in `compile.CHIPS`. devices: one a chip."""
+
+    name: str
+    chip: str
+    devices: list[jax.Device]
+
+
+def read(text: str) -> tuple[str, str]:
+    """(chip, sides) of "v5e:8x8", or of an accelerator type like v5e-64 or v4-32.
+
+    Raises:
+      UserError: neither.
+    """
+    wrong = UserError(
+        f"mesh.topology is {text!r}; it must be a chip and its sides, like v5e:8x8 or "
+        f"v4:2x2x4 (chips: {', '.join(compile.CHIPS)}), or an accelerator type, like "
+        "v5e-64 or v4-32"
+    )
+    found = re.fullmatch(r"(\w+)([:-])(\d+(?:x\d+)*)", text.replace("v5litepod", "v5e"))
+    if not found or found[1] not in compile.CHIPS:
+        raise wrong
+    chip, kind, rest = found.groups()
+    if kind == ":":
+        return chip, rest
+    sides = _SIDES[3 if chip in _CORES else 2]
+    count = int(rest) // (2 if chip in _CORES else 1) if rest.isdigit() else 0
+    if count not in sides:
+        raise wrong
+    return chip, sides[count]
+
+
+def find(text: str) -> Slice:
+    """Raises UserError: no such name; libtpu is not installed, or does not know it."""
+    from jax.experimental import topologies
+
+    name, sides = read(text)
+    compile.check(name, "mesh.topology")
+    chip = compile.CHIPS[name]
+    version = chip.topology.partition(":")[0]
+    alone = math.prod(map(int, sides.split("x"))) == 1
+    try:
+        with compile.environment():
+            found = topologies.get_topology_desc(
+                platform="tpu",
+                topology_name=f"{version}:{sides}",
+                chip_config_name=chip.config,
+                **({"chips_per_host_bounds": (1, 1, 1)} if alone else {}),
+            )
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"libtpu {metadata.version('libtpu')} does not know mesh.topology {text} "
+            f"({version}:{sides}: {str(error).splitlines()[0]}); give other sides"
+        ) from error
+    return Slice(f"{name}:{sides}", name, found.devices)
