@@ -130,6 +130,7 @@ def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
         (["--config.mesh.topology=v5e:2x2"], "pip install 'autodistill_jax[tpu]'"),
         (["--config.mesh.topology=v5e-63"], "it must be a chip and its sides"),
         (["--config.distill.batch_size=12"], "use a multiple of 8"),
+        (["--config.search.proxy=flash"], "trains each student by itself"),
         (["--config.mesh.data=3"], "do not multiply to the 8 devices"),
     ):
         code, out, err = asked(capfd, *flags)

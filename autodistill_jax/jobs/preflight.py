@@ -2,10 +2,9 @@
 
 import json
 import math
-import re
 import time
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from autodistill_jax import sharding
 from autodistill_jax.cost import cost
 from autodistill_jax.data.tokens import Special
+from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment, fields, teachers, training
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.latency import compile, hlo, slices
@@ -23,16 +23,6 @@ from autodistill_jax.train import log, sandwich, terms
 
 # Steps whose sub-networks are averaged.
 _STEPS = 200
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-class Compiled(NamedTuple):
-    """A program's bytes on one device, by part; its text. parts is empty where it did
-    not fit, and `needed` what it asked for then."""
-
-    parts: dict[str, int]
-    needed: int
-    text: str = ""
 
 
 def run(config: ConfigDict) -> bool:
@@ -47,6 +37,11 @@ def run(config: ConfigDict) -> bool:
       UserError: what cannot work on that mesh; no such topology; no libtpu.
     """
     fields.check(config)
+    if config.search.proxy == "flash":
+        raise UserError(
+            "search.proxy is flash, which trains each student by itself; preflight "
+            "compiles the step of a SuperLM, which the other proxies search in"
+        )
     topology = config.mesh.topology
     part = slices.find(topology) if topology else None
     made = _experiment(config, part)
@@ -55,7 +50,7 @@ def run(config: ConfigDict) -> bool:
     limit = int(chip.memory) if chip else here.get("bytes_limit")
     start = time.monotonic()
     batch_size = config.distill.batch_size
-    programs: dict[str, Compiled] = {}
+    programs: dict[str, slices.Compiled] = {}
     rates = []
     for name, space in made.spaces.items():
         programs[f"step/{name}"] = step = _step(made, space, batch_size, name)
@@ -98,8 +93,7 @@ def run(config: ConfigDict) -> bool:
 
 
 def _experiment(config: ConfigDict, part: slices.Slice | None) -> Experiment:
-    """As `experiment.read`, on the slice's mesh, without the teacher's weights where it
-    is one whose sizes all know."""
+    """As `experiment.read`, on the slice's mesh."""
     teacher = teachers.sized(config)
     mesh = sharding.make_mesh(config.mesh, part.devices if part else None)
     experiment.check_batches(config, mesh)
@@ -128,7 +122,9 @@ def _rows(made: Experiment, count: int) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _step(made: Experiment, space: Space, batch_size: int, name: str) -> Compiled:
+def _step(
+    made: Experiment, space: Space, batch_size: int, name: str
+) -> slices.Compiled:
     """The training step of a space's SuperLM."""
     config, mesh = made.config, made.mesh
     log.say(f"preflight: compiling the step of {name}, batch {batch_size} ...")
@@ -149,18 +145,17 @@ def _step(made: Experiment, space: Space, batch_size: int, name: str) -> Compile
     lowered = program.step.lower(
         state, frozen, theirs, _rows(made, batch_size), *_like(rest, everywhere)
     )
-    return _compile(lowered)
+    return slices.compiled(lowered)
 
 
-def _evaluation(made: Experiment, space: Space, name: str) -> Compiled:
+def _evaluation(made: Experiment, space: Space, name: str) -> slices.Compiled:
     """What the proxies run of a SuperLM: hidden states of `search.batch_size` rows."""
     log.say(f"preflight: compiling the evaluation of {name} ...")
     mesh, superlm = made.mesh, made.superlm(space).clone(dropout=0.0)
     program = training.program(made, space, {})
     params = terms.network({**program.params, **program.frozen})
     where = jax.tree.map(lambda _: sharding.replicated(mesh), dict(params))
-    arch = sandwich.as_arrays([space.largest()])
-    arch = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], arch))
+    arch = jax.eval_shape(lambda: jax.tree.map(jnp.int32, space.largest()))
     arch = _like(arch, jax.tree.map(lambda _: sharding.replicated(mesh), arch))
 
     def hidden(params, batch, arch):
@@ -173,38 +168,16 @@ def _evaluation(made: Experiment, space: Space, name: str) -> Compiled:
         ).hidden
 
     rows = _rows(made, made.config.search.batch_size)
-    return _compile(jax.jit(hidden).lower(_like(params, where), rows, arch))
+    return slices.compiled(jax.jit(hidden).lower(_like(params, where), rows, arch))
 
 
-def _compile(lowered: jax.stages.Lowered) -> Compiled:
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        told = str(error)
-        if not told.startswith("RESOURCE_EXHAUSTED"):
-            raise
-        # "Used 20.1G of 15.75G hbm.", or "the total memory required ... (20.1G)".
-        found = re.search(r"Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\)", told)
-        size, unit = [part for part in found.groups() if part is not None]
-        return Compiled({}, int(float(size) * _UNITS[unit]))
-    memory = compiled.memory_analysis()
-    parts = {
-        "arguments": memory.argument_size_in_bytes,
-        "outputs": memory.output_size_in_bytes,
-        "aliased": memory.alias_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
-        "code": memory.generated_code_size_in_bytes,
-    }
-    # What is given away is the place of what comes out.
-    total = sum(parts.values()) - 2 * parts["aliased"]
-    return Compiled(parts, total, compiled.as_text())
-
-
-def _rate(made: Experiment, space: Space, step: Compiled, chip: Any) -> dict | None:
+def _rate(
+    made: Experiment, space: Space, step: slices.Compiled, chip: Any
+) -> dict | None:
     """Seconds of a step by three estimates, and its collectives."""
     if chip is None:
         return None
-    config, size = made.config, made.mesh.size
+    config = made.config
     found = hlo.executed(step.text)
     mean, most = _operations(made, space)
     share = mean / most
@@ -212,19 +185,21 @@ def _rate(made: Experiment, space: Space, step: Compiled, chip: Any) -> dict | N
         kind: {"count": count, "bytes": moved}
         for kind, (count, moved) in found.collectives.items()
     }
-    moved = sum(one["bytes"] for one in collectives.values())
+    moved = sum(size for _, size in found.collectives.values())
     three = {
         "cycles_seconds": found.cycles / chip.clock * share,
-        "roofline_seconds": mean * config.distill.batch_size / size / chip.peak,
+        "roofline_seconds": mean
+        * config.distill.batch_size
+        / made.mesh.size
+        / chip.peak,
         "collective_seconds": 2 * moved / chip.links,
     }
-    seconds = max(three.values())
-    return {"step_seconds": seconds, **three, "collectives": collectives}
+    return {"step_seconds": max(three.values()), **three, "collectives": collectives}
 
 
 def _operations(made: Experiment, space: Space) -> tuple[float, float]:
-    """(on average, with all sub-networks at their largest) of a row's step: two a
-    multiply-add, three times the forward pass where there is a gradient."""
+    """(on average, with all sub-networks at their largest) of a row's step: three times
+    the forward pass's where there is a gradient."""
     config, length = made.config, made.config.data.length
 
     def of(arch, sizes):
@@ -274,7 +249,7 @@ def _student(made: Experiment, part: slices.Slice) -> dict[str, Any]:
 
 
 def _largest(
-    made: Experiment, programs: dict[str, Compiled], size: int, limit: int
+    made: Experiment, programs: dict[str, slices.Compiled], size: int, limit: int
 ) -> int:
     """The largest batch whose step fits: guessed from what a row takes, and compiled."""
     unit = sharding.rows(made.mesh) * made.config.mesh.accumulate

@@ -1,4 +1,4 @@
-"""Which devices has a TPU slice that is not here?"""
+"""Which devices has a TPU slice that is not here, and what does a program take of them?"""
 
 import math
 import re
@@ -19,6 +19,8 @@ _SIDES = {
     3: {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
     | {256: "4x8x8", 512: "8x8x8"},
 }
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Slice(NamedTuple):
@@ -76,3 +78,36 @@ def find(text: str) -> Slice:
             f"({version}:{sides}: {str(error).splitlines()[0]}); give other sides"
         ) from error
     return Slice(f"{name}:{sides}", name, found.devices)
+
+
+class Compiled(NamedTuple):
+    """A program's bytes on one device, by part (none where it did not fit), and in all."""
+
+    parts: dict[str, int]
+    needed: int
+    text: str = ""
+
+
+def compiled(lowered: jax.stages.Lowered) -> Compiled:
+    """Compiles a program, whether it fits or not."""
+    try:
+        made = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        told = str(error)
+        if not told.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        # "Used 20.1G of 15.75G hbm.", or "... memory required ... (20.1G)".
+        found = re.search(r"Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\)", told)
+        size, unit = [part for part in found.groups() if part is not None]
+        return Compiled({}, int(float(size) * _UNITS[unit]))
+    memory = made.memory_analysis()
+    parts = {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "aliased": memory.alias_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+    }
+    # What is given away is the place of what comes out.
+    total = sum(parts.values()) - 2 * parts["aliased"]
+    return Compiled(parts, total, made.as_text())
