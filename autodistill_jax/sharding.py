@@ -7,6 +7,7 @@ Heads and ffn channels, relation heads and the vocabulary of logits are split al
 `tensor` (Megatron-LM, arXiv 1909.08053). What a `mesh` of None asks for is nothing.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,7 +98,7 @@ def rows(mesh: Mesh) -> int:
 
 
 def platform(mesh: Mesh | None) -> str:
-    """ "cpu", "gpu" or "tpu": of its devices, or of the one at hand."""
+    """Of its devices, or of those at hand: cpu, gpu or tpu."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
@@ -122,6 +123,7 @@ def batch(mesh: Mesh, count: int = 0) -> NamedSharding:
     return replicated(mesh)
 
 
+@functools.cache  # Asked at every step.
 def here(mesh: Mesh, count: int) -> list[int]:
     """The rows of a batch of `count` that the devices of this process hold, in order."""
     parts = batch(mesh, count).addressable_devices_indices_map((count,)).values()

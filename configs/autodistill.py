@@ -258,7 +258,7 @@ def get_config(preset: str = "") -> ConfigDict:
                 # a chip costs an hour.
                 "topology": "",
                 "price": 0.0,
-                "remat": False,  # layers run again, not kept: saves more, a third slower
+                "remat": False,  # layers run again, not kept: saves more, slower
             },
             # Also write TensorBoard files; needs the extra [tensorboard].
             "tensorboard": False,

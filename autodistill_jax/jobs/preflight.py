@@ -53,10 +53,12 @@ def run(config: ConfigDict) -> bool:
     programs: dict[str, slices.Compiled] = {}
     rates = []
     for name, space in made.spaces.items():
-        programs[f"step/{name}"] = step = _step(made, space, batch_size, name)
+        program = _program(made, space)
+        step = _step(made, space, program, batch_size, name)
+        programs[f"step/{name}"] = step
         if step.parts:
             rates.append(_rate(made, space, step, chip))
-            programs[f"evaluation/{name}"] = _evaluation(made, space, name)
+            programs[f"evaluation/{name}"] = _evaluation(made, space, program, name)
     needed = max(one.needed for one in programs.values())
     fits = all(one.parts for one in programs.values())
     fits = fits and (limit is None or needed <= limit)
@@ -122,14 +124,21 @@ def _rows(made: Experiment, count: int) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
+def _program(made: Experiment, space: Space) -> training.Program:
+    of_words = made.teacher.head if made.objective.needs("words") else None
+    return training.program(made, space, of_words or {})
+
+
 def _step(
-    made: Experiment, space: Space, batch_size: int, name: str
+    made: Experiment,
+    space: Space,
+    program: training.Program,
+    batch_size: int,
+    name: str,
 ) -> slices.Compiled:
     """The training step of a space's SuperLM."""
     config, mesh = made.config, made.mesh
     log.say(f"preflight: compiling the step of {name}, batch {batch_size} ...")
-    of_words = made.teacher.head if made.objective.needs("words") else None
-    program = training.program(made, space, of_words or {})
     where = sharding.state(program.moves, program.params, program.axes, mesh)
     moments = jax.eval_shape(program.moves.init, program.params)
     state = _like({"params": program.params, "optimizer": moments}, where)
@@ -148,11 +157,12 @@ def _step(
     return slices.compiled(lowered)
 
 
-def _evaluation(made: Experiment, space: Space, name: str) -> slices.Compiled:
+def _evaluation(
+    made: Experiment, space: Space, program: training.Program, name: str
+) -> slices.Compiled:
     """What the proxies run of a SuperLM: hidden states of `search.batch_size` rows."""
     log.say(f"preflight: compiling the evaluation of {name} ...")
     mesh, superlm = made.mesh, made.superlm(space).clone(dropout=0.0)
-    program = training.program(made, space, {})
     params = terms.network({**program.params, **program.frozen})
     where = jax.tree.map(lambda _: sharding.replicated(mesh), dict(params))
     arch = jax.eval_shape(lambda: jax.tree.map(jnp.int32, space.largest()))
@@ -257,7 +267,8 @@ def _largest(
     worst = max(steps, key=lambda name: steps[name].needed).removeprefix("step/")
     space, most = made.spaces[worst], size
     needed = steps[f"step/{worst}"].needed
-    fixed = _step(made, space, unit, worst)
+    program = _program(made, space)
+    fixed = _step(made, space, program, unit, worst)
     if not fixed.parts or fixed.needed > limit:
         return 0
     low, known = unit, fixed.needed
@@ -265,7 +276,7 @@ def _largest(
         a_row = max(needed - known, 1) / (most - low)
         guess = low + math.floor((limit - known) / a_row)
         guess = min(max(guess // unit * unit, low + unit), most - unit)
-        found = _step(made, space, guess, worst)
+        found = _step(made, space, program, guess, worst)
         if found.parts and found.needed <= limit:
             low, known = guess, found.needed
             if (limit - known) / a_row < unit:

@@ -104,11 +104,13 @@ def start(config: ConfigDict, source: huggingface.Teacher) -> huggingface.Teache
 
 
 def sized(config: ConfigDict) -> huggingface.Teacher:
-    """The teacher of `read`; of one whose sizes all know these alone, without a network.
-    Its weights are zeros then, which take no memory."""
+    """A teacher of the sizes that a run would have, before there is a workdir: one whose
+    sizes all know needs no network. Its weights are zeros then, which take no memory."""
     name = config.teacher
-    if name not in named.TEACHERS or Path(name).is_dir() or config.pretrain.steps:
-        return read(config, None)[1]
+    if config.pretrain.steps:
+        return start(config, huggingface.load(name))
+    if name not in named.TEACHERS or Path(name).is_dir():
+        return huggingface.load(name)
     arch, sizes = named.TEACHERS[name]
     module = modules.module(arch, sizes)
     shapes = jax.eval_shape(

@@ -42,7 +42,7 @@ class Bert(nn.Module):
         program that serves has them: longer to compile; slicing a stack costs time.
       mesh: what it runs on, where that is more than one device; see `sharding`.
       remat: a layer's inner results are made again in the backward pass, not kept: it
-        takes a third more time, and memory for a layer's input only.
+        runs forward twice, and needs memory for a layer's input only.
     """
 
     arch: Arch

@@ -98,14 +98,13 @@ def lookup(table: jax.Array, ids: jax.Array, mesh: Mesh | None) -> jax.Array:
     all rows of its `fsdp` group, which are then handed round."""
     if mesh is None or mesh.shape["fsdp"] == 1:
         return table[ids]
-    if table.shape[1] % mesh.shape["fsdp"]:
-        table = sharding.constrain(table, mesh)
+    if table.shape[1] % mesh.shape["fsdp"]:  # Then it is gathered after all.
+        found = sharding.constrain(table, mesh)[ids]
     else:
         table = sharding.constrain(table, mesh, None, "fsdp")
         found = table[sharding.constrain(ids, mesh, "data")]
         found = sharding.constrain(found, mesh, "data", None, "fsdp")
-        return sharding.constrain(found, mesh, sharding.BATCH)
-    return sharding.constrain(table[ids], mesh, sharding.BATCH)
+    return sharding.constrain(found, mesh, sharding.BATCH)
 
 
 def run(
