@@ -58,6 +58,16 @@ def _define_flags(argv: list[str]) -> flags.FlagValues:
         "For `latency`: how far off are predictions on this device?",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "coordinator",
+        "",
+        "HOST:PORT of the first of several processes; auto: the cluster tells.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("processes", 0, "How many there are.", flag_values=values)
+    flags.DEFINE_integer(
+        "process", -1, "The number of this one, from 0.", flag_values=values
+    )
     return values
 
 
@@ -92,7 +102,8 @@ def _parse(argv: list[str]):
         raise UserError(f"--workdir is missing; usage: {_USAGE}")
     if values.calibrate and job != "latency":
         raise UserError(f"--calibrate is of the job latency, not of {job}; take it out")
-    return job, config, values.workdir, (values.arch, values.calibrate)
+    where = (values.coordinator, values.processes, values.process)
+    return job, config, values.workdir, (values.arch, values.calibrate), where
 
 
 def _no_preset(argv: list[str], error: BaseException) -> str | None:
@@ -127,10 +138,14 @@ def _one_line(error: BaseException) -> str:
 def main(argv: list[str]) -> int:
     """Runs one job; 0 if it is done, 1 if `preflight` says no, 2 with one line on stderr if the input is wrong."""
     try:
-        job, config, workdir, asked = _parse(argv)
+        job, config, workdir, asked, where = _parse(argv)
         # JAX and the rest take seconds to import: only once the flags are right.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        from autodistill_jax import hosts
+
+        if job not in ("cost", "preflight"):  # They look at no device.
+            hosts.start(*where)
         from autodistill_jax.jobs import run
 
         return run.job(job, config, workdir, *asked)

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "autodistill_jax"
 FLOORS = {
     "errors": 0, "budget": 0, "arch": 1, "cost": 1, "space": 1, "within": 1, "papers": 1,
-    "named": 1, "losses": 1, "sharding": 1, "metrics": 1,
+    "named": 1, "losses": 1, "sharding": 1, "metrics": 1, "hosts": 1, "files": 1,
     "data": 2, "model": 2, "train": 3, "latency": 4, "search": 4, "jobs": 5,
     "main": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip

@@ -1,11 +1,10 @@
 """Job `cost`: what does one Arch cost, before anything is trained?"""
 
-import json
-
 from ml_collections import ConfigDict
 
 from autodistill_jax.cost import cost
 from autodistill_jax.jobs import asked, fields
+from autodistill_jax.train import log
 
 
 def run(config: ConfigDict, text: str | None) -> None:
@@ -20,4 +19,4 @@ def run(config: ConfigDict, text: str | None) -> None:
     """
     fields.check(config)
     told, arch, sizes = asked.network(config, text, "data.length")
-    print(json.dumps({"arch": told, **cost(arch, sizes, config.data.length)}))
+    log.result({"arch": told, **cost(arch, sizes, config.data.length)})

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import losses, metrics
+from autodistill_jax import files, hosts, losses, metrics, sharding
 from autodistill_jax.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
@@ -29,25 +29,30 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
     """Leaves students/<name>/, checked by equal outputs, and its similarity.json."""
     found = common.front(experiment.config, workdir)
     for arch in common.students(experiment.config, found):
-        _one(experiment, workdir, found, arch, stage)
+        home, weights = common.trial_of(found, arch)["space"], None
+        done = _made(experiment.config, workdir / "students" / arch.name)
+        if not done and experiment.config.search.proxy != "flash":
+            # Off the mesh: what follows is the first process' alone.
+            weights = terms.network(trained_superlm(experiment, workdir, home))
+            weights = jax.tree.map(sharding.fetch, weights)
+        one = functools.partial(_one, experiment, workdir, found, arch, weights, stage)
+        hosts.once(one)
 
 
-def _one(experiment, workdir, found, arch, stage) -> None:
+def _one(experiment, workdir, found, arch, weights, stage) -> None:
     folder = workdir / "students" / arch.name
     if _made(experiment.config, folder):
         # A later search may have taken its latency anew, or for another target.
         similarity = json.loads((folder / "similarity.json").read_text())
         card = _card(experiment, arch, found, similarity)
-        (folder / "README.md").write_text(card)
+        files.write_text(folder / "README.md", card)
         log.say(f"{stage}: done already, {folder}")
         return
     if experiment.config.search.proxy == "flash":
         student = _transferred(experiment.config, workdir, arch)
         inside = functools.partial(_outputs, experiment, arch, student)
     else:
-        home = common.trial_of(found, arch)["space"]
-        space = experiment.spaces[home]
-        weights = terms.network(trained_superlm(experiment, workdir, home))
+        space = experiment.spaces[common.trial_of(found, arch)["space"]]
         student = extract.extract(weights, experiment.envelope(space), arch)
         inside = functools.partial(_inside, experiment, space, weights, arch)
     judged_on = held_out(experiment, workdir)[1]
@@ -74,7 +79,7 @@ def _one(experiment, workdir, found, arch, stage) -> None:
             )
 
     huggingface.save(
-        Path(folder),
+        folder,
         arch,
         experiment.sizes,
         jax.tree.map(np.asarray, student),
@@ -84,7 +89,7 @@ def _one(experiment, workdir, found, arch, stage) -> None:
         _card(experiment, arch, found, similarity),
         check,
     )
-    common.write_json(folder / "similarity.json", similarity)
+    files.write_json(folder / "similarity.json", similarity)
     log.say(f"{stage}: made {folder}")
 
 
@@ -140,8 +145,7 @@ def _transferred(config, workdir, arch) -> dict:
     path = common.transferred(config, workdir, arch)
     if not path.exists():
         raise UserError(f"{path} is not there; run the job transfer first")
-    with np.load(path) as kept:
-        return dict(kept)
+    return files.read_arrays(path)
 
 
 def _outputs(experiment, arch, student, sample) -> np.ndarray:

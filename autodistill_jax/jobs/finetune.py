@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import metrics
+from autodistill_jax import files, metrics
 from autodistill_jax.data import batches, glue, squad, tasks
 from autodistill_jax.jobs import labelled, spans, tables
 from autodistill_jax.jobs import workdir as common
@@ -78,7 +77,7 @@ def run(
                 source = _source(experiment, workdir, model, arch)
                 first = workdir / "finetune" / archs[0].name / task.name
                 result = _one(experiment, source, model, rows, home, task, what, first)
-                common.write_json(
+                files.write_json(
                     home / f"{model}.json",
                     {
                         "task": task.name,
@@ -97,13 +96,12 @@ def run(
             table = tables.markdown(*tables.side_by_side(made))
             told = tables.notes(made, labelled.words(experiment, workdir, made))
             text = table + "\n" + "\n".join(told) + "\n"
-            (home / "table.md").write_text(text)
+            files.write_text(home / "table.md", text)
             log.say(table.rstrip())
         log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
     if len(archs) > 1:
-        (workdir / "finetune").mkdir(parents=True, exist_ok=True)
         table = tables.markdown(*tables.standing(experiment.config, found, workdir))
-        (workdir / "finetune" / "students.md").write_text(table)
+        files.write_text(workdir / "finetune" / "students.md", table)
         log.say(table.rstrip())
 
 
@@ -180,7 +178,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
         how = "random weights, trained on the task alone"
     seeds = range(config.seed, config.seed + count)
     if asks:
-        rest = (settings, seeds, rows, Path(folder), Path(first / "teacher"), what)
+        rest = (settings, seeds, rows, folder, first / "teacher", what)
         made = spans.one(experiment, module, source, model, params, *rest)
         return counts | made | {"how": how}
     made = supervised.fine_tune(
@@ -195,11 +193,10 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
     )
     best = tables.best(made)
     if model == "student":
-        _save(experiment, Path(folder), source, best.params, task.labels, rows)
+        _save(experiment, folder, source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
-        path = _submission(folder, model, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(glue.submission(task, key, predictions))
+        text = glue.submission(task, key, predictions)
+        files.write_text(_submission(folder, model, key), text)
     told = {"how": how, "more": tables.mean([one.more for one in made])}
     similarity = _similarity(experiment, module, params(config.seed), task)
     return counts | tables.over_seeds(made) | told | similarity
@@ -222,7 +219,7 @@ def _similarity(experiment, module, params, task) -> dict[str, float]:
     return {"similarity": metrics.spearman(dev["label"], made[:, 0])}
 
 
-def _save(experiment, folder: Path, student, params: dict, labels, rows) -> None:
+def _save(experiment, folder: epath.Path, student, params: dict, labels, rows) -> None:
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 

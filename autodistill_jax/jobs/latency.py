@@ -1,12 +1,11 @@
 """Job `latency`: how long does one Arch take, here or on a TPU that is not here?"""
 
-import json
-
 import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from autodistill_jax import files
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import Sizes, cost, student_sizes
 from autodistill_jax.errors import UserError
@@ -65,7 +64,7 @@ def run(
     corrected = table.correction(known, how) if how.target else None
     if corrected:
         made["corrected_seconds"] = calibrate.predict(corrected["coefficients"], found)
-    print(json.dumps(made))
+    log.result(made)
 
 
 def _path(home: epath.Path) -> epath.Path:
@@ -136,7 +135,7 @@ def _calibrate(config: ConfigDict, home: epath.Path, how: table.How) -> None:
         f"on average; rank correlation: Kendall {made['kendall']:.2f}, Spearman "
         f"{made['spearman']:.2f}"
     )
-    print(json.dumps(made))
+    log.result(made)
 
 
 def _random(arch: AnyArch, sizes: Sizes) -> dict[str, np.ndarray]:
@@ -156,4 +155,4 @@ def _random(arch: AnyArch, sizes: Sizes) -> dict[str, np.ndarray]:
 def _keep(config: ConfigDict, home: epath.Path, known: table.Table) -> None:
     if not (home / "config.json").exists():
         workdir.settle(config, home)
-    workdir.write_json(_path(home), known)
+    files.write_json(_path(home), known)

@@ -1,6 +1,5 @@
 """Job `preflight`: does the experiment fit a TPU slice, before one is rented?"""
 
-import json
 import math
 import time
 from importlib import metadata
@@ -82,7 +81,7 @@ def run(config: ConfigDict) -> bool:
     told["compile_seconds"] = round(time.monotonic() - start, 1)
     for name in ("jax", "libtpu") if part else ("jax",):
         told[name] = metadata.version(name)
-    print(json.dumps(told))
+    log.result(told)
     if not fits:
         most = told["largest_batch_size"]
         log.say(

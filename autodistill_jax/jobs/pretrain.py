@@ -44,7 +44,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     """Leaves pretrained/, a Hugging Face folder with the heads; goes on from the last
     checkpoint."""
     settings = experiment.config.pretrain
-    folder = Path(teachers.pretrained(workdir))
+    folder = teachers.pretrained(workdir)
     if folder.exists():
         log.say(f"{stage}: done already, {folder}")
         return
@@ -72,7 +72,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
         settings.hide_at_most,
         experiment.config.mesh.accumulate,
     )
-    kept = checkpoint.manager(Path(workdir) / "pretrain" / "checkpoints")
+    kept = checkpoint.manager(workdir / "pretrain" / "checkpoints")
     start = kept.latest_step() or 0
     if start:
         state = checkpoint.restore(kept, state)

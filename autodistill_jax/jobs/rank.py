@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from autodistill_jax import files
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs import workdir as common
@@ -78,7 +79,7 @@ def run(
         {name: [values[arch] for arch in archs] for name, values in scores.items()},
         [bands[arch] for arch in archs],
     )
-    common.write_json(
+    files.write_json(
         path,
         {
             "asked": common.ranked_of(experiment.config),
@@ -163,7 +164,7 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
                 f"{stage} {done}/{count}, {arch}",
             )
             there += [max(one.scores) for one in made]
-            common.write_json(path, {"asked": asked, "quality": kept})
+            files.write_json(path, {"asked": asked, "quality": kept})
             told = ", ".join(f"{score:.4f}" for score in there)
             log.say(f"{stage}: {done}/{count}, {arch}: {told}")
     return {

@@ -7,7 +7,7 @@ from importlib import metadata
 
 from etils import epath
 
-from autodistill_jax import __version__
+from autodistill_jax import __version__, files
 from autodistill_jax.arch import described
 from autodistill_jax.jobs import labelled, page, pictures, tables
 from autodistill_jax.jobs import workdir as common
@@ -46,7 +46,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> N
         ]
     )
     path = workdir / "report.html"
-    path.write_text(page.whole(arch.name, body))
+    files.write_text(path, page.whole(arch.name, body))
     log.say(f"{stage}: made {path}")
 
 

@@ -5,6 +5,7 @@ import time
 
 from ml_collections import ConfigDict
 
+from autodistill_jax import hosts
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import (
     baselines,
@@ -97,7 +98,7 @@ def job(
     if "search" in stages and config.latency.target:
         compile.check(config.latency.target)
     if {"search", "rank"} & set(stages):
-        study.check(config.search.storage)
+        hosts.once(lambda: study.check(config.search.storage, home))
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(made, home)
     first = {"pretrain", "distill"}
@@ -117,5 +118,6 @@ def job(
         _STAGES[stage](made, home, *rest, stage=told)
         if stage == "pretrain" and name == "run":
             made = experiment.read(config, home)  # Under the teacher there now is.
+    hosts.once(lambda: None)  # The end comes for all at once.
     log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")
     return 0

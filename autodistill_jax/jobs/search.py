@@ -1,10 +1,13 @@
 """Job `search`: every affordable sub-network's proxy and cost -> the front, one chosen."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from autodistill_jax import files, hosts, sharding
 from autodistill_jax.arch import AnyArch, front
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
@@ -15,7 +18,6 @@ from autodistill_jax.jobs.workdir import (
     asked_of,
     chosen_already,
     record_of,
-    write_json,
 )
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.model import extract
@@ -85,8 +87,8 @@ def run(
         trials[chosen] |= latency_table.of_a_trial(latencies[str(chosen)])
     # Last, so that params and flops are the executed ones whatever the budget counts.
     table = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
-    study.write_csv(folder / "trials.csv", table)
-    write_json(
+    files.write_text(folder / "trials.csv", study.csv_of(table))
+    files.write_json(
         folder / "front.json",
         {
             "chosen": record_of(chosen),
@@ -138,8 +140,24 @@ def _driven(experiment, workdir, superlms, how, task, stage) -> tuple[dict, dict
 def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
     """The trials under the budget; those in the study already are not run again."""
     spaces, name = experiment.spaces, experiment.config.search.proxy
-    made = study.open_study(workdir / "search", spaces, judged.study_name(experiment))
-    there = study.trials(made, spaces)
+    folder = workdir / "search"
+
+    made = None
+
+    def known():
+        nonlocal made
+        made = study.open_study(folder, spaces, judged.study_name(experiment))
+        return study.trials(made, spaces)
+
+    def record(found):
+        for arch, values in found.items():
+            study.record(made, spaces, arch, values)
+        study.keep(folder)
+
+    def flops(arch):
+        return experiment.budget.counted(experiment.cost(arch))["flops"]
+
+    there = hosts.once(known)
     missing = [arch for arch in experiment.affordable if arch not in there]
     log.say(
         f"{stage}: {len(experiment.affordable)} of {experiment.count()} "
@@ -162,16 +180,17 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
         )
         together = max(_TOGETHER, experiment.mesh.size)
         for start in range(0, len(archs), together):
-            for arch, values in proxy(archs[start : start + together]).items():
-                flops = experiment.budget.counted(experiment.cost(arch))["flops"]
-                study.record(made, spaces, arch, {"flops": flops, **values})
-                done += 1
+            found = {
+                arch: {"proxy": values["proxy"], "flops": flops(arch), **values}
+                for arch, values in proxy(archs[start : start + together]).items()
+            }
+            hosts.once(functools.partial(record, found))
+            there |= found
+            done += len(found)
             progress(done)
-    there = study.trials(made, spaces)
     return {
         # The study's FLOPs are those of the budget that it was made under.
-        arch: there[arch]
-        | {"flops": experiment.budget.counted(experiment.cost(arch))["flops"]}
+        arch: there[arch] | {"flops": flops(arch)}
         for arch in experiment.affordable
     }
 
@@ -192,13 +211,15 @@ def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dic
             home = experiment.affordable[arch]
             weights = terms.network(superlms[home])
             envelope = experiment.envelope(experiment.spaces[home])
+            # On this process' own device, whatever the mesh is.
+            weights = jax.tree.map(sharding.fetch, weights)
             student = extract.extract(weights, envelope, arch)
             student = jax.tree.map(jnp.asarray, student)
         networks[str(arch)] = (arch, sizes, student)
     made = latency_table.latencies(
         known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
     )
-    write_json(path, known)
+    files.write_json(path, known)
     return made
 
 

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
+from autodistill_jax import files
 from autodistill_jax.data import spans, squad
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import tables
@@ -79,8 +80,8 @@ def one(
     settings: dict,
     seeds: Sequence[int],
     rows: train.Rows,
-    folder: Path,
-    teacher: Path,
+    folder: epath.Path,
+    teacher: epath.Path,
     what: str,
 ) -> dict:
     """One model's result over all seeds.
@@ -100,11 +101,10 @@ def one(
         module, params, rows, settings, experiment.mesh, seeds, what, frozen
     )
     best = tables.best(made)
-    folder.mkdir(parents=True, exist_ok=True)
     if model in ("student", "teacher") and not frozen:
         _save(experiment, folder / model, source, best.params)
     path = folder / f"predictions-{model}.json"
-    path.write_text(json.dumps(best.answers) + "\n")
+    files.write_text(path, json.dumps(best.answers) + "\n")
     told = ", ".join(f"{100 * value:.2f} {name}" for name, value in best.parts.items())
     log.say(f"{what}: {told}; {path}")
     return tables.over_seeds(made)
@@ -119,7 +119,7 @@ def counts(task: squad.Squad, rows: train.Rows) -> dict[str, int]:
     }
 
 
-def _soft(experiment, module, rows, folder: Path) -> np.ndarray:
+def _soft(experiment, module, rows, folder: epath.Path) -> np.ndarray:
     """The logits of the fine-tuned teacher, as `_save` left it."""
     teacher = huggingface.load(str(folder))
     head = _head(folder)
@@ -131,14 +131,16 @@ def _soft(experiment, module, rows, folder: Path) -> np.ndarray:
     )
 
 
-def _head(folder: Path) -> dict[str, np.ndarray]:
+def _head(folder: epath.Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    head = load_file(folder / "head.safetensors")
+    head = load_file(files.near(folder / "head.safetensors"))
     return {f"head_{name}": value for name, value in head.items()}
 
 
-def _save(experiment, folder: Path, source: huggingface.Teacher, params: dict) -> None:
+def _save(
+    experiment, folder: epath.Path, source: huggingface.Teacher, params: dict
+) -> None:
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 

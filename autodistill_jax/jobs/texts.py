@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
+from autodistill_jax import files, hosts
 from autodistill_jax.data import text
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.workdir import settle, unfinished
+from autodistill_jax.jobs.workdir import settle
 from autodistill_jax.train import log
 
 _NAMES = ("ids", "tokens")
@@ -34,36 +35,38 @@ def rows(
     path = workdir / "data" / "rows.npz"
     data = experiment.config.data
     names = (*_NAMES, *(_OF_PAIRS if data.unit == "pair" else ()))
-    if not path.exists():
-        made = text.rows(
-            text.documents(data.source, data.packages, data.download, data.unit),
-            experiment.tokenizer,
-            data.unit,
-            data.length,
-            data.rows,
-        )
-        count = len(made["train"]["ids"])
-        pretrains = ("pretrain",) if experiment.config.pretrain.steps else ()
-        for section in ("distill", *pretrains):
-            batch_size = experiment.config[section].batch_size
-            if count < batch_size:
-                raise UserError(
-                    f"{section}.batch_size {batch_size} is larger than the {count} rows "
-                    "of data.source; use a smaller batch or more text"
-                )
-        enough(made["heldout"])
-        settle(experiment.config, workdir)
-        flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = unfinished(path)
-        np.savez(partial, **flat)
-        partial.replace(path)
-        log.say(
-            f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
-            f"rows of {data.length} tokens"
-        )
-    with np.load(path) as kept:  # Only what is asked for is read.
-        return {name: kept[f"{split}/{name}"] for name in names}
+    if not hosts.once(path.exists):
+        hosts.once(lambda: _cut(experiment, workdir, path, names, enough))
+    made = files.read_arrays(path, [f"{split}/{name}" for name in names])
+    return {name: made[f"{split}/{name}"] for name in names}
+
+
+def _cut(experiment, workdir, path, names, enough) -> None:
+    data = experiment.config.data
+    made = text.rows(
+        text.documents(data.source, data.packages, data.download, data.unit),
+        experiment.tokenizer,
+        data.unit,
+        data.length,
+        data.rows,
+    )
+    count = len(made["train"]["ids"])
+    pretrains = ("pretrain",) if experiment.config.pretrain.steps else ()
+    for section in ("distill", *pretrains):
+        batch_size = experiment.config[section].batch_size
+        if count < batch_size:
+            raise UserError(
+                f"{section}.batch_size {batch_size} is larger than the {count} rows "
+                "of data.source; use a smaller batch or more text"
+            )
+    enough(made["heldout"])
+    settle(experiment.config, workdir)
+    flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
+    files.write_arrays(path, flat)
+    log.say(
+        f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
+        f"rows of {data.length} tokens"
+    )
 
 
 def held_out(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:

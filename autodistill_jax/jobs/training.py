@@ -1,21 +1,19 @@
 """How is a SuperLM, or one network alone, trained in a workdir? One way for all jobs."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import optax
 from clu import parameter_overview
 from etils import epath
 
-from autodistill_jax import sharding
+from autodistill_jax import files, sharding
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
-from autodistill_jax.jobs.workdir import superlm_folder, write_json
+from autodistill_jax.jobs.workdir import superlm_folder
 from autodistill_jax.model import extract, modules
 from autodistill_jax.space import Space
 from autodistill_jax.train import (
@@ -32,7 +30,7 @@ from autodistill_jax.train import (
 def train(
     experiment: Experiment,
     workdir: epath.Path,
-    folder: Path,
+    folder: epath.Path,
     space: Space,
     name: str,
     stage: str,
@@ -167,8 +165,7 @@ def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dic
         return experiment.teacher.head
     path = workdir / "teacher" / "words.npz"
     if path.exists():
-        with np.load(path) as kept:
-            return dict(kept)
+        return files.read_arrays(path)
     settings = experiment.config.distill
     data = rows(experiment, workdir, "train")
     what = f"{stage}: masked-word head"
@@ -192,11 +189,8 @@ def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dic
         "params": int(parameter_overview.count_parameters(made)),
         "accuracy": accuracy,
     }
-    write_json(path.with_suffix(".json"), report)
-    # Last: with it the head is there.
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **made)
-    partial.replace(path)
+    files.write_json(path.with_suffix(".json"), report)
+    files.write_arrays(path, made)  # Last: with it the head is there.
     log.say(f"{what}: names {accuracy:.1%} of the hidden words of held-out text")
     return made
 

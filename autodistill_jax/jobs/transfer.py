@@ -1,11 +1,9 @@
 """Job `transfer`: the best of a search by Flash Distillation, trained by all its steps."""
 
-from pathlib import Path
-
 import jax
-import numpy as np
 from etils import epath
 
+from autodistill_jax import files, sharding
 from autodistill_jax.data import batches
 from autodistill_jax.jobs import trials
 from autodistill_jax.jobs import workdir as common
@@ -48,14 +46,12 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") ->
             tell=lambda done, values, arch=arch: writer.write(
                 f"transfer/{arch.name}", done, values
             ),
-            kept=checkpoint.manager(Path(path.parent) / "checkpoints"),
+            kept=checkpoint.manager(path.parent / "checkpoints"),
             save_every=config.distill.save_every,
         )
-        weights = terms.network(params)
+        weights = jax.tree.map(sharding.fetch, terms.network(params))
         _remeasure(experiment, workdir, arch, weights, stage)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **jax.tree.map(np.asarray, weights))
-        partial.replace(path)
+        files.write_arrays(path, weights)
         log.say(f"{stage}: made {path}")
 
 
@@ -69,7 +65,7 @@ def _remeasure(experiment, workdir, arch, weights, stage) -> None:
     made = table.latencies(
         known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
     )
-    common.write_json(path, known)
+    files.write_json(path, known)
     found = common.read_json(workdir / "search" / "front.json", "search")
     now = table.of_a_trial(made[str(arch)])
     common.trial_of(found, arch).update(now)
@@ -79,4 +75,4 @@ def _remeasure(experiment, workdir, arch, weights, stage) -> None:
             f"{stage}: {arch.name} takes {now['latency_ms']:.3g} ms by its own weights, "
             f"over the {bound:.3g} ms that the search took it to meet"
         )
-    common.write_json(workdir / "search" / "front.json", found)
+    files.write_json(workdir / "search" / "front.json", found)

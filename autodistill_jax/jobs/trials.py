@@ -1,7 +1,6 @@
 """Which trials does a study run, and on what? For `search`, where it does not list all."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from autodistill_jax import files, hosts
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.data.tasks import Task
@@ -16,7 +16,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
-from autodistill_jax.jobs.workdir import search_of, write_json
+from autodistill_jax.jobs.workdir import search_of
 from autodistill_jax.latency import table
 from autodistill_jax.model import extract, modules
 from autodistill_jax.search import proxies, study
@@ -24,7 +24,8 @@ from autodistill_jax.train import flash, log, objectives, terms
 
 LISTED = 1_000_000  # The Archs of the largest space of which each may be taken.
 
-Evaluate = Callable[[AnyArch], Mapping[str, Any]]
+# An Arch and the transfer losses of those before it -> {"proxy": ..., and what else}.
+Evaluate = Callable[[AnyArch, list[float]], Mapping[str, Any]]
 
 
 def check(experiment: Experiment) -> None:
@@ -98,15 +99,27 @@ def run(
       conditions: what latencies depend on. task: that a labelled proxy needs.
       latency: milliseconds of an Arch, asked before it is evaluated. bound: on it.
     """
+    works = {
+        "latency": latency,
+        "evaluate": _evaluate(experiment, workdir, superlms, task, stage),
+    }
+    # The first process has the study and says what comes next; all compute it.
+    return hosts.led(
+        lambda ask: _led(experiment, workdir, ask, bound, dict(conditions), stage),
+        lambda what, *given: works[what](*given),
+    )
+
+
+def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, dict]:
     # With it optuna and scipy's optimisers are loaded, which other jobs do without.
     from autodistill_jax.search import driver
 
     config = experiment.config
     settings = config.search
-    ((home, space),) = experiment.spaces.items()
-    kin, bounds = search_of(config, dict(conditions))
+    (space,) = experiment.spaces.values()
+    kin, bounds = search_of(config, conditions)
     made = study.open_study(
-        Path(workdir / "search"),
+        workdir / "search",
         experiment.spaces,
         f"{judged.study_name(experiment)}-{settings.sampler}-{bounds}",
         settings.storage,
@@ -123,7 +136,6 @@ def run(
     if settings.arch and not begun:
         (named,) = experiment.affordable
         made.enqueue_trial(space.chosen(named))
-    evaluate = _evaluate(experiment, workdir, home, superlms, made, task, stage)
     log.say(
         f"{stage}: up to {settings.trials} trials by {settings.sampler}, latency first, "
         f"then {settings.proxy!r}: {proxies.PROXIES[settings.proxy]}"
@@ -133,29 +145,33 @@ def run(
             f"{stage}: the teacher has no masked-word head: no soft labels and no last "
             "stage, the score is the blocks' held-out loss"
         )
+
+    def evaluate(arch):
+        others = [one.user_attrs.get("transfer") for one in driver.finished(made)]
+        return ask("evaluate", arch, [loss for loss in others if loss is not None])
+
     driver.run(
         made,
         space,
         1 if settings.arch else settings.trials,
-        latency=latency,
+        latency=lambda arch: ask("latency", arch),
         evaluate=evaluate,
         bound=bound,
         allowed=allowed,
         stage=stage,
         alone=not settings.storage,
+        keep=lambda: study.keep(workdir / "search"),
     )
-    done = {
-        space.at(one.params): {
-            "flops": experiment.budget.counted(experiment.cost(space.at(one.params)))[
-                "flops"
-            ],
-            "proxy": one.values[0],
-            **{k: v for k, v in one.user_attrs.items() if k not in driver.OWN},
-            "latency_ms": one.values[1],
-        }
-        for one in driver.finished(made)
-        if space.at(one.params) in experiment.affordable
-    }
+    done = {}
+    for one in driver.finished(made):
+        arch = space.at(one.params)
+        if arch in experiment.affordable:
+            done[arch] = {
+                "flops": experiment.budget.counted(experiment.cost(arch))["flops"],
+                "proxy": one.values[0],
+                **{k: v for k, v in one.user_attrs.items() if k not in driver.OWN},
+                "latency_ms": one.values[1],
+            }
     if not done:
         told = "; ".join(
             sorted({str(one.user_attrs.get("error", "")) for one in made.trials} - {""})
@@ -175,23 +191,23 @@ def run(
     return done
 
 
-def _evaluate(experiment, workdir, home, superlms, made, task, stage) -> Evaluate:
-    from autodistill_jax.search import brief, driver
-
+def _evaluate(experiment, workdir, superlms, task, stage) -> Evaluate:
     settings = experiment.config.search
     if settings.proxy != "flash":
+        ((home, params),) = superlms.items()
         labels = labelled.rows(experiment, task) if task else None
         given = judged.given(
-            experiment, workdir, home, superlms[home], labels, experiment.config.seed
+            experiment, workdir, home, params, labels, experiment.config.seed
         )
         proxy = proxies.make(settings.proxy, given)
-        return lambda arch: proxy([arch])[arch]
+        return lambda arch, others: proxy([arch])[arch]
+
+    from autodistill_jax.search import brief
 
     text = rows(experiment, workdir, "train")
     judged_on = held_out(experiment, workdir)[0]
 
-    def evaluate(arch):
-        others = [one.user_attrs.get("transfer") for one in driver.finished(made)]
+    def evaluate(arch, others):
         how = recipe(experiment)
         return brief.score(
             transfer(experiment, arch),
@@ -201,7 +217,7 @@ def _evaluate(experiment, workdir, home, superlms, made, task, stage) -> Evaluat
             experiment.mesh,
             experiment.config.seed,
             f"{stage}: {arch}",
-            [loss for loss in others if loss is not None],
+            others,
         )
 
     return evaluate
@@ -278,7 +294,7 @@ def latencies(
         if new := known[how.source][count:]:
             latest = table.read(path)  # Others may have written meanwhile.
             latest[how.source] += new
-            write_json(path, latest)
+            files.write_json(path, latest)
         return made
 
     return ask

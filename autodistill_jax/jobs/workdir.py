@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from autodistill_jax import files, hosts
 from autodistill_jax.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
@@ -40,12 +40,16 @@ _FREE = (
 
 
 def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
-    """The folder of this experiment; nothing is written yet (see `settle`).
+    """The folder of this experiment, local or gs://; nothing stays written yet (see
+    `settle`).
 
     Raises:
-      UserError: it holds another experiment (says which fields differ), or other files.
+      UserError: it holds another experiment (says which fields differ), or other
+        files; a bucket that cannot be written.
     """
     folder = epath.Path(workdir)
+    if files.remote(folder) or hosts.count() > 1:
+        files.check(folder)
     path = folder / "config.json"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder")
@@ -76,7 +80,7 @@ def settle(config: ConfigDict, workdir: epath.Path) -> None:
       UserError: the folder cannot be written.
     """
     try:
-        write_json(workdir / "config.json", plain(config))
+        files.write_json(workdir / "config.json", plain(config))
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
 
@@ -97,13 +101,13 @@ def task_folder(settings: ConfigDict, task: str) -> str:
     return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
 
 
-def superlm_folder(workdir: epath.Path, space: str) -> Path:
-    return Path(workdir) / "superlm" / space / "checkpoints"
+def superlm_folder(workdir: epath.Path, space: str) -> epath.Path:
+    return workdir / "superlm" / space / "checkpoints"
 
 
-def baseline_folder(workdir: epath.Path, baseline: str, arch: AnyArch) -> Path:
+def baseline_folder(workdir: epath.Path, baseline: str, arch: AnyArch) -> epath.Path:
     """Of a baseline's student."""
-    return Path(workdir) / "students" / f"{baseline}-{arch.name}"
+    return workdir / "students" / f"{baseline}-{arch.name}"
 
 
 def origin(config: ConfigDict) -> str:
@@ -261,16 +265,3 @@ def read_json(path: epath.Path, needed: str) -> dict:
     if not path.exists():
         raise UserError(f"{path} is not there; run the job {needed} first")
     return json.loads(path.read_text())
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Whole or not at all: a stop in between leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = unfinished(path)
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
-
-
-def unfinished(path: epath.Path) -> epath.Path:
-    """Where a file is written before it takes its name: several processes may."""
-    return path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")

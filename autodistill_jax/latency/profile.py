@@ -142,7 +142,7 @@ def device_times(
 
         # The profile tells programs apart by their names.
         named.__name__ = f"timed_{i}"
-        device = jax.devices()[0]
+        device = jax.local_devices()[0]  # Of this process.
         made = lowered(named, args, device).compile()
         # From however many devices they are on to the one, and then into their order.
         args = jax.device_put(jax.device_put(args, device), made.input_formats[0])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from autodistill_jax import hosts
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import Sizes
 from autodistill_jax.latency import compile, profile
@@ -79,7 +80,11 @@ def latencies(
     networks: {name: (arch, its sizes, its weights)}; what is only compiled needs none.
     trained: the weights are, and random ones' latencies in the table do not count.
     """
-    made = {name: find(table, *one[:2], how, trained) for name, one in networks.items()}
+    made = hosts.once(
+        lambda: {
+            name: find(table, *one[:2], how, trained) for name, one in networks.items()
+        }
+    )
     missing = {name: networks[name] for name, found in made.items() if found is None}
     if not missing:
         return made
@@ -88,12 +93,15 @@ def latencies(
     tell(f"latency: {doing} {conditions['device']}: {len(missing)} network(s) ...")
     given = {key: conditions[key] for key in ("batch", "length", "dtype")}
     if how.target:
-        new = {
-            name: compile.estimate(arch, sizes, target=how.target, **given)
-            for name, (arch, sizes, _) in missing.items()
-        }
-    else:
+        new = hosts.once(
+            lambda: {
+                name: compile.estimate(arch, sizes, target=how.target, **given)
+                for name, (arch, sizes, _) in missing.items()
+            }
+        )
+    else:  # By every process on a device of its own: the first one's is what stands.
         new = profile.measure(missing, **given, runs=how.runs)
+        new = hosts.once(lambda: new)
     for name, (arch, sizes, _) in missing.items():
         kind = {} if how.target else {"weights": "trained" if trained else "random"}
         made[name] = {"network": _network(arch, sizes), **kind, **new[name]}

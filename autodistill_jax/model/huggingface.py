@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
+from autodistill_jax import files, hosts
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.cost import Sizes
 from autodistill_jax.errors import UserError
@@ -103,7 +105,7 @@ def _refuse_weights(folder: Path) -> None:
 
 
 def save(
-    folder: Path,
+    folder: epath.PathLike,
     arch: AnyArch,
     sizes: Sizes,
     params: dict,
@@ -114,7 +116,8 @@ def save(
     check: Callable[[Path], None],
     head: dict | None = None,
 ) -> None:
-    """Writes a student as a folder that `transformers.AutoModel` loads.
+    """Writes a student, by the first process, as a folder that `transformers.AutoModel`
+    loads.
 
     Of its teacher's family (`sizes.family`). A `stock` class of transformers where one
     has this shape; else with a small modeling file of ours, loaded with
@@ -127,9 +130,7 @@ def save(
     """
     from safetensors.numpy import save_file
 
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder = epath.Path(folder)
     theirs = described.read(teacher)
     config = described.student(arch, sizes, theirs, _MODELING.stem)
     if head:
@@ -137,16 +138,21 @@ def save(
         config["architectures"] = [f"{families.FAMILIES[sizes.family].model}{kind}"]
     rows = described.skipped(config, folder / "config.json")
     tensors = families.write(params, arch, sizes, rows, head)
-    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-    if not stock(arch, sizes):
-        shutil.copy(_MODELING, partial / _MODELING.name)
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in TOKENIZER_FILES:
-        if (teacher / name).exists():
-            shutil.copy(teacher / name, partial / name)
-    if embeds:
-        sentence.save(partial, arch, pooling)
-    (partial / "README.md").write_text(card)
-    check(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+
+    def write():
+        with files.whole(folder, folder=True) as partial:
+            metadata = {"format": "pt"}
+            save_file(tensors, partial / "model.safetensors", metadata=metadata)
+            if not stock(arch, sizes):
+                shutil.copy(_MODELING, partial / _MODELING.name)
+            text = json.dumps(config, indent=2) + "\n"
+            (partial / "config.json").write_text(text)
+            for name in TOKENIZER_FILES:
+                if (teacher / name).exists():
+                    shutil.copy(teacher / name, partial / name)
+            if embeds:
+                sentence.save(partial, arch, pooling)
+            (partial / "README.md").write_text(card)
+            check(partial)
+
+    hosts.once(write)

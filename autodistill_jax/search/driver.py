@@ -71,6 +71,7 @@ def run(
     allowed: Callable[[AnyArch], bool] = lambda arch: True,
     stage: str = "search",
     alone: bool = False,
+    keep: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs trials until the study has so many, with whoever else works on it.
 
@@ -85,6 +86,7 @@ def run(
       bound: on the latency, milliseconds.
       allowed: may an Arch be tried at all? Asked where the sampler does not ask it.
       alone: does no other process work on the study? What runs at the start is dead then.
+      keep: called after each trial.
     """
     exhausted = waiting = False
     patience = 0.0 if alone else PATIENCE
@@ -119,6 +121,7 @@ def run(
                 _tried(
                     study, trial, arch, known, latency, evaluate, bound, allowed, told
                 )
+                keep()
             except (UpdateFinishedTrialError, ValueError):
                 now = study.get_trials(deepcopy=False)[trial.number].state
                 if not now.is_finished():

@@ -6,16 +6,20 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from autodistill_jax import files
 from autodistill_jax.arch import AnyArch, Arch
 from autodistill_jax.errors import UserError
 from autodistill_jax.space import Space
 
+_FILE = "study.db"
+
 
 def open_study(
-    folder: Path,
+    folder: epath.Path,
     spaces: Mapping[str, Space],
     name: str,
     storage: str = "",
@@ -36,7 +40,6 @@ def open_study(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
     study = _created(folder, name, storage)
     with warnings.catch_warnings():  # That it may change one day.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -56,8 +59,19 @@ def open_study(
     return study
 
 
-def check(storage: str) -> None:
-    """Raises UserError for a database that does not answer, within 10 s."""
+def keep(folder: epath.Path) -> None:
+    """Sends a study that is a file to where it belongs, if that is a bucket."""
+    files.keep(folder / _FILE)
+
+
+def check(storage: str, folder: epath.Path) -> None:
+    """Raises UserError for a database that does not answer, within 10 s, and for a
+    journal in a folder that cannot hold one."""
+    if storage == "journal" and files.remote(folder):
+        raise UserError(
+            f"search.storage is journal, a file that grows, and {folder} is in a bucket, "
+            "whose files do not; use '' for one program, a database's URL for several"
+        )
     if storage in ("", "journal"):
         return
     if "://" not in storage:
@@ -69,18 +83,19 @@ def check(storage: str) -> None:
     _answering(storage, lambda: _database(storage))
 
 
-def _created(folder: Path, name: str, storage: str):
+def _created(folder: epath.Path, name: str, storage: str):
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     def create():
         if storage == "journal":
+            folder.mkdir(parents=True, exist_ok=True)
             made = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
         elif storage:
             made = _database(storage)
         else:
-            made = f"sqlite:///{folder / 'study.db'}"
+            made = f"sqlite:///{files.mirror(folder / _FILE)}"
         return optuna.create_study(
             study_name=name,
             storage=made,
@@ -176,7 +191,7 @@ def trials(study, spaces: Mapping[str, Space]) -> dict[AnyArch, dict[str, float]
     }
 
 
-def write_csv(path: Path, table: Mapping[AnyArch, Mapping[str, float]]) -> None:
+def csv_of(table: Mapping[AnyArch, Mapping[str, float]]) -> str:
     """trials.csv: a line an Arch."""
     columns = list(dict.fromkeys(key for values in table.values() for key in values))
     buffer = io.StringIO()
@@ -187,4 +202,4 @@ def write_csv(path: Path, table: Mapping[AnyArch, Mapping[str, float]]) -> None:
         writer.writerow(
             [getattr(arch, a) for a in axes] + [values.get(c, "") for c in columns]
         )
-    path.write_text(buffer.getvalue())
+    return buffer.getvalue()

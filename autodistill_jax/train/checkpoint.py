@@ -1,19 +1,22 @@
 """Where does training go on after a stop? Orbax checkpoints, one folder a step."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
+
+from autodistill_jax import files
 
 
-def manager(folder: Path, keep: int = 2) -> ocp.CheckpointManager:
+def manager(folder: epath.Path, keep: int = 2) -> ocp.CheckpointManager:
     """Keeps the last few steps; writes in the background, whole or not at all."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=True
     )
     return ocp.CheckpointManager(
-        folder.absolute(),
+        # A bucket's is absolute already.
+        folder if files.remote(folder) else folder.absolute(),
         options=options,
         item_handlers=ocp.StandardCheckpointHandler(),
     )

@@ -1,18 +1,31 @@
 """What does a job tell while it works? Progress lines, metrics.jsonl, TensorBoard."""
 
+import atexit
 import json
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from clu import metrics as clu_metrics
+from etils import epath
+
+from autodistill_jax import files, hosts
+
+_SEND = 30.0  # Seconds.
 
 
 def say(text: str) -> None:
-    """One line to the user, on stderr: stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """One line to the user, on stderr, by the first process: stdout is for results."""
+    if hosts.first():
+        print(text, file=sys.stderr, flush=True)
+
+
+def result(value: Any) -> None:
+    """One JSON object on stdout, by the first process."""
+    if hosts.first():
+        print(json.dumps(value))
 
 
 class Progress:
@@ -59,13 +72,18 @@ class Averages:
 
 
 class Writer:
-    """Appends to metrics.jsonl, and to TensorBoard where its extra is installed."""
+    """Appends to metrics.jsonl, and to TensorBoard where its extra is installed; by the
+    first process. What goes to a bucket goes there every half minute, and at the end."""
 
-    def __init__(self, workdir: Path, tensorboard: bool = False):
-        self.path = workdir / "metrics.jsonl"
+    def __init__(self, workdir: epath.Path, tensorboard: bool = False):
+        self.kept = workdir / "metrics.jsonl"
+        self.board, self.sent = None, time.monotonic()
+        if not hosts.first():
+            return
+        self.path = files.mirror(self.kept)
         there = self.path.read_bytes() if self.path.exists() else b""
         self.torn = bool(there) and not there.endswith(b"\n")
-        self.board = None
+        atexit.register(files.keep, self.kept)
         if tensorboard:
             # Imports TensorFlow: slow, and only there with the extra.
             from clu import metric_writers
@@ -73,11 +91,16 @@ class Writer:
             self.board = metric_writers.create_default_writer(str(workdir))
 
     def write(self, job: str, step: int, values: Mapping[str, float]) -> None:
+        if not hosts.first():
+            return
         line = {"job": job, "step": step, "time": round(time.time(), 3), **values}
         with self.path.open("a") as file:
             # On a line of its own, even after one that a stop cut short.
             file.write("\n" * self.torn + json.dumps(line) + "\n")
         self.torn = False
+        if time.monotonic() - self.sent > _SEND:
+            files.keep(self.kept)
+            self.sent = time.monotonic()
         if self.board is not None:
             self.board.write_scalars(
                 step, {f"{job}/{name}": value for name, value in values.items()}
@@ -85,9 +108,9 @@ class Writer:
             self.board.flush()
 
 
-def read(workdir: Path, job: str) -> list[dict]:
+def read(workdir: epath.Path, job: str) -> list[dict]:
     """The lines of a job in metrics.jsonl; of a step that was run twice the last."""
-    path = workdir / "metrics.jsonl"
+    path = files.mirror(workdir / "metrics.jsonl")
     lines = {}
     if path.exists():
         for text in path.read_text().splitlines():

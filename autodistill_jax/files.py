@@ -1,0 +1,172 @@
+"""How are files whole at any time, and used where they are in a bucket (gs://)?
+
+Many libraries read and write local files alone. What is in a bucket is copied for them.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from autodistill_jax import hosts
+from autodistill_jax.errors import UserError
+
+_mirrors: dict[str, Path] = {}
+
+
+def remote(path: epath.PathLike) -> bool:
+    return "://" in os.fspath(path)
+
+
+def check(folder: epath.Path) -> None:
+    """Raises UserError where nothing can be written, or not all processes see it: found
+    out before the work is."""
+    probe = folder / hosts.once(lambda: f".{uuid.uuid4().hex}.probe")
+    made = hosts.once(lambda: _probed(folder, probe))
+    seen = hosts.every(probe.exists())
+    hosts.once(lambda: (probe.unlink(), made and folder.rmdir()))
+    if not seen:
+        raise UserError(
+            f"{folder} is not the same folder for all {hosts.count()} "
+            "processes; give one that all see: gs://bucket/folder, or a shared disk"
+        )
+
+
+def _probed(folder: epath.Path, probe: epath.Path) -> bool:
+    """Was the folder made for the probe?"""
+    try:
+        new = not remote(folder) and not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+    except ImportError as error:
+        raise UserError(
+            f"{folder} needs gcsfs, which is not installed; "
+            "run: pip install 'autodistill_jax[gcs]'"
+        ) from error
+    except Exception as error:  # Of many libraries: access, the network, credentials.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{folder} cannot be written: {reason}; give a place that "
+            "is there and that this account may write to"
+        ) from error
+    return new
+
+
+def near(path: epath.PathLike) -> Path:
+    """A file or folder to read: itself, or a copy of now that lasts as long as the
+    process."""
+    path = epath.Path(path)
+    if not remote(path):
+        return Path(path)
+    return _fetched(path, Path(tempfile.mkdtemp(dir=_scratch())) / path.name)
+
+
+@contextlib.contextmanager
+def whole(path: epath.PathLike, folder: bool = False) -> Iterator[Path]:
+    """Where to write a file or a folder, which takes its name and place when it is done;
+    a stop in between leaves the old one."""
+    path = epath.Path(path)
+    if remote(path):
+        made = Path(tempfile.mkdtemp(dir=_scratch())) / path.name
+    elif folder:  # What an earlier stop left of it goes.
+        made = Path(path.with_name(f"{path.name}.partial"))
+        shutil.rmtree(made, ignore_errors=True)
+    else:  # Of a name of its own: several programs may write the same.
+        made = Path(path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}"))
+    (made if folder else made.parent).mkdir(parents=True, exist_ok=True)
+    yield made
+    if remote(path):
+        _sent(made, path)
+        return
+    if folder:
+        shutil.rmtree(path, ignore_errors=True)
+    made.replace(path)
+
+
+def mirror(path: epath.PathLike) -> Path:
+    """A file to read and change in place, by one process: itself, or the one copy that
+    `keep` sends back."""
+    path = epath.Path(path)
+    if not remote(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(path)
+    key = os.fspath(path)
+    if key not in _mirrors:
+        made = Path(tempfile.mkdtemp(dir=_scratch())) / path.name
+        _mirrors[key] = _fetched(path, made) if path.exists() else made
+    return _mirrors[key]
+
+
+def keep(path: epath.PathLike) -> None:
+    """Sends a `mirror` back."""
+    made = _mirrors.get(os.fspath(path))
+    if made is not None and made.exists():
+        _sent(made, epath.Path(path))
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """By the first process; whole or not at all: a stop in between leaves the old file."""
+
+    def write():
+        with whole(path) as made:
+            made.write_text(text)
+
+    hosts.once(write)
+
+
+def write_arrays(path: epath.Path, arrays: Mapping[str, Any]) -> None:
+    """As `write_text`, an .npz; of arrays that this process has whole."""
+
+    def write():
+        with whole(path) as made:
+            np.savez(made, **{name: np.asarray(x) for name, x in arrays.items()})
+
+    hosts.once(write)
+
+
+def read_arrays(path: epath.Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Of an .npz all arrays, or those named: no other is read."""
+    with np.load(near(path)) as kept:
+        return {name: kept[name] for name in names or kept.files}
+
+
+@functools.cache
+def _scratch() -> str:
+    made = tempfile.mkdtemp(prefix="autodistill_jax-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def _fetched(path, made: Path) -> Path:
+    if not path.is_dir():
+        made.write_bytes(path.read_bytes())
+        return made
+    made.mkdir()
+    for one in path.iterdir():
+        _fetched(one, made / one.name)
+    return made
+
+
+def _sent(made: Path, path) -> None:
+    if not made.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(made.read_bytes())
+        return
+    if path.exists():
+        path.rmtree()
+    for one in made.iterdir():
+        _sent(one, path / one.name)

@@ -1,0 +1,202 @@
+"""Which of several processes does what? All compute; the first alone reads, decides, writes.
+
+Every process runs the same program. What must be done once is done by the first, inside
+`once`, and the others wait for its value; so nothing is read before it is written. With
+one process all of this is nothing.
+"""
+
+import contextlib
+import glob
+import importlib.util
+import itertools
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+
+# The public way to share a value, multihost_utils, is a collective of the devices: on a
+# CPU it gives up after seconds, and the first process may take hours.
+from jax._src import distributed
+
+from autodistill_jax.errors import UserError
+
+T = TypeVar("T")
+
+_HOURS = 3_600_000  # Milliseconds. A process that died is found by its heartbeat.
+# Seconds that a process waits for the others when it ends. One that ends before them has
+# failed alone: it takes them along.
+_LEAVE = 30
+_calls = itertools.count()
+_alone = False
+
+
+def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+    """Joins the other processes, if there are any; before JAX is used for anything else.
+
+    Args:
+      coordinator: "HOST:PORT" of the first process, with `processes` and `process`, this
+        one's number; "auto": asks the cluster (Cloud TPU, GKE, Slurm, Open MPI); "": that,
+        where a TPU is attached, else there is one process.
+
+    Raises:
+      UserError: some of the three are missing or cannot be, or no cluster is found.
+    """
+    told = f"--coordinator={coordinator} --processes={processes} --process={process}"
+    if coordinator in ("", "auto") and (processes, process) != (0, -1):
+        raise UserError(
+            f"{told}: without --coordinator=HOST:PORT, the first process', the other two "
+            "mean nothing; give all three, or none where the cluster tells them"
+        )
+    if not coordinator and not _on_tpu():
+        return
+    # Between the CPUs of several machines; the devices of others have their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if coordinator in ("", "auto"):
+        try:
+            jax.distributed.initialize(shutdown_timeout_seconds=_LEAVE)
+        except (ValueError, RuntimeError) as error:
+            if not coordinator:
+                raise
+            raise UserError(
+                f"--coordinator=auto: {error} Cloud TPU, GKE, Slurm and Open MPI tell "
+                "where the processes are; elsewhere give --coordinator=HOST:PORT, "
+                "--processes and --process"
+            ) from error
+        return
+    _, _, port = coordinator.rpartition(":")
+    if not port.isdigit() or not 0 <= process < processes:
+        raise UserError(
+            f"{told}: give HOST:PORT of the first process, how many there are, and this "
+            "one's number, from 0"
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, shutdown_timeout_seconds=_LEAVE
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"{told}: the processes did not find each other: {error}"
+        ) from error
+
+
+def _on_tpu() -> bool:
+    there = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    asked = jax.config.jax_platforms or ""
+    return (
+        bool(there)
+        and importlib.util.find_spec("libtpu") is not None
+        and asked in ("", "tpu", "tpu,cpu")
+    )
+
+
+def count() -> int:
+    return distributed.global_state.num_processes or 1
+
+
+def first() -> bool:
+    """Is this the first process, or the only one?"""
+    return not distributed.global_state.process_id
+
+
+def once(do: Callable[[], T]) -> T:
+    """What do() gives on the first process, on all; what it raises is raised on all.
+
+    It begins when all processes are here. do() must not compute on a mesh of all
+    devices: the others are not with it.
+    """
+    global _alone
+    if count() == 1 or _alone:
+        return do()
+    number = next(_calls)
+    _client().wait_at_barrier(f"autodistill_jax/{number}", 24 * _HOURS)
+    told = None
+    if first():
+        _alone = True
+        try:
+            told = True, do()
+        except Exception as error:
+            told = False, error
+            _share(number, told)
+            raise
+        finally:
+            _alone = False
+    return _share(number, told)
+
+
+def every(flag: bool) -> bool:
+    """Is it so on all processes?"""
+    if count() == 1 or _alone:
+        return flag
+    number = next(_calls)
+    key = f"autodistill_jax/every/{number}/"
+    _client().key_value_set(f"{key}{distributed.global_state.process_id}", str(flag))
+
+    def all_of_them():
+        found = [
+            _client().blocking_key_value_get(f"{key}{i}", 24 * _HOURS)
+            for i in range(count())
+        ]
+        return found == ["True"] * count()
+
+    return once(all_of_them)
+
+
+def led(run: Callable[[Callable[..., Any]], T], works: Callable[..., Any]) -> T:
+    """What run(ask) gives on the first process, on all, where what `run` does next is
+    for it to decide: ask(*args) there is works(*args) on every process.
+
+    What works() raises is raised out of ask(), as all raise it.
+    """
+    global _alone
+    if count() == 1 or _alone:
+        return run(works)
+
+    def ask(*args):
+        global _alone
+        _share(next(_calls), (True, args))
+        _alone = False
+        try:
+            return works(*args)
+        finally:
+            _alone = True
+
+    if first():
+        _alone = True
+        try:
+            made = run(ask)
+        except Exception as error:
+            _share(next(_calls), (False, error))
+            raise
+        finally:
+            _alone = False
+        _share(next(_calls), (True, None))
+        return once(lambda: made)
+    while (args := _share(next(_calls), None)) is not None:
+        # The first has it raised too, and says what follows.
+        with contextlib.suppress(Exception):
+            works(*args)
+    return once(lambda: None)
+
+
+def _share(number: int, told: tuple[bool, Any] | None) -> Any:
+    """The first process' value, on all; its error is raised on the others."""
+    key = f"autodistill_jax/told/{number}"
+    if first():
+        _client().key_value_set_bytes(key, _packed(told))
+        return told[1]
+    done, value = pickle.loads(_client().blocking_key_value_get_bytes(key, 24 * _HOURS))
+    if not done:
+        raise value
+    return value
+
+
+def _packed(told):
+    try:
+        return pickle.dumps(told)
+    except (TypeError, AttributeError, pickle.PicklingError):  # Of an error, say.
+        return pickle.dumps((told[0], RuntimeError(str(told[1]))))
+
+
+def _client():
+    return distributed.global_state.client
