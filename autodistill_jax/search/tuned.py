@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -57,7 +56,11 @@ def tuned(
         )
         return mapped
 
-    train = jax.jit(each(lambda *args: step(*args)[0]), donate_argnums=0)
+    def moved(state, batch, seed, i, arch):
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        return step(state, batch, key, arch)[0]
+
+    train = jax.jit(each(moved), donate_argnums=0)
     predict = jax.jit(
         each(lambda p, b, a: supervised.logits(module, p, b, pooling, rows.classes, a))
     )
@@ -69,16 +72,16 @@ def tuned(
         """As many candidates as there are devices."""
         archs = jax.device_put(as_arrays([arch for arch, _ in candidates]), there)
         feeds = [batches.training(rows.train, batch_size, s) for _, s in candidates]
-        keys = [jax.random.key(seed) for _, seed in candidates]
+        seeds = np.asarray([seed for _, seed in candidates], np.int32)
+        keys = [jax.random.key(seed) for seed in seeds]
         heads = [supervised.head(k, module.arch.hidden, rows) for k in keys]
+        seeds = jax.device_put(seeds, there)
         started = [{**encoder, **jax.tree.map(np.asarray, head)} for head in heads]
         state = begin(jax.device_put(_stack(started), there))
         for i in range(steps):
             batch = jax.device_put(_stack([feed[i] for feed in feeds]), there)
-            now = jax.device_put(
-                jnp.stack([jax.random.fold_in(key, i) for key in keys]), there
-            )
-            state = train(state, batch, now, archs)
+            now = jax.device_put(np.full(len(candidates), i, np.int32), there)
+            state = train(state, batch, seeds, now, archs)
         made = []
         for batch in batches.evaluation(rows.dev, batch_size):
             batch.pop("rows")
