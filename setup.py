@@ -38,6 +38,8 @@ setup(
         "etils>=1.15",
         "tokenizers>=0.23,<0.24",
         "safetensors>=0.8,<0.9",
+        # What jax.export writes its programs with; jax does not install it.
+        "flatbuffers>=25.12",
         "huggingface-hub>=2.4,<3",
         "optuna>=5,<6",
         "numpy>=2.4",

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 import pytest
 from conftest import SIZES
+from jax import export
+from safetensors.numpy import load_file
 
 from autodistill_jax.arch import Arch, MobileArch
 from autodistill_jax.cost import MOBILEBERT_SIZES, cost
 from autodistill_jax.errors import UserError
-from autodistill_jax.latency import compile, hlo
+from autodistill_jax.latency import compile, hlo, profile
 from autodistill_jax.main import main
+from autodistill_jax.model import extract, huggingface, stablehlo
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"
 TINY = Arch(2, 24, 3, 48, 8)
@@ -163,6 +166,27 @@ def test_every_chip_and_family(target):
     sizes = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=8)
     made = estimate(MobileArch(1, 24, 16, 2, 32, 2), sizes, target)
     assert made["device"] == target and 0 < made["seconds"] < 1e-3
+
+
+@needs_libtpu
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_served_program_compiles_for_v5e(tmp_path, minilm, batch):
+    arch = Arch(2, 64, 2, 96, 32)
+    params = extract.extract(minilm.params, minilm.arch, arch)
+    huggingface.save(
+        tmp_path / "s", arch, minilm.sizes, params, minilm.folder, "mean", True, "",
+        lambda _: None,
+    )  # fmt: skip
+    student = export.deserialize(bytearray(stablehlo.program(tmp_path / "s")))
+    weights = load_file(tmp_path / "s" / "model.safetensors")
+    rows = jax.ShapeDtypeStruct((batch, 16), np.int32)
+    args = (weights, rows, rows, rows)
+    made = profile.lowered(student.call, args, compile._device("v5e")).compile()
+    hidden = made.out_info["last_hidden_state"]
+    assert hidden.shape == (batch, 16, 64)
+    (device,) = made.output_shardings["last_hidden_state"].device_set
+    assert device.device_kind == "TPU v5 lite"
+    assert hlo.executed(made.as_text()).cycles > 1000
 
 
 @needs_libtpu

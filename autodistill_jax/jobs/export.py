@@ -1,4 +1,4 @@
-"""Job `export`: the chosen sub-network -> a folder that Hugging Face loads."""
+"""Job `export`: the chosen sub-network -> a folder that Hugging Face loads, and serves."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.latency import table
-from autodistill_jax.model import extract, huggingface, modules
+from autodistill_jax.model import extract, huggingface, modules, stablehlo
 from autodistill_jax.train import log, sandwich, terms
 
 _TOLERANCE = 1e-4
@@ -42,6 +42,9 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
 def _one(experiment, workdir, found, arch, weights, stage) -> None:
     folder = workdir / "students" / arch.name
     if _made(experiment.config, folder):
+        if not (folder / stablehlo.FILE).exists():
+            sample = _sample(held_out(experiment, workdir)[1])
+            _serve(Path(folder), sample, stage)
         # A later search may have taken its latency anew, or for another target.
         similarity = json.loads((folder / "similarity.json").read_text())
         card = _card(experiment, arch, found, similarity)
@@ -65,7 +68,7 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
     )
     if similarity["student"] <= similarity["truncated"]:
         log.say(f"{stage}: distillation did not help this student; train it longer")
-    sample = {name: value[:4] for name, value in judged_on.items()}
+    sample = _sample(judged_on)
     expected = inside(sample)
 
     def check(partial: Path) -> None:
@@ -77,6 +80,7 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
             raise RuntimeError(
                 f"the exported student's outputs differ by {error}, over {_TOLERANCE}"
             )
+        _serve(partial, sample, stage)
 
     huggingface.save(
         folder,
@@ -190,6 +194,36 @@ def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     return float(error), "transformers"
 
 
+def _serve(folder: Path, sample, stage) -> None:
+    """Adds the program that serves a student, once it was run: its outputs at real tokens
+    are those of the network that we load from the folder."""
+    real = sample["tokens"].astype(bool)
+    again = huggingface.load(str(folder))
+    wanted = _apply(modules.module(again.arch, again.sizes), again.params, sample)
+    made = stablehlo.program(folder)
+    out = stablehlo.outputs(made, folder, sample)
+    error = np.abs(out["last_hidden_state"] - np.asarray(wanted.hidden))[real].max()
+    if "pooler_output" in out:
+        pooled = np.abs(out["pooler_output"] - np.asarray(wanted.pooler)).max()
+        error = max(error, pooled)
+    if not error <= _TOLERANCE:
+        raise RuntimeError(
+            f"the outputs of {stablehlo.FILE} differ by {error}, over {_TOLERANCE}"
+        )
+    partial = folder / f"{stablehlo.FILE}.partial"
+    partial.write_bytes(made)
+    partial.rename(folder / stablehlo.FILE)
+    log.say(
+        f"{stage}: {stablehlo.FILE} for {', '.join(stablehlo.PLATFORMS)}, "
+        f"{len(made) / 1000:.0f} kB; its outputs differ by at most {error:.1e}"
+    )
+
+
+def _sample(rows) -> dict:
+    """The few texts that outputs are compared on."""
+    return {name: value[:4] for name, value in rows.items()}
+
+
 def _card(experiment, arch, found, similarity) -> str:
     """The model card: what it is, what it costs, how to load it."""
     trial = common.trial_of(found, arch)
@@ -235,4 +269,16 @@ from transformers import AutoModel, AutoTokenizer
 model = AutoModel.from_pretrained("{arch.name}"{remote})
 tokenizer = AutoTokenizer.from_pretrained("{arch.name}"{remote})
 ```
+
+To serve it, `{stablehlo.FILE}` is the network as StableHLO for
+{", ".join(stablehlo.PLATFORMS)}, without its weights, which stand in `model.safetensors`.
+It wants `pip install jax safetensors flatbuffers` and nothing of autodistill_jax:
+
+```python
+{stablehlo.loader(arch.name, sizes)}```
+
+Each new shape is compiled once; a text that is too long is a ValueError ("Error refining
+shapes"). The jax that reads the file must be as new as the one that wrote it, and at most
+half a year newer by jax's promise; to make it anew, delete it and run the job `export`
+again. `export.deserialize(...).mlir_module()` is its text, for others than JAX.
 """

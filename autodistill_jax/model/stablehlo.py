@@ -1,0 +1,125 @@
+"""How does a student become StableHLO, to be served without autodistill_jax?"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from autodistill_jax.cost import Sizes
+from autodistill_jax.model import described, modules
+from autodistill_jax.model.families import FAMILIES
+from autodistill_jax.model.tensors import tensors as body
+
+FILE = "student.stablehlo"
+PLATFORMS = ("tpu", "cuda", "cpu")
+
+
+def program(folder: Path) -> bytes:
+    """The network of a student's folder, a serialized `jax.export.Exported`.
+
+    (weights, ids, tokens, types) -> {last_hidden_state [batch, length, D] and, where the
+    family has a pooler, pooler_output [batch, D]}, f32, for each of `PLATFORMS`.
+
+    weights: {tensor: f32 array}, the folder's model.safetensors as it is. They are not in
+    the program, which turns and joins them in every pass. ids, tokens, types: int32
+    [batch, length], as of `bert.Bert`. Both sizes are free, length up to the model's
+    positions. Products at JAX's default precision: of f32 on CPUs, while TPUs and GPUs
+    may round what they multiply.
+    """
+    arch, sizes = described.read_config(folder)
+    padding = described.skipped(described.read(folder), folder / "config.json")
+    pooler = FAMILIES[sizes.family].pooler
+    parts = list(body(arch, sizes, padding, pooler))
+    module = modules.module(arch, sizes, unroll=True)
+
+    def run(weights: dict, ids: jax.Array, tokens: jax.Array, types: jax.Array) -> dict:
+        params = _params(weights, parts)
+        params["embeddings_position"] = params["embeddings_position"][padding:]
+        if not pooler:  # The module asks for one; nothing comes of it.
+            params["pooler_kernel"] = jnp.zeros((arch.hidden, arch.hidden))
+            params["pooler_bias"] = jnp.zeros(arch.hidden)
+        out = module.apply({"params": params}, ids, tokens, types=types)
+        return dict(zip(_made(sizes), (out.hidden, out.pooler)))
+
+    weights = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, _, shape, _ in parts
+    }
+    shape = export.symbolic_shape(
+        "batch, length", constraints=(f"length <= {sizes.positions}",)
+    )
+    rows = jax.ShapeDtypeStruct(shape, jnp.int32)
+    with _no_source_lines():
+        make = export.export(jax.jit(run), platforms=PLATFORMS)
+        return bytes(make(weights, rows, rows, rows).serialize())
+
+
+@contextlib.contextmanager
+def _no_source_lines() -> Iterator[None]:
+    """Else a program carries the paths of the machine that it was made on."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
+
+
+def _params(weights: Mapping[str, jax.Array], parts: list[tuple]) -> dict:
+    """`families.read` inside a program: parameters of an unrolled module, the position
+    table with its rows for padding."""
+    params: dict[str, jax.Array] = {}
+    joined: dict[tuple[str, int], list[jax.Array]] = {}
+    for tensor, parameter, _, place in parts:
+        # Torch keeps Linear weights as [out, in]; ours are [in, out].
+        value = weights[tensor]
+        value = value.T if parameter.endswith("_kernel") else value
+        layer, *inside = (None,) if place is ... else place
+        name = parameter if layer is None else f"{parameter}_{layer}"
+        if inside:  # One of several, in their order: the last of its place counts them.
+            joined.setdefault((name, len(inside) - 1), []).append(value)
+        else:
+            params[name] = value
+    return params | {
+        name: jnp.stack(values, axis) for (name, axis), values in joined.items()
+    }
+
+
+def outputs(
+    program: bytes, folder: Path, batch: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What a program makes of `ids`, `tokens` and, where they are there, `types` with the
+    weights of a folder, called as `loader` tells others to."""
+    from safetensors.numpy import load_file
+
+    student = jax.jit(export.deserialize(bytearray(program)).call)
+    ids, tokens = (np.asarray(batch[name], np.int32) for name in ("ids", "tokens"))
+    types = np.asarray(batch.get("types", np.zeros_like(ids)), np.int32)
+    out = student(load_file(folder / "model.safetensors"), ids, tokens, types)
+    return {name: np.asarray(value) for name, value in out.items()}
+
+
+def loader(name: str, sizes: Sizes) -> str:
+    """Python that calls the program in a folder of that name; it imports jax, numpy and
+    safetensors, and jax imports flatbuffers."""
+    return f"""\
+import jax
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+
+with open("{name}/{FILE}", "rb") as file:
+    student = jax.jit(export.deserialize(bytearray(file.read())).call)
+weights = jax.device_put(load_file("{name}/model.safetensors"))
+ids = np.zeros((2, 8), np.int32)  # Token ids: [texts, at most {sizes.positions} tokens].
+tokens, types = np.ones_like(ids), np.zeros_like(ids)  # 0: padding; 1: second text.
+out = student(weights, ids, tokens, types)  # {", ".join(_made(sizes))}
+"""
+
+
+def _made(sizes: Sizes) -> list[str]:
+    """The names of what comes out."""
+    return ["last_hidden_state", "pooler_output"][: 1 + FAMILIES[sizes.family].pooler]
