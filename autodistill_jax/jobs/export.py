@@ -44,7 +44,9 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
     if _made(experiment.config, folder):
         if not (folder / stablehlo.FILE).exists():
             sample = _sample(held_out(experiment, workdir)[1])
-            _serve(Path(folder), sample, stage)
+            made = _served(files.near(folder), sample, stage)
+            with files.whole(folder / stablehlo.FILE) as one:
+                one.write_bytes(made)
         # A later search may have taken its latency anew, or for another target.
         similarity = json.loads((folder / "similarity.json").read_text())
         card = _card(experiment, arch, found, similarity)
@@ -80,7 +82,7 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
             raise RuntimeError(
                 f"the exported student's outputs differ by {error}, over {_TOLERANCE}"
             )
-        _serve(partial, sample, stage)
+        (partial / stablehlo.FILE).write_bytes(_served(partial, sample, stage))
 
     huggingface.save(
         folder,
@@ -194,9 +196,9 @@ def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     return float(error), "transformers"
 
 
-def _serve(folder: Path, sample, stage) -> None:
-    """Adds the program that serves a student, once it was run: its outputs at real tokens
-    are those of the network that we load from the folder."""
+def _served(folder: Path, sample, stage) -> bytes:
+    """The program that serves a student, once it was run: its outputs at real tokens are
+    those of the network that we load from the folder."""
     real = sample["tokens"].astype(bool)
     again = huggingface.load(str(folder))
     wanted = _apply(modules.module(again.arch, again.sizes), again.params, sample)
@@ -210,13 +212,11 @@ def _serve(folder: Path, sample, stage) -> None:
         raise RuntimeError(
             f"the outputs of {stablehlo.FILE} differ by {error}, over {_TOLERANCE}"
         )
-    partial = folder / f"{stablehlo.FILE}.partial"
-    partial.write_bytes(made)
-    partial.rename(folder / stablehlo.FILE)
     log.say(
         f"{stage}: {stablehlo.FILE} for {', '.join(stablehlo.PLATFORMS)}, "
         f"{len(made) / 1000:.0f} kB; its outputs differ by at most {error:.1e}"
     )
+    return made
 
 
 def _sample(rows) -> dict:
