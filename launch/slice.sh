@@ -161,8 +161,9 @@ install() {
   progress "copying to every worker of $NAME and installing there; some minutes ..."
   act git archive --format=tar.gz "--output=$archive" HEAD ||
     fail "git archive failed; this must be a git clone of the project"
-  [ -z "$DATA" ] || data=" $DATA"
-  # shellcheck disable=SC2086 # Several flags.
+  # shellcheck disable=SC2086 # Several addresses; several flags.
+  [ -z "$DATA" ] || data=" $(quote $DATA)"
+  # shellcheck disable=SC2086
   tpus tpu-vm scp "$archive" "$NAME:autodistill_jax.tar.gz" --worker=all $SSH_FLAGS &&
     ssh_worker all "mkdir -p autodistill_jax && cd autodistill_jax && \
 rm -rf autodistill_jax configs launch && tar -xzf ../autodistill_jax.tar.gz && \

@@ -106,7 +106,7 @@ create() {
   look_or_fail
   case $state in
     GONE) request ;;
-    *) progress "$NAME is there already" ;;
+    *) progress "$NAME is there already, as it was asked for then" ;;
   esac
   await || fail "$NAME is $state ($(why)); run delete, then create"
 }

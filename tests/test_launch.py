@@ -312,8 +312,9 @@ NASTY = (
 
 
 def test_run_makes_sets_up_and_runs_with_every_character(cloud):
-    code, _, err = cloud.run("run", *JOB, *NASTY, DATA="gs://b/texts gs://b/GLUE")
-    assert code == 0, err
+    (cloud.stub / "queue").write_text("GONE\nPROVISIONING\n")
+    code, _, err = cloud.run("run", *JOB, *NASTY, DATA="gs://b/texts gs://b/*.tsv")
+    assert code == 0 and "slice is PROVISIONING" in err, err
     assert cloud.ran() == both(*JOB, *NASTY)
     assert last(err).startswith(f"tpu.sh: done, in {WORKDIR}; slice is there and costs")
     steps = ("resources create", "scp", "worker.sh setup", "worker.sh start")
