@@ -158,14 +158,17 @@ watch() {
   note "again and again, until every worker says exit-0:"
   while reach; do
     [ -z "$dry" ] || return 0
-    if has exit-2; then
-      ssh_worker all "$worker stop" >/dev/null 2>&1 || true
-      say "the job cannot run so: $(sed -n 's/^worker [^ ]* exit-2 [^ ]* //p' <<<"$told" |
-        head -n 1)"
-      exit 2
-    fi
     if has 'exit-[1-9][0-9]*|died|idle|bare'; then
-      still_ready || return 1
+      if ! has exit-2; then
+        still_ready || return 1
+        poll || true # The others may have ended too, and know why.
+      fi
+      if has exit-2; then
+        ssh_worker all "$worker stop" >/dev/null 2>&1 || true
+        say "the job cannot run so: $(sed -n 's/^worker [^ ]* exit-2 [^ ]* //p' <<<"$told" |
+          head -n 1)"
+        exit 2
+      fi
       if has 'exit-[1-9][0-9]*'; then
         ssh_worker all "$worker failed; $worker stop" 2>/dev/null || true
         code=$(sed -nE 's/^worker [^ ]+ exit-([1-9][0-9]*) .*/\1/p' <<<"$told" | sort -n |

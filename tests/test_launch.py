@@ -488,7 +488,12 @@ def test_attempts_are_bounded(cloud):
 
 def test_a_users_mistake_is_never_tried_again(cloud):
     told = "autodistill_jax: distill.steps is 0; it must be at least 1"
-    cloud.write("job", f"echo 'a warning'; echo '{told}'; exit 2")
+    # One worker knows; the other was taken along, and is seen first.
+    knows = f'until [ -s "$STUB/late" ]; do sleep 0.02; done; echo "{told}"; exit 2'
+    cloud.write("job", f"[ $HOME = $STUB/w1 ] || exit 134; {knows}")
+    ended = 'until [ -e "$STUB/w%d/autodistill_job/status" ]; do sleep 0.02; done\n'
+    cloud.write("poll-2", ended % 0)
+    cloud.write("poll-3", 'echo yes >"$STUB/late"\n' + ended % 1)
     code, _, err = cloud.run("run", *JOB)
     assert code == 2 and last(err) == f"tpu.sh: the job cannot run so: {told}"
     assert cloud.ran() == both(*JOB) and not cloud.calls("resources delete")
