@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import standin
 
 from autodistill_jax import sharding
 from autodistill_jax.arch import Arch
@@ -126,6 +127,13 @@ def server(tmp_path, monkeypatch):
     yield f"http://127.0.0.1:{made.server_port}"
     made.shutdown()
     made.server_close()
+
+
+@pytest.fixture
+def cloud(tmp_path, tmp_path_factory):
+    """What the launch scripts talk to in a test."""
+    with standin.cloud(tmp_path, tmp_path_factory.getbasetemp() / "clone") as made:
+        yield made
 
 
 def corners(space):
