@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from standin import JOB, NASTY, OLD_PYTHON, WORKDIR, both, last
+from standin import CONFIG, JOB, NASTY, OLD_PYTHON, WORKDIR, both, last
 
 
 def test_run_makes_sets_up_and_runs_with_every_character(cloud):
@@ -17,12 +17,12 @@ def test_run_makes_sets_up_and_runs_with_every_character(cloud):
     assert last(err).startswith(f"tpu.sh: done, in {WORKDIR}; slice is there and costs")
     steps = ("resources create", "scp", "worker.sh setup", "worker.sh start")
     assert cloud.calls(*steps) == list(steps)
-    assert (
-        cloud.calls("storage cp --recursive gs://b/texts .")
-        and (
-            cloud.stub / "w1" / "autodistill_jax" / "configs" / "autodistil.py"
-        ).exists()
-    )
+    copies = sorted(c for c in cloud.calls() if c.startswith("storage cp"))
+    assert copies == [
+        f"storage cp --recursive gs://b/{name} ."
+        for name in ("*.tsv", "*.tsv", "texts", "texts")
+    ]
+    assert (cloud.stub / "w1" / "autodistill_jax" / CONFIG).exists()
     assert len((cloud.stub / "pip").read_text().splitlines()) == 4
     # All is there: the same once more starts the program and does nothing else.
     assert cloud.run("run", *JOB, *NASTY)[0] == 0
