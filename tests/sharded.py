@@ -1,7 +1,7 @@
 """What does a small distillation give on a mesh? Also a program, one of many processes:
 
-python tests/sharded.py losses PORT PROCESSES PROCESS AXES_AS_JSON
-python tests/sharded.py temporaries
+python tests/sharded.py PORT PROCESSES PROCESS AXES_AS_JSON  # the losses
+python tests/sharded.py  # temporaries of 4 and of 64 devices
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 
-from autodistill_jax import sharding
+from autodistill_jax import hosts, sharding
 from autodistill_jax.arch import Arch
 from autodistill_jax.cost import Sizes
 from autodistill_jax.data import batches, tokens
@@ -102,10 +102,9 @@ def temporaries(mesh, rows_each=4, **more):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "losses":
-        port, count, process, axes = sys.argv[2:]
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"localhost:{port}", int(count), int(process))
+    if sys.argv[1:]:
+        port, count, process, axes = sys.argv[1:]
+        hosts.start(f"localhost:{port}", int(count), int(process))
         told = losses(sharding.make_mesh(json.loads(axes)))
     else:
         wide = {"data": -1, "fsdp": 2, "tensor": 2}

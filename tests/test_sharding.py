@@ -24,22 +24,33 @@ from autodistill_jax.train import optimizer
 PROGRAM = Path(sharded.__file__)
 
 
-def start(devices, *arguments):
-    """The program of `sharded` in a process with so many devices of its own."""
+def start(devices, *arguments, program=PROGRAM, processes=1):
+    """What a program, here `sharded`, says on its last line, with so many devices of its
+    own; of several processes, which also get a port, their number and which they are, a
+    list."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     flags += " --xla_backend_optimization_level=0"
-    return subprocess.Popen(
-        [sys.executable, PROGRAM, *map(str, arguments)],
-        env=os.environ | {"XLA_FLAGS": flags},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def said(process):
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    return json.loads(out.splitlines()[-1])  # gloo speaks before it.
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    ways = [(port, processes, i) for i in range(processes)] if processes > 1 else [()]
+    started = [
+        subprocess.Popen(
+            [sys.executable, program, *map(str, (*way, *arguments))],
+            env=os.environ | {"XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for way in ways
+    ]
+    try:
+        said = [one.communicate(timeout=300)[0] for one in started]
+    finally:
+        for one in started:
+            one.kill()
+    assert all(one.returncode == 0 for one in started)
+    made = [json.loads(out.splitlines()[-1]) for out in said]  # gloo speaks before it.
+    return made if processes > 1 else made[0]
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +75,15 @@ def test_every_mesh_gives_the_same_losses(alone, axes, more):
 
 
 def test_two_processes_of_four_devices_give_the_same_losses(alone):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     axes = json.dumps({"data": -1, "tensor": 2})
-    both = [start(4, "losses", port, 2, i, axes) for i in range(2)]
-    one, other = map(said, both)
+    one, other = start(4, axes, processes=2)
     assert one == other
     assert np.abs(np.asarray(one) / alone - 1).max() < 1e-5
 
 
 def test_no_device_holds_more_as_devices_are_added():
     """At the same rows a device: whatever was whole would grow with the batch."""
-    few, many = said(start(64, "temporaries"))
+    few, many = start(64)
     assert many < 1.15 * few
 
 

@@ -1,0 +1,103 @@
+"""Do several processes, the first of them writing, make what one alone makes?"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import several
+from test_sharding import start
+
+from autodistill_jax import hosts
+from autodistill_jax.errors import UserError
+from autodistill_jax.main import main
+
+FLAGS = [
+    f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke",
+    "--config.data.packages=('scipy',)",
+    "--config.data.rows=200",
+    "--config.space.layers=(1,2)",
+    "--config.space.hidden=(96,)",
+    "--config.space.ffn_ratio=(1.0,2.0)",
+    "--config.distill.batch_size=8",
+    "--config.distill.steps=4",
+    # Held-out rows that no number of devices divides.
+    "--config.search.batch_size=12",
+    "--config.search.rows=31",
+    "--config.latency.length=8",
+    "--config.export.pairs=20",
+    "--config.finetune.tasks=()",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("several") / "w"
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    """What two processes of two devices say of the same calls."""
+    flags = json.dumps(FLAGS)
+    program = Path(several.__file__)
+    return start(2, folder, flags, program=program, processes=2)
+
+
+def test_the_first_process_decides_for_all(both):
+    for process, told in enumerate(both):
+        assert told["once"] == {
+            "told": ["by 0", True, False, "no, says 0"],
+            "done": [process] * (process == 0),
+        }
+        assert told["led"] == {"made": [0, "one is wrong", 20], "worked": [0, 1, 2]}
+
+
+def test_what_cannot_be_is_refused_by_all(both):
+    for told in both:
+        status, line = told["batch"]
+        assert status == 2 and "distill.batch_size 6 does not divide over 4" in line
+        status, line = told["apart"]
+        assert status == 2 and "not the same folder for all 2 processes" in line
+
+
+def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
+    for process, told in enumerate(both):
+        # Only the first speaks.
+        assert [bool(line) for _, line in (told["run"], told["again"])] == [
+            process == 0
+        ] * 2
+        assert told["run"][0] == told["again"][0] == 0
+    assert main(["autodistill_jax", "run", f"--workdir={tmp_path / 'w'}", *FLAGS]) == 0
+    made, alone = (json.loads((w / "search/front.json").read_text())
+                   for w in (folder, tmp_path / "w"))  # fmt: skip
+    assert len(made["trials"]) == len(alone["trials"]) == 4
+    for one, other in zip(made["trials"], alone["trials"]):
+        assert one["arch"] == other["arch"]
+        assert np.isclose(one["proxy"], other["proxy"], rtol=1e-5)
+        assert one["flops"] == other["flops"]
+    losses = [
+        [json.loads(line)["loss"] for line in (w / "metrics.jsonl").open()]
+        for w in (folder, tmp_path / "w")
+    ]
+    assert len(losses[0]) == len(losses[1])
+    assert np.allclose(*losses, rtol=1e-5)
+    there = [
+        sorted(str(path.relative_to(w)) for path in w.rglob("*") if path.is_file()
+               and "superlm" not in path.parts)
+        for w in (folder, tmp_path / "w")
+    ]  # fmt: skip
+    assert there[0] == there[1] and "report.html" in there[0]
+    assert not list(folder.parent.glob("w-*"))  # What was refused left nothing.
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("here:1", 2, 2), "give HOST:PORT of the first process, how many"),
+        (("here", 2, 0), "give HOST:PORT of the first process"),
+        (("", 2, 0), "give all three"),
+    ],
+)
+def test_processes_that_cannot_be(given, told):
+    with pytest.raises(UserError, match=told):
+        hosts.start(*given)
