@@ -67,7 +67,9 @@ def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
             process == 0
         ] * 2
         assert told["run"][0] == told["again"][0] == 0
-    assert main(["autodistill_jax", "run", f"--workdir={tmp_path / 'w'}", *FLAGS]) == 0
+    # In other batches: whatever a row is filled up with does not count.
+    flags = [*FLAGS, "--config.search.batch_size=5"]
+    assert main(["autodistill_jax", "run", f"--workdir={tmp_path / 'w'}", *flags]) == 0
     made, alone = (json.loads((w / "search/front.json").read_text())
                    for w in (folder, tmp_path / "w"))  # fmt: skip
     assert len(made["trials"]) == len(alone["trials"]) == 4
