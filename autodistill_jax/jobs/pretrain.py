@@ -16,6 +16,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import reloaded, teachers
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import rows
+from autodistill_jax.jobs.training import pretraining
 from autodistill_jax.model import huggingface, modules
 from autodistill_jax.model.described import read as read_config
 from autodistill_jax.train import checkpoint, fit, log, optimizer, pretrain
@@ -51,34 +52,17 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     seed, mesh = experiment.config.seed, experiment.mesh
     began = teachers.start(experiment.config, experiment.source)
     arch, sizes = began.arch, began.sizes
-    module = modules.module(
-        arch,
-        sizes,
-        dtype=jnp.dtype(settings.dtype),
-        dropout=settings.dropout,
-        mesh=mesh,
-        remat=experiment.config.mesh.remat,
-    )
+    made = pretraining(experiment, began)
+    module = made.module
     data = rows(experiment, workdir, "train")
-    params = {**began.params, **began.head, **(began.next or {})}
-    axes = modules.axes(module)
-    moves = optimizer.make(settings.to_dict(), settings.steps, axes)
-    state = optimizer.begin(moves, params, axes, mesh)
-    step = pretrain.make_step(
-        module,
-        moves,
-        experiment.special,
-        settings.hide,
-        settings.hide_at_most,
-        experiment.config.mesh.accumulate,
-    )
+    state = optimizer.begin(made.moves, made.params, made.axes, mesh)
     kept = checkpoint.manager(workdir / "pretrain" / "checkpoints")
     start = kept.latest_step() or 0
     if start:
         state = checkpoint.restore(kept, state)
         log.say(f"{stage}: going on after step {start}")
     else:
-        count = parameter_overview.count_parameters(params)
+        count = parameter_overview.count_parameters(made.params)
         source = "random weights" if settings.arch else experiment.config.teacher
         what = "hidden words" + " and next sentences" * ("next" in data)
         log.say(
@@ -89,7 +73,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     feed = batches.training(data, settings.batch_size, seed)
     key = jax.random.key(seed)
     state = fit.fit(
-        step,
+        made.step,
         state,
         lambda i: (batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
         settings.steps,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from clu import parameter_overview
 from etils import epath
@@ -14,7 +15,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import superlm_folder
-from autodistill_jax.model import extract, modules
+from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.space import Space
 from autodistill_jax.train import (
     checkpoint,
@@ -22,6 +23,7 @@ from autodistill_jax.train import (
     head,
     log,
     optimizer,
+    pretrain,
     sandwich,
     terms,
 )
@@ -109,10 +111,11 @@ def prepare(experiment: Experiment, space: Space, of_words: dict) -> tuple:
 
 
 class Program(NamedTuple):
-    """A space's training step, `sandwich.make_step`, and what it starts from.
+    """A training step, of a space `sandwich.make_step`, and what it starts from.
 
     params, frozen: the SuperLM's with its matchers, `experiment.start`'s truncated to its
-    widths. theirs: the teacher's, with its masked-word head where one is needed.
+    widths. theirs: the teacher's, with its masked-word head where one is needed. module:
+    what is trained.
     """
 
     step: Callable
@@ -122,6 +125,7 @@ class Program(NamedTuple):
     axes: optimizer.Axes
     theirs: dict
     teacher_axes: optimizer.Axes
+    module: modules.Module
 
 
 def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
@@ -150,7 +154,33 @@ def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
         experiment.config.mesh.accumulate,
     )
     theirs = {**experiment.teacher.params, **of_words}
-    return Program(step, moves, params, frozen, axes, theirs, modules.axes(teacher))
+    of_teacher = modules.axes(teacher)
+    return Program(step, moves, params, frozen, axes, theirs, of_teacher, superlm)
+
+
+def pretraining(experiment: Experiment, start: huggingface.Teacher) -> Program:
+    """The step of the job pretrain, `pretrain.make_step`, from `teachers.start`."""
+    settings, config = experiment.config.pretrain, experiment.config
+    module = modules.module(
+        start.arch,
+        start.sizes,
+        dtype=jnp.dtype(settings.dtype),
+        dropout=settings.dropout,
+        mesh=experiment.mesh,
+        remat=config.mesh.remat,
+    )
+    axes = modules.axes(module)
+    moves = optimizer.make(settings.to_dict(), settings.steps, axes)
+    step = pretrain.make_step(
+        module,
+        moves,
+        experiment.special,
+        settings.hide,
+        settings.hide_at_most,
+        config.mesh.accumulate,
+    )
+    params = {**start.params, **start.head, **(start.next or {})}
+    return Program(step, moves, params, {}, axes, {}, {}, module)
 
 
 def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dict:

@@ -97,7 +97,7 @@ def held_out_loss(
         dict(terms.shown(rows, transfer.objective, vocab, jax.random.key(seed))),
     )
     theirs = jax.device_put(dict(transfer.teacher_params), sharding.replicated(mesh))
-    one = jax.jit(lambda p, t, b, k: flash.block(transfer, p, t, b, k)["total"])
+    one = of_block(transfer)
 
     def loss(params):
         blocks = [
@@ -112,3 +112,8 @@ def held_out_loss(
         return float(np.mean(blocks))
 
     return loss
+
+
+def of_block(transfer: flash.Transfer) -> Callable:
+    """loss(params, teacher_params, batch, k) of block k, [B]: one program for all."""
+    return jax.jit(lambda p, t, b, k: flash.block(transfer, p, t, b, k)["total"])

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from autodistill_jax import losses, metrics, sharding
+from autodistill_jax import metrics, sharding
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
 from autodistill_jax.model.modules import Module
+from autodistill_jax.search import programs
 from autodistill_jax.search.tuned import tuned
 from autodistill_jax.train import supervised, terms
 from autodistill_jax.train.objectives import Objective
@@ -100,35 +101,30 @@ def make(name: str, given: Given) -> Proxy:
         return {"probe": _probe, "similarity": _similarity, "hidden": _hidden}[name](
             given
         )
-    objective = given.objective
+    return _loss(given._replace(objective=judged_by(name, given.objective)))
+
+
+def judged_by(name: str, objective: Objective) -> Objective:
+    """What a proxy that is a held-out loss takes of the terms that were trained."""
     if name == "pooled":
-        objective = objective._replace(weights={"pooled": 1.0})
-    elif name != "agnostic":
-        objective = objective._replace(
-            weights={"relation": 1.0}, relation_form=name.removeprefix("relation_")
-        )
-    return _loss(given._replace(objective=objective))
+        return objective._replace(weights={"pooled": 1.0})
+    if name.startswith("relation_"):
+        form = name.removeprefix("relation_")
+        return objective._replace(weights={"relation": 1.0}, relation_form=form)
+    return objective
 
 
 def _loss(given: Given) -> Proxy:
     """The mean held-out distillation terms; the teacher's targets are made once a call,
     and only one batch of them is held at a time."""
-    module, objective = given.module, given.objective
-    vocab = module.sizes.vocab
+    objective, vocab = given.objective, given.module.sizes.vocab
 
     # The same words are hidden for every Arch, in whatever batches the rows come.
     held_out = jax.tree.map(
         np.asarray,
         dict(terms.shown(given.held_out, objective, vocab, jax.random.key(given.seed))),
     )
-    of_teacher = jax.jit(lambda p, b: terms.targets(given.teacher, p, b, objective))
-
-    @jax.jit
-    def sums(params, batch, target, archs):
-        arch = jax.tree.map(lambda x: x[0], archs)
-        made = terms.terms(module, params, batch, target, objective, arch)
-        return {name: (value * batch["rows"]).sum() for name, value in made.items()}
-
+    of_teacher, sums = programs.of_losses(given.module, given.teacher, objective)
     teacher_params = jax.device_put(
         given.teacher_params, sharding.replicated(given.mesh)
     )
@@ -158,24 +154,9 @@ def _loss(given: Given) -> Proxy:
 def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
     """outputs(arch) -> embeddings [rows, hidden], or hidden states of all real tokens
     [tokens, hidden]; of the teacher where arch is None."""
-
-    def run(module, params, batch, archs):
-        arch = None if archs is None else jax.tree.map(lambda x: x[0], archs)
-        out = module.apply(
-            {"params": {k: v for k, v in params.items() if not k.startswith(_NOT)}},
-            batch["ids"],
-            batch["tokens"],
-            arch,
-            types=batch.get("types"),
-        )
-        if not pooled:
-            return out.hidden
-        return losses.pool(
-            out.hidden, out.pooler, batch["tokens"], given.objective.pooling
-        )
-
-    student = jax.jit(lambda p, b, a: run(given.module, p, b, a))
-    teacher = jax.jit(lambda p, b: run(given.teacher, p, b, None))
+    teacher, student = programs.of_outputs(
+        given.module, given.teacher, given.objective, pooled
+    )
 
     def outputs(arch=None):
         made = []
@@ -194,9 +175,6 @@ def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
         return made if arch is None else made[:, : arch.hidden]
 
     return outputs
-
-
-_NOT = (terms.AUXILIARY, "words_", "head_")
 
 
 def _similarity(given: Given) -> Proxy:
@@ -247,7 +225,7 @@ def _hidden(given: Given) -> Proxy:
 
 def _probe(given: Given) -> Proxy:
     rows = given.labelled
-    params = {k: v for k, v in given.params.items() if not k.startswith(_NOT)}
+    params = programs.network(given.params)
 
     @jax.jit
     def read(params, batch):

@@ -166,19 +166,10 @@ def run(
       kept: checkpoints to go on from, and to save every `save_every` steps.
     """
     module = transfer.module
-    layers = module.arch.layers
-    stages = plan(settings, layers, fraction)
-    if not transfer.objective.weights:
-        stages.pop()
-    ends = np.cumsum(stages).tolist()
-    axes = modules.axes(module)
-    blocks = optimizer.make(settings, stages[0], axes)
-    last = optimizer.make(settings, stages[-1], axes)  # Of what is the last stage.
-    params = dict(transfer.params)
-    if MATCHERS not in params:
-        wide = transfer.teacher.arch.hidden
-        params[MATCHERS] = jnp.tile(jnp.eye(module.arch.hidden, wide), (layers, 1, 1))
-    state = optimizer.begin(blocks, params, axes, mesh)
+    layers, axes = module.arch.layers, modules.axes(module)
+    made = programs(transfer, settings, fraction)
+    ends = np.cumsum(made.stages).tolist()
+    state = optimizer.begin(made.blocks, made.params, axes, mesh)
     theirs = sharding.place(
         transfer.teacher_params, modules.axes(transfer.teacher), mesh
     )
@@ -186,12 +177,8 @@ def run(
     if there:
         state = checkpoint.restore(kept, state)
     key = jax.random.key(seed)
-    of_block = jax.jit(_block_step(transfer, blocks), donate_argnums=0)
-    of_last = sandwich.make_step(
-        module, transfer.teacher, transfer.objective, last, transfer.parts
-    )
     one = sandwich.as_arrays([module.arch])
-    judged = there > sum(stages[:layers])
+    judged = there > sum(made.stages[:layers])
 
     def save(done, state):
         if kept is not None:
@@ -202,7 +189,7 @@ def run(
         final = k == layers
         if there < end:
             if there <= start:  # Each stage has its own warm-up and moments.
-                moves = last if final else blocks
+                moves = made.last if final else made.blocks
                 fresh = jax.jit(moves.init)(state["params"])
                 state = {**state, "optimizer": fresh}
             if final and there <= start:
@@ -217,7 +204,7 @@ def run(
                 return (theirs, batch, jnp.asarray(k, jnp.int32), now)
 
             state = fit.fit(
-                of_last if final else of_block,
+                made.of_last if final else made.of_block,
                 state,
                 inputs,
                 end,
@@ -233,6 +220,41 @@ def run(
     if kept is not None:
         kept.wait_until_finished()
     return state["params"]
+
+
+class Programs(NamedTuple):
+    """stages: the steps of each. params: the student's, matchers of its blocks included.
+    blocks, last: how they move. of_block(state, teacher_params, batch, k, key), one program
+    for every block, and of_last, as `sandwich.make_step` makes it."""
+
+    stages: list[int]
+    params: dict[str, jax.Array]
+    blocks: optax.GradientTransformation
+    last: optax.GradientTransformation
+    of_block: Callable
+    of_last: Callable
+
+
+def programs(
+    transfer: Transfer, settings: Mapping[str, Any], fraction: float
+) -> Programs:
+    """What `run` runs; there is no last stage where the objective has no term."""
+    module = transfer.module
+    layers, axes = module.arch.layers, modules.axes(module)
+    stages = plan(settings, layers, fraction)
+    if not transfer.objective.weights:
+        stages.pop()
+    blocks = optimizer.make(settings, stages[0], axes)
+    last = optimizer.make(settings, stages[-1], axes)  # Of what is the last stage.
+    params = dict(transfer.params)
+    if MATCHERS not in params:
+        wide = transfer.teacher.arch.hidden
+        params[MATCHERS] = jnp.tile(jnp.eye(module.arch.hidden, wide), (layers, 1, 1))
+    of_block = jax.jit(_block_step(transfer, blocks), donate_argnums=0)
+    of_last = sandwich.make_step(
+        module, transfer.teacher, transfer.objective, last, transfer.parts
+    )
+    return Programs(stages, params, blocks, last, of_block, of_last)
 
 
 def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Callable:

@@ -1,0 +1,57 @@
+"""What do proxies run of each batch? One program of the teacher, one of all sub-networks."""
+
+from collections.abc import Callable
+
+import jax
+
+from autodistill_jax import losses
+from autodistill_jax.model.modules import Module
+from autodistill_jax.train import terms
+from autodistill_jax.train.objectives import Objective
+
+_NOT = (terms.AUXILIARY, "words_", "head_")
+
+
+def of_losses(
+    module: Module, teacher: Module, objective: Objective
+) -> tuple[Callable, Callable]:
+    """(targets(teacher_params, batch), sums(params, batch, targets, archs)): {term: its sum
+    over the batch's real `rows`} of one Arch, with "total"."""
+
+    def sums(params, batch, target, archs):
+        arch = jax.tree.map(lambda x: x[0], archs)
+        made = terms.terms(module, params, batch, target, objective, arch)
+        return {name: (value * batch["rows"]).sum() for name, value in made.items()}
+
+    targets = jax.jit(lambda p, b: terms.targets(teacher, p, b, objective))
+    return targets, jax.jit(sums)
+
+
+def of_outputs(
+    module: Module, teacher: Module, objective: Objective, pooled: bool
+) -> tuple[Callable, Callable]:
+    """(of_teacher(teacher_params, batch), of_student(params, batch, archs)): embeddings
+    [B, D], or the last hidden states [B, L, D]."""
+
+    def run(module, params, batch, archs):
+        arch = None if archs is None else jax.tree.map(lambda x: x[0], archs)
+        out = module.apply(
+            {"params": network(params)},
+            batch["ids"],
+            batch["tokens"],
+            arch,
+            types=batch.get("types"),
+        )
+        if not pooled:
+            return out.hidden
+        return losses.pool(out.hidden, out.pooler, batch["tokens"], objective.pooling)
+
+    return (
+        jax.jit(lambda p, b: run(teacher, p, b, None)),
+        jax.jit(lambda p, b, a: run(module, p, b, a)),
+    )
+
+
+def network(params: dict) -> dict:
+    """Parameters without matchers and heads."""
+    return {k: v for k, v in params.items() if not k.startswith(_NOT)}
