@@ -48,6 +48,7 @@ def test_jobs_meet_on_disk():
         "reloaded",
         "run",
         "spans",
+        "steps",
         "tables",
         "teachers",
         "texts",

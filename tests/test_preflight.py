@@ -115,6 +115,33 @@ def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
     assert teachers.sized(config).arch == Arch(1, 16, 2, 32, 8)
 
 
+def test_every_kind_of_step_is_compiled(capfd):
+    flags = [
+        "--config.search.proxy=flash",
+        "--config.search.sampler=random",
+        "--config.search.trials=3",
+        "--config.flash.block_steps=10",
+        "--config.flash.steps=20",
+        "--config.flash.fraction=0.1",
+        "--config.flash.winners=2",
+        "--config.pretrain.steps=7",
+        "--config.pretrain.arch=layers=2,hidden=64,heads=2,ffn=256",
+        "--config.space.layers=(1,2)",
+        "--config.space.hidden=(64,)",
+        "--config.mesh.tensor=2",
+        "--config.budget.flops_fraction=0.0",
+    ]
+    code, told, _ = asked(capfd, *flags)
+    assert code == 0
+    assert list(told["programs"]) == [
+        "step/pretrain", "step/block", "evaluation/block", "step/last",
+    ]  # fmt: skip
+    # Three trials by a tenth, two winners by all; an Arch of two blocks.
+    assert told["steps"] == {
+        "pretrain": 7, "block": 2 * (3 * 1 + 2 * 10), "last": 3 * 2 + 2 * 20,
+    }  # fmt: skip
+
+
 @needs_libtpu
 def test_a_slice_that_is_not_here(capfd, monkeypatch):
     flags = ["--config.mesh.topology=v5e:2x2", "--config.mesh.price=1.2"]
@@ -130,7 +157,7 @@ def test_a_slice_that_is_not_here(capfd, monkeypatch):
     code, told, err = asked(capfd, *flags)
     assert code == 1 and not told["fits"] and "it does not fit" in err
     assert told["hbm_bytes_per_device"] > told["hbm_limit_bytes"]
-    assert 0 < told["largest_batch_size"] < told["batch_size"]
+    assert 0 < told["largest_batch_size"] < told["batch_size"]["main"]
 
 
 def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
@@ -144,7 +171,7 @@ def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
         (["--config.mesh.topology=v5e:2x2"], "pip install 'autodistill_jax[tpu]'"),
         (["--config.mesh.topology=v5e-63"], "it must be a chip and its sides"),
         (["--config.distill.batch_size=12"], "use a multiple of 8"),
-        (["--config.search.proxy=flash"], "trains each student by itself"),
+        (["--config.search.proxy=flash"], "set search.sampler to bayes"),
         (["--config.mesh.data=3"], "do not multiply to the 8 devices"),
     ):
         code, out, err = asked(capfd, *flags)

@@ -81,11 +81,16 @@ def find(text: str) -> Slice:
 
 
 class Compiled(NamedTuple):
-    """A program's bytes on one device, by part (none where it did not fit), and in all."""
+    """A program's bytes on one device, by part (none where it did not fit), and in all;
+    and the program (None, then)."""
 
     parts: dict[str, int]
     needed: int
-    text: str = ""
+    made: jax.stages.Compiled | None = None
+
+    @property
+    def text(self) -> str:
+        return self.made.as_text()
 
 
 def compiled(lowered: jax.stages.Lowered) -> Compiled:
@@ -110,4 +115,4 @@ def compiled(lowered: jax.stages.Lowered) -> Compiled:
     }
     # What is given away is the place of what comes out.
     total = sum(parts.values()) - 2 * parts["aliased"]
-    return Compiled(parts, total, made.as_text())
+    return Compiled(parts, total, made)
