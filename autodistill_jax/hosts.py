@@ -18,6 +18,7 @@ import jax
 # The public way to share a value, multihost_utils, is a collective of the devices: on a
 # CPU it gives up after seconds, and the first process may take hours.
 from jax._src import distributed
+from jax.experimental import multihost_utils
 
 from autodistill_jax.errors import UserError
 
@@ -27,7 +28,7 @@ _HOURS = 3_600_000  # Milliseconds. A process that died is found by its heartbea
 # Seconds that a process waits for the others when it ends. One that ends before them has
 # failed alone: it takes them along.
 _LEAVE = 30
-_calls = itertools.count()
+_calls, _steps = itertools.count(), itertools.count()
 _alone = False
 
 
@@ -122,6 +123,12 @@ def once(do: Callable[[], T]) -> T:
         finally:
             _alone = False
     return _share(number, told)
+
+
+def preempted() -> bool:
+    """Has any of several processes been told to end (SIGTERM), as before its machine goes
+    away? All ask after each step, and after the same one it is true for all."""
+    return count() > 1 and multihost_utils.reached_preemption_sync_point(next(_steps))
 
 
 def every(flag: bool) -> bool:

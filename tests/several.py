@@ -6,11 +6,18 @@ python tests/several.py PORT PROCESSES PROCESS FOLDER FLAGS_AS_JSON
 import contextlib
 import io
 import json
+import os
+import signal
 import sys
 
+from etils import epath
+
 from autodistill_jax import hosts
+from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
+from autodistill_jax.jobs import workdir
 from autodistill_jax.main import main
+from autodistill_jax.train import checkpoint
 
 
 def once(process):
@@ -63,6 +70,24 @@ def job(name, workdir, flags):
     return status, (said.getvalue().splitlines() or [""])[-1]
 
 
+def preempted(process, folder, flags):
+    """As `job`, where the second process is told to end while it trains."""
+    # A step has a batch, and some steps are done by the tenth.
+    feed, seen = batches.of_step, []
+
+    def of_step(*args):
+        seen.append(args)
+        if process == 1 and len(seen) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return feed(*args)
+
+    batches.of_step = of_step
+    status, _ = job("distill", folder, [*flags, "--config.distill.steps=2000"])
+    batches.of_step = feed
+    kept = checkpoint.manager(workdir.superlm_folder(epath.Path(folder), "main"))
+    return status, len(seen), kept.latest_step()
+
+
 if __name__ == "__main__":
     port, processes, process, folder, flags = sys.argv[1:]
     process, flags = int(process), json.loads(flags)
@@ -72,6 +97,7 @@ if __name__ == "__main__":
         "led": led(process),
         "batch": job("distill", folder, [*flags, "--config.distill.batch_size=6"]),
         "apart": job("distill", f"{folder}-{process}", flags),
+        "preempted": preempted(process, f"{folder}-ended", flags),
         "run": job("run", folder, flags),
         "again": job("run", folder, flags),
     }

@@ -60,6 +60,12 @@ def test_what_cannot_be_is_refused_by_all(both):
         assert status == 2 and "not the same folder for all 2 processes" in line
 
 
+def test_told_to_end_all_save_the_same_step(both):
+    (status, steps, saved), other = (told["preempted"] for told in both)
+    assert [status, steps, saved] == other
+    assert status == 130 and 10 <= steps == saved < 2000
+
+
 def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
     for process, told in enumerate(both):
         # Only the first speaks.
@@ -89,7 +95,8 @@ def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
         for w in (folder, tmp_path / "w")
     ]  # fmt: skip
     assert there[0] == there[1] and "report.html" in there[0]
-    assert not list(folder.parent.glob("w-*"))  # What was refused left nothing.
+    # What was refused left nothing.
+    assert [one.name for one in folder.parent.glob("w-*")] == ["w-ended"]
 
 
 @pytest.mark.parametrize(

@@ -72,18 +72,18 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     writer = log.Writer(workdir, experiment.config.tensorboard)
     feed = batches.training(data, settings.batch_size, seed)
     key = jax.random.key(seed)
-    state = fit.fit(
-        made.step,
-        state,
-        lambda i: (batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
-        settings.steps,
-        what=stage,
-        start=start,
-        save=lambda done, state: checkpoint.save(kept, done, state),
-        save_every=settings.save_every,
-        tell=lambda done, values: writer.write("pretrain", done, values),
-    )
-    kept.wait_until_finished()
+    with checkpoint.finished(kept):
+        state = fit.fit(
+            made.step,
+            state,
+            lambda i: (batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
+            settings.steps,
+            what=stage,
+            start=start,
+            save=lambda done, state: checkpoint.save(kept, done, state),
+            save_every=settings.save_every,
+            tell=lambda done, values: writer.write("pretrain", done, values),
+        )
     params = jax.tree.map(sharding.fetch, state["params"])
     held_out = rows(experiment, workdir, "heldout")
     held_out = {name: value[:_JUDGED_ON] for name, value in held_out.items()}

@@ -81,21 +81,21 @@ def train(
             jax.random.fold_in(jax.random.key(seed), i),
         )
 
-    fit.fit(
-        step,
-        state,
-        inputs,
-        settings.steps,
-        what=stage,
-        start=start,
-        # A checkpoint is the whole SuperLM, frozen parameters too.
-        save=lambda done, state: checkpoint.save(
-            kept, done, {**state, "frozen": frozen}
-        ),
-        save_every=settings.save_every,
-        tell=lambda done, values: writer.write(name, done, values),
-    )
-    kept.wait_until_finished()
+    with checkpoint.finished(kept):
+        fit.fit(
+            step,
+            state,
+            inputs,
+            settings.steps,
+            what=stage,
+            start=start,
+            # A checkpoint is the whole SuperLM, frozen parameters too.
+            save=lambda done, state: checkpoint.save(
+                kept, done, {**state, "frozen": frozen}
+            ),
+            save_every=settings.save_every,
+            tell=lambda done, values: writer.write(name, done, values),
+        )
     log.say(f"{stage}: made {folder / str(settings.steps)}")
 
 

@@ -1,5 +1,7 @@
 """Where does training go on after a stop? Orbax checkpoints, one folder a step."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -41,3 +43,13 @@ def restore_on(kept: ocp.CheckpointManager, sharding: jax.sharding.Sharding) -> 
         kept.item_metadata(step).tree,
     )
     return kept.restore(step, args=ocp.args.StandardRestore(like))
+
+
+@contextlib.contextmanager
+def finished(kept: ocp.CheckpointManager | None) -> Iterator[None]:
+    """Behind it what was saved is on disk, however it is left."""
+    try:
+        yield
+    finally:
+        if kept is not None:
+            kept.wait_until_finished()

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from autodistill_jax import hosts
 from autodistill_jax.errors import UserError
 from autodistill_jax.train import log
 
@@ -41,6 +42,9 @@ def fit(
 
     Returns:
       The state after the last step.
+
+    Raises:
+      KeyboardInterrupt: after a save, where one of several processes was told to end.
     """
     progress = log.Progress(what, steps, start)
     means = log.Averages()
@@ -51,7 +55,8 @@ def fit(
             jax.block_until_ready(values)
             progress.restart(done)  # What compiling took says nothing of the rate.
         means.add(values)
-        saves = done == steps or (save_every and done % save_every == 0)
+        ends = hosts.preempted()
+        saves = done == steps or ends or (save_every and done % save_every == 0)
         if done % tell_every == 0 or saves:
             now = means.take()
             # Before it is saved: a resumed run would start from it.
@@ -66,4 +71,6 @@ def fit(
         if saves:
             save(done, state)
         after(done, state)
+        if ends:
+            raise KeyboardInterrupt
     return jax.block_until_ready(state)

@@ -203,22 +203,22 @@ def run(
                     return ({}, theirs, batch, one, now)
                 return (theirs, batch, jnp.asarray(k, jnp.int32), now)
 
-            state = fit.fit(
-                made.of_last if final else made.of_block,
-                state,
-                inputs,
-                end,
-                what=f"{what}, {'last stage' if final else f'block {k + 1}/{layers}'}",
-                start=max(start, there),
-                save=save,
-                save_every=save_every,
-                tell=tell,
-            )
+            told = "last stage" if final else f"block {k + 1}/{layers}"
+            with checkpoint.finished(kept):
+                state = fit.fit(
+                    made.of_last if final else made.of_block,
+                    state,
+                    inputs,
+                    end,
+                    what=f"{what}, {told}",
+                    start=max(start, there),
+                    save=save,
+                    save_every=save_every,
+                    tell=tell,
+                )
         start = end
     if not judged:
         judge(state["params"])
-    if kept is not None:
-        kept.wait_until_finished()
     return state["params"]
 
 
