@@ -49,7 +49,7 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
             f"{told}: without --coordinator=HOST:PORT, the first process', the other two "
             "mean nothing; give all three, or none where the cluster tells them"
         )
-    if not coordinator and not _on_tpu():
+    if jax.distributed.is_initialized() or (not coordinator and not _on_tpu()):
         return
     # Between the CPUs of several machines; the devices of others have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -57,13 +57,14 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         try:
             jax.distributed.initialize(shutdown_timeout_seconds=_LEAVE)
         except (ValueError, RuntimeError) as error:
-            if not coordinator:
-                raise
-            raise UserError(
-                f"--coordinator=auto: {error} Cloud TPU, GKE, Slurm and Open MPI tell "
-                "where the processes are; elsewhere give --coordinator=HOST:PORT, "
-                "--processes and --process"
-            ) from error
+            # None tells of others, or JAX runs already, in a notebook: there are none,
+            # unless JAX itself knows some.
+            if coordinator or jax.process_count() > 1:
+                raise UserError(
+                    f"the cluster does not tell where the processes are: {error} Cloud "
+                    "TPU, GKE, Slurm and Open MPI do; elsewhere give "
+                    "--coordinator=HOST:PORT, --processes and --process"
+                ) from error
         return
     _, _, port = coordinator.rpartition(":")
     if not port.isdigit() or not 0 <= process < processes:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import several
@@ -105,8 +106,22 @@ def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
         (("here:1", 2, 2), "give HOST:PORT of the first process, how many"),
         (("here", 2, 0), "give HOST:PORT of the first process"),
         (("", 2, 0), "give all three"),
+        (("auto", 0, -1), "does not tell where the processes are"),
     ],
 )
 def test_processes_that_cannot_be(given, told):
     with pytest.raises(UserError, match=told):
         hosts.start(*given)
+
+
+def test_one_process_on_a_tpu_that_nothing_tells_of_others(monkeypatch):
+    def initialize(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(hosts, "_on_tpu", lambda: True)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    hosts.start()
+    assert hosts.count() == 1 and hosts.first()
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(UserError, match="elsewhere give --coordinator"):
+        hosts.start()
