@@ -45,21 +45,17 @@ def table(head: list[str], rows: list[list[str]], marks: list[bool] = ()) -> str
 
 def figure(rows: int, columns: int, size: tuple[float, float]):
     """(figure, axes) of matplotlib, inches."""
-    import matplotlib
+    # Without pyplot, whose pictures may be a notebook's: it calls jobs in its own process.
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")  # No screen on a server.
-    from matplotlib import pyplot
-
-    return pyplot.subplots(rows, columns, figsize=size, layout="constrained")
+    drawn = Figure(figsize=size, layout="constrained")
+    return drawn, drawn.subplots(rows, columns)
 
 
 def picture(drawn, alt: str) -> str:
-    """A matplotlib figure as an <img>, the data inside; closes the figure."""
-    from matplotlib import pyplot
-
+    """A matplotlib figure as an <img>, the data inside."""
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=130)
-    pyplot.close(drawn)
     data = base64.b64encode(buffer.getvalue()).decode()
     source = f"data:image/png;base64,{data}"
     return f'<figure><img alt="{html.escape(alt)}" src="{source}"></figure>\n'
