@@ -21,6 +21,7 @@ from etils import epath
 from autodistill_jax import hosts
 from autodistill_jax.errors import UserError
 
+_LAST = "config.json"
 _mirrors: dict[str, Path] = {}
 
 
@@ -33,8 +34,8 @@ def check(folder: epath.Path) -> None:
     out before the work is."""
     probe = folder / hosts.once(lambda: f".{uuid.uuid4().hex}.probe")
     made = hosts.once(lambda: _probed(folder, probe))
-    seen = hosts.every(probe.exists())
-    hosts.once(lambda: (probe.unlink(), made and folder.rmdir()))
+    seen = hosts.every(_seen(probe))
+    hosts.once(lambda: (probe.unlink(), [one.rmdir() for one in made]))
     if not seen:
         raise UserError(
             f"{folder} is not the same folder for all {hosts.count()} "
@@ -42,10 +43,18 @@ def check(folder: epath.Path) -> None:
         )
 
 
-def _probed(folder: epath.Path, probe: epath.Path) -> bool:
-    """Was the folder made for the probe?"""
+def _seen(probe: epath.Path) -> bool:
     try:
-        new = not remote(folder) and not folder.exists()
+        return probe.exists()
+    except Exception:  # noqa: BLE001 Whatever keeps this host from it.
+        return False
+
+
+def _probed(folder: epath.Path, probe: epath.Path) -> list[epath.Path]:
+    """The folders that were made for the probe, the inner one first."""
+    try:
+        ways = [] if remote(folder) else [folder, *folder.parents]
+        new = [one for one in ways if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
     except ImportError as error:
@@ -74,7 +83,7 @@ def near(path: epath.PathLike) -> Path:
 @contextlib.contextmanager
 def whole(path: epath.PathLike, folder: bool = False) -> Iterator[Path]:
     """Where to write a file or a folder, which takes its name and place when it is done;
-    a stop in between leaves the old one."""
+    a stop in between leaves the old one, but of a folder in a bucket: see `there`."""
     path = epath.Path(path)
     if remote(path):
         made = Path(tempfile.mkdtemp(dir=_scratch())) / path.name
@@ -93,12 +102,16 @@ def whole(path: epath.PathLike, folder: bool = False) -> Iterator[Path]:
     made.replace(path)
 
 
+def there(folder: epath.PathLike) -> bool:
+    """Is a network's folder there, whole? Its config.json comes last, and goes first."""
+    return (epath.Path(folder) / _LAST).exists()
+
+
 def mirror(path: epath.PathLike) -> Path:
     """A file to read and change in place, by one process: itself, or the one copy that
     `keep` sends back."""
     path = epath.Path(path)
     if not remote(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         return Path(path)
     key = os.fspath(path)
     if key not in _mirrors:
@@ -166,7 +179,8 @@ def _sent(made: Path, path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made.read_bytes())
         return
+    (path / _LAST).unlink(missing_ok=True)
     if path.exists():
         path.rmtree()
-    for one in made.iterdir():
+    for one in sorted(made.iterdir(), key=lambda one: one.name == _LAST):
         _sent(one, path / one.name)

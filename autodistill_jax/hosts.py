@@ -24,6 +24,7 @@ from autodistill_jax.errors import UserError
 
 T = TypeVar("T")
 
+_PATIENCE = 300_000  # Milliseconds, with a process that should be done, too.
 _HOURS = 3_600_000  # Milliseconds. A process that died is found by its heartbeat.
 # Seconds that a process waits for the others when it ends. One that ends before them has
 # failed alone: it takes them along.
@@ -53,6 +54,12 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         return
     # Between the CPUs of several machines; the devices of others have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _join(coordinator, processes, process)
+    jax.devices()  # All make themselves known to all: later some would wait elsewhere.
+
+
+def _join(coordinator: str, processes: int, process: int) -> None:
+    told = f"--coordinator={coordinator} --processes={processes} --process={process}"
     if coordinator in ("", "auto"):
         try:
             jax.distributed.initialize(shutdown_timeout_seconds=_LEAVE)
@@ -127,9 +134,20 @@ def once(do: Callable[[], T]) -> T:
 
 
 def preempted() -> bool:
-    """Has any of several processes been told to end (SIGTERM), as before its machine goes
-    away? All ask after each step, and after the same one it is true for all."""
-    return count() > 1 and multihost_utils.reached_preemption_sync_point(next(_steps))
+    """Has any process been told to end (SIGTERM), as before its machine goes away? All ask
+    after each step, and after the same one it is true for all. Where there is a cluster
+    JAX catches the signal, of one process too, and nothing else ends it."""
+    there = distributed.global_state.preemption_sync_manager
+    return there is not None and multihost_utils.reached_preemption_sync_point(
+        next(_steps)
+    )
+
+
+def go_on() -> None:
+    """Raises KeyboardInterrupt where one was told to end, between two things that are kept
+    when they are done; see `preempted`."""
+    if preempted():
+        raise KeyboardInterrupt
 
 
 def every(flag: bool) -> bool:
@@ -154,7 +172,8 @@ def led(run: Callable[[Callable[..., Any]], T], works: Callable[..., Any]) -> T:
     """What run(ask) gives on the first process, on all, where what `run` does next is
     for it to decide: ask(*args) there is works(*args) on every process.
 
-    What works() raises is raised out of ask(), as all raise it.
+    What works() raises on all is raised out of ask(). Where only some of them raise, the
+    processes are apart for good: the first ends, and all with it.
     """
     global _alone
     if count() == 1 or _alone:
@@ -162,10 +181,11 @@ def led(run: Callable[[Callable[..., Any]], T], works: Callable[..., Any]) -> T:
 
     def ask(*args):
         global _alone
-        _share(next(_calls), (True, args))
+        number = next(_calls)
+        _share(number, (True, args))
         _alone = False
         try:
-            return works(*args)
+            return _worked(number, works, args)
         finally:
             _alone = True
 
@@ -180,11 +200,37 @@ def led(run: Callable[[Callable[..., Any]], T], works: Callable[..., Any]) -> T:
             _alone = False
         _share(next(_calls), (True, None))
         return once(lambda: made)
-    while (args := _share(next(_calls), None)) is not None:
+    while (args := _share(number := next(_calls), None)) is not None:
         # The first has it raised too, and says what follows.
         with contextlib.suppress(Exception):
-            works(*args)
+            _worked(number, works, args)
     return once(lambda: None)
+
+
+def _worked(number: int, works: Callable[..., Any], args: tuple) -> Any:
+    """works(*args), once the first process knows that it has ended alike on all, and one
+    where it failed that it has failed on the first."""
+    made = error = None
+    go_on()
+    try:
+        made = works(*args)
+    except Exception as found:  # noqa: BLE001 It is raised below.
+        error = found
+    key = f"autodistill_jax/worked/{number}/"
+    _client().key_value_set(f"{key}{distributed.global_state.process_id}", repr(error))
+    for i in range(1, count()) if first() else [0] if error else []:
+        try:
+            theirs = _client().blocking_key_value_get(f"{key}{i}", _PATIENCE)
+        except jax.errors.JaxRuntimeError as late:
+            told = f"process {i} does not come along; this one ended with {error!r}"
+            raise SystemExit(told) from late
+        if (theirs == "None") != (error is None):
+            raise SystemExit(
+                f"process {i} ended with {theirs}, this one with {error!r}"
+            )
+    if error is not None:
+        raise error
+    return made
 
 
 def _share(number: int, told: tuple[bool, Any] | None) -> Any:

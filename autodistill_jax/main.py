@@ -146,6 +146,10 @@ def main(argv: list[str]) -> int:
 
         if job not in ("cost", "preflight"):  # They look at no device.
             hosts.start(*where)
+        elif where != ("", 0, -1):
+            raise UserError(
+                f"{job} is for one process; take out --coordinator, --processes, --process"
+            )
         from autodistill_jax.jobs import run
 
         return run.job(job, config, workdir, *asked)

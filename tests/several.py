@@ -19,6 +19,8 @@ from autodistill_jax.jobs import workdir
 from autodistill_jax.main import main
 from autodistill_jax.train import checkpoint
 
+ARCH = "--arch=layers=1,hidden=96,heads=3,ffn=96"
+
 
 def once(process):
     """The first process' value on all; what it does, and raises, on all alike."""
@@ -93,6 +95,8 @@ if __name__ == "__main__":
     process, flags = int(process), json.loads(flags)
     hosts.start(f"localhost:{port}", int(processes), process)
     told = {
+        # First: nothing has used a device before.
+        "latency": job("latency", f"{folder}-latency", [*flags, ARCH]),
         "once": once(process),
         "led": led(process),
         "batch": job("distill", folder, [*flags, "--config.distill.batch_size=6"]),

@@ -69,6 +69,7 @@ def test_told_to_end_all_save_the_same_step(both):
 
 def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
     for process, told in enumerate(both):
+        assert told["latency"][0] == 0
         # Only the first speaks.
         assert [bool(line) for _, line in (told["run"], told["again"])] == [
             process == 0
@@ -97,7 +98,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
     ]  # fmt: skip
     assert there[0] == there[1] and "report.html" in there[0]
     # What was refused left nothing.
-    assert [one.name for one in folder.parent.glob("w-*")] == ["w-ended"]
+    assert {one.name for one in folder.parent.glob("w-*")} == {"w-ended", "w-latency"}
 
 
 @pytest.mark.parametrize(

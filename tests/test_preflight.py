@@ -32,13 +32,22 @@ HLO = """
 }
 %body.1 (p.3: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
   %conditional.1 = (f32[8,4]{1,0}) conditional(%clamp.1, %tuple.1, %tuple.1), branch_computations={%small.1, %large.1}
-  %all-gather-start.1 = bf16[16]{0:T(128)} all-gather-start(%h), channel_id=3
+  %all-gather-start.1 = (bf16[8]{0:T(128)}, bf16[16]{0:T(128)}) all-gather-start(%h), channel_id=3
 }
 %condition.1 (p.4: (s32[], f32[8,4])) -> pred[] {
   %constant.5 = s32[]{:T(128)} constant(6)
 }
+%fused.1 (p.5: bf16[16]) -> bf16[64] {
+  ROOT %all-gather.2 = bf16[64]{0:T(128)} all-gather(%p.5), channel_id=5
+}
+%fused.2 (p.6: bf16[16]) -> bf16[64] {
+  %all-gather.3 = bf16[64]{0:T(128)} all-gather(%p.6), channel_id=5
+}
 ENTRY %main.1 (a.1: f32[8,4]) -> f32[8,4] {
   %while.1 = (s32[]{:T(128)}, f32[8,4]{1,0}) while(%tuple.3), condition=%condition.1, body=%body.1
+  %begun = bf16[64]{0:T(128)} fusion(%a.1), kind=kLoop, calls=%fused.1
+  %done = bf16[64]{0:T(128)} fusion(%begun), kind=kLoop, calls=%fused.2
+  %collective-permute-start.1 = (f32[8,4]{1,0:T(8,128)(2,1)S(1)}, f32[8,4]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%a.1), channel_id=6
   ROOT %copy.1 = f32[8,4]{1,0} copy(%g.9), backend_config={"window_config":{"estimated_cycles":"7"}}
 }
 """
@@ -49,7 +58,9 @@ def test_loops_turn_and_of_branches_the_dearest_counts():
     assert found.cycles == 6 * 300 + 7
     assert found.collectives == {
         "all-reduce": (6, 6 * 4 * (4 + 64)),
-        "all-gather": (6, 6 * 2 * 16),
+        # In a fusion, too, and of one channel once; of a pair what comes out.
+        "all-gather": (6 + 1, 6 * 2 * 16 + 2 * 64),
+        "collective-permute": (1, 4 * 32),
     }
 
 
@@ -158,6 +169,18 @@ def test_a_slice_that_is_not_here(capfd, monkeypatch):
     assert code == 1 and not told["fits"] and "it does not fit" in err
     assert told["hbm_bytes_per_device"] > told["hbm_limit_bytes"]
     assert 0 < told["largest_batch_size"] < told["batch_size"]["main"]
+    assert told["over"] == ["step/main"] and told["step_seconds"] > 0
+    # What judges, and the student, are no matter of the training's batch.
+    code, told, err = asked(
+        capfd,
+        *flags,
+        "--config.distill.batch_size=4",
+        "--config.search.batch_size=2048",
+        "--config.latency.batch=3000000",
+    )
+    assert code == 1
+    assert set(told["over"]) == {"teacher/main", "evaluation/main", "student"}
+    assert "largest_batch_size" not in told and "search.batch_size" in err
 
 
 def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
@@ -171,6 +194,10 @@ def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
         (["--config.mesh.topology=v5e:2x2"], "pip install 'autodistill_jax[tpu]'"),
         (["--config.mesh.topology=v5e-63"], "it must be a chip and its sides"),
         (["--config.distill.batch_size=12"], "use a multiple of 8"),
+        (
+            ["--config.search.proxy=pooled", "--config.distill.terms=relation"],
+            "has no pooled term",
+        ),
         (["--config.search.proxy=flash"], "set search.sampler to bayes"),
         (["--config.mesh.data=3"], "do not multiply to the 8 devices"),
     ):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from autodistill_jax import sharding
+from autodistill_jax import files, sharding
 from autodistill_jax.arch import AnyArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import trials
@@ -77,7 +77,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -
     for baseline in experiment.config.baselines:
         folder = common.baseline_folder(workdir, baseline, arch)
         # From scratch, each seed of the fine-tuning has random weights of its own.
-        if baseline == "scratch" or folder.exists():
+        if baseline == "scratch" or files.there(folder):
             continue
         params = _params(experiment, workdir, baseline, arch, f"{stage} {baseline}")
         teacher = experiment.teacher

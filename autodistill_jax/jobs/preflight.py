@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import sharding
 from autodistill_jax.data.tokens import Special
+from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment, fields, steps, teachers, trials
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.latency import compile, hlo, slices
+from autodistill_jax.search import proxies
 from autodistill_jax.train import log
 
 
@@ -21,9 +23,11 @@ def run(config: ConfigDict) -> bool:
     """Compiles the experiment's programs for `mesh.topology` (the devices at hand if
     ''), runs none, and prints one JSON object on stdout. Does it fit?
 
-    The steps are the very programs that distill, transfer and pretrain run. Bytes are of one
-    device; seconds are `compiled`: the compiler's cycles with every sub-network at its
+    The steps are the very programs that distill, transfer and pretrain run. Bytes are of
+    one device; seconds are `compiled`: the compiler's cycles with every sub-network at its
     largest, times the share of the multiply-adds that the sandwich's have on average.
+    Not in them: baselines, what labels ask for (fine-tuning, the steps of
+    search.proxy=proxy), and a masked-word head that the teacher lacks.
 
     Raises:
       UserError: what cannot work on that mesh; no such topology; no libtpu.
@@ -53,10 +57,13 @@ def run(config: ConfigDict) -> bool:
             if not found.parts:
                 break
     needed = max(one.needed for one in programs.values())
-    fits = all(one.parts for one in programs.values())
-    fits = fits and (limit is None or needed <= limit)
+    over = [
+        name
+        for name, one in programs.items()
+        if not one.parts or (limit is not None and one.needed > limit)
+    ]
     told: dict[str, Any] = {
-        "fits": fits,
+        "fits": True,
         "topology": part.name if part else "",
         "device": made.mesh.devices.flat[0].device_kind,
         "mesh": dict(made.mesh.shape),
@@ -68,24 +75,40 @@ def run(config: ConfigDict) -> bool:
             k: one.parts | {"total": one.needed} for k, one in programs.items()
         },
     }
-    if fits:
-        told |= _told(made, trained, rates)
+    told |= _told(made, trained, rates)
+    try:
         told |= {"student": _student(made, trained, part)} if part else {}
-    else:
-        told["largest_batch_size"] = _largest(made, trained, programs, limit)
+    except UserError as error:  # Of a batch that one chip has no room for.
+        told["student"] = {"error": str(error)}
+        over.append("student")
+    told |= {"fits": not over, "over": over}
+    if training := {n: one for n, one in trained.items() if f"step/{n}" in over}:
+        told["largest_batch_size"] = _largest(made, training, programs, limit)
     told["compile_seconds"] = round(time.monotonic() - start, 1)
     for name in ("jax", "libtpu") if part else ("jax",):
         told[name] = metadata.version(name)
     log.result(told)
-    if not fits:
+    if over:
+        log.say(f"preflight: {_cure(over, needed, limit, told)}")
+    return not over
+
+
+def _cure(over: list[str], needed: int, limit: int, told: Mapping[str, Any]) -> str:
+    """What does not fit, and what to do."""
+    text = f"{', '.join(over)}: it does not fit"
+    if over != ["student"]:
+        text += f": {needed / 2**30:.2f} GiB a device of {limit / 2**30:.2f}"
+    if "largest_batch_size" in told:
         most = told["largest_batch_size"]
-        log.say(
-            f"preflight: it does not fit: {needed / 2**30:.2f} GiB a device of "
-            f"{limit / 2**30:.2f}; "
-            + (f"the largest batch that does is {most}" if most else "no batch does")
-            + "; mesh.fsdp, mesh.accumulate and mesh.remat save memory"
+        text += (
+            f"; the largest batch that does is {most}" if most else "; no batch does"
         )
-    return fits
+        text += "; mesh.fsdp, mesh.accumulate and mesh.remat save memory"
+    if any(name.startswith(("teacher/", "evaluation/")) for name in over):
+        text += "; what judges is of search.batch_size rows (of flash, distill's)"
+    if "student" in over:
+        text += f"; {told['student']['error']}"
+    return text
 
 
 def _experiment(config: ConfigDict, part: slices.Slice | None) -> Experiment:
@@ -96,6 +119,8 @@ def _experiment(config: ConfigDict, part: slices.Slice | None) -> Experiment:
     special = Special(pad=0, cls=1, sep=2, hide=3)  # Numbers that cost nothing.
     made = Experiment(config, teacher, teacher, None, special, mesh)
     made = experiment.complete(made)
+    search = config.search
+    proxies.check(search.proxy, "search.proxy", made.objective.weights, search.task)
     trials.check(made)
     return made
 
@@ -127,7 +152,7 @@ def _told(
 ) -> dict[str, Any]:
     """Time and cost of the whole recipe, one kind of step after the other; of them all
     the figures of the slowest stand first."""
-    if not rates:
+    if len(rates) < len(trained):
         return {"step_seconds": None, "source": "not estimated", "collectives": {}}
     for name, one in rates.items():
         one["hours"] = one["step_seconds"] * trained[name].steps / 3600

@@ -9,7 +9,7 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
-from autodistill_jax import sharding
+from autodistill_jax import files, sharding
 from autodistill_jax.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
@@ -46,7 +46,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     checkpoint."""
     settings = experiment.config.pretrain
     folder = teachers.pretrained(workdir)
-    if folder.exists():
+    if files.there(folder):
         log.say(f"{stage}: done already, {folder}")
         return
     seed, mesh = experiment.config.seed, experiment.mesh

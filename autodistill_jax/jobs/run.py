@@ -5,7 +5,7 @@ import time
 
 from ml_collections import ConfigDict
 
-from autodistill_jax import hosts
+from autodistill_jax import files, hosts
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import (
     baselines,
@@ -88,7 +88,7 @@ def job(
         stages = [stage for stage in stages if stage not in off]
     if "pretrain" in stages:
         pretrain.check(made)
-    elif config.pretrain.steps and not teachers.pretrained(home).exists():
+    elif config.pretrain.steps and not files.there(teachers.pretrained(home)):
         raise UserError(
             f"pretrain.steps is {config.pretrain.steps}, and {teachers.pretrained(home)} "
             "is not there; run the job pretrain first"
@@ -112,12 +112,15 @@ def job(
             enough(held_out)
     if (home / "config.json").exists():
         workdir.settle(config, home)  # Some fields may differ from last time.
-    for i, stage in enumerate(stages, 1):
-        told = f"[{i}/{len(stages)} {stage}]" if name == "run" else stage
-        rest = (tasks[stage],) if stage in tasks else ()
-        _STAGES[stage](made, home, *rest, stage=told)
-        if stage == "pretrain" and name == "run":
-            made = experiment.read(config, home)  # Under the teacher there now is.
+    try:
+        for i, stage in enumerate(stages, 1):
+            told = f"[{i}/{len(stages)} {stage}]" if name == "run" else stage
+            rest = (tasks[stage],) if stage in tasks else ()
+            _STAGES[stage](made, home, *rest, stage=told)
+            if stage == "pretrain" and name == "run":
+                made = experiment.read(config, home)  # Under the teacher there now is.
+    finally:
+        log.keep(home)
     hosts.once(lambda: None)  # The end comes for all at once.
     log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")
     return 0

@@ -185,6 +185,7 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
                 for arch, values in proxy(archs[start : start + together]).items()
             }
             hosts.once(functools.partial(record, found))
+            hosts.go_on()
             there |= found
             done += len(found)
             progress(done)
@@ -203,7 +204,9 @@ def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dic
     teacher, sizes = experiment.teacher, experiment.sizes
     networks = {"teacher": (teacher.arch, teacher.sizes, teacher.params)}
     for arch in dict.fromkeys([*picks, *on_front]):
-        there = latency_table.find(known, arch, sizes, how, trained=True)
+        there = hosts.once(
+            functools.partial(latency_table.find, known, arch, sizes, how, True)
+        )
         if not (there or arch in picks):
             continue
         student = None

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import named
+from autodistill_jax import files, named
 from autodistill_jax.arch import AnyArch, Arch
 from autodistill_jax.cost import Sizes, student_sizes
 from autodistill_jax.errors import UserError
@@ -35,7 +35,7 @@ def read(
     source = huggingface.load(config.teacher)
     if workdir is None or not config.pretrain.steps:
         return source, source
-    if pretrained(workdir).exists():
+    if files.there(pretrained(workdir)):
         return source, huggingface.load(str(pretrained(workdir)))
     return source, start(config, source)
 

@@ -276,21 +276,19 @@ def latencies(
     or taken now, with random weights: they do not matter to it."""
     teacher = experiment.teacher
 
+    def tell(text):
+        log.say(f"{stage}: {text}")
+
     def ask(arch):
-        known = table.read(path)
+        known = hosts.once(lambda: table.read(path))
+        there = hosts.once(lambda: table.find(known, arch, experiment.sizes, how))
         params, sizes, name = None, experiment.sizes, str(arch)
         if arch == teacher.arch:
             params, sizes, name = teacher.params, teacher.sizes, "teacher"
-        elif not how.target and table.find(known, arch, sizes, how) is None:
+        elif not (how.target or there):
             params = modules.init(modules.module(arch, sizes), jax.random.key(0))
-        count = len(known[how.source])
-        made = table.latencies(
-            known,
-            {name: (arch, sizes, params)},
-            how,
-            False,
-            lambda text: log.say(f"{stage}: {text}"),
-        )[name]
+        count, network = len(known[how.source]), {name: (arch, sizes, params)}
+        made = table.latencies(known, network, how, False, tell)[name]
         if new := known[how.source][count:]:
             latest = table.read(path)  # Others may have written meanwhile.
             latest[how.source] += new

@@ -43,7 +43,9 @@ def executed(hlo: str) -> Executed:
 
     A loop's body counts as often as it runs: its condition compares with a constant. Of
     a conditional the dearest branch counts: of a SuperLM's step that is the one where
-    every sub-network is the largest. What is inside a fusion is in the fusion's own.
+    every sub-network is the largest. A fusion's cycles are in its own; collectives inside
+    it count, those of one channel once: they may stand in several, begun, overlapped with
+    something else, and done.
 
     Raises:
       ValueError: a loop whose condition holds no single constant.
@@ -61,15 +63,19 @@ def executed(hlo: str) -> Executed:
 
     def total(name: str) -> Executed:
         if name not in known:
-            made = Executed(0, {})
+            made, seen = Executed(0, {}), set()
             for line in bodies[name]:
                 made = made.and_(one(line))
+                for channel, kind, size in moves(line):
+                    if channel is None or channel not in seen:
+                        made = made.and_(Executed(0, {kind: (1, size)}))
+                    seen.add(channel)
             known[name] = made
         return known[name]
 
     def one(line: str) -> Executed:
         own = re.search(r'"estimated_cycles":"(\d+)"', line)
-        made = Executed(int(own[1]) if own else 0, _collective(line))
+        made = Executed(int(own[1]) if own else 0, {})
         if loop := re.search(
             r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line
         ):
@@ -87,6 +93,11 @@ def executed(hlo: str) -> Executed:
             made = made.and_(total(call[1]))
         return made
 
+    def moves(line: str) -> list[tuple[str | None, str, int]]:
+        if fusion := re.search(r" fusion\(.*calls=%?([\w.\-]+)", line):
+            return [one for inner in bodies[fusion[1]] for one in moves(inner)]
+        return _collective(line)
+
     def trips(condition: str) -> int:
         text = "\n".join(bodies[condition])
         constants = re.findall(r" = s32\[\]\S* constant\((\d+)\)", text)
@@ -97,13 +108,20 @@ def executed(hlo: str) -> Executed:
     return total(entry)
 
 
-def _collective(line: str) -> dict[str, tuple[int, int]]:
-    """{kind: (1, bytes of its result)} of a line with one, else nothing."""
+def _collective(line: str) -> list[tuple[str | None, str, int]]:
+    """[(its channel, its kind, bytes of its result)] of a line with one, else nothing."""
     kinds = "|".join(_COLLECTIVES)
-    found = re.search(rf" = (.*?) (?:all-reduce-scatter|({kinds}))(?:-start)?\(", line)
+    found = re.search(rf" = (.*?) (?:all-reduce-scatter|({kinds}))(-start)?\(", line)
     if not found:
-        return {}
-    return {found[2] or "reduce-scatter": (1, _bytes(found[1]))}
+        return []
+    kind, shapes = found[2] or "reduce-scatter", found[1]
+    if found[3] and kind in ("all-gather", "collective-permute"):
+        # (operand, result, ...), either of them a tuple where there are several.
+        bare = re.sub(r"\{[^}]*\}", "", shapes)[1:]  # Without layouts.
+        parts = re.findall(r"\([^()]*\)|\w+\[[\d,]*\]", bare)
+        shapes = parts[1]
+    channel = re.search(r"channel_id=(\d+)", line)
+    return [(channel and channel[1], kind, _bytes(shapes))]
 
 
 def _bytes(shapes: str) -> int:

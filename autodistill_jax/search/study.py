@@ -95,6 +95,7 @@ def _created(folder: epath.Path, name: str, storage: str):
         elif storage:
             made = _database(storage)
         else:
+            files.mirror(folder / _FILE).parent.mkdir(parents=True, exist_ok=True)
             made = f"sqlite:///{files.mirror(folder / _FILE)}"
         return optuna.create_study(
             study_name=name,

@@ -95,7 +95,7 @@ def train(
         return jnp.stack([(hit * weight).sum(), weight.sum()])
 
     counts = sum(
-        np.asarray(right(state["params"], body, batches.put(batch, mesh), key))
+        sharding.fetch(right(state["params"], body, batches.put(batch, mesh), key))
         for batch in batches.evaluation(held_out, settings["batch_size"])
     )
     return jax.tree.map(sharding.fetch, state["params"]), float(counts[0] / counts[1])

@@ -1,6 +1,5 @@
 """What does a job tell while it works? Progress lines, metrics.jsonl, TensorBoard."""
 
-import atexit
 import json
 import sys
 import time
@@ -13,6 +12,7 @@ from etils import epath
 
 from autodistill_jax import files, hosts
 
+_FILE = "metrics.jsonl"
 _SEND = 30.0  # Seconds.
 
 
@@ -73,17 +73,17 @@ class Averages:
 
 class Writer:
     """Appends to metrics.jsonl, and to TensorBoard where its extra is installed; by the
-    first process. What goes to a bucket goes there every half minute, and at the end."""
+    first process. What goes to a bucket goes there every half minute, and by `keep`."""
 
     def __init__(self, workdir: epath.Path, tensorboard: bool = False):
-        self.kept = workdir / "metrics.jsonl"
+        self.kept = workdir / _FILE
         self.board, self.sent = None, time.monotonic()
         if not hosts.first():
             return
         self.path = files.mirror(self.kept)
         there = self.path.read_bytes() if self.path.exists() else b""
         self.torn = bool(there) and not there.endswith(b"\n")
-        atexit.register(files.keep, self.kept)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if tensorboard:
             # Imports TensorFlow: slow, and only there with the extra.
             from clu import metric_writers
@@ -110,7 +110,7 @@ class Writer:
 
 def read(workdir: epath.Path, job: str) -> list[dict]:
     """The lines of a job in metrics.jsonl; of a step that was run twice the last."""
-    path = files.mirror(workdir / "metrics.jsonl")
+    path = files.mirror(workdir / _FILE)
     lines = {}
     if path.exists():
         for text in path.read_text().splitlines():
@@ -121,3 +121,8 @@ def read(workdir: epath.Path, job: str) -> list[dict]:
             if line["job"] == job:
                 lines[line["step"]] = line
     return [lines[step] for step in sorted(lines)]
+
+
+def keep(workdir: epath.Path) -> None:
+    """Sends what was written so far to a bucket, if the workdir is in one."""
+    files.keep(workdir / _FILE)

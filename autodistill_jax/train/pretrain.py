@@ -149,7 +149,7 @@ def accuracies(
     )
     both = jax.device_put({**params, **head}, sharding.replicated(mesh))
     counts = [
-        _count(module, both, batches.put(batch, mesh))
+        jax.tree.map(sharding.fetch, _count(module, both, batches.put(batch, mesh)))
         for batch in batches.evaluation(jax.tree.map(np.asarray, hidden), batch_size)
     ]
     totals = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *counts)
