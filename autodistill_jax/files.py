@@ -7,10 +7,13 @@ import atexit
 import contextlib
 import functools
 import json
+import math
 import os
 import shutil
+import struct
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,10 +154,36 @@ def write_arrays(path: epath.Path, arrays: Mapping[str, Any]) -> None:
     hosts.once(write)
 
 
-def read_arrays(path: epath.Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Of an .npz all arrays, or those named: no other is read."""
+def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz."""
     with np.load(near(path)) as kept:
-        return {name: kept[name] for name in names or kept.files}
+        return dict(kept)
+
+
+def mapped_arrays(path: epath.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of an .npz that stay on disk: of them is read what is looked at.
+
+    In a bucket they are copied whole, once a call."""
+    file = near(path)
+    with zipfile.ZipFile(file) as kept:
+        return {name: _mapped(file, kept, f"{name}.npy") for name in names}
+
+
+def _mapped(file: Path, kept: zipfile.ZipFile, name: str) -> np.ndarray:
+    member = kept.getinfo(name)
+    with kept.open(member) as inside, file.open("rb") as raw:
+        read = {1: np.lib.format.read_array_header_1_0}
+        read[2] = np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read[np.lib.format.read_magic(inside)[0]](inside)
+        if not math.prod(shape):
+            return np.zeros(shape, dtype)
+        # A member's own header: 30 bytes, of which the last four are the lengths of its
+        # name and of what else it says. `np.savez` packs nothing.
+        raw.seek(member.header_offset + 26)
+        lengths = struct.unpack("<HH", raw.read(4))
+        start = member.header_offset + 30 + sum(lengths) + inside.tell()
+    order = "F" if fortran else "C"
+    return np.memmap(file, dtype, "r", start, shape, order)
 
 
 @functools.cache

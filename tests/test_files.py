@@ -53,11 +53,26 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert not (tmp_path / "f.partial").exists()
 
 
+def test_arrays_stay_on_disk_until_they_are_looked_at(tmp_path):
+    rows = {
+        "train/ids": np.arange(12, dtype=np.int32).reshape(4, 3),
+        "train/tokens": np.ones((4, 3), np.int8),
+        "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "none": np.zeros((0, 3), np.int8),
+    }
+    files.write_arrays(tmp_path / "rows.npz", rows)
+    made = files.mapped_arrays(tmp_path / "rows.npz", list(rows))
+    for name, value in rows.items():
+        assert made[name].dtype == value.dtype and np.array_equal(made[name], value)
+        assert isinstance(made[name], np.memmap) or not value.size
+
+
 def test_files_and_folders_go_to_a_bucket_and_back(bucket):
     files.write_text(bucket / "w" / "a.txt", "one")
     assert files.near(bucket / "w" / "a.txt").read_text() == "one"
     files.write_arrays(bucket / "w" / "x.npz", {"a": np.arange(3), "b": np.ones(2)})
-    assert list(files.read_arrays(bucket / "w" / "x.npz", ["b"])) == ["b"]
+    assert list(files.read_arrays(bucket / "w" / "x.npz")) == ["a", "b"]
+    assert (files.mapped_arrays(bucket / "w" / "x.npz", ["b"])["b"] == 1).all()
     for text in ("1", "2"):
         with files.whole(bucket / "w" / "f", folder=True) as made:
             (made / "in").mkdir()

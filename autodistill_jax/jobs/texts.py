@@ -37,7 +37,7 @@ def rows(
     names = (*_NAMES, *(_OF_PAIRS if data.unit == "pair" else ()))
     if not hosts.once(path.exists):
         hosts.once(lambda: _cut(experiment, workdir, path, names, enough))
-    made = files.read_arrays(path, [f"{split}/{name}" for name in names])
+    made = files.mapped_arrays(path, [f"{split}/{name}" for name in names])
     return {name: made[f"{split}/{name}"] for name in names}
 
 
