@@ -99,6 +99,7 @@ if __name__ == "__main__":
         "latency": job("latency", f"{folder}-latency", [*flags, ARCH]),
         "once": once(process),
         "led": led(process),
+        "unlike": job("distill", folder, [*flags, f"--config.seed={process}"]),
         "batch": job("distill", folder, [*flags, "--config.distill.batch_size=6"]),
         "apart": job("distill", f"{folder}-{process}", flags),
         "preempted": preempted(process, f"{folder}-ended", flags),

@@ -54,6 +54,10 @@ def test_the_first_process_decides_for_all(both):
 
 
 def test_what_cannot_be_is_refused_by_all(both):
+    told = [one["unlike"] for one in both]
+    assert [status for status, _ in told] == [2, 2]
+    assert all("different jobs or flags" in line for _, line in told)
+    assert "seed is 1 here and 0 there" in told[1][1]
     for told in both:
         status, line = told["batch"]
         assert status == 2 and "distill.batch_size 6 does not divide over 4" in line

@@ -61,6 +61,7 @@ def job(
     if name == "cost":
         cost.run(config, arch)
         return 0
+    _check_alike(name, config)
     if name == "latency":
         latency.run(config, folder, arch, calibrate)
         return 0
@@ -124,3 +125,21 @@ def job(
     hosts.once(lambda: None)  # The end comes for all at once.
     log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")
     return 0
+
+
+def _check_alike(name: str, config: ConfigDict) -> None:
+    """Raises UserError, on all processes, where not all were asked for the same."""
+    theirs = hosts.once(lambda: {"job": name, **fields.flat(workdir.plain(config))})
+    mine = {"job": name, **fields.flat(workdir.plain(config))}
+    if hosts.every(mine == theirs):
+        return
+    differ = [
+        f"{key} is {mine.get(key)!r} here and {theirs.get(key)!r} there"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key)
+    ]
+    raise UserError(
+        "the processes were given different jobs or flags"
+        + (f": {'; '.join(differ[:3])} (the first process)" if differ else "")
+        + "; give all the same"
+    )
