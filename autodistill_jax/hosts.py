@@ -44,11 +44,11 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     Raises:
       UserError: some of the three are missing or cannot be, or no cluster is found.
     """
-    told = f"--coordinator={coordinator} --processes={processes} --process={process}"
     if coordinator in ("", "auto") and (processes, process) != (0, -1):
         raise UserError(
-            f"{told}: without --coordinator=HOST:PORT, the first process', the other two "
-            "mean nothing; give all three, or none where the cluster tells them"
+            "--processes and --process go with --coordinator=HOST:PORT, the first "
+            f"process', and it is {coordinator or 'missing'}; give all three, or take the "
+            "two out where the cluster tells them"
         )
     if jax.distributed.is_initialized() or (not coordinator and not _on_tpu()):
         return
@@ -59,7 +59,6 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
 
 
 def _join(coordinator: str, processes: int, process: int) -> None:
-    told = f"--coordinator={coordinator} --processes={processes} --process={process}"
     if coordinator in ("", "auto"):
         try:
             jax.distributed.initialize(shutdown_timeout_seconds=_LEAVE)
@@ -74,18 +73,26 @@ def _join(coordinator: str, processes: int, process: int) -> None:
                 ) from error
         return
     _, _, port = coordinator.rpartition(":")
-    if not port.isdigit() or not 0 <= process < processes:
-        raise UserError(
-            f"{told}: give HOST:PORT of the first process, how many there are, and this "
-            "one's number, from 0"
-        )
+    wrong = {
+        f"--coordinator={coordinator} has no port": not port.isdigit(),
+        "--processes is missing": processes < 1,
+        "--process is missing": process < 0,
+        f"--process={process} is not below --processes={processes}": process
+        >= processes,
+    }
+    for what, so in wrong.items():
+        if so:
+            raise UserError(
+                f"{what}; give HOST:PORT of the first process, how many there are, and "
+                "this one's number, from 0"
+            )
     try:
         jax.distributed.initialize(
             coordinator, processes, process, shutdown_timeout_seconds=_LEAVE
         )
     except RuntimeError as error:
         raise UserError(
-            f"{told}: the processes did not find each other: {error}"
+            f"--coordinator={coordinator}: the processes did not find each other: {error}"
         ) from error
 
 

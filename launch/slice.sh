@@ -42,7 +42,7 @@ ask() { # queued-resources|tpu-vm FIELD
   elif grep -q NOT_FOUND <<<"$heard"; then
     echo GONE
   else
-    tail -n 1 <<<"$heard"
+    grep -m 1 ERROR <<<"$heard" || tail -n 1 <<<"$heard"
     return 1
   fi
 }

@@ -187,7 +187,8 @@ def _clone(made):
     """Of the scripts as they are, committed or not."""
     (made / "configs").mkdir(parents=True)
     (made / "launch").mkdir()
-    names = [f"launch/{path.name}" for path in SCRIPTS]
+    (made / "autodistill_jax").mkdir()
+    names = [f"launch/{path.name}" for path in SCRIPTS] + ["autodistill_jax/main.py"]
     for name in ("setup.py", "launch/constraints.txt", CONFIG, *names):
         shutil.copy(ROOT / name, made / name)
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", made]

@@ -128,6 +128,14 @@ def test_a_bucket_that_cannot_be_written_is_refused_at_once(bucket, capfd):
     assert not (bucket / "w9").exists()  # Nothing is left of the trial.
 
 
+def test_what_is_no_folder_and_no_bucket_is_refused(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("gs:/bucket/w", "s3://bucket/w"):
+        assert main(["a", "run", SMOKE, f"--workdir={wrong}"]) == 2
+        assert "give a path, or gs://bucket/folder" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_gcsfs_it_is_told_what_to_install(monkeypatch):
     def missing(*_, **__):
         raise ImportError("Please install gcsfs to access Google Storage")

@@ -108,9 +108,12 @@ def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (("here:1", 2, 2), "give HOST:PORT of the first process, how many"),
-        (("here", 2, 0), "give HOST:PORT of the first process"),
-        (("", 2, 0), "give all three"),
+        (("here:1", 2, 2), "--process=2 is not below --processes=2"),
+        (("here:1", 2, -1), "--process is missing"),
+        (("here:1", 0, 0), "--processes is missing"),
+        (("here", 2, 0), "--coordinator=here has no port"),
+        (("", 2, 0), "it is missing; give all three"),
+        (("auto", 2, 0), "it is auto; give all three, or take the two out"),
         (("auto", 0, -1), "does not tell where the processes are"),
     ],
 )

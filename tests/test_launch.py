@@ -26,6 +26,7 @@ REFUSED = {
     "no zone": (["delete"], {"ZONE": None}, "gcloud config set compute/zone us-"),
     "no job": (["run"], {}, "run needs a job: run JOB --config=FILE.py"),
     "flag for a job": (["run", "--config=x.py"], {}, "run needs a job"),
+    "no such job": (["run", "distil", "--config=x.py"], {}, "run: no job distil;"),
     "no config": (["run", "distill"], {}, "run needs --config=FILE.py"),
     "no such config": (["run", "distill", "--config=x.py:y"], {}, "x.py:y: no such"),
     "a workdir": (["run", *JOB, "--workdir=gs://b/y"], {}, "give the workdir as WORKD"),

@@ -88,6 +88,11 @@ def run(config: ConfigDict) -> bool:
     for name in ("jax", "libtpu") if part else ("jax",):
         told[name] = metadata.version(name)
     log.result(told)
+    if limit is None:
+        log.say(
+            f"preflight: compiled for the {made.mesh.size} device(s) here, whose memory is "
+            "not known; mesh.topology names a TPU slice, v5litepod-64, say"
+        )
     if over:
         log.say(f"preflight: {_cure(over, needed, limit, told)}")
     return not over

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
       UserError: it holds another experiment (says which fields differ), or other
         files; a bucket that cannot be written.
     """
+    if (kind := re.match(r"(\w+):/", workdir)) and not workdir.startswith("gs://"):
+        raise UserError(
+            f"--workdir={workdir} is {kind[0]}..., and a workdir is a folder here or in a "
+            "bucket of Google's; give a path, or gs://bucket/folder"
+        )
     folder = epath.Path(workdir)
     if files.remote(folder) or hosts.count() > 1:
         files.check(folder)

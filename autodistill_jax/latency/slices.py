@@ -40,7 +40,7 @@ def read(text: str) -> tuple[str, str]:
     wrong = UserError(
         f"mesh.topology is {text!r}; it must be a chip and its sides, like v5e:8x8 or "
         f"v4:2x2x4 (chips: {', '.join(compile.CHIPS)}), or an accelerator type, like "
-        "v5e-64 or v4-32"
+        "v5litepod-64 or v4-32"
     )
     found = re.fullmatch(r"(\w+)([:-])(\d+(?:x\d+)*)", text.replace("v5litepod", "v5e"))
     if not found or found[1] not in compile.CHIPS:
