@@ -95,7 +95,7 @@ def executed(hlo: str) -> Executed:
 
     def moves(line: str) -> list[tuple[str | None, str, int]]:
         if fusion := re.search(r" fusion\(.*calls=%?([\w.\-]+)", line):
-            return [one for inner in bodies[fusion[1]] for one in moves(inner)]
+            return [one for inner in bodies.get(fusion[1], ()) for one in moves(inner)]
         return _collective(line)
 
     def trips(condition: str) -> int:
