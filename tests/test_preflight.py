@@ -126,6 +126,13 @@ def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
     assert teachers.sized(config).arch == Arch(1, 16, 2, 32, 8)
 
 
+def test_what_labels_ask_for_is_left_out_and_told(capfd):
+    flags = ["--config.search.proxy=probe", "--config.search.task=docs"]
+    code, told, _ = asked(capfd, *flags)
+    assert code == 0 and list(told["programs"]) == ["step/main"]
+    assert told["left_out"][-1] == "search.proxy=probe, by its labels"
+
+
 def test_every_kind_of_step_is_compiled(capfd):
     flags = [
         "--config.search.proxy=flash",

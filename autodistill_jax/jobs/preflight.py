@@ -26,8 +26,8 @@ def run(config: ConfigDict) -> bool:
     The steps are the very programs that distill, transfer and pretrain run. Bytes are of
     one device; seconds are `compiled`: the compiler's cycles with every sub-network at its
     largest, times the share of the multiply-adds that the sandwich's have on average.
-    Not in them: baselines, what labels ask for (fine-tuning, the steps of
-    search.proxy=proxy), and a masked-word head that the teacher lacks.
+    Not in them is what `left_out` names: baselines, what labels ask for (fine-tuning,
+    search.proxy=proxy or probe), and a masked-word head that the teacher lacks.
 
     Raises:
       UserError: what cannot work on that mesh; no such topology; no libtpu.
@@ -82,6 +82,9 @@ def run(config: ConfigDict) -> bool:
         told["student"] = {"error": str(error)}
         over.append("student")
     told |= {"fits": not over, "over": over}
+    told["left_out"] = ["baselines", "finetune", "the head of a task, or of words"]
+    if config.search.proxy in proxies.LABELLED:
+        told["left_out"].append(f"search.proxy={config.search.proxy}, by its labels")
     if training := {n: one for n, one in trained.items() if f"step/{n}" in over}:
         told["largest_batch_size"] = _largest(made, training, programs, limit)
     told["compile_seconds"] = round(time.monotonic() - start, 1)

@@ -82,8 +82,8 @@ def _superlm(made: Experiment, space: Space) -> Step:
 
 
 def _judged(made: Experiment, space: Space, program: training.Program) -> list:
-    """What `search.proxy` runs of a batch, see `search.programs`; of one with labels the
-    embeddings that its head reads."""
+    """What `search.proxy` runs of a batch, see `search.programs`; nothing of one that
+    needs labels: how they are read is known with them alone."""
     config, mesh, name = made.config, made.mesh, made.config.search.proxy
     size = config.search.batch_size
     module, teacher = program.module.clone(dropout=0.0), made.teacher_module()
@@ -91,7 +91,9 @@ def _judged(made: Experiment, space: Space, program: training.Program) -> list:
     theirs = _everywhere(lambda: program.theirs, mesh)
     one = _everywhere(lambda: sandwich.as_arrays([space.largest()]), mesh)
     batch = _rows(made, size)
-    if name in (*proxies.LABELLED, "similarity", "hidden"):
+    if name in proxies.LABELLED:
+        return []
+    if name in ("similarity", "hidden"):
         of_teacher, of_student = programs.of_outputs(
             module, teacher, made.objective, pooled=name != "hidden"
         )
