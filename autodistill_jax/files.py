@@ -96,7 +96,11 @@ def whole(path: epath.PathLike, folder: bool = False) -> Iterator[Path]:
     else:  # Of a name of its own: several programs may write the same.
         made = Path(path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}"))
     (made if folder else made.parent).mkdir(parents=True, exist_ok=True)
-    yield made
+    try:
+        yield made
+    except BaseException:
+        shutil.rmtree(made) if folder else made.unlink(missing_ok=True)
+        raise
     if remote(path):
         _sent(made, path)
         return
@@ -161,10 +165,9 @@ def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def mapped_arrays(path: epath.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz that stay on disk: of them is read what is looked at.
-
-    In a bucket they are copied whole, once a call."""
-    file = near(path)
+    """Arrays of an .npz that never changes, which stay on disk: of them is read what is
+    looked at. What is in a bucket is copied whole, once a process."""
+    file = mirror(path)
     with zipfile.ZipFile(file) as kept:
         return {name: _mapped(file, kept, f"{name}.npy") for name in names}
 

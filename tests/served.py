@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import numpy as np
+import parity
+
+from autodistill_jax.model import huggingface
 
 # As if it were not installed: an import of it, or of flax, would fail.
 BEFORE = """
@@ -40,3 +43,22 @@ def outputs(card, batches, tmp_path):
         check=True,
     )
     return {name: np.load(tmp_path / f"{name}-served.npz") for name in batches}
+
+
+def assert_serves(card, tmp_path):
+    """The loader in it, where autodistill_jax is not, at batches it never saw."""
+    assert len(loader(card).split("\n\n")) == 2  # Imports, and then:
+    assert sum(map(bool, loader(card).splitlines())) == 10
+    student = huggingface.load(str(card.parent))
+    rng, batches = np.random.default_rng(0), {}
+    for name, shape in {"one": (1, 32), "five": (5, 7)}.items():
+        real = np.arange(shape[1]) < rng.integers(2, shape[1] + 1, shape[:1])[:, None]
+        ids = rng.integers(0, student.sizes.vocab, shape)
+        batches[name] = {"ids": ids, "tokens": real, "types": ids % 2 * real}
+        batches[name] = {k: np.int32(v) for k, v in batches[name].items()}
+    made = outputs(card, batches, tmp_path)
+    for name, one in batches.items():
+        wanted, real = parity.outputs(card.parent, one), one["tokens"].astype(bool)
+        error = np.abs(made[name]["last_hidden_state"] - wanted.hidden)[real]
+        assert error.max() < 1e-5
+        assert np.abs(made[name]["pooler_output"] - wanted.pooler).max() < 1e-5

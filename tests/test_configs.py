@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import parity
 import pytest
 import served
 
@@ -156,7 +155,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monke
     assert "://" not in report  # Needs nothing from outside.
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     assert np.isfinite(json.loads(lines[-1])["loss"])
-    _the_card_serves(workdir / "students" / arch.name / "README.md", tmp_path)
+    served.assert_serves(workdir / "students" / arch.name / "README.md", tmp_path)
     _again(workdir, capfd)
     _another_experiment(workdir, capfd)
     _a_student_is_distilled_further(workdir / "students" / arch.name, tmp_path, capfd)
@@ -193,25 +192,6 @@ def test_several_superlms_are_searched_together(tmp_path, capfd):
     assert float(error[1]) < 1e-4
     assert huggingface.load(str(workdir / "students" / arch.name)).arch == arch
     assert (workdir / "report.html").read_text().count("<img") == 3
-
-
-def _the_card_serves(card, tmp_path):
-    """The loader in it, where autodistill_jax is not, at batches it never saw."""
-    assert len(served.loader(card).split("\n\n")) == 2  # Imports, and then:
-    assert sum(map(bool, served.loader(card).splitlines())) == 10
-    student = huggingface.load(str(card.parent))
-    rng, batches = np.random.default_rng(0), {}
-    for name, shape in {"one": (1, 32), "five": (5, 7)}.items():
-        real = np.arange(shape[1]) < rng.integers(2, shape[1] + 1, shape[:1])[:, None]
-        ids = rng.integers(0, student.sizes.vocab, shape)
-        batches[name] = {"ids": ids, "tokens": real, "types": ids % 2 * real}
-        batches[name] = {k: np.int32(v) for k, v in batches[name].items()}
-    made = served.outputs(card, batches, tmp_path)
-    for name, one in batches.items():
-        wanted, real = parity.outputs(card.parent, one), one["tokens"].astype(bool)
-        error = np.abs(made[name]["last_hidden_state"] - wanted.hidden)[real]
-        assert error.max() < 1e-5
-        assert np.abs(made[name]["pooler_output"] - wanted.pooler).max() < 1e-5
 
 
 def _again(workdir, capfd):

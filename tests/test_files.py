@@ -41,7 +41,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     with pytest.raises(RuntimeError), files.whole(path) as made:
         made.write_text("tw")
         raise RuntimeError
-    assert path.read_text() == "one"
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
     with pytest.raises(RuntimeError), files.whole(tmp_path / "f", folder=True) as made:
         (made / "x").write_text("1")
         raise RuntimeError
@@ -89,7 +89,10 @@ def test_what_is_changed_in_place_is_sent_back(bucket):
     writer.write("distill", 2, {"loss": 1.0})
     lines = (bucket / "m" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [2.0, 1.0]
-    assert len(log.read(bucket / "m", "distill")) == 2
+    writer.write("distill", 3, {"loss": 0.5})
+    log.keep(bucket / "m")  # As at the end of a job.
+    assert len((bucket / "m" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len(log.read(bucket / "m", "distill")) == 3
     made = study.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
     arch = SPACE.smallest()
     study.record(made, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0})

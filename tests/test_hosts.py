@@ -133,3 +133,39 @@ def test_one_process_on_a_tpu_that_nothing_tells_of_others(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     with pytest.raises(UserError, match="elsewhere give --coordinator"):
         hosts.start()
+
+
+class Told(dict):
+    """Of the coordination service what two processes have told each other."""
+
+    key_value_set = dict.__setitem__
+
+    def blocking_key_value_get(self, key, _):
+        if key not in self:
+            raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED")
+        return self[key]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("theirs", [None, "None", "OSError('full')"])
+def test_a_process_that_fails_alone_ends_all(monkeypatch, process, theirs):
+    """What it did not tell in time, or ended otherwise, is no way to go on together."""
+    told = Told()
+    if theirs:
+        told[f"autodistill_jax/worked/7/{1 - process}"] = theirs
+    monkeypatch.setattr(hosts, "_client", lambda: told)
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "first", lambda: process == 0)
+    monkeypatch.setattr(hosts.distributed.global_state, "process_id", process)
+
+    def fails():
+        raise OSError("full")
+
+    alike = theirs == "OSError('full')"
+    with pytest.raises(OSError if alike else SystemExit):
+        hosts._worked(7, fails, ())
+    if process == 0 and theirs != "None":
+        with pytest.raises(SystemExit, match="process 1"):
+            hosts._worked(7, lambda: 1, ())
+    else:  # One that is done well does not wait for the first.
+        assert hosts._worked(7, lambda: 1, ()) == 1

@@ -186,7 +186,7 @@ def test_a_slice_that_is_not_here(capfd, monkeypatch):
         "--config.latency.batch=3000000",
     )
     assert code == 1
-    assert set(told["over"]) == {"teacher/main", "evaluation/main", "student"}
+    assert set(told["over"]) == {"teacher", "evaluation/main", "student"}
     assert "largest_batch_size" not in told and "search.batch_size" in err
 
 

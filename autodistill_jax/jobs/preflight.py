@@ -51,9 +51,12 @@ def run(config: ConfigDict) -> bool:
         if chip:
             rates[name] = _rate(made, step, found.text, chip)
         for what, lower in step.judged:
-            log.say(f"preflight: compiling the {what} of {name} ...")
-            found = slices.compiled(lower(found.made))
-            programs[f"{what}/{name}"] = found
+            # The teacher is one, however many spaces learn from it.
+            key = what if what == "teacher" else f"{what}/{name}"
+            if key not in programs:
+                log.say(f"preflight: compiling the {what} of {name} ...")
+                programs[key] = slices.compiled(lower(found.made))
+            found = programs[key]
             if not found.parts:
                 break
     needed = max(one.needed for one in programs.values())
@@ -62,8 +65,14 @@ def run(config: ConfigDict) -> bool:
         for name, one in programs.items()
         if not one.parts or (limit is not None and one.needed > limit)
     ]
+    try:
+        student = {"student": _student(made, trained, part)} if part else {}
+    except UserError as error:  # Of a batch that one chip has no room for.
+        student = {"student": {"error": str(error)}}
+        over.append("student")
     told: dict[str, Any] = {
-        "fits": True,
+        "fits": not over,
+        "over": over,
         "topology": part.name if part else "",
         "device": made.mesh.devices.flat[0].device_kind,
         "mesh": dict(made.mesh.shape),
@@ -75,13 +84,7 @@ def run(config: ConfigDict) -> bool:
             k: one.parts | {"total": one.needed} for k, one in programs.items()
         },
     }
-    told |= _told(made, trained, rates)
-    try:
-        told |= {"student": _student(made, trained, part)} if part else {}
-    except UserError as error:  # Of a batch that one chip has no room for.
-        told["student"] = {"error": str(error)}
-        over.append("student")
-    told |= {"fits": not over, "over": over}
+    told |= _told(made, trained, rates) | student
     told["left_out"] = ["baselines", "finetune", "the head of a task, or of words"]
     if config.search.proxy in proxies.LABELLED:
         told["left_out"].append(f"search.proxy={config.search.proxy}, by its labels")
@@ -112,7 +115,7 @@ def _cure(over: list[str], needed: int, limit: int, told: Mapping[str, Any]) -> 
             f"; the largest batch that does is {most}" if most else "; no batch does"
         )
         text += "; mesh.fsdp, mesh.accumulate and mesh.remat save memory"
-    if any(name.startswith(("teacher/", "evaluation/")) for name in over):
+    if any(name.startswith(("teacher", "evaluation/")) for name in over):
         text += "; what judges is of search.batch_size rows (of flash, distill's)"
     if "student" in over:
         text += f"; {told['student']['error']}"

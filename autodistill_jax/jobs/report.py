@@ -1,13 +1,14 @@
 """Job `report`: report.html, one file with its pictures, from what is in the workdir."""
 
 import datetime
+import functools
 import html
 import json
 from importlib import metadata
 
 from etils import epath
 
-from autodistill_jax import __version__, files
+from autodistill_jax import __version__, files, hosts
 from autodistill_jax.arch import described
 from autodistill_jax.jobs import labelled, page, pictures, tables
 from autodistill_jax.jobs import workdir as common
@@ -23,6 +24,10 @@ _DOCS = (
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> None:
     """Writes report.html anew; parts whose job has not run yet say so."""
+    hosts.once(functools.partial(_write, experiment, workdir, stage))
+
+
+def _write(experiment, workdir, stage) -> None:
     found = common.front(experiment.config, workdir)
     arch = common.arch_of(found["chosen"])
     student = workdir / "students" / arch.name

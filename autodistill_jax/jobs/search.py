@@ -203,6 +203,11 @@ def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dic
     known = latency_table.read(path)
     teacher, sizes = experiment.teacher, experiment.sizes
     networks = {"teacher": (teacher.arch, teacher.sizes, teacher.params)}
+
+    @functools.cache  # On this host, whatever the mesh is.
+    def weights_of(home):
+        return jax.tree.map(sharding.fetch, terms.network(superlms[home]))
+
     for arch in dict.fromkeys([*picks, *on_front]):
         there = hosts.once(
             functools.partial(latency_table.find, known, arch, sizes, how, True)
@@ -212,11 +217,8 @@ def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dic
         student = None
         if not there:
             home = experiment.affordable[arch]
-            weights = terms.network(superlms[home])
             envelope = experiment.envelope(experiment.spaces[home])
-            # On this process' own device, whatever the mesh is.
-            weights = jax.tree.map(sharding.fetch, weights)
-            student = extract.extract(weights, envelope, arch)
+            student = extract.extract(weights_of(home), envelope, arch)
             student = jax.tree.map(jnp.asarray, student)
         networks[str(arch)] = (arch, sizes, student)
     made = latency_table.latencies(
