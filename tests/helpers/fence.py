@@ -1,0 +1,187 @@
+"""A fence round a change that must change nothing: what every smoke preset gives, to the bit.
+
+python tests/helpers/fence.py OUT.json [PRESET ...]      runs them and writes what they give
+python tests/helpers/fence.py --compare OLD.json NEW.json
+
+A preset is `quickstart`, `minilm`, `baselines`, `autodistill`, or one of autodistil's
+(`autodistil:tiny`, ...), each run with ":smoke" behind it. Kept of a run: the losses of
+metrics.jsonl but for `time`, front.json, the SHA-256 of every exported tensor, all results
+of fine-tuning; then the JSON of `cost` and of one `preflight`. Latencies are a function of
+the Arch here, since measured ones differ from run to run. A folder's name of a config's
+fields is compared under the names that they have now.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(os.environ.get("FENCE_ROOT", Path(__file__).parents[2]))
+PRESETS = ("quickstart", "minilm", "baselines", "autodistill") + tuple(
+    f"autodistil:{name}"
+    for name in ("tiny", "small", "base", "k3", "one", "one:864", "one:11232")
+)
+# What says how something was asked for: its fields may be renamed, see `_renamed`.
+_ASKED = ("asked", "settings")
+
+
+def fence_of(preset: str) -> dict:
+    """What one preset gives, as JSON; in this process."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    _replace_latencies()
+    name, _, rest = preset.partition(":")
+    config = f"--config={ROOT / 'configs' / name}.py:{rest + ':' if rest else ''}smoke"
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "w"
+        _job("run", config, f"--workdir={workdir}")
+        made = {
+            "config": _renamed(_flat(json.loads((workdir / "config.json").read_text()))),
+            "losses": _losses(workdir / "metrics.jsonl"),
+            "tensors": _tensors(workdir),
+            "json": {
+                str(path.relative_to(workdir)): _without(json.loads(path.read_text()))
+                for path in sorted(workdir.rglob("*.json"))
+                if path != workdir / "config.json"
+                and path.parent.name not in ("checkpoints", "default")
+                and "checkpoints" not in path.parts
+            },
+        }
+    arch = "layers=3,hidden=256,ffn=1024,heads=8"
+    if name == "autodistill":
+        arch += ",bottleneck=64,stacks=2"
+    made["cost"] = json.loads(_job("cost", config, f"--arch={arch}"))
+    if preset in ("quickstart", "autodistill"):
+        found = json.loads(_job("preflight", config))
+        del found["compile_seconds"]
+        made["preflight"] = found
+    return made
+
+
+def _job(job: str, *flags: str) -> str:
+    """What a job prints on stdout; stops where it fails."""
+    from autodistill_jax.cli import main
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = main(["autodistill_jax", job, *flags])
+    if status:
+        raise SystemExit(f"{job} {' '.join(flags)} ended with {status}")
+    return out.getvalue()
+
+
+def _replace_latencies() -> None:
+    from autodistill_jax.archs.cost import cost
+    from autodistill_jax.latency import measure
+
+    def by_cost(networks, *, batch, length, dtype, runs):
+        return {
+            name: {
+                "arch": str(arch),
+                "seconds": batch * cost(arch, sizes, length)["flops"] / 1e11,
+                "minimum": 0.0,
+                "spread": 0.0,
+                "runs": runs,
+                **measure.conditions(batch, length, dtype),
+            }
+            for name, (arch, sizes, *_) in networks.items()
+        }
+
+    measure.measure = by_cost
+
+
+def _losses(path: Path) -> list[dict]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+
+
+def _tensors(workdir: Path) -> dict[str, str]:
+    from safetensors.numpy import load_file
+
+    return {
+        f"{path.relative_to(workdir)}:{name}": hashlib.sha256(
+            repr((value.shape, value.dtype)).encode() + value.tobytes()
+        ).hexdigest()
+        for path in sorted(workdir.rglob("*.safetensors"))
+        for name, value in sorted(load_file(path).items())
+    }
+
+
+def _without(value):
+    if isinstance(value, list):
+        return [_without(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: _without(v) for k, v in value.items() if k not in _ASKED}
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _renamed(fields: dict) -> dict:
+    return fields
+
+
+def compare(old: Path, new: Path) -> int:
+    """Prints what differs; 0 where nothing does."""
+    before, after = json.loads(old.read_text()), json.loads(new.read_text())
+    differ = 0
+    for preset in after:
+        if preset not in before:
+            print(f"{preset}: only in {new}")
+            continue
+        a, b = _flat_all(before[preset]), _flat_all(after[preset])
+        lines = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+        for key in lines[:12]:
+            print(f"{preset}: {key}: {a.get(key)!r} -> {b.get(key)!r}")
+        print(f"{preset}: {len(a)} values, {len(lines)} differ")
+        differ += len(lines)
+    return 1 if differ else 0
+
+
+def _flat_all(value, prefix: str = "") -> dict:
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list):
+        pairs = enumerate(value)
+    else:
+        return {prefix: value}
+    flat = {}
+    for key, each in pairs:
+        flat |= _flat_all(each, f"{prefix}/{key}")
+    return flat
+
+
+def main(argv: list[str]) -> int:
+    if argv[0] == "--compare":
+        return compare(Path(argv[1]), Path(argv[2]))
+    if argv[0] == "--one":  # In a process of its own, as a user's run is.
+        print(json.dumps(fence_of(argv[1])))
+        return 0
+    found = {}
+    for preset in argv[1:] or PRESETS:
+        command = [sys.executable, __file__, "--one", preset]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        if told.returncode:
+            print(told.stderr[-3000:], file=sys.stderr)
+            return 1
+        found[preset] = json.loads(told.stdout.splitlines()[-1])
+        print(f"{preset}: {len(_flat_all(found[preset]))} values", flush=True)
+        Path(argv[0]).write_text(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
