@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autodistill_jax.arch import kept_layers
+from autodistill_jax.archs.arch import kept_layers
 
 
 def forward(params, ids, tokens, arch, there, epsilon=1e-12):

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from autodistill_jax import hosts, sharding
-from autodistill_jax.arch import Arch
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.space import Space
 from autodistill_jax.data import batches, tokens
 from autodistill_jax.model import extract, modules
 from autodistill_jax.model.bert import Bert
-from autodistill_jax.space import Space
 from autodistill_jax.train import fit, optimizer, sandwich, terms
 from autodistill_jax.train.objectives import Objective
 

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from autodistill_jax.arch import (
+from autodistill_jax.archs.arch import (
     BERT_BASE,
     Arch,
     MobileArch,
@@ -15,13 +15,13 @@ from autodistill_jax.arch import (
     nearest,
     parse,
 )
-from autodistill_jax.budget import Budget
-from autodistill_jax.cost import cost
+from autodistill_jax.archs.budget import Budget
+from autodistill_jax.archs.cost import cost
+from autodistill_jax.archs.named import ARCHS
+from autodistill_jax.archs.papers import AUTODISTIL, AUTODISTILL, partition
+from autodistill_jax.archs.space import Space
+from autodistill_jax.archs.within import Within
 from autodistill_jax.errors import UserError
-from autodistill_jax.named import ARCHS
-from autodistill_jax.papers import AUTODISTIL, AUTODISTILL, partition
-from autodistill_jax.space import Space
-from autodistill_jax.within import Within
 
 MINILM = ARCHS["minilm"]
 

@@ -12,8 +12,8 @@ from conftest import SIZES
 from jax import export
 from safetensors.numpy import load_file
 
-from autodistill_jax.arch import Arch, MobileArch
-from autodistill_jax.cost import MOBILEBERT_SIZES, cost
+from autodistill_jax.archs.arch import Arch, MobileArch
+from autodistill_jax.archs.cost import MOBILEBERT_SIZES, cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import compile, hlo, profile
 from autodistill_jax.main import main

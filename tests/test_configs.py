@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import served
 
-from autodistill_jax import named, papers
-from autodistill_jax.arch import Arch
-from autodistill_jax.budget import Budget
-from autodistill_jax.cost import cost
+from autodistill_jax.archs import named, papers
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.budget import Budget
+from autodistill_jax.archs.cost import cost
 from autodistill_jax.data import tokens
 from autodistill_jax.jobs import baselines, experiment, fields, training
 from autodistill_jax.latency import compile

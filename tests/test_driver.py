@@ -13,10 +13,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes, driver
 from autodistill_jax.search.study import open_study, shown
-from autodistill_jax.space import Space
 
 SPACE = Space(
     layers=(1, 2),

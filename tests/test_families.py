@@ -9,7 +9,7 @@ import pytest
 from conftest import TEXTS, VOCAB
 from parity import assert_equal
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, huggingface

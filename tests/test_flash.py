@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import BIG, SIZES, mesh_of
 
-from autodistill_jax.arch import MobileArch
-from autodistill_jax.cost import MOBILEBERT_SIZES
+from autodistill_jax.archs.arch import MobileArch
+from autodistill_jax.archs.cost import MOBILEBERT_SIZES
 from autodistill_jax.data import batches
 from autodistill_jax.data.tokens import Special
 from autodistill_jax.model import extract, modules, words

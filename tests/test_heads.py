@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autodistill_jax.arch import Arch, MobileArch
+from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.model import extract, huggingface, modules, words
 from autodistill_jax.train import pretrain
 

@@ -11,8 +11,8 @@ from conftest import DATA, needs_data
 from parity import assert_equal, outputs
 
 from autodistill_jax import losses, metrics
-from autodistill_jax.arch import Arch
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.data import batches, glue, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, huggingface

@@ -10,7 +10,7 @@ import pytest
 from conftest import SIZES
 from etils import epath
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import calibrate, profile, table
 from autodistill_jax.model import modules

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from autodistill_jax.cost import cost
+from autodistill_jax.archs.cost import cost
 from autodistill_jax.latency import calibrate, compile
 from autodistill_jax.main import main
 

@@ -9,12 +9,12 @@ import numpy as np
 import parity
 import pytest
 
-from autodistill_jax.arch import MobileArch, parse
-from autodistill_jax.cost import MOBILEBERT_SIZES, student_sizes
+from autodistill_jax.archs.arch import MobileArch, parse
+from autodistill_jax.archs.cost import MOBILEBERT_SIZES, student_sizes
+from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import elastic, extract, huggingface, modules, words
 from autodistill_jax.model.mobilebert import MobileBert
-from autodistill_jax.space import Space
 from autodistill_jax.train.sandwich import as_arrays
 
 SIZES = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=10)

@@ -9,11 +9,11 @@ import pytest
 from conftest import BIG, SIZES, SPACE, corners
 from masked import forward
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import elastic, extract, modules
 from autodistill_jax.model.bert import Bert
-from autodistill_jax.space import Space
 from autodistill_jax.train.sandwich import as_arrays
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from autodistill_jax.arch import BERT_BASE, Arch
+from autodistill_jax.archs.arch import BERT_BASE, Arch
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment, teachers, training
 from autodistill_jax.latency import compile, hlo, slices

@@ -12,7 +12,7 @@ import pytest
 from conftest import SIZES, mesh_of
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch, MobileArch
+from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.data import batches, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import pretrain as job

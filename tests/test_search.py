@@ -8,13 +8,13 @@ from conftest import SIZES, mesh_of
 from scipy import stats
 
 from autodistill_jax import losses, metrics
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, modules
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.search import proxies, rank
 from autodistill_jax.search.tuned import tuned
-from autodistill_jax.space import Space
 from autodistill_jax.train import supervised
 from autodistill_jax.train.objectives import Objective
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from questions import asked, marked
 from safetensors.numpy import load_file
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import spans, squad, tokens
 from autodistill_jax.data.squad import score
 from autodistill_jax.errors import UserError

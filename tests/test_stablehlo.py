@@ -9,7 +9,7 @@ from parity import outputs
 from safetensors.numpy import load_file
 from test_families import write
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
 from autodistill_jax.jobs import export as exporting
 from autodistill_jax.model import extract, huggingface, stablehlo
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import BIG, SIZES, mesh_of
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch, MobileArch
+from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import modules
 from autodistill_jax.model.bert import Bert

@@ -8,13 +8,13 @@ import pytest
 from conftest import BIG, SIZES, SPACE, mesh_of
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.space import Space
 from autodistill_jax.data import batches, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.search import proxies
-from autodistill_jax.space import Space
 from autodistill_jax.train import (
     checkpoint,
     fit,

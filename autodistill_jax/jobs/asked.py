@@ -4,15 +4,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from autodistill_jax import named
-from autodistill_jax.arch import AnyArch, Arch, nearest
-from autodistill_jax.cost import Sizes, student_sizes
+from autodistill_jax.archs import named
+from autodistill_jax.archs.arch import AnyArch, Arch, nearest
+from autodistill_jax.archs.cost import Sizes, student_sizes
+from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import teachers
 from autodistill_jax.jobs.experiment import spaces
 from autodistill_jax.model import huggingface
 from autodistill_jax.model.locate import locate
-from autodistill_jax.space import Space
 from autodistill_jax.train import log
 
 

@@ -5,14 +5,14 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import files, sharding
-from autodistill_jax.arch import AnyArch
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.space import only
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import trials
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import train
 from autodistill_jax.model import extract, huggingface
-from autodistill_jax.space import only
 from autodistill_jax.train import checkpoint, log, objectives, terms
 
 # Those that distil nothing; all others are `twin` or in `objectives.RECIPES`.

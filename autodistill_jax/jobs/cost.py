@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from autodistill_jax.cost import cost
+from autodistill_jax.archs.cost import cost
 from autodistill_jax.jobs import asked, fields
 from autodistill_jax.train import log
 

@@ -9,20 +9,20 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import named as named_archs
 from autodistill_jax import sharding
-from autodistill_jax.arch import AnyArch, Arch, MobileArch, nearest
-from autodistill_jax.budget import Budget
-from autodistill_jax.cost import Sizes, cost, student_sizes
+from autodistill_jax.archs import named as named_archs
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, nearest
+from autodistill_jax.archs.budget import Budget
+from autodistill_jax.archs.cost import Sizes, cost, student_sizes
+from autodistill_jax.archs.papers import partition
+from autodistill_jax.archs.space import Space
+from autodistill_jax.archs.within import Within
 from autodistill_jax.data import text, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields, teachers
 from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.model.modules import Module
-from autodistill_jax.papers import partition
-from autodistill_jax.space import Space
 from autodistill_jax.train import objectives
-from autodistill_jax.within import Within
 
 
 class Experiment(NamedTuple):

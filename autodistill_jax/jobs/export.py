@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import files, hosts, losses, metrics, sharding
-from autodistill_jax.arch import described
+from autodistill_jax.archs.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import reloaded

@@ -6,8 +6,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import files
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import Sizes, cost, student_sizes
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import Sizes, cost, student_sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import asked, fields, workdir
 from autodistill_jax.latency import calibrate, compile, table

@@ -2,8 +2,8 @@
 
 import html
 
-from autodistill_jax.arch import Arch
-from autodistill_jax.arch import front as pareto
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.arch import front as pareto
 from autodistill_jax.jobs import page
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.search.proxies import LABELLED, PROXIES

@@ -10,7 +10,7 @@ from clu import parameter_overview
 from etils import epath
 
 from autodistill_jax import files, sharding
-from autodistill_jax.arch import described
+from autodistill_jax.archs.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import reloaded, teachers

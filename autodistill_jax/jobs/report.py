@@ -9,7 +9,7 @@ from importlib import metadata
 from etils import epath
 
 from autodistill_jax import __version__, files, hosts
-from autodistill_jax.arch import described
+from autodistill_jax.archs.arch import described
 from autodistill_jax.jobs import labelled, page, pictures, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment

@@ -8,17 +8,13 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import files, hosts, sharding
-from autodistill_jax.arch import AnyArch, front
+from autodistill_jax.archs.arch import AnyArch, front
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs import trials as studied
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import trained_superlm
-from autodistill_jax.jobs.workdir import (
-    asked_of,
-    chosen_already,
-    record_of,
-)
+from autodistill_jax.jobs.workdir import asked_of, chosen_already, record_of
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.model import extract
 from autodistill_jax.search import proxies, study

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import Sizes, cost
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import Sizes, cost
+from autodistill_jax.archs.space import Space
 from autodistill_jax.jobs import teachers, training, trials
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.model import modules
 from autodistill_jax.search import brief, programs, proxies
-from autodistill_jax.space import Space
 from autodistill_jax.train import flash, sandwich, terms
 
 # Steps, or Archs, whose multiply-adds are averaged.

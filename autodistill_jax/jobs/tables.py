@@ -8,9 +8,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from autodistill_jax.archs.papers import PRINTED
 from autodistill_jax.data import squad
 from autodistill_jax.jobs.workdir import arch_of, origin, students, task_folder
-from autodistill_jax.papers import PRINTED
 
 LABELS = {
     "teacher": "teacher",

@@ -8,9 +8,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import files, named
-from autodistill_jax.arch import AnyArch, Arch
-from autodistill_jax.cost import Sizes, student_sizes
+from autodistill_jax import files
+from autodistill_jax.archs import named
+from autodistill_jax.archs.arch import AnyArch, Arch
+from autodistill_jax.archs.cost import Sizes, student_sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import follows, huggingface, modules, words
 from autodistill_jax.model.families import FAMILIES

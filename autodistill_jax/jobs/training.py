@@ -10,13 +10,13 @@ from clu import parameter_overview
 from etils import epath
 
 from autodistill_jax import files, sharding
+from autodistill_jax.archs.space import Space
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import superlm_folder
 from autodistill_jax.model import extract, huggingface, modules
-from autodistill_jax.space import Space
 from autodistill_jax.train import (
     checkpoint,
     fit,

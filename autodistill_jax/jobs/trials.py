@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import files, hosts
-from autodistill_jax.arch import AnyArch
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError

@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import files, hosts
-from autodistill_jax.arch import AnyArch, Arch, MobileArch
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
 

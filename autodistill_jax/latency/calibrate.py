@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from autodistill_jax import metrics
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import Sizes, cost
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import Sizes, cost
 from autodistill_jax.search import rank
 
 

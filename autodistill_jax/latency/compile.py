@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import Sizes, cost
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import Sizes, cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import hlo, profile
 from autodistill_jax.model import modules

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Format, Layout
 
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import modules
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from autodistill_jax import hosts
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.latency import compile, profile
 
 # {"measured": entries, "compiled": entries, "corrections": see `correction`}; an entry

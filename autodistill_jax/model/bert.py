@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import Arch
-from autodistill_jax.cost import BERT_SIZES, Sizes
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.cost import BERT_SIZES, Sizes
+from autodistill_jax.archs.space import Space
 from autodistill_jax.model import elastic, encoder
 from autodistill_jax.model.encoder import Outputs, normal, ones, zeros
 from autodistill_jax.model.pieces import (
@@ -26,7 +27,6 @@ from autodistill_jax.model.pieces import (
     layer_norm,
     product,
 )
-from autodistill_jax.space import Space
 
 
 class Bert(nn.Module):

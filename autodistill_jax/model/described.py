@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from autodistill_jax.arch import AnyArch, Arch, MobileArch, check_split
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, check_split
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError, json_object
 from autodistill_jax.model.families import FAMILIES
 from autodistill_jax.model.pieces import ACTIVATIONS

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from autodistill_jax.arch import AnyArch, kept_layers
+from autodistill_jax.archs.arch import AnyArch, kept_layers
+from autodistill_jax.archs.space import Space
 from autodistill_jax.model import branches
-from autodistill_jax.space import Space
 
 # platform -> (branches, tile). Above so many pairs of sizes, sizes are rounded up to a
 # tile: a branch each would take minutes to compile. On a TPU compiling takes longer, and

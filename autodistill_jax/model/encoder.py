@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import AnyArch
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.model import elastic
 from autodistill_jax.model.pieces import product
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from autodistill_jax.arch import AnyArch, Arch, kept_layers
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import AnyArch, Arch, kept_layers
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import modules
 

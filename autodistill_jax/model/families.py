@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import modules
 from autodistill_jax.model.tensors import tensors as body

@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import files, hosts
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import described, families, sentence
 from autodistill_jax.model.described import read_config, stock

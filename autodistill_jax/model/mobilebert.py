@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import MobileArch
-from autodistill_jax.cost import MOBILEBERT_SIZES, Sizes
+from autodistill_jax.archs.arch import MobileArch
+from autodistill_jax.archs.cost import MOBILEBERT_SIZES, Sizes
+from autodistill_jax.archs.space import Space
 from autodistill_jax.model import elastic, encoder
 from autodistill_jax.model.encoder import Outputs, normal, ones, zeros
 from autodistill_jax.model.pieces import (
@@ -26,7 +27,6 @@ from autodistill_jax.model.pieces import (
     no_norm,
     product,
 )
-from autodistill_jax.space import Space
 
 # What a block's first product makes of its input, and what its second makes of the
 # bottleneck of the attention: see `cost.Sizes.reads`.

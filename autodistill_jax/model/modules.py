@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from autodistill_jax.arch import AnyArch, Arch, MobileArch
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.model.mobilebert import MobileBert
 

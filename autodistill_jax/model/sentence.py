@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
 from autodistill_jax.errors import UserError, json_object
 
 

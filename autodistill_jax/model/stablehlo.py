@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.model import described, modules
 from autodistill_jax.model.families import FAMILIES
 from autodistill_jax.model.tensors import tensors as body

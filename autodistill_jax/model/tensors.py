@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from autodistill_jax.arch import AnyArch, Arch, MobileArch
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.model.mobilebert import READS
 
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from autodistill_jax import sharding
-from autodistill_jax.cost import Sizes
+from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.model.pieces import activation, layer_norm, product
 
 

@@ -12,10 +12,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from autodistill_jax.arch import AnyArch
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes
-from autodistill_jax.space import Space
 from autodistill_jax.train import log
 
 # The attribute of a trial that another study has run.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from autodistill_jax import metrics, sharding
-from autodistill_jax.arch import AnyArch
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
 from autodistill_jax.model.modules import Module

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
 
 _DRAWS = 2000
 

@@ -11,9 +11,9 @@ from typing import Any
 from etils import epath
 
 from autodistill_jax import files
-from autodistill_jax.arch import AnyArch, Arch
+from autodistill_jax.archs.arch import AnyArch, Arch
+from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.space import Space
 
 _FILE = "study.db"
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import AnyArch
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.metrics import METRICS
 from autodistill_jax.model import modules

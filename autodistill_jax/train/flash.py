@@ -18,14 +18,7 @@ from autodistill_jax import losses, sharding
 from autodistill_jax.data import batches
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
-from autodistill_jax.train import (
-    checkpoint,
-    fit,
-    optimizer,
-    pretrain,
-    sandwich,
-    terms,
-)
+from autodistill_jax.train import checkpoint, fit, optimizer, pretrain, sandwich, terms
 from autodistill_jax.train.objectives import Objective
 
 # The linear maps from each block's output to its teacher's, [N, D, teacher's D].

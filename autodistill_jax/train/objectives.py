@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autodistill_jax import losses
+from autodistill_jax.archs.space import Space
 from autodistill_jax.data.tokens import Special
 from autodistill_jax.errors import UserError
-from autodistill_jax.space import Space
 
 # term -> needs it all layers, or the masked-word head?
 TERMS = {

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 
 from autodistill_jax import sharding
-from autodistill_jax.arch import AnyArch
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.space import Space
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
-from autodistill_jax.space import Space
 from autodistill_jax.train import optimizer, terms
 from autodistill_jax.train.objectives import Objective
 

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from autodistill_jax import losses, metrics, sharding
-from autodistill_jax.arch import AnyArch
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from autodistill_jax import losses, sharding
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.cost import BERT_SIZES, Sizes
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import BERT_SIZES, Sizes
 from autodistill_jax.data.hide import hide
 from autodistill_jax.model import elastic, follows, words
 from autodistill_jax.model.modules import Module

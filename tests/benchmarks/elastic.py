@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autodistill_jax.arch import BERT_BASE, Arch
+from autodistill_jax.archs.arch import BERT_BASE, Arch
+from autodistill_jax.archs.papers import partition
 from autodistill_jax.latency import profile
 from autodistill_jax.model import modules
 from autodistill_jax.model.bert import Bert
-from autodistill_jax.papers import partition
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import masked

@@ -41,7 +41,9 @@ def fence_of(preset: str) -> dict:
         workdir = Path(folder) / "w"
         _job("run", config, f"--workdir={workdir}")
         made = {
-            "config": _renamed(_flat(json.loads((workdir / "config.json").read_text()))),
+            "config": _renamed(
+                _flat(json.loads((workdir / "config.json").read_text()))
+            ),
             "losses": _losses(workdir / "metrics.jsonl"),
             "tensors": _tensors(workdir),
             "json": {

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from autodistill_jax.arch import AnyArch, Arch, MobileArch, check_split, nearest
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, check_split, nearest
 from autodistill_jax.errors import UserError
 
 

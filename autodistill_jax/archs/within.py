@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from autodistill_jax.arch import AnyArch
-from autodistill_jax.budget import Budget
-from autodistill_jax.cost import Sizes, cost
-from autodistill_jax.space import Space
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.budget import Budget
+from autodistill_jax.archs.cost import Sizes, cost
+from autodistill_jax.archs.space import Space
 
 
 class Within(Mapping[AnyArch, str]):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from autodistill_jax.arch import AnyArch, Arch, MobileArch
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 
 
 class Sizes(NamedTuple):

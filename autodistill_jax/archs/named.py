@@ -3,8 +3,8 @@
 Sizes alone, no weights: enough to count what they cost, without a network.
 """
 
-from autodistill_jax.arch import BERT_BASE, AnyArch, Arch, MobileArch, parse
-from autodistill_jax.cost import BERT_SIZES, Sizes
+from autodistill_jax.archs.arch import BERT_BASE, AnyArch, Arch, MobileArch, parse
+from autodistill_jax.archs.cost import BERT_SIZES, Sizes
 from autodistill_jax.errors import UserError
 
 _BERT_LARGE = Arch(layers=24, hidden=1024, heads=16, ffn=4096)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from autodistill_jax.arch import Arch
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.space import Space
 
 _QUARTERS = tuple(1 + i / 4 for i in range(13))
 _SIZES = {
