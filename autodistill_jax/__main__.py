@@ -2,6 +2,6 @@
 
 import sys
 
-from autodistill_jax.main import main
+from autodistill_jax.cli import main
 
 sys.exit(main(sys.argv))

@@ -23,7 +23,7 @@ import jaxtyping
 # Shapes written in public signatures are checked here, and only here.
 jaxtyping.install_import_hook(
     [
-        "autodistill_jax.losses",
+        "autodistill_jax.train.losses",
         "autodistill_jax.model.bert",
         "autodistill_jax.model.pieces",
     ],

@@ -12,11 +12,11 @@ import sys
 
 from etils import epath
 
-from autodistill_jax import hosts
+from autodistill_jax import multihost
+from autodistill_jax.cli import main
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import workdir
-from autodistill_jax.main import main
 from autodistill_jax.train import checkpoint
 
 ARCH = "--arch=layers=1,hidden=96,heads=3,ffn=96"
@@ -29,14 +29,14 @@ def once(process):
     def do():
         done.append(process)
         # Inside it is alone: this waits for nobody.
-        return hosts.once(lambda: f"by {process}")
+        return multihost.once(lambda: f"by {process}")
 
     def wrong():
         raise UserError(f"no, says {process}")
 
-    told = [hosts.once(do), hosts.every(True), hosts.every(process == 0)]
+    told = [multihost.once(do), multihost.every(True), multihost.every(process == 0)]
     try:
-        hosts.once(wrong)
+        multihost.once(wrong)
     except UserError as error:
         told.append(str(error))
     return {"told": told, "done": done}
@@ -50,7 +50,7 @@ def led(process):
         worked.append(i)
         if i == 1:
             raise UserError("one is wrong")
-        return hosts.once(lambda: 10 * i)
+        return multihost.once(lambda: 10 * i)
 
     def run(ask):
         made = []
@@ -61,7 +61,7 @@ def led(process):
                 made.append(str(error))
         return made
 
-    return {"made": hosts.led(run, works), "worked": worked}
+    return {"made": multihost.led(run, works), "worked": worked}
 
 
 def job(name, workdir, flags):
@@ -93,7 +93,7 @@ def preempted(process, folder, flags):
 if __name__ == "__main__":
     port, processes, process, folder, flags = sys.argv[1:]
     process, flags = int(process), json.loads(flags)
-    hosts.start(f"localhost:{port}", int(processes), process)
+    multihost.start(f"localhost:{port}", int(processes), process)
     told = {
         # First: nothing has used a device before.
         "latency": job("latency", f"{folder}-latency", [*flags, ARCH]),

@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 
-from autodistill_jax import hosts, sharding
+from autodistill_jax import multihost, sharding
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.archs.space import Space
@@ -104,7 +104,7 @@ def temporaries(mesh, rows_each=4, **more):
 if __name__ == "__main__":
     if sys.argv[1:]:
         port, count, process, axes = sys.argv[1:]
-        hosts.start(f"localhost:{port}", int(count), int(process))
+        multihost.start(f"localhost:{port}", int(count), int(process))
         told = losses(sharding.make_mesh(json.loads(axes)))
     else:
         wide = {"data": -1, "fsdp": 2, "tensor": 2}

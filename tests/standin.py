@@ -188,7 +188,7 @@ def _clone(made):
     (made / "configs").mkdir(parents=True)
     (made / "launch").mkdir()
     (made / "autodistill_jax").mkdir()
-    names = [f"launch/{path.name}" for path in SCRIPTS] + ["autodistill_jax/main.py"]
+    names = [f"launch/{path.name}" for path in SCRIPTS] + ["autodistill_jax/cli.py"]
     for name in ("setup.py", "launch/constraints.txt", CONFIG, *names):
         shutil.copy(ROOT / name, made / name)
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", made]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autodistill_jax.main import main
+from autodistill_jax.cli import main
 from autodistill_jax.model import huggingface
 
 ROOT = Path(__file__).parents[1]

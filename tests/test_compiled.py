@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 
 from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES, cost
+from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import compile, hlo, profile
-from autodistill_jax.main import main
 from autodistill_jax.model import extract, huggingface, stablehlo
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"

@@ -13,10 +13,10 @@ from autodistill_jax.archs import named, papers
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.budget import Budget
 from autodistill_jax.archs.cost import cost
+from autodistill_jax.cli import main
 from autodistill_jax.data import tokens
 from autodistill_jax.jobs import baselines, experiment, fields, training
 from autodistill_jax.latency import compile
-from autodistill_jax.main import main
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.train import objectives
 

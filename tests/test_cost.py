@@ -14,8 +14,8 @@ from flax import linen as nn
 from autodistill_jax.archs import named
 from autodistill_jax.archs.arch import BERT_BASE, Arch, MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES, Sizes, cost, student_sizes
+from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
-from autodistill_jax.main import main
 from autodistill_jax.model import modules
 from autodistill_jax.model.bert import Bert
 

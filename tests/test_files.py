@@ -9,12 +9,12 @@ import pytest
 from conftest import SPACE
 from etils import epath
 
-from autodistill_jax import files
+from autodistill_jax import log, storage
+from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
-from autodistill_jax.main import main
 from autodistill_jax.model import huggingface
 from autodistill_jax.search import study
-from autodistill_jax.train import checkpoint, log
+from autodistill_jax.train import checkpoint
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"
 
@@ -37,17 +37,20 @@ def bucket():
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "a" / "b.txt"
-    files.write_text(path, "one")
-    with pytest.raises(RuntimeError), files.whole(path) as made:
+    storage.write_text(path, "one")
+    with pytest.raises(RuntimeError), storage.whole(path) as made:
         made.write_text("tw")
         raise RuntimeError
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
-    with pytest.raises(RuntimeError), files.whole(tmp_path / "f", folder=True) as made:
+    with (
+        pytest.raises(RuntimeError),
+        storage.whole(tmp_path / "f", folder=True) as made,
+    ):
         (made / "x").write_text("1")
         raise RuntimeError
     assert not (tmp_path / "f").exists()
     for text in ("1", "2"):  # What was there before, and a stop's rest, are gone.
-        with files.whole(tmp_path / "f", folder=True) as made:
+        with storage.whole(tmp_path / "f", folder=True) as made:
             (made / text).write_text(text)
     assert [one.name for one in (tmp_path / "f").iterdir()] == ["2"]
     assert not (tmp_path / "f.partial").exists()
@@ -60,24 +63,24 @@ def test_arrays_stay_on_disk_until_they_are_looked_at(tmp_path):
         "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
         "none": np.zeros((0, 3), np.int8),
     }
-    files.write_arrays(tmp_path / "rows.npz", rows)
-    made = files.mapped_arrays(tmp_path / "rows.npz", list(rows))
+    storage.write_arrays(tmp_path / "rows.npz", rows)
+    made = storage.mapped_arrays(tmp_path / "rows.npz", list(rows))
     for name, value in rows.items():
         assert made[name].dtype == value.dtype and np.array_equal(made[name], value)
         assert isinstance(made[name], np.memmap) or not value.size
 
 
 def test_files_and_folders_go_to_a_bucket_and_back(bucket):
-    files.write_text(bucket / "w" / "a.txt", "one")
-    assert files.near(bucket / "w" / "a.txt").read_text() == "one"
-    files.write_arrays(bucket / "w" / "x.npz", {"a": np.arange(3), "b": np.ones(2)})
-    assert list(files.read_arrays(bucket / "w" / "x.npz")) == ["a", "b"]
-    assert (files.mapped_arrays(bucket / "w" / "x.npz", ["b"])["b"] == 1).all()
+    storage.write_text(bucket / "w" / "a.txt", "one")
+    assert storage.near(bucket / "w" / "a.txt").read_text() == "one"
+    storage.write_arrays(bucket / "w" / "x.npz", {"a": np.arange(3), "b": np.ones(2)})
+    assert list(storage.read_arrays(bucket / "w" / "x.npz")) == ["a", "b"]
+    assert (storage.mapped_arrays(bucket / "w" / "x.npz", ["b"])["b"] == 1).all()
     for text in ("1", "2"):
-        with files.whole(bucket / "w" / "f", folder=True) as made:
+        with storage.whole(bucket / "w" / "f", folder=True) as made:
             (made / "in").mkdir()
             (made / "in" / text).write_text(text)
-    back = files.near(bucket / "w" / "f")
+    back = storage.near(bucket / "w" / "f")
     assert [one.name for one in (back / "in").iterdir()] == ["2"]
 
 
@@ -97,7 +100,7 @@ def test_what_is_changed_in_place_is_sent_back(bucket):
     arch = SPACE.smallest()
     study.record(made, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0})
     study.keep(bucket / "m" / "search")
-    files._mirrors.clear()  # As another program would find it.
+    storage._mirrors.clear()  # As another program would find it.
     again = study.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
     assert study.trials(again, {"main": SPACE})[arch]["proxy"] == 1.0
 
@@ -145,4 +148,4 @@ def test_without_gcsfs_it_is_told_what_to_install(monkeypatch):
 
     monkeypatch.setattr(type(epath.Path("gs://bucket")), "mkdir", missing)
     with pytest.raises(UserError, match=r"pip install 'autodistill_jax\[gcs\]'"):
-        files.check(epath.Path("gs://bucket/w"))
+        storage.check(epath.Path("gs://bucket/w"))

@@ -9,9 +9,9 @@ import pytest
 import several
 from test_sharding import start
 
-from autodistill_jax import hosts
+from autodistill_jax import multihost
+from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
-from autodistill_jax.main import main
 
 FLAGS = [
     f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke",
@@ -119,20 +119,20 @@ def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
 )
 def test_processes_that_cannot_be(given, told):
     with pytest.raises(UserError, match=told):
-        hosts.start(*given)
+        multihost.start(*given)
 
 
 def test_one_process_on_a_tpu_that_nothing_tells_of_others(monkeypatch):
     def initialize(**_):
         raise ValueError("coordinator_address should be defined.")
 
-    monkeypatch.setattr(hosts, "_on_tpu", lambda: True)
+    monkeypatch.setattr(multihost, "_on_tpu", lambda: True)
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    hosts.start()
-    assert hosts.count() == 1 and hosts.first()
+    multihost.start()
+    assert multihost.count() == 1 and multihost.first()
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     with pytest.raises(UserError, match="elsewhere give --coordinator"):
-        hosts.start()
+        multihost.start()
 
 
 class Told(dict):
@@ -153,19 +153,19 @@ def test_a_process_that_fails_alone_ends_all(monkeypatch, process, theirs):
     told = Told()
     if theirs:
         told[f"autodistill_jax/worked/7/{1 - process}"] = theirs
-    monkeypatch.setattr(hosts, "_client", lambda: told)
-    monkeypatch.setattr(hosts, "count", lambda: 2)
-    monkeypatch.setattr(hosts, "first", lambda: process == 0)
-    monkeypatch.setattr(hosts.distributed.global_state, "process_id", process)
+    monkeypatch.setattr(multihost, "_client", lambda: told)
+    monkeypatch.setattr(multihost, "count", lambda: 2)
+    monkeypatch.setattr(multihost, "first", lambda: process == 0)
+    monkeypatch.setattr(multihost.distributed.global_state, "process_id", process)
 
     def fails():
         raise OSError("full")
 
     alike = theirs == "OSError('full')"
     with pytest.raises(OSError if alike else SystemExit):
-        hosts._worked(7, fails, ())
+        multihost._worked(7, fails, ())
     if process == 0 and theirs != "None":
         with pytest.raises(SystemExit, match="process 1"):
-            hosts._worked(7, lambda: 1, ())
+            multihost._worked(7, lambda: 1, ())
     else:  # One that is done well does not wait for the first.
-        assert hosts._worked(7, lambda: 1, ()) == 1
+        assert multihost._worked(7, lambda: 1, ()) == 1

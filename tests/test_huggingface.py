@@ -10,13 +10,14 @@ import pytest
 from conftest import DATA, needs_data
 from parity import assert_equal, outputs
 
-from autodistill_jax import losses, metrics
+from autodistill_jax import metrics
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.data import batches, glue, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
+from autodistill_jax.train import losses
 
 TEXTS = ["A student learns from its teacher.", "Short.", "2 ms on a v5e, please!"]
 

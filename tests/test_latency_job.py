@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from autodistill_jax.archs.cost import cost
+from autodistill_jax.cli import main
 from autodistill_jax.latency import calibrate, compile
-from autodistill_jax.main import main
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autodistill_jax import losses
+from autodistill_jax.train import losses
 
 RNG = np.random.default_rng(0)
 TOKENS = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autodistill_jax.main import main
+from autodistill_jax.cli import main
 
 ROOT = Path(__file__).parents[1]
 SMOKE = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"

@@ -8,10 +8,10 @@ import jax
 import pytest
 
 from autodistill_jax.archs.arch import BERT_BASE, Arch
+from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment, teachers, training
 from autodistill_jax.latency import compile, hlo, slices
-from autodistill_jax.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMOKE = f"--config={CONFIGS / 'quickstart.py'}:smoke"

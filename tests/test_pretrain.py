@@ -13,11 +13,11 @@ from conftest import SIZES, mesh_of
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch, MobileArch
+from autodistill_jax.cli import main
 from autodistill_jax.data import batches, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import pretrain as job
 from autodistill_jax.jobs import teachers
-from autodistill_jax.main import main
 from autodistill_jax.model import follows, huggingface, modules, words
 from autodistill_jax.train import fit, objectives, optimizer, pretrain, terms
 

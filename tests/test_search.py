@@ -7,7 +7,7 @@ import pytest
 from conftest import SIZES, mesh_of
 from scipy import stats
 
-from autodistill_jax import losses, metrics
+from autodistill_jax import metrics
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
@@ -15,7 +15,7 @@ from autodistill_jax.model import extract, modules
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.search import proxies, rank
 from autodistill_jax.search.tuned import tuned
-from autodistill_jax.train import supervised
+from autodistill_jax.train import losses, supervised
 from autodistill_jax.train.objectives import Objective
 
 TEACHER = Arch(2, 32, 4, 64, 8)

@@ -12,10 +12,10 @@ import pytest
 from conftest import DATA, needs_squad
 from questions import asked, marked, write
 
+from autodistill_jax.cli import main
 from autodistill_jax.data import squad
 from autodistill_jax.data.squad import Question, score
 from autodistill_jax.errors import UserError
-from autodistill_jax.main import main
 
 ROOT = Path(__file__).parents[1]
 SMOKE = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"

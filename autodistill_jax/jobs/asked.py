@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from autodistill_jax import log
 from autodistill_jax.archs import named
 from autodistill_jax.archs.arch import AnyArch, Arch, nearest
 from autodistill_jax.archs.cost import Sizes, student_sizes
@@ -13,7 +14,6 @@ from autodistill_jax.jobs import teachers
 from autodistill_jax.jobs.experiment import spaces
 from autodistill_jax.model import huggingface
 from autodistill_jax.model.locate import locate
-from autodistill_jax.train import log
 
 
 def network(

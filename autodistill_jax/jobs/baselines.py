@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from autodistill_jax import files, sharding
+from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import only
 from autodistill_jax.errors import UserError
@@ -13,7 +13,7 @@ from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import train
 from autodistill_jax.model import extract, huggingface
-from autodistill_jax.train import checkpoint, log, objectives, terms
+from autodistill_jax.train import checkpoint, objectives, terms
 
 # Those that distil nothing; all others are `twin` or in `objectives.RECIPES`.
 UNTRAINED = ("truncated", "scratch")
@@ -77,7 +77,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -
     for baseline in experiment.config.baselines:
         folder = common.baseline_folder(workdir, baseline, arch)
         # From scratch, each seed of the fine-tuning has random weights of its own.
-        if baseline == "scratch" or files.there(folder):
+        if baseline == "scratch" or storage.there(folder):
             continue
         params = _params(experiment, workdir, baseline, arch, f"{stage} {baseline}")
         teacher = experiment.teacher

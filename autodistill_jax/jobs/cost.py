@@ -2,9 +2,9 @@
 
 from ml_collections import ConfigDict
 
+from autodistill_jax import log
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.jobs import asked, fields
-from autodistill_jax.train import log
 
 
 def run(config: ConfigDict, text: str | None) -> None:

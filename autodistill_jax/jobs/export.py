@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import files, hosts, losses, metrics, sharding
+from autodistill_jax import log, metrics, multihost, sharding, storage
 from autodistill_jax.archs.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
@@ -21,7 +21,7 @@ from autodistill_jax.jobs.texts import held_out
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.latency import table
 from autodistill_jax.model import extract, huggingface, modules, stablehlo
-from autodistill_jax.train import log, sandwich, terms
+from autodistill_jax.train import losses, sandwich, terms
 
 _TOLERANCE = 1e-4
 
@@ -37,7 +37,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
             weights = terms.network(trained_superlm(experiment, workdir, home))
             weights = jax.tree.map(sharding.fetch, weights)
         one = functools.partial(_one, experiment, workdir, found, arch, weights, stage)
-        hosts.once(one)
+        multihost.once(one)
 
 
 def _one(experiment, workdir, found, arch, weights, stage) -> None:
@@ -45,13 +45,13 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
     if _made(experiment.config, folder):
         if not (folder / stablehlo.FILE).exists():
             sample = _sample(held_out(experiment, workdir)[1])
-            made = _served(files.near(folder), sample, stage)
-            with files.whole(folder / stablehlo.FILE) as one:
+            made = _served(storage.near(folder), sample, stage)
+            with storage.whole(folder / stablehlo.FILE) as one:
                 one.write_bytes(made)
         # A later search may have taken its latency anew, or for another target.
         similarity = json.loads((folder / "similarity.json").read_text())
         card = _card(experiment, arch, found, similarity)
-        files.write_text(folder / "README.md", card)
+        storage.write_text(folder / "README.md", card)
         log.say(f"{stage}: done already, {folder}")
         return
     if experiment.config.search.proxy == "flash":
@@ -97,7 +97,7 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
         _card(experiment, arch, found, similarity),
         check,
     )
-    files.write_json(folder / "similarity.json", similarity)
+    storage.write_json(folder / "similarity.json", similarity)
     log.say(f"{stage}: made {folder}")
 
 
@@ -153,7 +153,7 @@ def _transferred(config, workdir, arch) -> dict:
     path = common.transferred(config, workdir, arch)
     if not path.exists():
         raise UserError(f"{path} is not there; run the job transfer first")
-    return files.read_arrays(path)
+    return storage.read_arrays(path)
 
 
 def _outputs(experiment, arch, student, sample) -> np.ndarray:

@@ -10,13 +10,13 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import files, metrics
+from autodistill_jax import log, metrics, storage
 from autodistill_jax.data import batches, glue, squad, tasks
 from autodistill_jax.jobs import labelled, spans, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.model import huggingface, modules
-from autodistill_jax.train import log, supervised
+from autodistill_jax.train import supervised
 
 _FROZEN = "frozen encoder, linear head"
 
@@ -77,7 +77,7 @@ def run(
                 source = _source(experiment, workdir, model, arch)
                 first = workdir / "finetune" / archs[0].name / task.name
                 result = _one(experiment, source, model, rows, home, task, what, first)
-                files.write_json(
+                storage.write_json(
                     home / f"{model}.json",
                     {
                         "task": task.name,
@@ -96,12 +96,12 @@ def run(
             table = tables.markdown(*tables.side_by_side(made))
             told = tables.notes(made, labelled.words(experiment, workdir, made))
             text = table + "\n" + "\n".join(told) + "\n"
-            files.write_text(home / "table.md", text)
+            storage.write_text(home / "table.md", text)
             log.say(table.rstrip())
         log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
     if len(archs) > 1:
         table = tables.markdown(*tables.standing(experiment.config, found, workdir))
-        files.write_text(workdir / "finetune" / "students.md", table)
+        storage.write_text(workdir / "finetune" / "students.md", table)
         log.say(table.rstrip())
 
 
@@ -196,7 +196,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
         _save(experiment, folder, source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
         text = glue.submission(task, key, predictions)
-        files.write_text(_submission(folder, model, key), text)
+        storage.write_text(_submission(folder, model, key), text)
     told = {"how": how, "more": tables.mean([one.more for one in made])}
     similarity = _similarity(experiment, module, params(config.seed), task)
     return counts | tables.over_seeds(made) | told | similarity

@@ -6,10 +6,11 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from autodistill_jax import log
 from autodistill_jax.data import docs, glue, squad, tasks, tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.train import log, supervised
+from autodistill_jax.train import supervised
 
 
 def task(

@@ -5,7 +5,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import files
+from autodistill_jax import log, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes, cost, student_sizes
 from autodistill_jax.errors import UserError
@@ -13,7 +13,6 @@ from autodistill_jax.jobs import asked, fields, workdir
 from autodistill_jax.latency import calibrate, compile, table
 from autodistill_jax.model import modules
 from autodistill_jax.search import rank
-from autodistill_jax.train import log
 
 # Of a compiled latency: each is judged as it is, before any correction.
 _ESTIMATES = ("seconds", "cycles_seconds", "roofline_seconds", "optimal_seconds")
@@ -155,4 +154,4 @@ def _random(arch: AnyArch, sizes: Sizes) -> dict[str, np.ndarray]:
 def _keep(config: ConfigDict, home: epath.Path, known: table.Table) -> None:
     if not (home / "config.json").exists():
         workdir.settle(config, home)
-    files.write_json(_path(home), known)
+    storage.write_json(_path(home), known)

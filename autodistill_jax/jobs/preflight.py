@@ -9,14 +9,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from autodistill_jax import sharding
+from autodistill_jax import log, sharding
 from autodistill_jax.data.tokens import Special
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment, fields, steps, teachers, trials
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.latency import compile, hlo, slices
 from autodistill_jax.search import proxies
-from autodistill_jax.train import log
 
 
 def run(config: ConfigDict) -> bool:

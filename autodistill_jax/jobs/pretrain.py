@@ -9,7 +9,7 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
-from autodistill_jax import files, sharding
+from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import described
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
@@ -19,7 +19,7 @@ from autodistill_jax.jobs.texts import rows
 from autodistill_jax.jobs.training import pretraining
 from autodistill_jax.model import huggingface, modules
 from autodistill_jax.model.described import read as read_config
-from autodistill_jax.train import checkpoint, fit, log, optimizer, pretrain
+from autodistill_jax.train import checkpoint, fit, optimizer, pretrain
 
 _JUDGED_ON = 4096  # Held-out rows, at most.
 _TOLERANCE = 1e-4
@@ -46,7 +46,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     checkpoint."""
     settings = experiment.config.pretrain
     folder = teachers.pretrained(workdir)
-    if files.there(folder):
+    if storage.there(folder):
         log.say(f"{stage}: done already, {folder}")
         return
     seed, mesh = experiment.config.seed, experiment.mesh

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import files
+from autodistill_jax import log, storage
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs import workdir as common
@@ -15,7 +15,7 @@ from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.model import extract, modules
 from autodistill_jax.search import proxies, rank
-from autodistill_jax.train import log, supervised, terms
+from autodistill_jax.train import supervised, terms
 
 # Below it a bootstrap over Archs says little.
 _ENOUGH = 24
@@ -79,7 +79,7 @@ def run(
         {name: [values[arch] for arch in archs] for name, values in scores.items()},
         [bands[arch] for arch in archs],
     )
-    files.write_json(
+    storage.write_json(
         path,
         {
             "asked": common.ranked_of(experiment.config),
@@ -164,7 +164,7 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
                 f"{stage} {done}/{count}, {arch}",
             )
             there += [max(one.scores) for one in made]
-            files.write_json(path, {"asked": asked, "quality": kept})
+            storage.write_json(path, {"asked": asked, "quality": kept})
             told = ", ".join(f"{score:.4f}" for score in there)
             log.say(f"{stage}: {done}/{count}, {arch}: {told}")
     return {

@@ -8,13 +8,12 @@ from importlib import metadata
 
 from etils import epath
 
-from autodistill_jax import __version__, files, hosts
+from autodistill_jax import __version__, log, multihost, storage
 from autodistill_jax.archs.arch import described
 from autodistill_jax.jobs import labelled, page, pictures, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.latency import table
-from autodistill_jax.train import log
 
 _DOCS = (
     ' "docs" asks which package a docstring is from, packages\' names blanked out, whole '
@@ -24,7 +23,7 @@ _DOCS = (
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> None:
     """Writes report.html anew; parts whose job has not run yet say so."""
-    hosts.once(functools.partial(_write, experiment, workdir, stage))
+    multihost.once(functools.partial(_write, experiment, workdir, stage))
 
 
 def _write(experiment, workdir, stage) -> None:
@@ -51,7 +50,7 @@ def _write(experiment, workdir, stage) -> None:
         ]
     )
     path = workdir / "report.html"
-    files.write_text(path, page.whole(arch.name, body))
+    storage.write_text(path, page.whole(arch.name, body))
     log.say(f"{stage}: made {path}")
 
 

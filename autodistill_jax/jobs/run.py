@@ -5,7 +5,7 @@ import time
 
 from ml_collections import ConfigDict
 
-from autodistill_jax import files, hosts
+from autodistill_jax import log, multihost, storage
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import (
     baselines,
@@ -30,7 +30,6 @@ from autodistill_jax.jobs import (
 )
 from autodistill_jax.latency import compile
 from autodistill_jax.search import study
-from autodistill_jax.train import log
 
 _STAGES = {
     "pretrain": pretrain.run,
@@ -89,7 +88,7 @@ def job(
         stages = [stage for stage in stages if stage not in off]
     if "pretrain" in stages:
         pretrain.check(made)
-    elif config.pretrain.steps and not files.there(teachers.pretrained(home)):
+    elif config.pretrain.steps and not storage.there(teachers.pretrained(home)):
         raise UserError(
             f"pretrain.steps is {config.pretrain.steps}, and {teachers.pretrained(home)} "
             "is not there; run the job pretrain first"
@@ -99,7 +98,7 @@ def job(
     if "search" in stages and config.latency.target:
         compile.check(config.latency.target)
     if {"search", "rank"} & set(stages):
-        hosts.once(lambda: study.check(config.search.storage, home))
+        multihost.once(lambda: study.check(config.search.storage, home))
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(made, home)
     first = {"pretrain", "distill"}
@@ -122,16 +121,16 @@ def job(
                 made = experiment.read(config, home)  # Under the teacher there now is.
     finally:
         log.keep(home)
-    hosts.once(lambda: None)  # The end comes for all at once.
+    multihost.once(lambda: None)  # The end comes for all at once.
     log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")
     return 0
 
 
 def _check_alike(name: str, config: ConfigDict) -> None:
     """Raises UserError, on all processes, where not all were asked for the same."""
-    theirs = hosts.once(lambda: {"job": name, **fields.flat(workdir.plain(config))})
+    theirs = multihost.once(lambda: {"job": name, **fields.flat(workdir.plain(config))})
     mine = {"job": name, **fields.flat(workdir.plain(config))}
-    if hosts.every(mine == theirs):
+    if multihost.every(mine == theirs):
         return
     differ = [
         f"{key} is {mine.get(key)!r} here and {theirs.get(key)!r} there"

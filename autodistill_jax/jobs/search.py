@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import files, hosts, sharding
+from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.archs.arch import AnyArch, front
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.jobs import judged, labelled
@@ -18,7 +18,7 @@ from autodistill_jax.jobs.workdir import asked_of, chosen_already, record_of
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.model import extract
 from autodistill_jax.search import proxies, study
-from autodistill_jax.train import log, terms
+from autodistill_jax.train import terms
 
 # Archs evaluated before their trials are recorded: what a stop can lose.
 _TOGETHER = 8
@@ -83,8 +83,8 @@ def run(
         trials[chosen] |= latency_table.of_a_trial(latencies[str(chosen)])
     # Last, so that params and flops are the executed ones whatever the budget counts.
     table = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
-    files.write_text(folder / "trials.csv", study.csv_of(table))
-    files.write_json(
+    storage.write_text(folder / "trials.csv", study.csv_of(table))
+    storage.write_json(
         folder / "front.json",
         {
             "chosen": record_of(chosen),
@@ -153,7 +153,7 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
     def flops(arch):
         return experiment.budget.counted(experiment.cost(arch))["flops"]
 
-    there = hosts.once(known)
+    there = multihost.once(known)
     missing = [arch for arch in experiment.affordable if arch not in there]
     log.say(
         f"{stage}: {len(experiment.affordable)} of {experiment.count()} "
@@ -180,8 +180,8 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
                 arch: {"proxy": values["proxy"], "flops": flops(arch), **values}
                 for arch, values in proxy(archs[start : start + together]).items()
             }
-            hosts.once(functools.partial(record, found))
-            hosts.go_on()
+            multihost.once(functools.partial(record, found))
+            multihost.go_on()
             there |= found
             done += len(found)
             progress(done)
@@ -205,7 +205,7 @@ def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dic
         return jax.tree.map(sharding.fetch, terms.network(superlms[home]))
 
     for arch in dict.fromkeys([*picks, *on_front]):
-        there = hosts.once(
+        there = multihost.once(
             functools.partial(latency_table.find, known, arch, sizes, how, True)
         )
         if not (there or arch in picks):
@@ -220,7 +220,7 @@ def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dic
     made = latency_table.latencies(
         known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
     )
-    files.write_json(path, known)
+    storage.write_json(path, known)
     return made
 
 

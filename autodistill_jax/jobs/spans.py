@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from etils import epath
 
-from autodistill_jax import files
+from autodistill_jax import log, storage
 from autodistill_jax.data import spans, squad
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import tables
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.model import huggingface
 from autodistill_jax.model.modules import Module
-from autodistill_jax.train import log
 from autodistill_jax.train import spans as train
 
 _HEAD = ("kernel", "bias")
@@ -104,7 +103,7 @@ def one(
     if model in ("student", "teacher") and not frozen:
         _save(experiment, folder / model, source, best.params)
     path = folder / f"predictions-{model}.json"
-    files.write_text(path, json.dumps(best.answers) + "\n")
+    storage.write_text(path, json.dumps(best.answers) + "\n")
     told = ", ".join(f"{100 * value:.2f} {name}" for name, value in best.parts.items())
     log.say(f"{what}: {told}; {path}")
     return tables.over_seeds(made)
@@ -134,7 +133,7 @@ def _soft(experiment, module, rows, folder: epath.Path) -> np.ndarray:
 def _head(folder: epath.Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    head = load_file(files.near(folder / "head.safetensors"))
+    head = load_file(storage.near(folder / "head.safetensors"))
     return {f"head_{name}": value for name, value in head.items()}
 
 

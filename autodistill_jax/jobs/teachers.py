@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import files
+from autodistill_jax import storage
 from autodistill_jax.archs import named
 from autodistill_jax.archs.arch import AnyArch, Arch
 from autodistill_jax.archs.cost import Sizes, student_sizes
@@ -36,7 +36,7 @@ def read(
     source = huggingface.load(config.teacher)
     if workdir is None or not config.pretrain.steps:
         return source, source
-    if files.there(pretrained(workdir)):
+    if storage.there(pretrained(workdir)):
         return source, huggingface.load(str(pretrained(workdir)))
     return source, start(config, source)
 

@@ -5,12 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from autodistill_jax import files, hosts
+from autodistill_jax import log, multihost, storage
 from autodistill_jax.data import text
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.workdir import settle
-from autodistill_jax.train import log
 
 _NAMES = ("ids", "tokens")
 _OF_PAIRS = ("types", "next")
@@ -35,9 +34,9 @@ def rows(
     path = workdir / "data" / "rows.npz"
     data = experiment.config.data
     names = (*_NAMES, *(_OF_PAIRS if data.unit == "pair" else ()))
-    if not hosts.once(path.exists):
-        hosts.once(lambda: _cut(experiment, workdir, path, names, enough))
-    made = files.mapped_arrays(path, [f"{split}/{name}" for name in names])
+    if not multihost.once(path.exists):
+        multihost.once(lambda: _cut(experiment, workdir, path, names, enough))
+    made = storage.mapped_arrays(path, [f"{split}/{name}" for name in names])
     return {name: made[f"{split}/{name}"] for name in names}
 
 
@@ -62,7 +61,7 @@ def _cut(experiment, workdir, path, names, enough) -> None:
     enough(made["heldout"])
     settle(experiment.config, workdir)
     flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
-    files.write_arrays(path, flat)
+    storage.write_arrays(path, flat)
     log.say(
         f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
         f"rows of {data.length} tokens"

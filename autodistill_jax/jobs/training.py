@@ -9,7 +9,7 @@ import optax
 from clu import parameter_overview
 from etils import epath
 
-from autodistill_jax import files, sharding
+from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import batches
 from autodistill_jax.errors import UserError
@@ -21,7 +21,6 @@ from autodistill_jax.train import (
     checkpoint,
     fit,
     head,
-    log,
     optimizer,
     pretrain,
     sandwich,
@@ -195,7 +194,7 @@ def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dic
         return experiment.teacher.head
     path = workdir / "teacher" / "words.npz"
     if path.exists():
-        return files.read_arrays(path)
+        return storage.read_arrays(path)
     settings = experiment.config.distill
     data = rows(experiment, workdir, "train")
     what = f"{stage}: masked-word head"
@@ -219,8 +218,8 @@ def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dic
         "params": int(parameter_overview.count_parameters(made)),
         "accuracy": accuracy,
     }
-    files.write_json(path.with_suffix(".json"), report)
-    files.write_arrays(path, made)  # Last: with it the head is there.
+    storage.write_json(path.with_suffix(".json"), report)
+    storage.write_arrays(path, made)  # Last: with it the head is there.
     log.say(f"{what}: names {accuracy:.1%} of the hidden words of held-out text")
     return made
 

@@ -3,14 +3,14 @@
 import jax
 from etils import epath
 
-from autodistill_jax import files, sharding
+from autodistill_jax import log, sharding, storage
 from autodistill_jax.data import batches
 from autodistill_jax.jobs import trials
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import rows
 from autodistill_jax.latency import table
-from autodistill_jax.train import checkpoint, flash, log, terms
+from autodistill_jax.train import checkpoint, flash, terms
 
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") -> None:
@@ -51,7 +51,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") ->
         )
         weights = jax.tree.map(sharding.fetch, terms.network(params))
         _remeasure(experiment, workdir, arch, weights, stage)
-        files.write_arrays(path, weights)
+        storage.write_arrays(path, weights)
         log.say(f"{stage}: made {path}")
 
 
@@ -65,7 +65,7 @@ def _remeasure(experiment, workdir, arch, weights, stage) -> None:
     made = table.latencies(
         known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
     )
-    files.write_json(path, known)
+    storage.write_json(path, known)
     found = common.read_json(workdir / "search" / "front.json", "search")
     now = table.of_a_trial(made[str(arch)])
     common.trial_of(found, arch).update(now)
@@ -75,4 +75,4 @@ def _remeasure(experiment, workdir, arch, weights, stage) -> None:
             f"{stage}: {arch.name} takes {now['latency_ms']:.3g} ms by its own weights, "
             f"over the {bound:.3g} ms that the search took it to meet"
         )
-    files.write_json(workdir / "search" / "front.json", found)
+    storage.write_json(workdir / "search" / "front.json", found)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import files, hosts
+from autodistill_jax import log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.data.tasks import Task
@@ -20,7 +20,7 @@ from autodistill_jax.jobs.workdir import search_of
 from autodistill_jax.latency import table
 from autodistill_jax.model import extract, modules
 from autodistill_jax.search import proxies, study
-from autodistill_jax.train import flash, log, objectives, terms
+from autodistill_jax.train import flash, objectives, terms
 
 LISTED = 1_000_000  # The Archs of the largest space of which each may be taken.
 
@@ -104,7 +104,7 @@ def run(
         "evaluate": _evaluate(experiment, workdir, superlms, task, stage),
     }
     # The first process has the study and says what comes next; all compute it.
-    return hosts.led(
+    return multihost.led(
         lambda ask: _led(experiment, workdir, ask, bound, dict(conditions), stage),
         lambda what, *given: works[what](*given),
     )
@@ -280,8 +280,8 @@ def latencies(
         log.say(f"{stage}: {text}")
 
     def ask(arch):
-        known = hosts.once(lambda: table.read(path))
-        there = hosts.once(lambda: table.find(known, arch, experiment.sizes, how))
+        known = multihost.once(lambda: table.read(path))
+        there = multihost.once(lambda: table.find(known, arch, experiment.sizes, how))
         params, sizes, name = None, experiment.sizes, str(arch)
         if arch == teacher.arch:
             params, sizes, name = teacher.params, teacher.sizes, "teacher"
@@ -292,7 +292,7 @@ def latencies(
         if new := known[how.source][count:]:
             latest = table.read(path)  # Others may have written meanwhile.
             latest[how.source] += new
-            files.write_json(path, latest)
+            storage.write_json(path, latest)
         return made
 
     return ask

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import files, hosts
+from autodistill_jax import multihost, storage
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields
@@ -54,8 +54,8 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
             "bucket of Google's; give a path, or gs://bucket/folder"
         )
     folder = epath.Path(workdir)
-    if files.remote(folder) or hosts.count() > 1:
-        files.check(folder)
+    if storage.remote(folder) or multihost.count() > 1:
+        storage.check(folder)
     path = folder / "config.json"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder")
@@ -86,7 +86,7 @@ def settle(config: ConfigDict, workdir: epath.Path) -> None:
       UserError: the folder cannot be written.
     """
     try:
-        files.write_json(workdir / "config.json", plain(config))
+        storage.write_json(workdir / "config.json", plain(config))
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from autodistill_jax import hosts
+from autodistill_jax import multihost
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.latency import compile, profile
@@ -80,7 +80,7 @@ def latencies(
     networks: {name: (arch, its sizes, its weights)}; what is only compiled needs none.
     trained: the weights are, and random ones' latencies in the table do not count.
     """
-    made = hosts.once(
+    made = multihost.once(
         lambda: {
             name: find(table, *one[:2], how, trained) for name, one in networks.items()
         }
@@ -93,7 +93,7 @@ def latencies(
     tell(f"latency: {doing} {conditions['device']}: {len(missing)} network(s) ...")
     given = {key: conditions[key] for key in ("batch", "length", "dtype")}
     if how.target:
-        new = hosts.once(
+        new = multihost.once(
             lambda: {
                 name: compile.estimate(arch, sizes, target=how.target, **given)
                 for name, (arch, sizes, _) in missing.items()
@@ -101,7 +101,7 @@ def latencies(
         )
     else:  # By every process on a device of its own: the first one's is what stands.
         new = profile.measure(missing, **given, runs=how.runs)
-        new = hosts.once(lambda: new)
+        new = multihost.once(lambda: new)
     for name, (arch, sizes, _) in missing.items():
         kind = {} if how.target else {"weights": "trained" if trained else "random"}
         made[name] = {"network": _network(arch, sizes), **kind, **new[name]}

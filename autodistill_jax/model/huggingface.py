@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from autodistill_jax import files, hosts
+from autodistill_jax import multihost, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
@@ -140,7 +140,7 @@ def save(
     tensors = families.write(params, arch, sizes, rows, head)
 
     def write():
-        with files.whole(folder, folder=True) as partial:
+        with storage.whole(folder, folder=True) as partial:
             metadata = {"format": "pt"}
             save_file(tensors, partial / "model.safetensors", metadata=metadata)
             if not stock(arch, sizes):
@@ -155,4 +155,4 @@ def save(
             (partial / "README.md").write_text(card)
             check(partial)
 
-    hosts.once(write)
+    multihost.once(write)

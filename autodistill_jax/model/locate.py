@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etils import epath
 
-from autodistill_jax import files
+from autodistill_jax import storage
 from autodistill_jax.errors import UserError
 
 # Teachers inside packages of the package index: (module, folder in it, sha256).
@@ -24,13 +24,13 @@ _FILES = ["*.safetensors", "*.json", "vocab.txt", "merges.txt"]
 
 def locate(name: str) -> Path:
     """The folder of a teacher, by path, packaged name or hub name."""
-    if files.remote(name):
+    if storage.remote(name):
         if not (epath.Path(name) / "config.json").exists():
             raise UserError(
                 f"teacher={name}: no such folder, or none with a config.json; give one "
                 "that is there and that this account may read"
             )
-        return files.near(name)
+        return storage.near(name)
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         return path

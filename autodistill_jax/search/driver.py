@@ -12,11 +12,11 @@ from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from autodistill_jax import log
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes
-from autodistill_jax.train import log
 
 # The attribute of a trial that another study has run.
 EARLIER = "earlier"

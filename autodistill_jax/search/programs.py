@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import jax
 
-from autodistill_jax import losses
 from autodistill_jax.model.modules import Module
-from autodistill_jax.train import terms
+from autodistill_jax.train import losses, terms
 from autodistill_jax.train.objectives import Objective
 
 _NOT = (terms.AUXILIARY, "words_", "head_")

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from autodistill_jax import files
+from autodistill_jax import storage as stored_files
 from autodistill_jax.archs.arch import AnyArch, Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
@@ -61,13 +61,13 @@ def open_study(
 
 def keep(folder: epath.Path) -> None:
     """Sends a study that is a file to where it belongs, if that is a bucket."""
-    files.keep(folder / _FILE)
+    stored_files.keep(folder / _FILE)
 
 
 def check(storage: str, folder: epath.Path) -> None:
     """Raises UserError for a database that does not answer, within 10 s, and for a
     journal in a folder that cannot hold one."""
-    if storage == "journal" and files.remote(folder):
+    if storage == "journal" and stored_files.remote(folder):
         raise UserError(
             f"search.storage is journal, a file that grows, and {folder} is in a bucket, "
             "whose files do not; use '' for one program, a database's URL for several"
@@ -95,8 +95,10 @@ def _created(folder: epath.Path, name: str, storage: str):
         elif storage:
             made = _database(storage)
         else:
-            files.mirror(folder / _FILE).parent.mkdir(parents=True, exist_ok=True)
-            made = f"sqlite:///{files.mirror(folder / _FILE)}"
+            stored_files.mirror(folder / _FILE).parent.mkdir(
+                parents=True, exist_ok=True
+            )
+            made = f"sqlite:///{stored_files.mirror(folder / _FILE)}"
         return optuna.create_study(
             study_name=name,
             storage=made,

@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from autodistill_jax import files
+from autodistill_jax import storage
 
 
 def manager(folder: epath.Path, keep: int = 2) -> ocp.CheckpointManager:
@@ -18,7 +18,7 @@ def manager(folder: epath.Path, keep: int = 2) -> ocp.CheckpointManager:
     )
     return ocp.CheckpointManager(
         # A bucket's is absolute already.
-        folder if files.remote(folder) else folder.absolute(),
+        folder if storage.remote(folder) else folder.absolute(),
         options=options,
         item_handlers=ocp.StandardCheckpointHandler(),
     )

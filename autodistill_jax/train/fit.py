@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 
-from autodistill_jax import hosts
+from autodistill_jax import log, multihost
 from autodistill_jax.errors import UserError
-from autodistill_jax.train import log
 
 
 def fit(
@@ -55,7 +54,7 @@ def fit(
             jax.block_until_ready(values)
             progress.restart(done)  # What compiling took says nothing of the rate.
         means.add(values)
-        ends = hosts.preempted()
+        ends = multihost.preempted()
         saves = done == steps or ends or (save_every and done % save_every == 0)
         if done % tell_every == 0 or saves:
             now = means.take()

@@ -14,11 +14,19 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from autodistill_jax import losses, sharding
+from autodistill_jax import sharding
 from autodistill_jax.data import batches
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
-from autodistill_jax.train import checkpoint, fit, optimizer, pretrain, sandwich, terms
+from autodistill_jax.train import (
+    checkpoint,
+    fit,
+    losses,
+    optimizer,
+    pretrain,
+    sandwich,
+    terms,
+)
 from autodistill_jax.train.objectives import Objective
 
 # The linear maps from each block's output to its teacher's, [N, D, teacher's D].

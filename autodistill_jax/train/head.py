@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from autodistill_jax import losses, sharding
+from autodistill_jax import sharding
 from autodistill_jax.data import batches
 from autodistill_jax.model import words
 from autodistill_jax.model.modules import Module
-from autodistill_jax.train import fit, optimizer, terms
+from autodistill_jax.train import fit, losses, optimizer, terms
 from autodistill_jax.train.objectives import Objective
 
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from autodistill_jax import losses
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data.tokens import Special
 from autodistill_jax.errors import UserError
+from autodistill_jax.train import losses
 
 # term -> needs it all layers, or the masked-word head?
 TERMS = {

@@ -12,13 +12,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from autodistill_jax import losses, sharding
+from autodistill_jax import sharding
 from autodistill_jax.data import batches
 from autodistill_jax.data.hide import hide
 from autodistill_jax.data.tokens import Special
 from autodistill_jax.model import follows, modules, words
 from autodistill_jax.model.modules import Module
-from autodistill_jax.train import optimizer
+from autodistill_jax.train import losses, optimizer
 
 _HEADS = ("words_", "next_")
 

@@ -10,12 +10,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from autodistill_jax import losses
 from autodistill_jax.data import batches, spans, squad
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.model.pieces import dropout
-from autodistill_jax.train import epochs, optimizer
+from autodistill_jax.train import epochs, losses, optimizer
 
 # The head alone, on an encoder that is not trained, bears more.
 _FROZEN_RATE = 5e-3

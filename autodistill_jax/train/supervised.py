@@ -10,13 +10,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from autodistill_jax import losses, metrics, sharding
+from autodistill_jax import metrics, sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import batches
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.model.pieces import dropout
-from autodistill_jax.train import epochs, optimizer
+from autodistill_jax.train import epochs, losses, optimizer
 
 Side = Mapping[str, np.ndarray]
 

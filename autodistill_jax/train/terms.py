@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from autodistill_jax import losses, sharding
+from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import BERT_SIZES, Sizes
 from autodistill_jax.data.hide import hide
 from autodistill_jax.model import elastic, follows, words
 from autodistill_jax.model.modules import Module
+from autodistill_jax.train import losses
 from autodistill_jax.train.objectives import Objective
 
 # Parameters that only training needs; they are thrown away after it.

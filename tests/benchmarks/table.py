@@ -20,11 +20,11 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from autodistill_jax import log
 from autodistill_jax.jobs import experiment, judged, texts, training
 from autodistill_jax.latency import profile
 from autodistill_jax.model import modules
 from autodistill_jax.search import proxies
-from autodistill_jax.train import log
 
 _TOGETHER = 8  # Archs timed in turns, so that what else the machine does falls on all.
 

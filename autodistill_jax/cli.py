@@ -142,10 +142,10 @@ def main(argv: list[str]) -> int:
         # JAX and the rest take seconds to import: only once the flags are right.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        from autodistill_jax import hosts
+        from autodistill_jax import multihost
 
         if job not in ("cost", "preflight"):  # They look at no device.
-            hosts.start(*where)
+            multihost.start(*where)
         elif where != ("", 0, -1):
             raise UserError(
                 f"{job} is for one process; take out --coordinator, --processes, --process"

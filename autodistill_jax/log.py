@@ -10,7 +10,7 @@ import numpy as np
 from clu import metrics as clu_metrics
 from etils import epath
 
-from autodistill_jax import files, hosts
+from autodistill_jax import multihost, storage
 
 _FILE = "metrics.jsonl"
 _SEND = 30.0  # Seconds.
@@ -18,13 +18,13 @@ _SEND = 30.0  # Seconds.
 
 def say(text: str) -> None:
     """One line to the user, on stderr, by the first process: stdout is for results."""
-    if hosts.first():
+    if multihost.first():
         print(text, file=sys.stderr, flush=True)
 
 
 def result(value: Any) -> None:
     """One JSON object on stdout, by the first process."""
-    if hosts.first():
+    if multihost.first():
         print(json.dumps(value))
 
 
@@ -78,9 +78,9 @@ class Writer:
     def __init__(self, workdir: epath.Path, tensorboard: bool = False):
         self.kept = workdir / _FILE
         self.board, self.sent = None, time.monotonic()
-        if not hosts.first():
+        if not multihost.first():
             return
-        self.path = files.mirror(self.kept)
+        self.path = storage.mirror(self.kept)
         there = self.path.read_bytes() if self.path.exists() else b""
         self.torn = bool(there) and not there.endswith(b"\n")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class Writer:
             self.board = metric_writers.create_default_writer(str(workdir))
 
     def write(self, job: str, step: int, values: Mapping[str, float]) -> None:
-        if not hosts.first():
+        if not multihost.first():
             return
         line = {"job": job, "step": step, "time": round(time.time(), 3), **values}
         with self.path.open("a") as file:
@@ -99,7 +99,7 @@ class Writer:
             file.write("\n" * self.torn + json.dumps(line) + "\n")
         self.torn = False
         if time.monotonic() - self.sent > _SEND:
-            files.keep(self.kept)
+            storage.keep(self.kept)
             self.sent = time.monotonic()
         if self.board is not None:
             self.board.write_scalars(
@@ -110,7 +110,7 @@ class Writer:
 
 def read(workdir: epath.Path, job: str) -> list[dict]:
     """The lines of a job in metrics.jsonl; of a step that was run twice the last."""
-    path = files.mirror(workdir / _FILE)
+    path = storage.mirror(workdir / _FILE)
     lines = {}
     if path.exists():
         for text in path.read_text().splitlines():
@@ -125,4 +125,4 @@ def read(workdir: epath.Path, job: str) -> list[dict]:
 
 def keep(workdir: epath.Path) -> None:
     """Sends what was written so far to a bucket, if the workdir is in one."""
-    files.keep(workdir / _FILE)
+    storage.keep(workdir / _FILE)

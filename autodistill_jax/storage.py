@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from autodistill_jax import hosts
+from autodistill_jax import multihost
 from autodistill_jax.errors import UserError
 
 _LAST = "config.json"
@@ -35,13 +35,13 @@ def remote(path: epath.PathLike) -> bool:
 def check(folder: epath.Path) -> None:
     """Raises UserError where nothing can be written, or not all processes see it: found
     out before the work is."""
-    probe = folder / hosts.once(lambda: f".{uuid.uuid4().hex}.probe")
-    made = hosts.once(lambda: _probed(folder, probe))
-    seen = hosts.every(_seen(probe))
-    hosts.once(lambda: (probe.unlink(), [one.rmdir() for one in made]))
+    probe = folder / multihost.once(lambda: f".{uuid.uuid4().hex}.probe")
+    made = multihost.once(lambda: _probed(folder, probe))
+    seen = multihost.every(_seen(probe))
+    multihost.once(lambda: (probe.unlink(), [one.rmdir() for one in made]))
     if not seen:
         raise UserError(
-            f"{folder} is not the same folder for all {hosts.count()} "
+            f"{folder} is not the same folder for all {multihost.count()} "
             "processes; give one that all see: gs://bucket/folder, or a shared disk"
         )
 
@@ -145,7 +145,7 @@ def write_text(path: epath.Path, text: str) -> None:
         with whole(path) as made:
             made.write_text(text)
 
-    hosts.once(write)
+    multihost.once(write)
 
 
 def write_arrays(path: epath.Path, arrays: Mapping[str, Any]) -> None:
@@ -155,7 +155,7 @@ def write_arrays(path: epath.Path, arrays: Mapping[str, Any]) -> None:
         with whole(path) as made:
             np.savez(made, **{name: np.asarray(x) for name, x in arrays.items()})
 
-    hosts.once(write)
+    multihost.once(write)
 
 
 def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
