@@ -14,7 +14,7 @@ from etils import epath
 
 from autodistill_jax import multihost
 from autodistill_jax.cli import main
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import workdir
 from autodistill_jax.train import checkpoint
@@ -75,7 +75,7 @@ def job(name, workdir, flags):
 def preempted(process, folder, flags):
     """As `job`, where the second process is told to end while it trains."""
     # A step has a batch, and some steps are done by the tenth.
-    feed, seen = batches.of_step, []
+    feed, seen = loader.of_step, []
 
     def of_step(*args):
         seen.append(args)
@@ -83,9 +83,9 @@ def preempted(process, folder, flags):
             os.kill(os.getpid(), signal.SIGTERM)
         return feed(*args)
 
-    batches.of_step = of_step
+    loader.of_step = of_step
     status, _ = job("distill", folder, [*flags, "--config.distill.steps=2000"])
-    batches.of_step = feed
+    loader.of_step = feed
     kept = checkpoint.manager(workdir.superlm_folder(epath.Path(folder), "main"))
     return status, len(seen), kept.latest_step()
 

@@ -14,7 +14,7 @@ from autodistill_jax import multihost, sharding
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data import batches, tokens
+from autodistill_jax.data import loader, tokenization
 from autodistill_jax.model import extract, modules
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import fit, optimizer, sandwich, terms
@@ -34,7 +34,7 @@ OBJECTIVE = Objective(
     relation_heads=4,
     hide=0.2,
     hide_at_most=3,
-    special=tokens.Special(pad=0, cls=1, sep=2, hide=3),
+    special=tokenization.Special(pad=0, cls=1, sep=2, hide=3),
 )
 SETTINGS = {"learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
 BATCH = 16
@@ -67,12 +67,12 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
     state = optimizer.begin(moves, start, axes, mesh)
     theirs = sharding.place({**theirs, **head}, modules.axes(teacher), mesh)
     step = sandwich.make_step(superlm, teacher, OBJECTIVE, moves, parts)
-    feed = batches.training(rows(max(48, batch)), batch, seed=0)
+    feed = loader.training(rows(max(48, batch)), batch, seed=0)
 
     def inputs(i):
         archs = sandwich.as_arrays(sandwich.archs(SPACE, 1, 0, i))
         key = jax.random.fold_in(jax.random.key(0), i)
-        return {}, theirs, batches.of_step(feed, i, mesh), archs, key
+        return {}, theirs, loader.of_step(feed, i, mesh), archs, key
 
     return state, step, inputs
 

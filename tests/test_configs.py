@@ -14,7 +14,7 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.budget import Budget
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
-from autodistill_jax.data import tokens
+from autodistill_jax.data import tokenization
 from autodistill_jax.jobs import baselines, experiment, fields, training
 from autodistill_jax.latency import compile
 from autodistill_jax.model import extract, huggingface
@@ -58,7 +58,7 @@ def test_every_preset_builds(path, preset):
     for name in config.baselines:
         assert name in baselines.NAMES
     kind = huggingface.Teacher(teacher, None, {}, "mean", small, None)
-    special = tokens.Special(0, 1, 2, 3)
+    special = tokenization.Special(0, 1, 2, 3)
     distill = config.distill.to_dict()
     for recipe in ({}, *(objectives.RECIPES.get(b, {}) for b in config.baselines)):
         objectives.objective(distill | recipe, spaces, kind, special)

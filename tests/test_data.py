@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 from conftest import DATA, needs_data
 
-from autodistill_jax.data import batches, docs, tasks, text, tokens
+from autodistill_jax.data import corpus, docstrings, loader, tasks, tokenization
 from autodistill_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def made(minilm):
-    return tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
 
 
 def test_docstrings_are_deterministic_unique_and_held_out_by_module():
-    docs.docstrings.cache_clear()
-    first = docs.docstrings(("optax", "flax"))
-    docs.docstrings.cache_clear()
-    again = docs.docstrings(("optax", "flax"))
+    docstrings.docstrings.cache_clear()
+    first = docstrings.docstrings(("optax", "flax"))
+    docstrings.docstrings.cache_clear()
+    again = docstrings.docstrings(("optax", "flax"))
     assert first == again and len(first) > 500
     texts = [" ".join(doc.text.lower().split()) for doc in first]
     assert len(set(texts)) == len(texts)
@@ -41,7 +41,7 @@ def test_docstrings_are_read_and_never_imported(tmp_path, monkeypatch):
     )
     (package / "broken.py").write_text("def (:\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = docs.docstrings(("explosive",))
+    found = docstrings.docstrings(("explosive",))
     assert [doc.text for doc in found] == [
         "This docstring stands only here, and stands here once."
     ]
@@ -49,20 +49,22 @@ def test_docstrings_are_read_and_never_imported(tmp_path, monkeypatch):
 
 def test_labelled_docs_give_no_package_away():
     packages = ("optax", "flax", "optuna")
-    train, dev = docs.labelled(packages)
+    train, dev = docstrings.labelled(packages)
     assert {label for _, label in train} == {0, 1, 2}
     assert not {row[0] for row in train} & {row[0] for row in dev}
     joined = " ".join(row[0] for row in train + dev).lower()
     assert not any(name in joined for name in packages)
-    assert docs.blanked("import numpy as np; np.linalg", ("numpy",)) == (
+    assert docstrings.blanked("import numpy as np; np.linalg", ("numpy",)) == (
         "import _ as _; _.linalg"
     )
-    assert docs.blanked("an example of input", ("numpy",)) == "an example of input"
+    assert (
+        docstrings.blanked("an example of input", ("numpy",)) == "an example of input"
+    )
 
 
 def test_missing_package():
     with pytest.raises(UserError, match="'no_such_package', which is not an installed"):
-        docs.docstrings(("no_such_package",))
+        docstrings.docstrings(("no_such_package",))
 
 
 def test_prose_of_a_docstring():
@@ -78,7 +80,7 @@ def test_prose_of_a_docstring():
     The ``mean`` is taken along :func:`~pkg.axis` of the array."""
     import inspect
 
-    assert list(docs.paragraphs(inspect.cleandoc(doc))) == [
+    assert list(docstrings.paragraphs(inspect.cleandoc(doc))) == [
         "Compute the mean of an array of numbers.",
         "The mean is taken along pkg.axis of the array.",
     ]
@@ -93,14 +95,14 @@ def test_sources(tmp_path, made):
     (tmp_path / "AA" / "wiki_00").write_text(
         wiki + '<doc id="2">\nStub\n\nToo short.\n</doc>\n'
     )
-    found = [t for t, _ in text.documents(str(tmp_path))]
+    found = [t for t, _ in corpus.documents(str(tmp_path))]
     assert len(found) == 3 and sum("R&D" in t for t in found) == 1
-    assert len(list(text.documents(str(tmp_path / "*.txt")))) == 1
+    assert len(list(corpus.documents(str(tmp_path / "*.txt")))) == 1
     (tmp_path / "c.jsonl").write_text('{"text": "fine"}\n{"words": 1}\n')
     with pytest.raises(UserError, match=r"c\.jsonl, line 2: .*field \"text\""):
-        list(text.documents(str(tmp_path / "c.jsonl")))
+        list(corpus.documents(str(tmp_path / "c.jsonl")))
     with pytest.raises(UserError, match="no .txt, .jsonl or wikiextractor file"):
-        list(text.documents(str(tmp_path / "nowhere")))
+        list(corpus.documents(str(tmp_path / "nowhere")))
 
 
 def test_one_text_file_has_two_sides(tmp_path, made):
@@ -109,7 +111,7 @@ def test_one_text_file_has_two_sides(tmp_path, made):
     lines = [f"This is the line number {i} of a long corpus." for i in range(3000)]
     for between in ("\n", "\n\n"):
         path.write_text(between.join(lines))
-        found = text.rows(text.documents(str(path)), made, "sentence", 16)
+        found = corpus.rows(corpus.documents(str(path)), made, "sentence", 16)
         rows = {k: len(v["ids"]) for k, v in found.items()}
         assert sum(rows.values()) == 3000 and 30 < rows["heldout"] < 600
 
@@ -117,7 +119,7 @@ def test_one_text_file_has_two_sides(tmp_path, made):
 def test_separators_inside_a_json_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one\u2028line of text"}\n', encoding="utf-8")
-    assert [t for t, _ in text.documents(str(path))] == ["one\u2028line of text"]
+    assert [t for t, _ in corpus.documents(str(path))] == ["one\u2028line of text"]
 
 
 def test_a_clone_below_a_folder_called_tests(tmp_path, monkeypatch):
@@ -127,21 +129,22 @@ def test_a_clone_below_a_folder_called_tests(tmp_path, monkeypatch):
         '"""A docstring long enough to be read here."""'
     )
     monkeypatch.syspath_prepend(tmp_path / "tests")
-    assert len(docs.docstrings(("belowtests",))) == 1
+    assert len(docstrings.docstrings(("belowtests",))) == 1
 
 
 def test_any_part_of_the_docs_is_of_all_packages():
     packages = ("optax", "flax", "optuna")
     by_text = {
-        " ".join(d.text.split())[:30]: d.package for d in docs.docstrings(packages)
+        " ".join(d.text.split())[:30]: d.package
+        for d in docstrings.docstrings(packages)
     }
-    first = [t for t, _ in text.documents("docs", packages)][:60]
+    first = [t for t, _ in corpus.documents("docs", packages)][:60]
     assert {by_text.get(" ".join(t.split())[:30]) for t in first} >= set(packages)
 
 
 def test_tfds_without_a_network():
     with pytest.raises(UserError, match="tfds:no_such_set cannot be read"):
-        list(text.documents("tfds:no_such_set"))
+        list(corpus.documents("tfds:no_such_set"))
 
 
 def test_tfds_on_this_machine(tmp_path, monkeypatch):
@@ -164,16 +167,16 @@ def test_tfds_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     builder = LocalText(data_dir=tmp_path, file_format="array_record")
     with pytest.raises(UserError, match="config.data.download=True"):
-        list(text.documents("tfds:local_text"))
+        list(corpus.documents("tfds:local_text"))
     builder.download_and_prepare()
-    found = sorted(t for t, _ in text.documents("tfds:local_text"))
+    found = sorted(t for t, _ in corpus.documents("tfds:local_text"))
     assert found == [f"Text number {i}." for i in range(5)]
 
 
 @needs_data
 def test_wikipedia(made):
-    source = text.documents(str(DATA / "wikipedia-2015" / "AA" / "wiki_00"))
-    found = text.rows(source, made, "chunk", 32, limit=300)
+    source = corpus.documents(str(DATA / "wikipedia-2015" / "AA" / "wiki_00"))
+    found = corpus.rows(source, made, "chunk", 32, limit=300)
     assert found["train"]["ids"].shape == (300, 32)
     assert found["train"]["tokens"].mean() > 0.9  # Chunks are filled.
 
@@ -181,33 +184,33 @@ def test_wikipedia(made):
 def test_rows_do_not_leak(made):
     pieces = [(f"Sentence number {i} of all these. Shared by both of them.", i % 2 == 0)
               for i in range(10)]  # fmt: skip
-    found = text.rows(iter(pieces), made, "sentence", 16)
+    found = corpus.rows(iter(pieces), made, "sentence", 16)
     assert len(found["train"]["ids"]) == 6 and len(found["heldout"]["ids"]) == 5
     with pytest.raises(UserError, match="one of sentence, chunk, pair"):
-        text.rows(iter(pieces), made, "word", 16)
+        corpus.rows(iter(pieces), made, "word", 16)
     with pytest.raises(UserError, match="0 held-out rows"):
-        text.rows(iter([("One sentence of text here. And one more of it.", False)]),
+        corpus.rows(iter([("One sentence of text here. And one more of it.", False)]),
                   made, "sentence", 16)  # fmt: skip
 
 
 def test_encode_pads_cuts_and_pairs(made):
-    found = tokens.encode(made, ["word " * 20, "a b"], 8)
+    found = tokenization.encode(made, ["word " * 20, "a b"], 8)
     assert found["tokens"].tolist() == [[1] * 8, [1] * 4 + [0] * 4]
     assert found["ids"][0, -1] == made.token_to_id("[SEP]")
-    pair = tokens.encode(made, [("one", "two")], 8)
+    pair = tokenization.encode(made, [("one", "two")], 8)
     assert pair["types"][0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
 def test_batches_are_a_function_of_the_step():
     rows = {"x": np.arange(10)}
-    one, other = batches.training(rows, 4, seed=1), batches.training(rows, 4, seed=1)
+    one, other = loader.training(rows, 4, seed=1), loader.training(rows, 4, seed=1)
     assert all(np.array_equal(one[i]["x"], other[i]["x"]) for i in (7, 0, 3))
     epoch = np.concatenate([one[i]["x"] for i in range(5)])
     assert sorted(epoch) == sorted([*range(10), *range(10)])
-    last = list(batches.evaluation(rows, 4))[-1]
+    last = list(loader.evaluation(rows, 4))[-1]
     assert last["rows"].tolist() == [True, True, False, False]
     with pytest.raises(UserError, match="batch_size 11 is larger than the 10 rows"):
-        batches.training(rows, 11, seed=0)
+        loader.training(rows, 11, seed=0)
 
 
 def test_a_task_of_ones_own(tmp_path):

@@ -10,7 +10,7 @@ from conftest import TEXTS, VOCAB
 from parity import assert_equal
 
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.data import tokens
+from autodistill_jax.data import tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
@@ -216,8 +216,8 @@ def test_students_go_out_as_their_teachers_family(
                      and fields.get("embedding_size") != 32)  # fmt: skip
     assert (folder / "modeling_elastic_bert.py").exists() != stock
     remote = {} if stock else {"trust_remote_code": True}
-    made = tokens.tokenizer(folder, VOCAB)
-    batch = tokens.encode(made, TEXTS, 14)
+    made = tokenization.tokenizer(folder, VOCAB)
+    batch = tokenization.encode(made, TEXTS, 14)
     batch.pop("types")
     assert_equal(folder, batch, **remote)
     again = huggingface.load(str(folder))

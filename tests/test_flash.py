@@ -8,8 +8,8 @@ from conftest import BIG, SIZES, mesh_of
 
 from autodistill_jax.archs.arch import MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES
-from autodistill_jax.data import batches
-from autodistill_jax.data.tokens import Special
+from autodistill_jax.data import loader
+from autodistill_jax.data.tokenization import Special
 from autodistill_jax.model import extract, modules, words
 from autodistill_jax.search import brief
 from autodistill_jax.search.driver import Unpromising
@@ -62,7 +62,7 @@ def transfer():
 
 def run(transfer, rows, fraction=0.1, **more):
     mesh = mesh_of(1)
-    feed = batches.training(rows, 8, 0)
+    feed = loader.training(rows, 8, 0)
     return flash.run(transfer, feed, SETTINGS, fraction, mesh, 0, "flash", **more)
 
 
@@ -181,7 +181,7 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     monkeypatch.setattr(flash, "run", no_training)
     mesh = mesh_of(1)
     settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
-    args = (batches.training(rows, 8, 0), rows, settings, mesh, 0, "flash")
+    args = (loader.training(rows, 8, 0), rows, settings, mesh, 0, "flash")
     made = brief.score(transfer, *args)
     both = [made["accuracy_words"], made["accuracy_next"]]
     assert made["proxy"] == 1 - np.mean(both) and 0.3 < made["proxy"] <= 1

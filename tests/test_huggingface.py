@@ -13,7 +13,7 @@ from parity import assert_equal, outputs
 from autodistill_jax import metrics
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.data import batches, glue, tokens
+from autodistill_jax.data import glue, loader, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, huggingface
 from autodistill_jax.model.bert import Bert
@@ -49,15 +49,15 @@ def test_random_berts_equal_transformers(tmp_path, batch, headed, activation):
 
 
 def test_minilm_equals_transformers(minilm):
-    made = tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
-    assert_equal(minilm.folder, tokens.encode(made, TEXTS, 16))
+    made = tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
+    assert_equal(minilm.folder, tokenization.encode(made, TEXTS, 16))
 
 
 def test_minilm_stored_numbers(minilm):
     # Made with transformers 5.23.0 and torch 2.13.0: the first text's first two
     # channels of the embeddings, of the middle and of the last layer, at [CLS].
-    made = tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
-    states = outputs(minilm.folder, tokens.encode(made, TEXTS, 16)).states
+    made = tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
+    states = outputs(minilm.folder, tokenization.encode(made, TEXTS, 16)).states
     found = np.asarray(states)[[0, 3, 6], 0, 0, :2]
     assert np.abs(found - np.array(STORED)).max() < 1e-4
     assert minilm.pooling == "mean"
@@ -69,7 +69,7 @@ STORED = [[-0.176567, -0.048236], [-0.018262, -0.012279], [-0.300519, -0.001829]
 @needs_data
 def test_minilm_sts_b(minilm):
     task = glue.load("stsb", str(DATA / "glue"))
-    made = tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
+    made = tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
     module = Bert(minilm.arch, minilm.sizes)
 
     @jax.jit
@@ -78,8 +78,8 @@ def test_minilm_sts_b(minilm):
         return losses.mean_pool(out.hidden, batch["tokens"])
 
     def side(i):
-        rows = tokens.encode(made, [pair[i] for pair in task.dev[0]], 64)
-        parts = [embed(minilm.params, b) for b in batches.evaluation(rows, 250)]
+        rows = tokenization.encode(made, [pair[i] for pair in task.dev[0]], 64)
+        parts = [embed(minilm.params, b) for b in loader.evaluation(rows, 250)]
         return jnp.concatenate(parts)
 
     cosines = np.asarray(losses.cosine(side(0), side(1)))
@@ -105,8 +105,8 @@ def test_students_go_out_with_equal_outputs(tmp_path, minilm, arch):
         checked.append,
     )
     assert checked and folder.is_dir() and not checked[0].exists()
-    made = tokens.tokenizer(folder, minilm.sizes.vocab)
-    batch = tokens.encode(made, TEXTS, 16)
+    made = tokenization.tokenizer(folder, minilm.sizes.vocab)
+    batch = tokenization.encode(made, TEXTS, 16)
     remote = {} if arch.exportable else {"trust_remote_code": True}
     assert (folder / "modeling_elastic_bert.py").exists() == bool(remote)
     assert_equal(folder, batch, **remote)
@@ -182,7 +182,7 @@ def test_refusals(folder, tmp_path, minilm):
         huggingface.load(str(folder))
     edit(folder, hidden_act="gelu")
     with pytest.raises(UserError, match="has 30522 entries, but the teacher has 100"):
-        tokens.tokenizer(folder, 100)
+        tokenization.tokenizer(folder, 100)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="is a pickle.*save_file"):
         huggingface.load(str(folder))

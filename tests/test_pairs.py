@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import stories
 
-from autodistill_jax.data import pairs as data_pairs
-from autodistill_jax.data import text, tokens
+from autodistill_jax.data import corpus, tokenization
+from autodistill_jax.data import nsp as data_pairs
 from autodistill_jax.errors import UserError
 
 PAIR_KEYS = {"ids", "tokens", "types", "next"}
@@ -16,12 +16,12 @@ PAIR_KEYS = {"ids", "tokens", "types", "next"}
 
 @pytest.fixture(scope="module")
 def made(minilm):
-    return tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
 
 
 def cut(source, made, length=48, **more):
-    return text.rows(
-        text.documents(str(source), unit="pair"), made, "pair", length, **more
+    return corpus.rows(
+        corpus.documents(str(source), unit="pair"), made, "pair", length, **more
     )
 
 

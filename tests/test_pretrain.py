@@ -14,7 +14,7 @@ from conftest import SIZES, mesh_of
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.cli import main
-from autodistill_jax.data import batches, tokens
+from autodistill_jax.data import loader, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import pretrain as job
 from autodistill_jax.jobs import teachers
@@ -22,7 +22,7 @@ from autodistill_jax.model import follows, huggingface, modules, words
 from autodistill_jax.train import fit, objectives, optimizer, pretrain, terms
 
 ROOT = Path(__file__).parents[1]
-SPECIAL = tokens.Special(pad=0, cls=1, sep=2, hide=3)
+SPECIAL = tokenization.Special(pad=0, cls=1, sep=2, hide=3)
 
 
 SETTINGS = {"learning_rate": 3e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
@@ -65,13 +65,13 @@ def test_it_learns_words_and_next_sentences():
 
     before = right(params)
     assert before["words"] < 0.2 and 0.3 < before["next"] < 0.7
-    feed = batches.training(toy(2000, seed=0), 32, seed=0)
+    feed = loader.training(toy(2000, seed=0), 32, seed=0)
     state = {"params": params, "optimizer": moves.init(params)}
     state = fit.fit(
         pretrain.make_step(module, moves, SPECIAL, 0.15, 20),
         jax.device_put(state, sharding.replicated(mesh)),
         lambda i: (
-            batches.of_step(feed, i, mesh),
+            loader.of_step(feed, i, mesh),
             jax.random.fold_in(jax.random.key(0), i),
         ),
         steps,

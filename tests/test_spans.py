@@ -13,7 +13,7 @@ from questions import asked, marked
 from safetensors.numpy import load_file
 
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.data import spans, squad, tokens
+from autodistill_jax.data import squad, squad_windows, tokenization
 from autodistill_jax.data.squad import score
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import spans as job
@@ -29,20 +29,20 @@ LONG = (
 
 @pytest.fixture(scope="module")
 def wordpiece(minilm):
-    return tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "bytes"])
 def tokenizer(request, byte_level):
     if request.param == "wordpiece":
         return request.getfixturevalue("wordpiece")
-    return tokens.tokenizer(byte_level, VOCAB)
+    return tokenization.tokenizer(byte_level, VOCAB)
 
 
 def test_windows_cover_every_token_once_and_lead_back(tokenizer):
     questions = [asked("a", LONG, " where? ", "w7"), asked("b", "Short.", "?", "Short")]
     length = 32
-    made = spans.windows(tokenizer, questions, length)
+    made = squad_windows.windows(tokenizer, questions, length)
     whole = tokenizer.encode(LONG, add_special_tokens=False)
     rows = np.flatnonzero(made.question == 0)
     assert len(rows) > 2 and len(made.question) == len(rows) + 1
@@ -58,8 +58,8 @@ def test_windows_cover_every_token_once_and_lead_back(tokenizer):
     # Neighbours share as much as is said.
     shared = [set(map(tuple, made.offsets[row].tolist())) - {(0, 0)} for row in rows]
     if len(whole.offsets) == len(set(whole.offsets)):
-        assert len(shared[0] & shared[1]) == spans.overlap(length)
-    special, row = tokens.special(tokenizer), made.rows["ids"][-1]
+        assert len(shared[0] & shared[1]) == squad_windows.overlap(length)
+    special, row = tokenization.special(tokenizer), made.rows["ids"][-1]
     assert (
         row[0] == special.cls
         and (row[made.rows["tokens"][-1] == 0] == special.pad).all()
@@ -69,21 +69,21 @@ def test_windows_cover_every_token_once_and_lead_back(tokenizer):
 def test_an_answer_cut_by_a_window_points_to_the_first_token(tokenizer):
     length = 32
     question = asked("a", LONG, "where?", "w9")
-    made = spans.windows(tokenizer, [question], length)
+    made = squad_windows.windows(tokenizer, [question], length)
     edges = made.offsets[0][made.offsets[0, :, 1] > 0]
-    start, end = int(edges[-spans.overlap(length)][0]), int(edges[-1][1])
+    start, end = int(edges[-squad_windows.overlap(length)][0]), int(edges[-1][1])
     # Inside the overlap: whole in both windows.
     inside = question._replace(answers=(LONG[start:end],), starts=(start,))
-    label = spans.training(tokenizer, [inside], length)["label"]
+    label = squad_windows.training(tokenizer, [inside], length)["label"]
     assert (label[:2] > 0).all() and not label[2:].any()
     # Two characters more on one side: whole in one.
     for a, b, there in ((start - 2, end, 0), (start, end + 2, 1)):
         cut = question._replace(answers=(LONG[a:b],), starts=(a,))
-        label = spans.training(tokenizer, [cut], length)["label"]
+        label = squad_windows.training(tokenizer, [cut], length)["label"]
         assert label[there].all() and not label[1 - there].any()
     # Wider than a window: in none.
     wide = question._replace(answers=(LONG,), starts=(0,))
-    assert not spans.training(tokenizer, [wide], length)["label"].any()
+    assert not squad_windows.training(tokenizer, [wide], length)["label"].any()
 
 
 def pointed(made, labels):
@@ -100,9 +100,9 @@ def pointed(made, labels):
 def test_real_answers_come_back_to_the_character(tokenizer):
     questions = squad.read(DATA / "squad" / "dev-v1.1.json")[::100]
     length = 160
-    spans.check(tokenizer, questions, 2 * length)
-    rows = spans.training(tokenizer, questions, length)
-    made = spans.windows(tokenizer, questions, length)
+    squad_windows.check(tokenizer, questions, 2 * length)
+    rows = squad_windows.training(tokenizer, questions, length)
+    made = squad_windows.windows(tokenizer, questions, length)
     for name in ("ids", "tokens", "types"):
         assert np.array_equal(rows[name], made.rows[name])
     answerable = 0
@@ -119,14 +119,15 @@ def test_real_answers_come_back_to_the_character(tokenizer):
         answerable += 1
     assert answerable >= 0.9 * len(questions)
     found = score(
-        spans.answers(made, questions, pointed(made, rows["label"]), 60), questions
+        squad_windows.answers(made, questions, pointed(made, rows["label"]), 60),
+        questions,
     )
     assert found["exact_match"] > 95
 
 
 def test_only_what_can_be_an_answer_is_answered(wordpiece):
     question = asked("a", "one two three four five six", "two which?", "two")
-    made = spans.windows(wordpiece, [question], 24)
+    made = squad_windows.windows(wordpiece, [question], 24)
     context = np.flatnonzero(made.starts[0])
     where = {word: context[i] for i, word in enumerate(question.context.split())}
 
@@ -136,7 +137,7 @@ def test_only_what_can_be_an_answer_is_answered(wordpiece):
             logits[0, where.get(place, place), 0] = value
         for place, value in last.items():
             logits[0, where.get(place, place), 1] = value
-        return spans.answers(made, [question], logits, longest)["a"]
+        return squad_windows.answers(made, [question], logits, longest)["a"]
 
     assert answer({"two": 1}, {"four": 1}) == "two three four"
     # The end before the start: the best pair in order.
@@ -153,7 +154,7 @@ def test_only_what_can_be_an_answer_is_answered(wordpiece):
 
 def test_the_best_window_answers_and_a_start_counts_where_it_has_context(wordpiece):
     question = asked("a", LONG, "where?", "w9")
-    made = spans.windows(wordpiece, [question], 32)
+    made = squad_windows.windows(wordpiece, [question], 32)
     logits = np.zeros((*made.starts.shape, 2))
     for row, value in ((0, 1), (1, 2)):
         place = np.flatnonzero(made.starts[row])[2]
@@ -164,7 +165,7 @@ def test_the_best_window_answers_and_a_start_counts_where_it_has_context(wordpie
     logits[1, twice] = 5
     # It may end there, so the start is what must be refused.
     logits[1, twice, 1] = 0
-    assert spans.answers(made, [question], logits)["a"] == wanted
+    assert squad_windows.answers(made, [question], logits)["a"] == wanted
 
 
 BATCH = 16
@@ -173,8 +174,8 @@ BATCH = 16
 def rows_of(tokenizer, count=160, length=24):
     questions, dev = marked(count), marked(32, seed=1)
     return train.Rows(
-        spans.training(tokenizer, questions, length),
-        spans.windows(tokenizer, dev, length),
+        squad_windows.training(tokenizer, questions, length),
+        squad_windows.windows(tokenizer, dev, length),
         dev,
     )
 
@@ -274,7 +275,9 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
         head = load_file(tmp_path / model / "head.safetensors")
         params = network.params | {f"head_{name}": x for name, x in head.items()}
         logits = read(params, rows.dev.rows)
-        assert spans.answers(rows.dev, rows.questions, np.asarray(logits)) == kept
+        assert (
+            squad_windows.answers(rows.dev, rows.questions, np.asarray(logits)) == kept
+        )
         said = json.loads((tmp_path / model / "head.json").read_text())
         assert said["logits"] == ["start", "end"] and said["length"] == 24
 
@@ -286,5 +289,5 @@ def test_a_tokenizer_that_does_not_lead_back(wordpiece):
     made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[PAD]"))
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     with pytest.raises(UserError, match="answers cannot be found"):
-        spans.check(made, marked(2), 24)
-    spans.check(wordpiece, marked(2), 24)
+        squad_windows.check(made, marked(2), 24)
+    squad_windows.check(wordpiece, marked(2), 24)

@@ -8,8 +8,8 @@ from conftest import SIZES
 
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data.hide import hide
-from autodistill_jax.data.tokens import Special
+from autodistill_jax.data.mlm import hide
+from autodistill_jax.data.tokenization import Special
 from autodistill_jax.model import extract, modules, words
 from autodistill_jax.model.bert import Bert
 from autodistill_jax.train import objectives, sandwich, terms

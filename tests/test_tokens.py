@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import TEXTS, VOCAB
 
-from autodistill_jax.data import tokens
+from autodistill_jax.data import tokenization
 from autodistill_jax.errors import UserError
 
 
@@ -20,26 +20,28 @@ def test_byte_level_ids_equal_transformers(tmp_path, byte_level, prefix_space):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"add_prefix_space": prefix_space})
     )
-    made = tokens.tokenizer(tmp_path, VOCAB)
+    made = tokenization.tokenizer(tmp_path, VOCAB)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for texts in (TEXTS, list(zip(TEXTS, TEXTS[::-1], strict=True))):
         wanted = tokenizer(texts, padding="max_length", truncation=True, max_length=24)
-        found = tokens.encode(made, texts, 24)
+        found = tokenization.encode(made, texts, 24)
         assert np.array_equal(found["ids"], wanted["input_ids"])
         assert np.array_equal(found["tokens"], wanted["attention_mask"])
         assert not found["types"].any()
-    assert tokens.special(made) == tokens.Special(pad=1, cls=0, sep=2, hide=4)
+    assert tokenization.special(made) == tokenization.Special(
+        pad=1, cls=0, sep=2, hide=4
+    )
 
 
 def test_special_tokens_by_their_own_names(tmp_path, minilm):
-    made = tokens.tokenizer(minilm.folder, minilm.sizes.vocab)
-    assert tokens.special(made) == tokens.Special(0, 101, 102, 103)
+    made = tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
+    assert tokenization.special(made) == tokenization.Special(0, 101, 102, 103)
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
     with pytest.raises(UserError, match=r"nor vocab\.json with merges\.txt"):
-        tokens.tokenizer(tmp_path, 10)
+        tokenization.tokenizer(tmp_path, 10)
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(UserError, match=r"needs \[PAD\], .* or <pad>, <s> and </s>"):
-        tokens.tokenizer(tmp_path, 10)
+        tokenization.tokenizer(tmp_path, 10)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[CLS]\na\n")
     with pytest.raises(UserError, match="sep_token not found"):
-        tokens.tokenizer(tmp_path, 10)
+        tokenization.tokenizer(tmp_path, 10)

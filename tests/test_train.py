@@ -10,7 +10,7 @@ from conftest import BIG, SIZES, SPACE, mesh_of
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data import batches, tokens
+from autodistill_jax.data import loader, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.model import extract, huggingface, modules
 from autodistill_jax.model.bert import Bert
@@ -38,7 +38,7 @@ SETTINGS = {
     "clip": 1.0,
 }
 TEACHER = Arch(4, 32, 4, 64, 8)
-SPECIAL = tokens.Special(pad=0, cls=1, sep=2, hide=3)
+SPECIAL = tokenization.Special(pad=0, cls=1, sep=2, hide=3)
 STEPS = 8
 
 
@@ -67,7 +67,7 @@ class Run:
         self.objective = objectives.objective(SETTINGS, [SPACE], kind("mean", True))
         self.superlm = Bert(BIG, SIZES, space=SPACE)
         self.moves = optimizer.make(SETTINGS, STEPS, modules.axes(self.superlm))
-        self.feed = batches.training(rows(), 8, seed=0)
+        self.feed = loader.training(rows(), 8, seed=0)
         self.step = sandwich.make_step(
             self.superlm, self.teacher, self.objective, self.moves
         )
@@ -85,7 +85,7 @@ class Run:
 
     def inputs(self, i):
         archs = sandwich.as_arrays(sandwich.archs(SPACE, 2, 0, i))
-        batch = batches.of_step(self.feed, i, self.mesh)
+        batch = loader.of_step(self.feed, i, self.mesh)
         key = jax.random.fold_in(jax.random.key(0), i)
         return self.frozen, self.teacher_params, batch, archs, key
 
@@ -128,7 +128,7 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
     params = run.start()["params"]
     state = {"params": params, "optimizer": optax.sgd(1.0).init(params)}
     archs = [SPACE.largest(), SPACE.smallest(), Arch(2, 16, 2, 24, 8)]
-    batch = batches.of_step(run.feed, 0, run.mesh)
+    batch = loader.of_step(run.feed, 0, run.mesh)
     target = terms.targets(run.teacher, run.teacher_params, batch, run.objective)
 
     @jax.jit

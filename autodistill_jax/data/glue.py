@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autodistill_jax.data import glue_files, stored, tasks
-from autodistill_jax.data.glue_files import LAYOUTS, Layout, Side
+from autodistill_jax.data import glue_tsv, tasks, tfds
+from autodistill_jax.data.glue_tsv import LAYOUTS, Layout, Side
 from autodistill_jax.errors import UserError
 
 NAMES = tuple(LAYOUTS)
@@ -45,7 +45,7 @@ def load(
             "use a teacher with that order"
         )
     if root:
-        sides, notes = glue_files.read(layout, root)
+        sides, notes = glue_tsv.read(layout, root)
     else:
         sides, notes = _stored(name, layout, download), ()
     if labels != layout.labels:
@@ -123,8 +123,8 @@ def _stored(name: str, layout: Layout, download: bool) -> dict[str, Side]:
     """The sides as tensorflow_datasets has them, by the stems of GLUE's files."""
     asked = f"finetune.glue_dir is empty and glue/{name} of tensorflow_datasets"
     instead = f"set finetune.glue_dir to the folder that holds {layout.folder}/"
-    builder = stored.find(f"glue/{name}", asked, instead, download)
-    stored.prepare(builder, asked, instead)
+    builder = tfds.find(f"glue/{name}", asked, instead, download)
+    tfds.prepare(builder, asked, instead)
     sides = {}
     labelled = ["train", *(f"dev{end}" for end in layout.ends)]
     for stem in (*labelled, *(f"test{end}" for end in layout.ends)):
@@ -136,8 +136,8 @@ def _stored(name: str, layout: Layout, download: bool) -> dict[str, Side]:
     if name == "mnli":
         # Nobody's fine-tuning should fail for want of it.
         with contextlib.suppress(UserError):
-            builder = stored.find("glue/ax", "glue/ax", instead, download)
-            stored.prepare(builder, "glue/ax", instead)
+            builder = tfds.find("glue/ax", "glue/ax", instead, download)
+            tfds.prepare(builder, "glue/ax", instead)
             sides["diagnostic"] = _side(layout, builder, "test", False)
     return sides
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from autodistill_jax.data import stored
+from autodistill_jax.data import tfds
 from autodistill_jax.errors import UserError
 
 NAME = "squad"
@@ -170,8 +170,8 @@ def _stored(download: bool) -> tuple[list[Question], list[Question]]:
     instead = (
         "set finetune.squad_dir to the folder of train-v1.1.json and dev-v1.1.json"
     )
-    builder = stored.find("squad/v1.1", asked, instead, download)
-    stored.prepare(builder, asked, instead)
+    builder = tfds.find("squad/v1.1", asked, instead, download)
+    tfds.prepare(builder, asked, instead)
 
     def side(split):
         source = builder.as_data_source(split=split)

@@ -17,7 +17,7 @@ from autodistill_jax.archs.cost import Sizes, cost, student_sizes
 from autodistill_jax.archs.papers import partition
 from autodistill_jax.archs.space import Space
 from autodistill_jax.archs.within import Within
-from autodistill_jax.data import text, tokens
+from autodistill_jax.data import corpus, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields, teachers
 from autodistill_jax.model import extract, huggingface, modules
@@ -109,9 +109,9 @@ def basis(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
     """
     fields.check(config)
     data = config.data
-    text.check(data.source, data.packages, data.download)
+    corpus.check(data.source, data.packages, data.download)
     source, teacher = teachers.read(config, workdir)
-    made = tokens.tokenizer(source.folder, teacher.sizes.vocab)
+    made = tokenization.tokenizer(source.folder, teacher.sizes.vocab)
     length = max(data.length, config.latency.length, config.finetune.length)
     if length > teacher.sizes.positions:
         raise UserError(
@@ -120,7 +120,7 @@ def basis(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
         )
     mesh = sharding.make_mesh(config.mesh)
     check_batches(config, mesh)
-    return Experiment(config, source, teacher, made, tokens.special(made), mesh)
+    return Experiment(config, source, teacher, made, tokenization.special(made), mesh)
 
 
 def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:

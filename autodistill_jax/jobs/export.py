@@ -12,7 +12,7 @@ from etils import epath
 
 from autodistill_jax import log, metrics, multihost, sharding, storage
 from autodistill_jax.archs.arch import described
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import reloaded
 from autodistill_jax.jobs import workdir as common
@@ -123,7 +123,7 @@ def _similarities(experiment, held_out, arch, student) -> dict:
 
         made = [
             np.asarray(embed(params, batch))
-            for batch in batches.evaluation(texts, min(100, 2 * pairs))
+            for batch in loader.evaluation(texts, min(100, 2 * pairs))
         ]
         made = jnp.asarray(np.concatenate(made)[: 2 * pairs])
         return np.asarray(losses.cosine(made[:pairs], made[pairs:]))

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from autodistill_jax.data import text
+from autodistill_jax.data import corpus
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency.compile import CHIPS
 from autodistill_jax.metrics import METRICS
@@ -21,7 +21,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "data.source": (str, None),
     "data.packages": ((str,), None),
     "data.download": (bool, None),
-    "data.unit": (str, text.UNITS),
+    "data.unit": (str, corpus.UNITS),
     "data.length": (int, 8),
     "data.rows": (int, 0),
     "baselines": ((str,), None),

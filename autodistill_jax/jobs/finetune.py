@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import log, metrics, storage
-from autodistill_jax.data import batches, glue, squad, tasks
+from autodistill_jax.data import glue, loader, squad, tasks
 from autodistill_jax.jobs import labelled, spans, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
@@ -210,7 +210,7 @@ def _similarity(experiment, module, params, task) -> dict[str, float]:
     dev = labelled.pairs_apart(experiment, task)
     pooling = experiment.teacher.pooling
     cosines = jax.jit(lambda p, b: supervised.features(module, p, b, pooling, 1))
-    made = batches.over(
+    made = loader.over(
         partial(cosines, params),
         dev,
         experiment.config.finetune.batch_size,

@@ -7,7 +7,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import log
-from autodistill_jax.data import docs, glue, squad, tasks, tokens
+from autodistill_jax.data import docstrings, glue, squad, tasks, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.train import supervised
@@ -25,7 +25,7 @@ def task(
     settings = config.finetune
     if name == "docs":
         packages = tuple(config.data.packages)
-        train, dev = docs.labelled(packages)
+        train, dev = docstrings.labelled(packages)
         split = (tuple(map(list, zip(*side))) for side in (train, dev))
         made = tasks.Task("docs", *split, len(packages), "accuracy", packages)
     elif name in glue.NAMES:
@@ -117,7 +117,7 @@ def pairs_apart(experiment: Experiment, task: tasks.Task) -> dict[str, np.ndarra
 def _side(experiment, task, apart, texts, labels=None, limit=0) -> dict:
     def encoded(texts):
         length = experiment.config.finetune.length
-        return tokens.encode(experiment.tokenizer, texts, length)
+        return tokenization.encode(experiment.tokenizer, texts, length)
 
     texts = texts[: limit or None]
     if apart:

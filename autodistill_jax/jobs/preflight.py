@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from autodistill_jax import log, sharding
-from autodistill_jax.data.tokens import Special
+from autodistill_jax.data.tokenization import Special
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment, fields, steps, teachers, trials
 from autodistill_jax.jobs.experiment import Experiment

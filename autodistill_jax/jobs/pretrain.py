@@ -11,7 +11,7 @@ from etils import epath
 
 from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import described
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import reloaded, teachers
 from autodistill_jax.jobs.experiment import Experiment
@@ -70,13 +70,13 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
             f"{mesh.size} device(s); compiling ..."
         )
     writer = log.Writer(workdir, experiment.config.tensorboard)
-    feed = batches.training(data, settings.batch_size, seed)
+    feed = loader.training(data, settings.batch_size, seed)
     key = jax.random.key(seed)
     with checkpoint.finished(kept):
         state = fit.fit(
             made.step,
             state,
-            lambda i: (batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
+            lambda i: (loader.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
             settings.steps,
             what=stage,
             start=start,

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, storage
-from autodistill_jax.data import spans, squad
+from autodistill_jax.data import squad, squad_windows
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import tables
 from autodistill_jax.jobs.experiment import Experiment
@@ -51,15 +51,17 @@ def task(experiment: Experiment) -> squad.Squad:
             f"task squad has {len(made.train)} training questions; finetune.batch_size "
             f"{settings.batch_size} needs at least so many"
         )
-    spans.check(experiment.tokenizer, made.train + made.dev, settings.squad_length)
+    squad_windows.check(
+        experiment.tokenizer, made.train + made.dev, settings.squad_length
+    )
     return made
 
 
 def rows(experiment: Experiment, task: squad.Squad) -> train.Rows:
     tokenizer, length = experiment.tokenizer, experiment.config.finetune.squad_length
     made = train.Rows(
-        spans.training(tokenizer, task.train, length),
-        spans.windows(tokenizer, task.dev, length),
+        squad_windows.training(tokenizer, task.train, length),
+        squad_windows.windows(tokenizer, task.dev, length),
         task.dev,
     )
     log.say(
@@ -149,7 +151,7 @@ def _save(
         "reads": "the last hidden state x of every token",
         "logits": ["start", "end"],
         "length": length,
-        "overlap": spans.overlap(length),
+        "overlap": squad_windows.overlap(length),
     }
 
     def add(partial):
@@ -168,6 +170,6 @@ def _save(
         "Face model. `head.safetensors` (kernel, bias) reads the last hidden state x of "
         "every token of a question with its context: x @ kernel + bias are the logits "
         "of the answer's first and last token. Windows had at most "
-        f"{length} tokens, {spans.overlap(length)} of them shared with the next.\n",
+        f"{length} tokens, {squad_windows.overlap(length)} of them shared with the next.\n",
         add,
     )

@@ -187,7 +187,7 @@ def _row(made: Experiment, arch: AnyArch, sizes: Sizes | None = None) -> float:
 
 
 def _rows(made: Experiment, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of token rows as `text.rows` and `pairs.rows` make them."""
+    """A batch of token rows as `corpus.rows` and `nsp.rows` make them."""
     data, there = made.config.data, sharding.batch(made.mesh, count)
     shape = (count, data.length)
     rows = {"ids": (shape, jnp.int32), "tokens": (shape, jnp.int8)}

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, multihost, storage
-from autodistill_jax.data import text
+from autodistill_jax.data import corpus
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.workdir import settle
@@ -24,7 +24,7 @@ def rows(
     """The unlabelled token rows of a split, "train" or "heldout"; cut once, kept in the
     workdir.
 
-    `ids` and `tokens`; of pairs also `types` and `next`, see `pairs.rows`.
+    `ids` and `tokens`; of pairs also `types` and `next`, see `nsp.rows`.
 
     enough: raises UserError where there are too few held-out rows.
 
@@ -42,8 +42,8 @@ def rows(
 
 def _cut(experiment, workdir, path, names, enough) -> None:
     data = experiment.config.data
-    made = text.rows(
-        text.documents(data.source, data.packages, data.download, data.unit),
+    made = corpus.rows(
+        corpus.documents(data.source, data.packages, data.download, data.unit),
         experiment.tokenizer,
         data.unit,
         data.length,

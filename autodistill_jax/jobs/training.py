@@ -11,7 +11,7 @@ from etils import epath
 
 from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
@@ -50,7 +50,7 @@ def train(
         return
     data = rows(experiment, workdir, "train")
     seed = experiment.config.seed
-    feed = batches.training(data, settings.batch_size, seed)
+    feed = loader.training(data, settings.batch_size, seed)
     of_words = teacher_head(experiment, workdir, stage)
     state, frozen, step, teacher_params = prepare(experiment, space, of_words)
     if start:
@@ -75,7 +75,7 @@ def train(
         return (
             frozen,
             teacher_params,
-            batches.of_step(feed, i, experiment.mesh),
+            loader.of_step(feed, i, experiment.mesh),
             sandwich.as_arrays(archs),
             jax.random.fold_in(jax.random.key(seed), i),
         )
@@ -202,7 +202,7 @@ def teacher_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dic
     made, accuracy = head.train(
         experiment.teacher_module(),
         experiment.teacher.params,
-        batches.training(data, settings.batch_size, experiment.config.seed),
+        loader.training(data, settings.batch_size, experiment.config.seed),
         held_out(experiment, workdir)[0],
         settings.to_dict(),
         experiment.objective,

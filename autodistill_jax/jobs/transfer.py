@@ -4,7 +4,7 @@ import jax
 from etils import epath
 
 from autodistill_jax import log, sharding, storage
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.jobs import trials
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
@@ -35,7 +35,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") ->
             )
         params = flash.run(
             made,
-            batches.training(
+            loader.training(
                 rows(experiment, workdir, "train"), settings["batch_size"], config.seed
             ),
             settings,

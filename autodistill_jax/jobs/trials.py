@@ -10,7 +10,7 @@ from etils import epath
 
 from autodistill_jax import log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import judged, labelled
@@ -211,7 +211,7 @@ def _evaluate(experiment, workdir, superlms, task, stage) -> Evaluate:
         how = recipe(experiment)
         return brief.score(
             transfer(experiment, arch),
-            batches.training(text, how["batch_size"], experiment.config.seed),
+            loader.training(text, how["batch_size"], experiment.config.seed),
             judged_on,
             how,
             experiment.mesh,

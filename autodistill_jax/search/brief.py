@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from autodistill_jax import sharding
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.search.driver import Unpromising
 from autodistill_jax.train import flash, pretrain, terms
 
@@ -101,7 +101,7 @@ def held_out_loss(
 
     def loss(params):
         blocks = [
-            batches.over(
+            loader.over(
                 lambda batch, k=k: one(params, theirs, batch, jnp.int32(k)),
                 rows,
                 batch_size,

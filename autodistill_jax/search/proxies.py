@@ -12,7 +12,7 @@ import numpy as np
 
 from autodistill_jax import metrics, sharding
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.model.modules import Module
 from autodistill_jax.search import programs
@@ -132,8 +132,8 @@ def _loss(given: Given) -> Proxy:
     def proxy(archs):
         totals = {arch: [] for arch in archs}
         count = 0.0
-        for rows in batches.evaluation(held_out, given.batch_size):
-            batch = batches.put(rows, given.mesh)
+        for rows in loader.evaluation(held_out, given.batch_size):
+            batch = loader.put(rows, given.mesh)
             target = of_teacher(teacher_params, batch)
             count += float(rows["rows"].sum())
             for arch in archs:
@@ -163,8 +163,8 @@ def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
         if arch is None:
             everywhere = sharding.replicated(given.mesh)
             params = jax.device_put(given.teacher_params, everywhere)
-        for rows in batches.evaluation(side, given.batch_size):
-            batch = batches.put(rows, given.mesh)
+        for rows in loader.evaluation(side, given.batch_size):
+            batch = loader.put(rows, given.mesh)
             if arch is None:
                 out = teacher(params, batch)
             else:

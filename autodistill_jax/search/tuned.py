@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.metrics import METRICS
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
@@ -71,7 +71,7 @@ def tuned(
     def together(candidates):
         """As many candidates as there are devices."""
         archs = jax.device_put(as_arrays([arch for arch, _ in candidates]), there)
-        feeds = [batches.training(rows.train, batch_size, s) for _, s in candidates]
+        feeds = [loader.training(rows.train, batch_size, s) for _, s in candidates]
         seeds = np.asarray([seed for _, seed in candidates], np.int32)
         keys = [jax.random.key(seed) for seed in seeds]
         heads = [supervised.head(k, module.arch.hidden, rows) for k in keys]
@@ -83,7 +83,7 @@ def tuned(
             now = jax.device_put(np.full(len(candidates), i, np.int32), there)
             state = train(state, batch, seeds, now, archs)
         made = []
-        for batch in batches.evaluation(rows.dev, batch_size):
+        for batch in loader.evaluation(rows.dev, batch_size):
             batch.pop("rows")
             same = jax.device_put(_stack([batch] * len(candidates)), there)
             made.append(sharding.fetch(predict(state["params"], same, archs)))

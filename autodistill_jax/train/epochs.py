@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from autodistill_jax import sharding
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.train import fit
 
 
@@ -48,7 +48,7 @@ def best(
     mine = jax.tree.map(lambda x: jnp.array(x), first(seed, key))
     state = {"params": mine, "optimizer": moves.init(mine)}
     state = jax.device_put(state, sharding.replicated(mesh))
-    feed = batches.training(rows, settings["batch_size"], seed)
+    feed = loader.training(rows, settings["batch_size"], seed)
     scores: list[float] = []
     kept: dict = {}
 
@@ -61,7 +61,7 @@ def best(
     fit.fit(
         step,
         state,
-        lambda i: (batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
+        lambda i: (loader.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
         total,
         what=what,
         after=after,

@@ -15,7 +15,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from autodistill_jax import sharding
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.train import (
@@ -198,7 +198,7 @@ def run(
                 judged = True
 
             def inputs(i, k=k, final=final):
-                batch = batches.of_step(feed, i, mesh)
+                batch = loader.of_step(feed, i, mesh)
                 now = jax.random.fold_in(key, i)
                 if final:
                     return ({}, theirs, batch, one, now)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from autodistill_jax import sharding
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.model import words
 from autodistill_jax.model.modules import Module
 from autodistill_jax.train import fit, losses, optimizer, terms
@@ -82,7 +82,7 @@ def train(
     state = fit.fit(
         step,
         state,
-        lambda i: (body, batches.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
+        lambda i: (body, loader.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
         steps,
         what=what,
     )
@@ -95,7 +95,7 @@ def train(
         return jnp.stack([(hit * weight).sum(), weight.sum()])
 
     counts = sum(
-        sharding.fetch(right(state["params"], body, batches.put(batch, mesh), key))
-        for batch in batches.evaluation(held_out, settings["batch_size"])
+        sharding.fetch(right(state["params"], body, loader.put(batch, mesh), key))
+        for batch in loader.evaluation(held_out, settings["batch_size"])
     )
     return jax.tree.map(sharding.fetch, state["params"]), float(counts[0] / counts[1])

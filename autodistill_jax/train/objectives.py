@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data.tokens import Special
+from autodistill_jax.data.tokenization import Special
 from autodistill_jax.errors import UserError
 from autodistill_jax.train import losses
 
@@ -71,7 +71,7 @@ class Objective(NamedTuple):
     mapped: for each layer of the student the teacher's layer that it follows.
     hide, hide_at_most: the fraction of words hidden from teacher and student (0: none).
     temperature: of the soft labels.
-    special: of `tokens.special`; needed where words are hidden.
+    special: of `tokenization.special`; needed where words are hidden.
     """
 
     weights: Mapping[str, float]

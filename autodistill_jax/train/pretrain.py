@@ -13,9 +13,9 @@ import optax
 from jax.sharding import Mesh
 
 from autodistill_jax import sharding
-from autodistill_jax.data import batches
-from autodistill_jax.data.hide import hide
-from autodistill_jax.data.tokens import Special
+from autodistill_jax.data import loader
+from autodistill_jax.data.mlm import hide
+from autodistill_jax.data.tokenization import Special
 from autodistill_jax.model import follows, modules, words
 from autodistill_jax.model.modules import Module
 from autodistill_jax.train import losses, optimizer
@@ -149,8 +149,8 @@ def accuracies(
     )
     both = jax.device_put({**params, **head}, sharding.replicated(mesh))
     counts = [
-        jax.tree.map(sharding.fetch, _count(module, both, batches.put(batch, mesh)))
-        for batch in batches.evaluation(jax.tree.map(np.asarray, hidden), batch_size)
+        jax.tree.map(sharding.fetch, _count(module, both, loader.put(batch, mesh)))
+        for batch in loader.evaluation(jax.tree.map(np.asarray, hidden), batch_size)
     ]
     totals = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *counts)
     return {name: float(hit / max(of, 1)) for name, (hit, of) in totals.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from autodistill_jax.data import batches, spans, squad
+from autodistill_jax.data import loader, squad, squad_windows
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.model.pieces import dropout
@@ -21,13 +21,13 @@ _FROZEN_RATE = 5e-3
 
 
 class Rows(NamedTuple):
-    """What is learned from, see `spans.training`, and what is answered.
+    """What is learned from, see `squad_windows.training`, and what is answered.
 
     train: also "soft" [N, L, 2], where a teacher's logits are learned from.
     """
 
     train: dict[str, np.ndarray]
-    dev: spans.Windows
+    dev: squad_windows.Windows
     questions: Sequence[squad.Question]
 
 
@@ -147,10 +147,10 @@ def fine_tune(
         return modules.unstack(params(seed)) | head(key, module.arch.hidden)
 
     def answered(params):
-        found = batches.over(
+        found = loader.over(
             partial(read, params), rows.dev.rows, settings["batch_size"], mesh
         )
-        return spans.answers(rows.dev, rows.questions, found)
+        return squad_windows.answers(rows.dev, rows.questions, found)
 
     def judge(params):
         return squad.score(answered(params), rows.questions)["f1"] / 100
@@ -175,7 +175,7 @@ def soft_labels(
     for all students, seeds and epochs: 3 KB a row of 384 tokens."""
     read = partial(jax.jit(partial(logits, module)), params)
     train = {name: rows.train[name] for name in ("ids", "tokens", "types")}
-    return batches.over(read, train, batch_size, mesh)
+    return loader.over(read, train, batch_size, mesh)
 
 
 def _of_head(name: str) -> bool:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from autodistill_jax import metrics, sharding
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.data import batches
+from autodistill_jax.data import loader
 from autodistill_jax.model import modules
 from autodistill_jax.model.modules import Module
 from autodistill_jax.model.pieces import dropout
@@ -189,7 +189,7 @@ def fine_tune(
     )
 
     def predicted(params, side):
-        made = batches.over(partial(predict, params), side, batch_size, mesh)
+        made = loader.over(partial(predict, params), side, batch_size, mesh)
         return decide(made, rows)
 
     def first(seed, key):
@@ -256,7 +256,7 @@ def probe(
     from sklearn.preprocessing import StandardScaler
 
     def over(side):
-        return batches.over(partial(read, params), side, batch_size, mesh)
+        return loader.over(partial(read, params), side, batch_size, mesh)
 
     line = Ridge() if rows.classes == 1 else LogisticRegression(C=0.1, max_iter=300)
     model = make_pipeline(StandardScaler(), line)

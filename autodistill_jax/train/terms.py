@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import BERT_SIZES, Sizes
-from autodistill_jax.data.hide import hide
+from autodistill_jax.data.mlm import hide
 from autodistill_jax.model import elastic, follows, words
 from autodistill_jax.model.modules import Module
 from autodistill_jax.train import losses

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autodistill_jax.data import tokens
+from autodistill_jax.data import tokenization
 from autodistill_jax.data.squad import Question
 from autodistill_jax.errors import UserError
 
@@ -42,7 +42,7 @@ def check(tokenizer: Any, questions: Sequence[Question], length: int) -> None:
     there = [
         end for kind, (_, end) in zip(made.sequence_ids, made.offsets) if kind == 1
     ]
-    if made.ids[0] != tokens.special(tokenizer).cls or not any(there):
+    if made.ids[0] != tokenization.special(tokenizer).cls or not any(there):
         raise UserError(
             "the teacher's tokenizer puts no [CLS] (or <s>) before a pair of texts, or "
             "does not say which characters a token stands for: answers cannot be found "
@@ -139,7 +139,7 @@ class _Rows:
     """Rows of tokens as they come, padded to one length."""
 
     def __init__(self, tokenizer: Any, length: int):
-        self.length, self.pad = length, tokens.special(tokenizer).pad
+        self.length, self.pad = length, tokenization.special(tokenizer).pad
         self.made: dict[str, list] = {"ids": [], "tokens": [], "types": []}
 
     def add(self, window: Any) -> None:

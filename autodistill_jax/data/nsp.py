@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autodistill_jax.data import tokens
+from autodistill_jax.data import tokenization
 from autodistill_jax.errors import UserError
 
 
@@ -102,7 +102,7 @@ def _cut(made, sentences: Sequence[str], room: int, number: int) -> Iterable[_Pa
 def _encoded(made, pairs: list[_Pair], length: int) -> dict[str, np.ndarray]:
     second, other = _exchanged(pairs)
     texts = [(pair.first, text) for pair, text in zip(pairs, second)]
-    return tokens.encode(made, texts, length) | {"next": other}
+    return tokenization.encode(made, texts, length) | {"next": other}
 
 
 def _exchanged(pairs: list[_Pair]) -> tuple[list[str], np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from autodistill_jax.data.tokens import Special
+from autodistill_jax.data.tokenization import Special
 
 
 def hide(
@@ -24,7 +24,7 @@ def hide(
 
     Args:
       batch: `ids` and `tokens`, [B, L]; whatever else is in it stays.
-      special: of `tokens.special`.
+      special: of `tokenization.special`.
       vocab: how many words there are.
       fraction: of a text's words; at least one where there is a word.
       at_most: words a text.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autodistill_jax.data import docs, pairs, stored, tokens
+from autodistill_jax.data import docstrings, nsp, tfds, tokenization
 from autodistill_jax.errors import UserError
 
 # Rows enough to choose an Arch on and to compare 2,000 further pairs.
@@ -28,7 +28,7 @@ def check(source: str, packages: Sequence[str] = (), download: bool = False) -> 
       UserError: it is not.
     """
     if source == "docs":
-        docs.check(packages)
+        docstrings.check(packages)
     elif source.startswith("tfds:"):
         _builder(source.removeprefix("tfds:"), download)
     else:
@@ -59,9 +59,9 @@ def documents(
     if source == "docs":
         # In the order of a hash: any first part of it is of all packages.
         for doc in sorted(
-            docs.docstrings(tuple(packages)), key=lambda d: _hash(d.text)
+            docstrings.docstrings(tuple(packages)), key=lambda d: _hash(d.text)
         ):
-            text = "\n\n".join(docs.paragraphs(doc.text))
+            text = "\n\n".join(docstrings.paragraphs(doc.text))
             if text:
                 yield text, doc.held_out
     elif source.startswith("tfds:"):
@@ -84,7 +84,7 @@ def rows(
       made: a tokenizer.
       unit: "sentence": a row is one sentence (best for sentence-embedding teachers);
         "chunk": rows are filled with running text of one document; "pair": two texts,
-        and whether the second follows the first, see `pairs.rows`.
+        and whether the second follows the first, see `nsp.rows`.
       length: tokens a row, [CLS] and [SEP] included.
       limit: at most so many training rows; 0 means all.
 
@@ -94,7 +94,7 @@ def rows(
         raise UserError(f"data.unit is {unit!r}; it must be one of {', '.join(UNITS)}")
     if unit == "pair":
         whole = ((_all_sentences(text), held_out) for text, held_out in source)
-        return pairs.rows(whole, made, length, limit, _HELD_OUT)
+        return nsp.rows(whole, made, length, limit, _HELD_OUT)
     texts = {False: {}, True: {}}  # Dicts keep order and drop what stands twice.
     for text, held_out in source:
         if unit == "sentence":
@@ -116,8 +116,8 @@ def rows(
             "at least 2 and 4 are needed: give it more text"
         )
     return {
-        "train": tokens.encode(made, train, length),
-        "heldout": tokens.encode(made, heldout, length),
+        "train": tokenization.encode(made, train, length),
+        "heldout": tokenization.encode(made, heldout, length),
     }
 
 
@@ -225,9 +225,9 @@ def _blocks(text: str) -> Iterator[str]:
 
 def _builder(name: str, download: bool, fetch: bool = False):
     asked, instead = f"data.source=tfds:{name}", "point data.source to files"
-    builder = stored.find(name, asked, instead, download)
+    builder = tfds.find(name, asked, instead, download)
     if fetch:
-        stored.prepare(builder, asked, instead)
+        tfds.prepare(builder, asked, instead)
     if builder.info.splits and "text" not in builder.info.features:
         raise UserError(
             f"{asked} has no feature 'text', only {', '.join(builder.info.features)}"
