@@ -24,8 +24,8 @@ import jaxtyping
 jaxtyping.install_import_hook(
     [
         "autodistill_jax.train.losses",
-        "autodistill_jax.model.bert",
-        "autodistill_jax.model.pieces",
+        "autodistill_jax.models.bert",
+        "autodistill_jax.models.layers",
     ],
     "beartype.beartype",
 )

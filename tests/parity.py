@@ -3,12 +3,13 @@
 import numpy as np
 from safetensors import safe_open
 
-from autodistill_jax.model import huggingface, modules
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build
 
 
 def outputs(folder, batch):
     loaded = huggingface.load(str(folder))
-    module = modules.module(loaded.arch, loaded.sizes)
+    module = build.module(loaded.arch, loaded.sizes)
     return module.apply(
         {"params": loaded.params},
         batch["ids"],

@@ -15,8 +15,8 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader, tokenization
-from autodistill_jax.model import extract, modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build, extract
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import fit, optimizer, sandwich, terms
 from autodistill_jax.train.objectives import Objective
 
@@ -54,7 +54,7 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
     teacher = Bert(TEACHER, SIZES, mesh=there, **more)
     big = SPACE.largest()
     superlm = Bert(big, SIZES, space=SPACE, mesh=there, remat=remat, **more)
-    params = modules.init(teacher, jax.random.key(3))
+    params = build.init(teacher, jax.random.key(3))
     # At an initial spread of .02 relations are all but flat.
     theirs = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     start = extract.extract(theirs, TEACHER, big)
@@ -62,10 +62,10 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
         k: np.asarray(v) for k, v in terms.words.init(TEACHER.hidden, SIZES).items()
     }
     start |= terms.matcher(OBJECTIVE, big.hidden, TEACHER.hidden, head, SIZES)
-    axes = modules.axes(superlm)
+    axes = build.axes(superlm)
     moves = optimizer.make(SETTINGS, STEPS, axes)
     state = optimizer.begin(moves, start, axes, mesh)
-    theirs = sharding.place({**theirs, **head}, modules.axes(teacher), mesh)
+    theirs = sharding.place({**theirs, **head}, build.axes(teacher), mesh)
     step = sandwich.make_step(superlm, teacher, OBJECTIVE, moves, parts)
     feed = loader.training(rows(max(48, batch)), batch, seed=0)
 

@@ -16,8 +16,8 @@ from autodistill_jax.archs.arch import BERT_BASE, Arch, MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES, Sizes, cost, student_sizes
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build
+from autodistill_jax.models.bert import Bert
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.py"
 SMOKE = f"--config={CONFIG}:smoke"
@@ -98,8 +98,8 @@ def test_executed_width_is_heads_times_head_size():
 def test_executed_params_count_the_tree(name):
     arch = (ODD | named.ARCHS)[name]
     sizes = sizes_of(name, vocab=50, positions=10, types=1)
-    module = modules.module(arch, sizes)
-    made = jax.eval_shape(functools.partial(modules.init, module), jax.random.key(0))
+    module = build.module(arch, sizes)
+    made = jax.eval_shape(functools.partial(build.init, module), jax.random.key(0))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(made))
     assert count == cost(arch, sizes)["params"]
 
@@ -109,7 +109,7 @@ def test_an_embedding_size_of_its_own_is_counted(embedding):
     arch, sizes = Arch(2, 24, 3, 40, 8), Sizes(vocab=50, positions=10, types=1)
     own = sizes._replace(embedding=embedding)
     tree = jax.eval_shape(
-        lambda key: modules.init(Bert(arch, own), key), jax.random.key(0)
+        lambda key: build.init(Bert(arch, own), key), jax.random.key(0)
     )
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     made, plain = cost(arch, own, 32), cost(arch, sizes, 32)
@@ -140,7 +140,7 @@ def test_executed_flops_are_the_programs_own(name, length):
 
 def lowered(arch, sizes, length):
     """StableHLO of one text's forward pass: before XLA fuses or drops anything."""
-    module = modules.module(arch, sizes, unroll=True)
+    module = build.module(arch, sizes, unroll=True)
     ids = jax.ShapeDtypeStruct((1, length), np.int32)
     variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), ids, ids))
 

@@ -12,9 +12,10 @@ from parity import assert_equal
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import extract, huggingface
-from autodistill_jax.model.bert import Bert
-from autodistill_jax.model.pieces import layer_norm
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import extract
+from autodistill_jax.models.bert import Bert
+from autodistill_jax.models.layers import layer_norm
 
 SHAPE = {
     "vocab_size": VOCAB,

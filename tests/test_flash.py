@@ -10,7 +10,7 @@ from autodistill_jax.archs.arch import MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES
 from autodistill_jax.data import loader
 from autodistill_jax.data.tokenization import Special
-from autodistill_jax.model import extract, modules, words
+from autodistill_jax.models import build, extract, words
 from autodistill_jax.search import brief
 from autodistill_jax.search.driver import Unpromising
 from autodistill_jax.train import checkpoint, flash, pretrain, terms
@@ -46,15 +46,15 @@ def rows():
 
 @pytest.fixture(scope="module")
 def transfer():
-    teacher = modules.module(BIG, SIZES)
+    teacher = build.module(BIG, SIZES)
     rng = np.random.default_rng(3)
     params = {
         name: np.asarray(value) + rng.normal(0, 0.1, value.shape).astype(np.float32)
-        for name, value in modules.init(teacher, jax.random.key(3)).items()
+        for name, value in build.init(teacher, jax.random.key(3)).items()
     }
     params |= {k: np.asarray(v) for k, v in words.init(BIG.hidden, SIZES).items()}
-    module = modules.module(ARCH, OWN)
-    student = modules.init(module, jax.random.key(0)) | terms.matcher(
+    module = build.module(ARCH, OWN)
+    student = build.init(module, jax.random.key(0)) | terms.matcher(
         OBJECTIVE, ARCH.hidden, BIG.hidden, None, OWN
     )
     return flash.Transfer(module, student, teacher, params, OBJECTIVE)
@@ -196,7 +196,7 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
 def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
     arch = BIG.__class__(2, 16, 2, 24, 8)
     student = extract.extract(pretrain.body(transfer.teacher_params), BIG, arch)
-    module = modules.module(arch, SIZES)
+    module = build.module(arch, SIZES)
     own = transfer._replace(module=module, params=student, copied=False)
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
     params = student | {flash.MATCHERS: jnp.tile(jnp.eye(16, BIG.hidden), (2, 1, 1))}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from autodistill_jax.archs.arch import Arch, MobileArch
-from autodistill_jax.model import extract, huggingface, modules, words
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build, extract, words
 from autodistill_jax.train import pretrain
 
 SHAPE = {
@@ -63,7 +64,7 @@ def theirs(folder, batch, name, kind):
 
 
 def ours(loaded, batch):
-    module = modules.module(loaded.arch, loaded.sizes)
+    module = build.module(loaded.arch, loaded.sizes)
     params = {**loaded.params, **loaded.head, **(loaded.next or {})}
     places = jnp.tile(jnp.arange(6), (2, 1))
     return pretrain.logits(module, params, batch | {"places": places})

@@ -15,8 +15,9 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.data import glue, loader, tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import extract, huggingface
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import extract
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import losses
 
 TEXTS = ["A student learns from its teacher.", "Short.", "2 ms on a v5e, please!"]

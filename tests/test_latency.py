@@ -13,13 +13,13 @@ from etils import epath
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import calibrate, profile, table
-from autodistill_jax.model import modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build
+from autodistill_jax.models.bert import Bert
 
 
 def test_measured_on_this_device():
     arch = Arch(2, 24, 3, 48, 8)
-    params = modules.init(Bert(arch, SIZES), jax.random.key(0))
+    params = build.init(Bert(arch, SIZES), jax.random.key(0))
     # A student out of a SuperLM lies on all devices; one pass is of one.
     mesh = jax.make_mesh((8,), ("data",))
     spread = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))

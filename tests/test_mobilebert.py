@@ -13,8 +13,9 @@ from autodistill_jax.archs.arch import MobileArch, parse
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES, student_sizes
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import elastic, extract, huggingface, modules, words
-from autodistill_jax.model.mobilebert import MobileBert
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build, elastic, extract, words
+from autodistill_jax.models.mobilebert import MobileBert
 from autodistill_jax.train.sandwich import as_arrays
 
 SIZES = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=10)
@@ -34,7 +35,7 @@ KINDS = [("shared", "no_norm"), ("stream", "layer_norm"), ("bottleneck", "no_nor
 def random(sizes):
     """Random, biases too, and larger than at a usual start: nothing may hide in 0."""
     rng = np.random.default_rng(1)
-    made = modules.init(MobileBert(BIG, sizes), jax.random.key(0))
+    made = build.init(MobileBert(BIG, sizes), jax.random.key(0))
     return {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
         for name, value in made.items()
@@ -116,7 +117,7 @@ def test_unrolled_padded_and_dropped(batch):
     inputs = (batch["ids"], batch["tokens"])
     looped = MobileBert(BIG, SIZES).apply({"params": params}, *inputs).hidden
     flat = MobileBert(BIG, SIZES, unroll=True).apply(
-        {"params": modules.unstack(params)}, *inputs
+        {"params": build.unstack(params)}, *inputs
     )
     assert np.abs(looped - flat.hidden).max() < 1e-5
     module = MobileBert(BIG, SIZES, dropout=0.5, space=SPACE)

@@ -12,8 +12,8 @@ from masked import forward
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import elastic, extract, modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build, elastic, extract
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.train.sandwich import as_arrays
 
 
@@ -21,7 +21,7 @@ from autodistill_jax.train.sandwich import as_arrays
 def params():
     """Random, biases too, and larger than at a usual start: nothing may hide in 0."""
     rng = np.random.default_rng(1)
-    made = modules.init(Bert(BIG, SIZES), jax.random.key(0))
+    made = build.init(Bert(BIG, SIZES), jax.random.key(0))
     return {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
         for name, value in made.items()
@@ -33,7 +33,7 @@ def electra():
     """Sizes and parameters with embeddings of a width of their own."""
     sizes = SIZES._replace(embedding=10)
     rng = np.random.default_rng(1)
-    made = modules.init(Bert(BIG, sizes), jax.random.key(0))
+    made = build.init(Bert(BIG, sizes), jax.random.key(0))
     return sizes, {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
         for name, value in made.items()
@@ -188,7 +188,7 @@ def test_unrolled_and_half_precision_agree(params, batch):
     inputs = (batch["ids"], batch["tokens"])
     looped = Bert(BIG, SIZES).apply({"params": params}, *inputs).hidden
     flat = Bert(BIG, SIZES, unroll=True).apply(
-        {"params": modules.unstack(params)}, *inputs
+        {"params": build.unstack(params)}, *inputs
     )
     assert np.abs(looped - flat.hidden).max() < 1e-5
     half = Bert(BIG, SIZES, dtype=jnp.bfloat16).apply({"params": params}, *inputs)
@@ -236,10 +236,10 @@ def test_dropout_drops_only_with_a_key(params, batch):
 
 
 def test_logical_axes_are_the_archs_fields():
-    names = modules.axes(Bert(BIG, SIZES))
+    names = build.axes(Bert(BIG, SIZES))
     assert names["layers_qkv_kernel"] == ("layers", "hidden", "qkv", "heads")
     assert names["layers_ffn_out_kernel"] == ("layers", "ffn", "hidden")
     assert names["embeddings_word"] == ("vocab", "hidden")
-    names = modules.axes(Bert(BIG, SIZES._replace(embedding=10)))
+    names = build.axes(Bert(BIG, SIZES._replace(embedding=10)))
     assert names["embeddings_word"] == ("vocab", "embedding")
     assert names["embeddings_project_kernel"] == ("embedding", "hidden")

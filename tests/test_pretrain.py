@@ -18,7 +18,8 @@ from autodistill_jax.data import loader, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import pretrain as job
 from autodistill_jax.jobs import teachers
-from autodistill_jax.model import follows, huggingface, modules, words
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build, follows, words
 from autodistill_jax.train import fit, objectives, optimizer, pretrain, terms
 
 ROOT = Path(__file__).parents[1]
@@ -45,16 +46,16 @@ def toy(count, seed):
 
 
 def start(module):
-    params = modules.init(module, jax.random.key(0))
+    params = build.init(module, jax.random.key(0))
     params |= words.init(module.arch.hidden, module.sizes)
     return params | follows.init(module.arch.hidden, jax.random.key(1))
 
 
 def test_it_learns_words_and_next_sentences():
     mesh, steps = mesh_of(1), 400
-    module = modules.module(Arch(1, 32, 4, 64, 8), SIZES)
+    module = build.module(Arch(1, 32, 4, 64, 8), SIZES)
     params = start(module)
-    moves = optimizer.make(SETTINGS, steps, modules.axes(module))
+    moves = optimizer.make(SETTINGS, steps, build.axes(module))
     held_out = toy(192, seed=1)
 
     def right(params, **more):
@@ -88,7 +89,7 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
     sizes = SIZES._replace(
         family="mobilebert", embedding=10, norm="layer_norm", pooler=False
     )
-    module = modules.module(MobileArch(1, 16, 8, 2, 12, 1), sizes)
+    module = build.module(MobileArch(1, 16, 8, 2, 12, 1), sizes)
     params, rows = start(module), toy(8, seed=2)
     rows["tokens"][:4, 9:] = 0
     moves = optimizer.make(SETTINGS, 10, {})
@@ -113,7 +114,7 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
 
 
 def test_distillation_sees_the_types_of_pairs():
-    module = modules.module(Arch(1, 16, 2, 24, 8), SIZES)
+    module = build.module(Arch(1, 16, 2, 24, 8), SIZES)
     params, rows = start(module), jax.tree.map(jnp.asarray, toy(2, seed=3))
     objective = objectives.Objective({"hidden": 1.0})
     inputs = ({"params": pretrain.body(params)}, rows["ids"], rows["tokens"])

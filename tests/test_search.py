@@ -11,8 +11,8 @@ from autodistill_jax import metrics
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import extract, modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build, extract
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.search import proxies, rank
 from autodistill_jax.search.tuned import tuned
 from autodistill_jax.train import losses, supervised
@@ -46,7 +46,7 @@ LABELLED = supervised.Rows(side(64), side(40, 1), 1, "pearson_spearman")
 
 def given(devices=1):
     teacher = Bert(TEACHER, SIZES)
-    params = modules.init(teacher, jax.random.key(3))
+    params = build.init(teacher, jax.random.key(3))
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     return proxies.Given(
         Bert(BIG, SIZES, space=SPACE),

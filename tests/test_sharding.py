@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from autodistill_jax import sharding
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import branches, modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build, elastic_vjp
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import optimizer
 
 PROGRAM = Path(sharded.__file__)
@@ -120,7 +120,9 @@ def test_every_device_has_the_same_share_of_every_sub_network():
         in_use = np.asarray(dealt < n).reshape(parts, -1)
         assert (in_use.sum(axis=1) == n // parts).all()
         # `elastic` takes the first of each part.
-        (taken,) = branches.take([dealt], [("heads",)], {"heads": n}, {"heads": parts})
+        (taken,) = elastic_vjp.take(
+            [dealt], [("heads",)], {"heads": n}, {"heads": parts}
+        )
         assert sorted(taken.tolist()) == list(range(n))
 
 
@@ -130,8 +132,8 @@ def test_the_smallest_sub_network_computes_a_part_on_every_device():
     superlm = Bert(
         sharded.SPACE.largest(), sharded.SIZES, space=sharded.SPACE, mesh=mesh
     )
-    params = modules.init(superlm, jax.random.key(0))
-    params = sharding.place(params, modules.axes(superlm), mesh)
+    params = build.init(superlm, jax.random.key(0))
+    params = sharding.place(params, build.axes(superlm), mesh)
     ids = jax.ShapeDtypeStruct((8, 6), jnp.int32, sharding=sharding.batch(mesh))
     arch = jax.tree.map(jnp.int32, sharded.SPACE.smallest())
     run = jax.jit(lambda p, ids, arch: superlm.apply({"params": p}, ids, ids, arch))

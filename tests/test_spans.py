@@ -17,8 +17,9 @@ from autodistill_jax.data import squad, squad_windows, tokenization
 from autodistill_jax.data.squad import score
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import spans as job
-from autodistill_jax.model import huggingface, modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import spans as train
 
 LONG = (
@@ -185,7 +186,7 @@ def test_an_encoder_learns_to_answer(wordpiece):
     rows = rows_of(wordpiece)
     sizes = SIZES._replace(vocab=wordpiece.get_vocab_size(), positions=24)
     module = Bert(Arch(2, 16, 2, 32, 8), sizes)
-    params = modules.init(module, jax.random.key(0))
+    params = build.init(module, jax.random.key(0))
     settings = {
         "learning_rate": 1e-3,
         "warmup": 0.1,
@@ -224,7 +225,7 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
 ):
     module = Bert(Arch(1, 16, 2, 16, 8), minilm.sizes)
     source = minilm._replace(
-        arch=module.arch, params=modules.init(module, jax.random.key(0))
+        arch=module.arch, params=build.init(module, jax.random.key(0))
     )
     settings = {
         "learning_rate": 5e-3,

@@ -11,7 +11,8 @@ from test_families import write
 
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.jobs import export as exporting
-from autodistill_jax.model import extract, huggingface, stablehlo
+from autodistill_jax.model import huggingface, stablehlo
+from autodistill_jax.models import extract
 
 MOBILE = {
     "embedding_size": 20,

@@ -9,8 +9,8 @@ from conftest import BIG, SIZES, mesh_of
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import optimizer, supervised
 
 SETTINGS = {
@@ -23,7 +23,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("arch", [BIG, MobileArch(2, 8, 4, 2, 6, 3)])
 def test_only_matrices_decay(arch):
-    axes = modules.axes(modules.module(arch, SIZES._replace(embedding=10)))
+    axes = build.axes(build.module(arch, SIZES._replace(embedding=10)))
     settings = SETTINGS | {"learning_rate": 1.0, "warmup": 0.0, "weight_decay": 0.5}
     moves = optimizer.make(settings, 100, axes)
     params = {name: jnp.ones([2] * len(names)) for name, names in axes.items()}
@@ -65,7 +65,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     )
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES, dropout=0.1)
     settings = SETTINGS | {"epochs": 8, "batch_size": 16, "learning_rate": 2e-2}
-    params = modules.init(module, jax.random.key(0))
+    params = build.init(module, jax.random.key(0))
     mesh = mesh_of(8)
     results = supervised.fine_tune(
         module, lambda seed: params, made, settings, "mean", mesh, (0, 1), "test"
@@ -105,7 +105,7 @@ def test_texts_of_a_pair_are_read_apart():
     rows = rows_of_pairs(1)
     assert rows.apart
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES)
-    params = modules.init(module, jax.random.key(0))
+    params = build.init(module, jax.random.key(0))
     batch = {k: jnp.asarray(v[:8]) for k, v in rows.dev.items()}
 
     def embedded(name):
@@ -137,7 +137,7 @@ def test_texts_of_a_pair_are_read_apart():
 def test_pairs_are_learned(classes):
     rows = rows_of_pairs(classes)
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES)
-    params = modules.init(module, jax.random.key(0))
+    params = build.init(module, jax.random.key(0))
     settings = SETTINGS | {"epochs": 4, "batch_size": 16}
     (made,) = supervised.fine_tune(
         module,

@@ -10,8 +10,8 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data.mlm import hide
 from autodistill_jax.data.tokenization import Special
-from autodistill_jax.model import extract, modules, words
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build, extract, words
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import objectives, sandwich, terms
 from autodistill_jax.train.objectives import Objective
 
@@ -67,7 +67,7 @@ def head(hidden, width):
 
 def networks():
     module = Bert(TEACHER, SIZES)
-    params = modules.init(module, jax.random.key(3))
+    params = build.init(module, jax.random.key(3))
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     return module, params
 
@@ -216,7 +216,7 @@ def test_a_space_of_one_arch_is_that_network_alone():
     (arch,) = alone
     batch = texts(4)
     module = Bert(arch, SIZES)
-    params = modules.init(module, jax.random.key(0))
+    params = build.init(module, jax.random.key(0))
     one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
     with_arch = module.apply({"params": params}, batch["ids"], batch["tokens"], one)
     without = module.apply({"params": params}, batch["ids"], batch["tokens"])

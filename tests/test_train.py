@@ -12,8 +12,9 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import extract, huggingface, modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build, extract
+from autodistill_jax.models.bert import Bert
 from autodistill_jax.search import proxies
 from autodistill_jax.train import (
     checkpoint,
@@ -59,14 +60,14 @@ class Run:
     def __init__(self, devices=1):
         self.mesh = mesh_of(devices)
         self.teacher = Bert(TEACHER, SIZES)
-        params = modules.init(self.teacher, jax.random.key(3))
+        params = build.init(self.teacher, jax.random.key(3))
         # At an initial spread of .02 relations are all but flat.
         self.teacher_params = {
             k: v * 10 if k.endswith("kernel") else v for k, v in params.items()
         }
         self.objective = objectives.objective(SETTINGS, [SPACE], kind("mean", True))
         self.superlm = Bert(BIG, SIZES, space=SPACE)
-        self.moves = optimizer.make(SETTINGS, STEPS, modules.axes(self.superlm))
+        self.moves = optimizer.make(SETTINGS, STEPS, build.axes(self.superlm))
         self.feed = loader.training(rows(), 8, seed=0)
         self.step = sandwich.make_step(
             self.superlm, self.teacher, self.objective, self.moves

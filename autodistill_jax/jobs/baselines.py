@@ -12,7 +12,8 @@ from autodistill_jax.jobs import trials
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import train
-from autodistill_jax.model import extract, huggingface
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import extract
 from autodistill_jax.train import checkpoint, objectives, terms
 
 # Those that distil nothing; all others are `twin` or in `objectives.RECIPES`.

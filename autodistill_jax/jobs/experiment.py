@@ -20,8 +20,9 @@ from autodistill_jax.archs.within import Within
 from autodistill_jax.data import corpus, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import fields, teachers
-from autodistill_jax.model import extract, huggingface, modules
-from autodistill_jax.model.modules import Module
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build, extract
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import objectives
 
 
@@ -72,7 +73,7 @@ class Experiment(NamedTuple):
 
     def superlm(self, space: Space) -> Module:
         settings = self.config.distill
-        return modules.module(
+        return build.module(
             self.envelope(space),
             self.sizes,
             space=None if len(space) == 1 else space,
@@ -83,7 +84,7 @@ class Experiment(NamedTuple):
         )
 
     def teacher_module(self) -> Module:
-        return modules.module(
+        return build.module(
             self.teacher.arch,
             self.teacher.sizes,
             dtype=jnp.dtype(self.config.distill.dtype),
@@ -231,8 +232,8 @@ def _start(config, teacher, named) -> tuple[AnyArch, dict]:
                 f"{', '.join(config.distill.freeze)} as they start; give "
                 "--config.distill.freeze='()'"
             )
-        module = modules.module(widest, sizes)
-        params = modules.init(module, jax.random.key(config.seed))
+        module = build.module(widest, sizes)
+        params = build.init(module, jax.random.key(config.seed))
         return widest, {k: np.asarray(v) for k, v in params.items()}
     if not kind:
         raise UserError(
@@ -261,8 +262,8 @@ def _start(config, teacher, named) -> tuple[AnyArch, dict]:
 def _projected(teacher, arch, sizes, seed: int) -> dict[str, np.ndarray]:
     """Random weights of another family than the teacher's, but for its word embeddings:
     those are the teacher's along their main directions, as many as there is room for."""
-    module = modules.module(arch, sizes)
-    made = modules.init(module, jax.random.key(seed))
+    module = build.module(arch, sizes)
+    made = build.init(module, jax.random.key(seed))
     made = {name: np.asarray(value) for name, value in made.items()}
     words = teacher.params["embeddings_word"]
     wide = made["embeddings_word"].shape[1]

@@ -20,7 +20,8 @@ from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.latency import table
-from autodistill_jax.model import extract, huggingface, modules, stablehlo
+from autodistill_jax.model import huggingface, stablehlo
+from autodistill_jax.models import build, extract
 from autodistill_jax.train import losses, sandwich, terms
 
 _TOLERANCE = 1e-4
@@ -128,8 +129,8 @@ def _similarities(experiment, held_out, arch, student) -> dict:
         made = jnp.asarray(np.concatenate(made)[: 2 * pairs])
         return np.asarray(losses.cosine(made[:pairs], made[pairs:]))
 
-    reference = cosines(modules.module(teacher.arch, teacher.sizes), teacher.params)
-    module = modules.module(arch, experiment.sizes)
+    reference = cosines(build.module(teacher.arch, teacher.sizes), teacher.params)
+    module = build.module(arch, experiment.sizes)
     return {
         "origin": common.origin(experiment.config),
         "pairs": pairs,
@@ -158,7 +159,7 @@ def _transferred(config, workdir, arch) -> dict:
 
 def _outputs(experiment, arch, student, sample) -> np.ndarray:
     """A student's own output, before it is written."""
-    module = modules.module(arch, experiment.sizes)
+    module = build.module(arch, experiment.sizes)
     return np.asarray(_apply(module, student, sample).hidden)
 
 
@@ -185,7 +186,7 @@ def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     loaded by us, and by transformers where it is installed with torch; and by whom."""
     real = sample["tokens"].astype(bool)
     again = huggingface.load(str(folder))
-    module = modules.module(again.arch, again.sizes)
+    module = build.module(again.arch, again.sizes)
     with _exactly():
         out = _apply(module, again.params, sample)
     error = np.abs(np.asarray(out.hidden) - inside)[real].max()
@@ -212,7 +213,7 @@ def _served(folder: Path, sample, stage) -> bytes:
     those of the network that we load from the folder."""
     real = sample["tokens"].astype(bool)
     again = huggingface.load(str(folder))
-    module = modules.module(again.arch, again.sizes)
+    module = build.module(again.arch, again.sizes)
     made = stablehlo.program(folder)
     with _exactly():
         wanted = _apply(module, again.params, sample)

@@ -15,7 +15,8 @@ from autodistill_jax.data import glue, loader, squad, tasks
 from autodistill_jax.jobs import labelled, spans, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.model import huggingface, modules
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build
 from autodistill_jax.train import supervised
 
 _FROZEN = "frozen encoder, linear head"
@@ -145,7 +146,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
     asks = task.name == squad.NAME
     counts = spans.counts(task, rows) if asks else labelled.counts(rows)
     frozen = model == "teacher" and settings["teacher"] == "frozen"
-    module = modules.module(
+    module = build.module(
         source.arch,
         source.sizes,
         dtype=jnp.dtype(settings["dtype"]),
@@ -171,7 +172,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
 
     def params(seed):
         if model == "scratch":
-            return modules.init(module, jax.random.key(seed))
+            return build.init(module, jax.random.key(seed))
         return source.params
 
     if model == "scratch":

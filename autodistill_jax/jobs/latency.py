@@ -11,7 +11,7 @@ from autodistill_jax.archs.cost import Sizes, cost, student_sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import asked, fields, workdir
 from autodistill_jax.latency import calibrate, compile, table
-from autodistill_jax.model import modules
+from autodistill_jax.models import build
 from autodistill_jax.search import rank
 
 # Of a compiled latency: each is judged as it is, before any correction.
@@ -139,8 +139,8 @@ def _calibrate(config: ConfigDict, home: epath.Path, how: table.How) -> None:
 
 def _random(arch: AnyArch, sizes: Sizes) -> dict[str, np.ndarray]:
     """Weights that nothing has trained: no pass is faster or slower for it."""
-    module = modules.module(arch, sizes)
-    shapes = jax.eval_shape(lambda: modules.init(module, jax.random.key(0)))
+    module = build.module(arch, sizes)
+    shapes = jax.eval_shape(lambda: build.init(module, jax.random.key(0)))
     rng = np.random.default_rng(0)
     # Scales of 1: small ones, one after another, would end in slow denormal numbers.
     return {

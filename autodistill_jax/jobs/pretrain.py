@@ -17,8 +17,9 @@ from autodistill_jax.jobs import reloaded, teachers
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import rows
 from autodistill_jax.jobs.training import pretraining
-from autodistill_jax.model import huggingface, modules
+from autodistill_jax.model import huggingface
 from autodistill_jax.model.described import read as read_config
+from autodistill_jax.models import build
 from autodistill_jax.train import checkpoint, fit, optimizer, pretrain
 
 _JUDGED_ON = 4096  # Held-out rows, at most.
@@ -125,7 +126,7 @@ def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None
     batch = sample | {"places": places}
     again = huggingface.load(str(folder))
     reread = {**again.params, **again.head, **(again.next or {})}
-    alike = modules.module(again.arch, again.sizes)
+    alike = build.module(again.arch, again.sizes)
     wanted = jax.jit(partial(pretrain.logits, module))(params, batch)
     made = [jax.jit(partial(pretrain.logits, alike))(reread, batch)]
     (kind,) = read_config(folder)["architectures"]

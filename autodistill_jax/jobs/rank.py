@@ -13,7 +13,7 @@ from autodistill_jax.jobs import judged, labelled
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import trained_superlm
-from autodistill_jax.model import extract, modules
+from autodistill_jax.models import build, extract
 from autodistill_jax.search import proxies, rank
 from autodistill_jax.train import supervised, terms
 
@@ -149,7 +149,7 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
                 continue
             student = extract.extract(params, envelope, arch)
             made = supervised.fine_tune(
-                modules.module(
+                build.module(
                     arch,
                     experiment.sizes,
                     dtype=jnp.dtype(config.finetune.dtype),

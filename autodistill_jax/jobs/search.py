@@ -16,7 +16,7 @@ from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.jobs.workdir import asked_of, chosen_already, record_of
 from autodistill_jax.latency import table as latency_table
-from autodistill_jax.model import extract
+from autodistill_jax.models import extract
 from autodistill_jax.search import proxies, study
 from autodistill_jax.train import terms
 

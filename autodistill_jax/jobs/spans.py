@@ -12,7 +12,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import tables
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.model import huggingface
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import spans as train
 
 _HEAD = ("kernel", "bias")

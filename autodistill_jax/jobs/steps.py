@@ -14,7 +14,7 @@ from autodistill_jax.archs.cost import Sizes, cost
 from autodistill_jax.archs.space import Space
 from autodistill_jax.jobs import teachers, training, trials
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.model import modules
+from autodistill_jax.models import build
 from autodistill_jax.search import brief, programs, proxies
 from autodistill_jax.train import flash, sandwich, terms
 
@@ -137,8 +137,8 @@ def _transfer(made: Experiment) -> Iterator[tuple[str, Step]]:
             flash.plan(how, arch.layers, how["fraction"]), found.stages
         )
     ]
-    axes, size = modules.axes(transfer.module), config.distill.batch_size
-    theirs = _placed(transfer.teacher_params, modules.axes(transfer.teacher), mesh)
+    axes, size = build.axes(transfer.module), config.distill.batch_size
+    theirs = _placed(transfer.teacher_params, build.axes(transfer.teacher), mesh)
     k, key = _everywhere(lambda: (jnp.int32(0), jax.random.key(0)), mesh)
     teacher = _row(made, made.teacher.arch, made.teacher.sizes)
     mean = teacher + 3 * float(np.mean(list(costs.values())))

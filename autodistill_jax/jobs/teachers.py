@@ -13,8 +13,9 @@ from autodistill_jax.archs import named
 from autodistill_jax.archs.arch import AnyArch, Arch
 from autodistill_jax.archs.cost import Sizes, student_sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import follows, huggingface, modules, words
+from autodistill_jax.model import huggingface
 from autodistill_jax.model.families import FAMILIES
+from autodistill_jax.models import build, follows, words
 
 
 def pretrained(workdir: epath.Path) -> epath.Path:
@@ -86,7 +87,7 @@ def start(config: ConfigDict, source: huggingface.Teacher) -> huggingface.Teache
     arch, sizes = network(config.pretrain.arch, source.arch, source.sizes)
     key = jax.random.key(config.seed)
     own = not config.pretrain.arch
-    params = source.params if own else modules.init(modules.module(arch, sizes), key)
+    params = source.params if own else build.init(build.module(arch, sizes), key)
     head, after = (source.head, source.next) if own else (None, None)
     head = head or words.init(arch.hidden, sizes)
     if config.data.unit == "pair":
@@ -113,10 +114,10 @@ def sized(config: ConfigDict) -> huggingface.Teacher:
     if name not in named.TEACHERS or Path(name).is_dir():
         return huggingface.load(name)
     arch, sizes = named.TEACHERS[name]
-    module = modules.module(arch, sizes)
+    module = build.module(arch, sizes)
     shapes = jax.eval_shape(
         lambda: (
-            modules.init(module, jax.random.key(0)),
+            build.init(module, jax.random.key(0)),
             words.init(arch.hidden, sizes),
         )
     )

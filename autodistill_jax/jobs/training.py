@@ -16,7 +16,8 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import superlm_folder
-from autodistill_jax.model import extract, huggingface, modules
+from autodistill_jax.model import huggingface
+from autodistill_jax.models import build, extract
 from autodistill_jax.train import (
     checkpoint,
     fit,
@@ -124,7 +125,7 @@ class Program(NamedTuple):
     axes: optimizer.Axes
     theirs: dict
     teacher_axes: optimizer.Axes
-    module: modules.Module
+    module: build.Module
 
 
 def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
@@ -141,7 +142,7 @@ def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
         else None,
         experiment.sizes,
     )
-    axes = modules.axes(superlm)
+    axes = build.axes(superlm)
     frozen = {name: params.pop(name) for name in settings.freeze}
     moves = optimizer.make(settings.to_dict(), settings.steps, axes)
     teacher = experiment.teacher_module()
@@ -153,14 +154,14 @@ def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
         experiment.config.mesh.accumulate,
     )
     theirs = {**experiment.teacher.params, **of_words}
-    of_teacher = modules.axes(teacher)
+    of_teacher = build.axes(teacher)
     return Program(step, moves, params, frozen, axes, theirs, of_teacher, superlm)
 
 
 def pretraining(experiment: Experiment, start: huggingface.Teacher) -> Program:
     """The step of the job pretrain, `pretrain.make_step`, from `teachers.start`."""
     settings, config = experiment.config.pretrain, experiment.config
-    module = modules.module(
+    module = build.module(
         start.arch,
         start.sizes,
         dtype=jnp.dtype(settings.dtype),
@@ -168,7 +169,7 @@ def pretraining(experiment: Experiment, start: huggingface.Teacher) -> Program:
         mesh=experiment.mesh,
         remat=config.mesh.remat,
     )
-    axes = modules.axes(module)
+    axes = build.axes(module)
     moves = optimizer.make(settings.to_dict(), settings.steps, axes)
     step = pretrain.make_step(
         module,

@@ -18,7 +18,7 @@ from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import search_of
 from autodistill_jax.latency import table
-from autodistill_jax.model import extract, modules
+from autodistill_jax.models import build, extract
 from autodistill_jax.search import proxies, study
 from autodistill_jax.train import flash, objectives, terms
 
@@ -244,7 +244,7 @@ def transfer(experiment: Experiment, arch: AnyArch) -> flash.Transfer:
     )
     word = "embeddings_word"
     return flash.Transfer(
-        modules.module(
+        build.module(
             arch,
             experiment.sizes,
             dtype=jnp.dtype(config.distill.dtype),
@@ -286,7 +286,7 @@ def latencies(
         if arch == teacher.arch:
             params, sizes, name = teacher.params, teacher.sizes, "teacher"
         elif not (how.target or there):
-            params = modules.init(modules.module(arch, sizes), jax.random.key(0))
+            params = build.init(build.module(arch, sizes), jax.random.key(0))
         count, network = len(known[how.source]), {name: (arch, sizes, params)}
         made = table.latencies(known, network, how, False, tell)[name]
         if new := known[how.source][count:]:

@@ -15,7 +15,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes, cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import hlo, profile
-from autodistill_jax.model import modules
+from autodistill_jax.models import build
 
 
 class Chip(NamedTuple):
@@ -205,8 +205,8 @@ def _traffic(
 
 
 def _weights(arch: AnyArch, sizes: Sizes, dtype: str) -> dict[str, jax.Array]:
-    module = modules.module(arch, sizes)
-    return profile.served(modules.init(module, jax.random.key(0)), dtype)
+    module = build.module(arch, sizes)
+    return profile.served(build.init(module, jax.random.key(0)), dtype)
 
 
 def _compile(

@@ -15,7 +15,7 @@ from jax.experimental.layout import Format, Layout
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import modules
+from autodistill_jax.models import build
 
 
 def measure(
@@ -66,7 +66,7 @@ def measure(
 def forward(arch: AnyArch, sizes: Sizes, dtype: str) -> Callable:
     """The pass that a latency is of: (`served` weights, ids, tokens) -> the last hidden
     states, layers unrolled."""
-    module = modules.module(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
+    module = build.module(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
 
     def run(params: dict, ids: jax.Array, tokens: jax.Array) -> jax.Array:
         return module.apply({"params": params}, ids, tokens).hidden
@@ -79,7 +79,7 @@ def served(params: dict, dtype: str) -> dict:
     dtype, or every pass would convert them."""
     return {
         name: jnp.asarray(value, dtype) if "kernel" in name else jnp.asarray(value)
-        for name, value in modules.unstack(params).items()
+        for name, value in build.unstack(params).items()
     }
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import modules
 from autodistill_jax.model.tensors import tensors as body
+from autodistill_jax.models import build
 
 
 class Family(NamedTuple):
@@ -71,7 +71,7 @@ def read(
     skipped: int,
     path: Path,
 ) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors as the parameters of a body, `modules.module`.
+    """A checkpoint's tensors as the parameters of a body, `build.module`.
 
     `skipped` leading rows of the position table are for padding, and left out. A
     missing pooler is zeros. `path` is named in errors.
@@ -83,7 +83,7 @@ def read(
     prefix = family.prefix
     prefix = prefix if any(name.startswith(prefix) for name in tensors) else ""
     shapes = jax.eval_shape(
-        functools.partial(modules.init, modules.module(arch, sizes)), jax.random.key(0)
+        functools.partial(build.init, build.module(arch, sizes)), jax.random.key(0)
     )
     params = {k: np.zeros(v.shape, np.float32) for k, v in shapes.items()}
     for name, parameter, shape, place in body(arch, sizes, skipped, family.pooler):

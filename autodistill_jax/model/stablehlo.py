@@ -10,9 +10,10 @@ import numpy as np
 from jax import export
 
 from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.model import described, modules
+from autodistill_jax.model import described
 from autodistill_jax.model.families import FAMILIES
 from autodistill_jax.model.tensors import tensors as body
+from autodistill_jax.models import build
 
 FILE = "student.stablehlo"
 PLATFORMS = ("tpu", "cuda", "cpu")
@@ -34,7 +35,7 @@ def program(folder: Path) -> bytes:
     padding = described.skipped(described.read(folder), folder / "config.json")
     pooler = FAMILIES[sizes.family].pooler
     parts = list(body(arch, sizes, padding, pooler))
-    module = modules.module(arch, sizes, unroll=True)
+    module = build.module(arch, sizes, unroll=True)
 
     def run(weights: dict, ids: jax.Array, tokens: jax.Array, types: jax.Array) -> dict:
         params = _params(weights, parts)

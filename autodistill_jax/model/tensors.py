@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.model.mobilebert import READS
+from autodistill_jax.models.mobilebert import READS
 
 
 def tensors(arch: AnyArch, sizes: Sizes, skipped: int, pooler: bool) -> Iterator[tuple]:

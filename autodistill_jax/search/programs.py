@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import losses, terms
 from autodistill_jax.train.objectives import Objective
 

@@ -14,7 +14,7 @@ from autodistill_jax import metrics, sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models.build import Module
 from autodistill_jax.search import programs
 from autodistill_jax.search.tuned import tuned
 from autodistill_jax.train import supervised, terms

@@ -11,8 +11,8 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.metrics import METRICS
-from autodistill_jax.model import modules
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models import build
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import optimizer, supervised, terms
 from autodistill_jax.train.sandwich import as_arrays
 
@@ -37,7 +37,7 @@ def tuned(
       settings: steps, batch_size, learning_rate, warmup, weight_decay, clip.
     """
     steps, batch_size = settings["steps"], settings["batch_size"]
-    moves = optimizer.make(settings, steps, modules.axes(module))
+    moves = optimizer.make(settings, steps, build.axes(module))
     module = module.clone(mesh=None)  # Inside, each device is alone.
     step = supervised.make_step(module, rows, moves, pooling)
     own = PartitionSpec(sharding.AXES)

@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
-from autodistill_jax.model import modules
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models import build
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import (
     checkpoint,
     fit,
@@ -167,13 +167,11 @@ def run(
       kept: checkpoints to go on from, and to save every `save_every` steps.
     """
     module = transfer.module
-    layers, axes = module.arch.layers, modules.axes(module)
+    layers, axes = module.arch.layers, build.axes(module)
     made = programs(transfer, settings, fraction)
     ends = np.cumsum(made.stages).tolist()
     state = optimizer.begin(made.blocks, made.params, axes, mesh)
-    theirs = sharding.place(
-        transfer.teacher_params, modules.axes(transfer.teacher), mesh
-    )
+    theirs = sharding.place(transfer.teacher_params, build.axes(transfer.teacher), mesh)
     there = kept.latest_step() or 0 if kept else 0
     if there:
         state = checkpoint.restore(kept, state)
@@ -241,7 +239,7 @@ def programs(
 ) -> Programs:
     """What `run` runs; there is no last stage where the objective has no term."""
     module = transfer.module
-    layers, axes = module.arch.layers, modules.axes(module)
+    layers, axes = module.arch.layers, build.axes(module)
     stages = plan(settings, layers, fraction)
     if not transfer.objective.weights:
         stages.pop()
@@ -263,7 +261,7 @@ def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Call
     every block, k is an argument."""
     module = transfer.module
     layers, dropout, vocab = module.arch.layers, module.dropout, module.sizes.vocab
-    axes, parts = modules.axes(module), transfer.parts
+    axes, parts = build.axes(module), transfer.parts
 
     def step(state, teacher_params, batch, k, key):
         def slowed(change):

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
-from autodistill_jax.model import words
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models import words
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import fit, losses, optimizer, terms
 from autodistill_jax.train.objectives import Objective
 

@@ -16,8 +16,8 @@ from autodistill_jax import sharding
 from autodistill_jax.data import loader
 from autodistill_jax.data.mlm import hide
 from autodistill_jax.data.tokenization import Special
-from autodistill_jax.model import follows, modules, words
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models import build, follows, words
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import losses, optimizer
 
 _HEADS = ("words_", "next_")
@@ -82,7 +82,7 @@ def make_step(
     plus that of `next`. state: {"params": of `logits`, "optimizer"}; fraction, at_most:
     of `hide`; parts: see `optimizer.accumulated`.
     """
-    axes = modules.axes(module)
+    axes = build.axes(module)
 
     def step(state, batch, key):
         of_words, of_dropout = jax.random.split(key)

@@ -11,8 +11,8 @@ import optax
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
-from autodistill_jax.model import modules
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models import build
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import optimizer, terms
 from autodistill_jax.train.objectives import Objective
 
@@ -57,7 +57,7 @@ def make_step(
     terms by role, `loss` among them.
     """
 
-    axes, mesh = modules.axes(superlm), superlm.mesh
+    axes, mesh = build.axes(superlm), superlm.mesh
 
     def gradients(params, frozen, teacher_params, batch, archs, key):
         """(the sum of the sub-networks' gradients, {term: [n] of them})."""

@@ -11,9 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from autodistill_jax.data import loader, squad, squad_windows
-from autodistill_jax.model import modules
-from autodistill_jax.model.modules import Module
-from autodistill_jax.model.pieces import dropout
+from autodistill_jax.models import build
+from autodistill_jax.models.build import Module
+from autodistill_jax.models.layers import dropout
 from autodistill_jax.train import epochs, losses, optimizer
 
 # The head alone, on an encoder that is not trained, bears more.
@@ -129,7 +129,7 @@ def fine_tune(
     module = module.clone(unroll=True)  # As there.
     rate = {"learning_rate": _FROZEN_RATE} if frozen else {}
     steps = epochs.steps(rows.train, settings)
-    moves = optimizer.make({**settings, **rate}, steps, modules.axes(module))
+    moves = optimizer.make({**settings, **rate}, steps, build.axes(module))
     if frozen:
         # Their gradient is 0, and weight decay must not move them either.
         moves = optax.chain(
@@ -144,7 +144,7 @@ def fine_tune(
     read = jax.jit(partial(logits, module))
 
     def first(seed, key):
-        return modules.unstack(params(seed)) | head(key, module.arch.hidden)
+        return build.unstack(params(seed)) | head(key, module.arch.hidden)
 
     def answered(params):
         found = loader.over(
@@ -164,7 +164,7 @@ def fine_tune(
         told = answered(best)
         figures = squad.score(told, rows.questions)
         parts = {name: value / 100 for name, value in figures.items()}
-        results.append(Tuned(scores, modules.stack(best), parts, told))
+        results.append(Tuned(scores, build.stack(best), parts, told))
     return results
 
 

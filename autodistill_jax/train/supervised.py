@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from autodistill_jax import metrics, sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
-from autodistill_jax.model import modules
-from autodistill_jax.model.modules import Module
-from autodistill_jax.model.pieces import dropout
+from autodistill_jax.models import build
+from autodistill_jax.models.build import Module
+from autodistill_jax.models.layers import dropout
 from autodistill_jax.train import epochs, losses, optimizer
 
 Side = Mapping[str, np.ndarray]
@@ -182,7 +182,7 @@ def fine_tune(
     module = module.clone(unroll=True)
     batch_size = settings["batch_size"]
     steps = epochs.steps(rows.train, settings)
-    moves = optimizer.make(settings, steps, modules.axes(module))
+    moves = optimizer.make(settings, steps, build.axes(module))
     step = jax.jit(make_step(module, rows, moves, pooling), donate_argnums=0)
     predict = jax.jit(
         lambda params, batch: logits(module, params, batch, pooling, rows.classes)
@@ -193,7 +193,7 @@ def fine_tune(
         return decide(made, rows)
 
     def first(seed, key):
-        return modules.unstack(params(seed)) | head(key, module.arch.hidden, rows)
+        return build.unstack(params(seed)) | head(key, module.arch.hidden, rows)
 
     def judge(params):
         made = predicted(params, rows.dev)
@@ -209,7 +209,7 @@ def fine_tune(
         results.append(
             Tuned(
                 scores,
-                modules.stack(best),
+                build.stack(best),
                 metrics.parts(rows.metric, rows.dev["label"], dev),
                 {
                     name: metrics.METRICS[rows.metric](

@@ -9,8 +9,8 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import BERT_SIZES, Sizes
 from autodistill_jax.data.mlm import hide
-from autodistill_jax.model import elastic, follows, words
-from autodistill_jax.model.modules import Module
+from autodistill_jax.models import elastic, follows, words
+from autodistill_jax.models.build import Module
 from autodistill_jax.train import losses
 from autodistill_jax.train.objectives import Objective
 

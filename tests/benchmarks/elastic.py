@@ -21,8 +21,8 @@ import numpy as np
 from autodistill_jax.archs.arch import BERT_BASE, Arch
 from autodistill_jax.archs.papers import partition
 from autodistill_jax.latency import profile
-from autodistill_jax.model import modules
-from autodistill_jax.model.bert import Bert
+from autodistill_jax.models import build
+from autodistill_jax.models.bert import Bert
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import masked
@@ -57,7 +57,7 @@ def main():
     tokens = jnp.ones_like(ids)
 
     def init(module):
-        return modules.init(module, jax.random.key(0))
+        return build.init(module, jax.random.key(0))
 
     envelope = dataclasses.replace(space.largest(), layers=12)
     superlm = Bert(envelope, space=space)

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from autodistill_jax import log
 from autodistill_jax.jobs import experiment, judged, texts, training
 from autodistill_jax.latency import profile
-from autodistill_jax.model import modules
+from autodistill_jax.models import build
 from autodistill_jax.search import proxies
 
 _TOGETHER = 8  # Archs timed in turns, so that what else the machine does falls on all.
@@ -97,7 +97,7 @@ def main():
 
 
 def _random(arch, sizes, dtype):
-    params = modules.init(modules.module(arch, sizes), jax.random.key(0))
+    params = build.init(build.module(arch, sizes), jax.random.key(0))
     return profile.served(params, dtype)
 
 

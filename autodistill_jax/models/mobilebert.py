@@ -17,9 +17,9 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES, Sizes
 from autodistill_jax.archs.space import Space
-from autodistill_jax.model import elastic, encoder
-from autodistill_jax.model.encoder import Outputs, normal, ones, zeros
-from autodistill_jax.model.pieces import (
+from autodistill_jax.models import elastic, encoder
+from autodistill_jax.models.encoder import Outputs, normal, ones, zeros
+from autodistill_jax.models.layers import (
     activation,
     attention,
     dropout,

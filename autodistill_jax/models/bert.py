@@ -18,9 +18,9 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import BERT_SIZES, Sizes
 from autodistill_jax.archs.space import Space
-from autodistill_jax.model import elastic, encoder
-from autodistill_jax.model.encoder import Outputs, normal, ones, zeros
-from autodistill_jax.model.pieces import (
+from autodistill_jax.models import elastic, encoder
+from autodistill_jax.models.encoder import Outputs, normal, ones, zeros
+from autodistill_jax.models.layers import (
     activation,
     attention,
     dropout,
@@ -38,7 +38,7 @@ class Bert(nn.Module):
       space: of a SuperLM, the Space whose sub-networks it can run; else None.
       dtype: of the products' operands; parameters, sums, softmax and LayerNorm are f32.
       dropout: rate, in force where a call gives a random key.
-      unroll: a parameter for each layer (see `modules.unstack`) and no loop, as a
+      unroll: a parameter for each layer (see `build.unstack`) and no loop, as a
         program that serves has them: longer to compile; slicing a stack costs time.
       mesh: what it runs on, where that is more than one device; see `sharding`.
       remat: a layer's inner results are made again in the backward pass, not kept: it

@@ -6,8 +6,8 @@ from flax import linen as nn
 
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.model.bert import Bert
-from autodistill_jax.model.mobilebert import MobileBert
+from autodistill_jax.models.bert import Bert
+from autodistill_jax.models.mobilebert import MobileBert
 
 Module = Bert | MobileBert
 

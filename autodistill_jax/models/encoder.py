@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.model import elastic
-from autodistill_jax.model.pieces import product
+from autodistill_jax.models import elastic
+from autodistill_jax.models.layers import product
 
 normal = nn.initializers.normal(0.02)
 zeros, ones = nn.initializers.zeros, nn.initializers.ones

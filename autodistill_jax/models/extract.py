@@ -7,7 +7,7 @@ import numpy as np
 from autodistill_jax.archs.arch import AnyArch, Arch, kept_layers
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import modules
+from autodistill_jax.models import build
 
 
 def extract(params: dict, there: AnyArch, arch: AnyArch) -> dict:
@@ -26,7 +26,7 @@ def extract(params: dict, there: AnyArch, arch: AnyArch) -> dict:
     projection = params.get("embeddings_project_kernel")
     embedding = 0 if projection is None else projection.shape[0]
     sizes = Sizes(vocab=2, positions=2, embedding=embedding)
-    names = modules.axes(modules.module(there, sizes))
+    names = build.axes(build.module(there, sizes))
     return {name: _slice(x, names[name], there, arch) for name, x in params.items()}
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.model.pieces import activation, layer_norm, product
+from autodistill_jax.models.layers import activation, layer_norm, product
 
 
 def width(sizes: Sizes, hidden: Any) -> Any:

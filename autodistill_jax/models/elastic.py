@@ -21,7 +21,7 @@ from jax import lax
 
 from autodistill_jax.archs.arch import AnyArch, kept_layers
 from autodistill_jax.archs.space import Space
-from autodistill_jax.model import branches
+from autodistill_jax.models import elastic_vjp
 
 # platform -> (branches, tile). Above so many pairs of sizes, sizes are rounded up to a
 # tile: a branch each would take minutes to compile. On a TPU compiling takes longer, and
@@ -29,7 +29,7 @@ from autodistill_jax.model import branches
 BRANCHES = {"cpu": (16, 32), "tpu": (4, 128)}
 
 
-keep = branches.keep
+keep = elastic_vjp.keep
 
 
 class Cut(NamedTuple):
@@ -134,7 +134,7 @@ def call(
     shapes = [
         jax.eval_shape(
             lambda *a, f=f, option=option: f(
-                *branches.take(a, in_axes, option, cut.parts), *constants
+                *elastic_vjp.take(a, in_axes, option, cut.parts), *constants
             ),
             *args,
         )
@@ -143,13 +143,13 @@ def call(
     sizes = zip(*(made.shape for made in shapes))
     full = jax.ShapeDtypeStruct(tuple(map(max, sizes)), shapes[0].dtype)
     pairs = functools.partial(
-        branches.pairs, fns, cut.options, tuple(in_axes), out_axes, cut.parts
+        elastic_vjp.pairs, fns, cut.options, tuple(in_axes), out_axes, cut.parts
     )
     index = cut.index
     if cut.on is not None:
-        pairs = functools.partial(branches.or_off, pairs)
+        pairs = functools.partial(elastic_vjp.or_off, pairs)
         index = jnp.where(cut.on, index, len(cut.options))
-    return branches.switched(pairs, full, args, (index, cut.counts, constants))
+    return elastic_vjp.switched(pairs, full, args, (index, cut.counts, constants))
 
 
 def repeat(

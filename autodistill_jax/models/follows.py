@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from autodistill_jax.model.encoder import normal
+from autodistill_jax.models.encoder import normal
 
 
 def init(hidden: int, key: jax.Array) -> dict[str, jax.Array]:
