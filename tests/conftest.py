@@ -40,7 +40,7 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.archs.space import Space
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(

@@ -3,7 +3,7 @@
 import numpy as np
 from safetensors import safe_open
 
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import parity
 
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 
 # As if it were not installed: an import of it, or of flax, would fail.
 BEFORE = """

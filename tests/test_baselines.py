@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from autodistill_jax.cli import main
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 
 ROOT = Path(__file__).parents[1]
 NAME = "3x192-h6-f768"

@@ -16,8 +16,8 @@ from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES, cost
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
+from autodistill_jax.interop import huggingface, stablehlo
 from autodistill_jax.latency import compile, hlo, profile
-from autodistill_jax.model import huggingface, stablehlo
 from autodistill_jax.models import extract
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"

@@ -15,9 +15,9 @@ from autodistill_jax.archs.budget import Budget
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
+from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import baselines, experiment, fields, training
 from autodistill_jax.latency import compile
-from autodistill_jax.model import huggingface
 from autodistill_jax.models import extract
 from autodistill_jax.train import objectives
 

@@ -12,7 +12,7 @@ from parity import assert_equal
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 from autodistill_jax.models import extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.models.layers import layer_norm

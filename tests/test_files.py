@@ -12,7 +12,7 @@ from etils import epath
 from autodistill_jax import log, storage
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 from autodistill_jax.search import study
 from autodistill_jax.train import checkpoint
 

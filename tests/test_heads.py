@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autodistill_jax.archs.arch import Arch, MobileArch
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, extract, words
 from autodistill_jax.train import pretrain
 

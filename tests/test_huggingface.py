@@ -15,7 +15,7 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.data import glue, loader, tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 from autodistill_jax.models import extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import losses

@@ -13,7 +13,7 @@ from autodistill_jax.archs.arch import MobileArch, parse
 from autodistill_jax.archs.cost import MOBILEBERT_SIZES, student_sizes
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, elastic, extract, words
 from autodistill_jax.models.mobilebert import MobileBert
 from autodistill_jax.train.sandwich import as_arrays

@@ -10,8 +10,8 @@ from safetensors.numpy import load_file
 from test_families import write
 
 from autodistill_jax.archs.arch import Arch
+from autodistill_jax.interop import huggingface, stablehlo
 from autodistill_jax.jobs import export as exporting
-from autodistill_jax.model import huggingface, stablehlo
 from autodistill_jax.models import extract
 
 MOBILE = {

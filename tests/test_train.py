@@ -12,7 +12,7 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import huggingface
+from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.search import proxies

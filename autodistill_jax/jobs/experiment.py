@@ -19,8 +19,8 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.archs.within import Within
 from autodistill_jax.data import corpus, tokenization
 from autodistill_jax.errors import UserError
+from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import fields, teachers
-from autodistill_jax.model import huggingface
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.build import Module
 from autodistill_jax.train import objectives

@@ -14,13 +14,12 @@ from autodistill_jax import log, metrics, multihost, sharding, storage
 from autodistill_jax.archs.arch import described
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import reloaded
+from autodistill_jax.interop import hf_parity, huggingface, stablehlo
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import held_out
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.latency import table
-from autodistill_jax.model import huggingface, stablehlo
 from autodistill_jax.models import build, extract
 from autodistill_jax.train import losses, sandwich, terms
 
@@ -190,11 +189,11 @@ def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     with _exactly():
         out = _apply(module, again.params, sample)
     error = np.abs(np.asarray(out.hidden) - inside)[real].max()
-    theirs = reloaded.outputs(
+    theirs = hf_parity.outputs(
         folder, sample, remote=not huggingface.stock(arch, again.sizes)
     )
     if theirs is None:
-        return float(error), reloaded.NOT_INSTALLED
+        return float(error), hf_parity.NOT_INSTALLED
     theirs = theirs.last_hidden_state.numpy()
     error = max(error, np.abs(theirs - inside)[real].max())
     return float(error), "transformers"

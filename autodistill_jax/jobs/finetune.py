@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import log, metrics, storage
 from autodistill_jax.data import glue, loader, squad, tasks
+from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import labelled, spans, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.model import huggingface
 from autodistill_jax.models import build
 from autodistill_jax.train import supervised
 

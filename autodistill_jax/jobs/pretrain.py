@@ -13,12 +13,12 @@ from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import described
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import reloaded, teachers
+from autodistill_jax.interop import hf_parity, huggingface
+from autodistill_jax.interop.hf_config import read as read_config
+from autodistill_jax.jobs import teachers
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import rows
 from autodistill_jax.jobs.training import pretraining
-from autodistill_jax.model import huggingface
-from autodistill_jax.model.described import read as read_config
 from autodistill_jax.models import build
 from autodistill_jax.train import checkpoint, fit, optimizer, pretrain
 
@@ -130,7 +130,7 @@ def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None
     wanted = jax.jit(partial(pretrain.logits, module))(params, batch)
     made = [jax.jit(partial(pretrain.logits, alike))(reread, batch)]
     (kind,) = read_config(folder)["architectures"]
-    theirs, by = reloaded.outputs(folder, sample, kind), reloaded.NOT_INSTALLED
+    theirs, by = hf_parity.outputs(folder, sample, kind), hf_parity.NOT_INSTALLED
     if theirs is not None:
         by = f"transformers ({kind})"
         named_so = {"words": "prediction_logits", "next": "seq_relationship_logits"}

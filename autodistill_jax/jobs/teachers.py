@@ -13,8 +13,8 @@ from autodistill_jax.archs import named
 from autodistill_jax.archs.arch import AnyArch, Arch
 from autodistill_jax.archs.cost import Sizes, student_sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import huggingface
-from autodistill_jax.model.families import FAMILIES
+from autodistill_jax.interop import huggingface
+from autodistill_jax.interop.hf_weights import FAMILIES
 from autodistill_jax.models import build, follows, words
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model.tensors import tensors as body
+from autodistill_jax.interop.hf_tensor_names import tensors as body
 from autodistill_jax.models import build
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, check_split
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError, json_object
-from autodistill_jax.model.families import FAMILIES
+from autodistill_jax.interop.hf_weights import FAMILIES
 from autodistill_jax.models.layers import ACTIVATIONS
 
 # Fields that would change the computation, and the one value that is known here.

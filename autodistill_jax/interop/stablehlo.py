@@ -10,9 +10,9 @@ import numpy as np
 from jax import export
 
 from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.model import described
-from autodistill_jax.model.families import FAMILIES
-from autodistill_jax.model.tensors import tensors as body
+from autodistill_jax.interop import hf_config
+from autodistill_jax.interop.hf_tensor_names import tensors as body
+from autodistill_jax.interop.hf_weights import FAMILIES
 from autodistill_jax.models import build
 
 FILE = "student.stablehlo"
@@ -31,8 +31,8 @@ def program(folder: Path) -> bytes:
     positions. Products at JAX's default precision: of f32 on CPUs, while TPUs and GPUs
     may round what they multiply.
     """
-    arch, sizes = described.read_config(folder)
-    padding = described.skipped(described.read(folder), folder / "config.json")
+    arch, sizes = hf_config.read_config(folder)
+    padding = hf_config.skipped(hf_config.read(folder), folder / "config.json")
     pooler = FAMILIES[sizes.family].pooler
     parts = list(body(arch, sizes, padding, pooler))
     module = build.module(arch, sizes, unroll=True)
@@ -70,7 +70,7 @@ def _no_source_lines() -> Iterator[None]:
 
 
 def _params(weights: Mapping[str, jax.Array], parts: list[tuple]) -> dict:
-    """`families.read` inside a program: parameters of an unrolled module, the position
+    """`hf_weights.read` inside a program: parameters of an unrolled module, the position
     table with its rows for padding."""
     params: dict[str, jax.Array] = {}
     joined: dict[tuple[str, int], list[jax.Array]] = {}

@@ -13,9 +13,9 @@ from autodistill_jax import multihost, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.model import described, families, sentence
-from autodistill_jax.model.described import read_config, stock
-from autodistill_jax.model.locate import locate
+from autodistill_jax.interop import hf_config, hf_weights, sentence_transformers
+from autodistill_jax.interop.hf_config import read_config, stock
+from autodistill_jax.interop.hub import locate
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -35,9 +35,9 @@ class Teacher(NamedTuple):
     `embeds`: a sentence-embedding model (its folder names the pooling). `pooling`: what
     stands for a text, see `losses.pool`: as the folder names it; else "pooler", or
     "mean" where the weights have no pooler. `folder` is where it came from. `head`: the
-    masked-word head, where the checkpoint has one, see `families.head`. `labels`: the
+    masked-word head, where the checkpoint has one, see `hf_weights.head`. `labels`: the
     names of a classifier's classes, in the order of its logits, where they have names.
-    `next`: the next-sentence head, where there is one, see `families.next_head`.
+    `next`: the next-sentence head, where there is one, see `hf_weights.next_head`.
     """
 
     arch: AnyArch
@@ -60,7 +60,7 @@ def load(name: str) -> Teacher:
     """
     folder = locate(name)
     arch, sizes = read_config(folder)
-    config = described.read(folder)
+    config = hf_config.read(folder)
     path = folder / "model.safetensors"
     if not path.exists():
         _refuse_weights(folder)
@@ -72,9 +72,9 @@ def load(name: str) -> Teacher:
         raise UserError(
             f"{path} is not a readable safetensors file: {error}"
         ) from error
-    pooling = sentence.pooling(folder)
-    rows = described.skipped(config, folder / "config.json")
-    params = families.read(tensors, arch, sizes, rows, path)
+    pooling = sentence_transformers.pooling(folder)
+    rows = hf_config.skipped(config, folder / "config.json")
+    params = hf_weights.read(tensors, arch, sizes, rows, path)
     # A student of a teacher without a pooler goes out with one of zeros. A MobileBERT
     # without one was trained to speak by its first token.
     has_pooler = not sizes.pooler or params["pooler_kernel"].any()
@@ -85,9 +85,9 @@ def load(name: str) -> Teacher:
         pooling or ("pooler" if has_pooler else "mean"),
         pooling is not None,
         folder,
-        families.head(tensors, sizes),
-        described.labels(config),
-        families.next_head(tensors, sizes),
+        hf_weights.head(tensors, sizes),
+        hf_config.labels(config),
+        hf_weights.next_head(tensors, sizes),
     )
 
 
@@ -125,19 +125,19 @@ def save(
     teacher's folder. `check` is called on the finished folder before it takes its final
     name.
 
-    head: for a folder of a masked-word head (`families.head`), ...ForMaskedLM, or of
-    that and a next-sentence head (`families.next_head`) in one, ...ForPreTraining.
+    head: for a folder of a masked-word head (`hf_weights.head`), ...ForMaskedLM, or of
+    that and a next-sentence head (`hf_weights.next_head`) in one, ...ForPreTraining.
     """
     from safetensors.numpy import save_file
 
     folder = epath.Path(folder)
-    theirs = described.read(teacher)
-    config = described.student(arch, sizes, theirs, _MODELING.stem)
+    theirs = hf_config.read(teacher)
+    config = hf_config.student(arch, sizes, theirs, _MODELING.stem)
     if head:
         kind = "ForPreTraining" if "next_kernel" in head else "ForMaskedLM"
-        config["architectures"] = [f"{families.FAMILIES[sizes.family].model}{kind}"]
-    rows = described.skipped(config, folder / "config.json")
-    tensors = families.write(params, arch, sizes, rows, head)
+        config["architectures"] = [f"{hf_weights.FAMILIES[sizes.family].model}{kind}"]
+    rows = hf_config.skipped(config, folder / "config.json")
+    tensors = hf_weights.write(params, arch, sizes, rows, head)
 
     def write():
         with storage.whole(folder, folder=True) as partial:
@@ -151,7 +151,7 @@ def save(
                 if (teacher / name).exists():
                     shutil.copy(teacher / name, partial / name)
             if embeds:
-                sentence.save(partial, arch, pooling)
+                sentence_transformers.save(partial, arch, pooling)
             (partial / "README.md").write_text(card)
             check(partial)
 
