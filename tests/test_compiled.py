@@ -17,7 +17,8 @@ from autodistill_jax.archs.cost import MOBILEBERT_SIZES, cost
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface, stablehlo
-from autodistill_jax.latency import compile, hlo, profile
+from autodistill_jax.latency import estimate as estimates
+from autodistill_jax.latency import hlo, measure
 from autodistill_jax.models import extract
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"
@@ -70,28 +71,28 @@ def test_cycles_are_those_of_what_runs():
 
 
 def test_optimal_seconds_without_the_minus_ones():
-    assert np.isclose(compile.repaired(-4.999185), 0.000815)
-    assert compile.repaired(0.0031) == 0.0031
-    assert compile.repaired(0.8) == 0.8
+    assert np.isclose(estimates.repaired(-4.999185), 0.000815)
+    assert estimates.repaired(0.0031) == 0.0031
+    assert estimates.repaired(0.8) == 0.8
 
 
 def test_the_bytes_that_must_move():
     """All weights but the pooler's and the rows that are not looked up, and the result."""
-    weights = jax.eval_shape(lambda: compile._weights(TINY, SIZES, "float32"))
+    weights = jax.eval_shape(lambda: estimates._weights(TINY, SIZES, "float32"))
     unread = (SIZES.vocab - 8) + (SIZES.positions - 8)
     pooler = TINY.hidden + 1
     words = cost(TINY, SIZES)["params"] - TINY.hidden * (unread + pooler)
     words += 8 * TINY.hidden
-    assert compile._traffic(weights, TINY, 1, 8) == 4 * words
+    assert estimates._traffic(weights, TINY, 1, 8) == 4 * words
     # A larger batch reads more words, and the weights no more than once.
     words += 3 * 8 * TINY.hidden + (32 - 8) * TINY.hidden
-    assert compile._traffic(weights, TINY, 4, 8) == 4 * words
+    assert estimates._traffic(weights, TINY, 4, 8) == 4 * words
 
 
 def test_the_chips_are_those_that_jax_knows():
     from jax.experimental.pallas import tpu
 
-    for name, chip in compile.CHIPS.items():
+    for name, chip in estimates.CHIPS.items():
         known = tpu.get_tpu_info_for_chip(tpu.ChipVersion(name), 1)
         cores = 2 if name in ("v4", "v5p") else 1  # JAX counts them one by one.
         assert np.isclose(chip.peak, cores * known.bf16_ops_per_second, rtol=0.02)
@@ -113,11 +114,11 @@ def test_only_known_targets(capfd):
     assert main(["autodistill_jax", "latency", *flags]) == 2
     assert "must be one of '', v4i, v4, v5e, v5p, v6e" in capfd.readouterr().err
     with pytest.raises(UserError, match="one of v4i, v4, v5e"):
-        compile.check("v9")
+        estimates.check("v9")
 
 
 def estimate(arch, sizes=SIZES, target="v5e", batch=1, dtype="float32"):
-    return compile.estimate(
+    return estimates.estimate(
         arch, sizes, target=target, batch=batch, length=8, dtype=dtype
     )
 
@@ -162,7 +163,7 @@ def test_no_pass_reorders_the_word_table(target):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("target", compile.CHIPS)
+@pytest.mark.parametrize("target", estimates.CHIPS)
 def test_every_chip_and_family(target):
     sizes = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=8)
     made = estimate(MobileArch(1, 24, 16, 2, 32, 2), sizes, target)
@@ -182,7 +183,7 @@ def test_a_served_program_compiles_for_v5e(tmp_path, minilm, batch):
     weights = load_file(tmp_path / "s" / "model.safetensors")
     rows = jax.ShapeDtypeStruct((batch, 16), np.int32)
     args = (weights, rows, rows, rows)
-    made = profile.lowered(student.call, args, compile._device("v5e")).compile()
+    made = measure.lowered(student.call, args, estimates._device("v5e")).compile()
     hidden = made.out_info["last_hidden_state"]
     assert hidden.shape == (batch, 16, 64)
     (device,) = made.output_shardings["last_hidden_state"].device_set
@@ -201,7 +202,7 @@ def test_what_does_not_fit_is_told_with_its_bytes():
 @needs_libtpu
 def test_a_chip_that_libtpu_does_not_know(monkeypatch):
     monkeypatch.setitem(
-        compile.CHIPS, "v9", compile.CHIPS["v5e"]._replace(topology="v9:1x1")
+        estimates.CHIPS, "v9", estimates.CHIPS["v5e"]._replace(topology="v9:1x1")
     )
     with pytest.raises(UserError, match="does not know v9 .*try another of v4i, v4"):
         estimate(TINY, target="v9")

@@ -17,7 +17,7 @@ from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
 from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import baselines, experiment, fields, training
-from autodistill_jax.latency import compile
+from autodistill_jax.latency import estimate as estimates
 from autodistill_jax.models import extract
 from autodistill_jax.train import objectives
 
@@ -276,9 +276,9 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
         seconds = cost(arch, sizes, length)["flops"] / 1e12  # A stand-in for libtpu.
         return {"seconds": seconds, "apart": 1.0, **conditions(target)}
 
-    monkeypatch.setattr(compile, "check", lambda target: None)
-    monkeypatch.setattr(compile, "conditions", conditions)
-    monkeypatch.setattr(compile, "estimate", estimate)
+    monkeypatch.setattr(estimates, "check", lambda target: None)
+    monkeypatch.setattr(estimates, "conditions", conditions)
+    monkeypatch.setattr(estimates, "estimate", estimate)
     flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.25"]
     assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
     told = capfd.readouterr().err

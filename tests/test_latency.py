@@ -12,7 +12,7 @@ from etils import epath
 
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.errors import UserError
-from autodistill_jax.latency import calibrate, profile, table
+from autodistill_jax.latency import calibration, measure, table
 from autodistill_jax.models import build
 from autodistill_jax.models.bert import Bert
 
@@ -24,7 +24,7 @@ def test_measured_on_this_device():
     mesh = jax.make_mesh((8,), ("data",))
     spread = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
     both = {"one": (arch, SIZES, params), "other": (arch, SIZES, spread)}
-    made = profile.measure(both, batch=1, length=8, dtype="float32", runs=12)
+    made = measure.measure(both, batch=1, length=8, dtype="float32", runs=12)
     assert made.keys() == both.keys()
     made = made["other"]
     assert made["source"] == "measured" and made["runs"] == 12
@@ -44,7 +44,7 @@ def test_longer_work_takes_longer():
 
     x = jax.numpy.eye(256)
     calls = [(short_work, (x,)), (long_work, (x,))]
-    short, long = map(np.median, profile.device_times(calls, 10))
+    short, long = map(np.median, measure.device_times(calls, 10))
     assert long > 2 * short
 
 
@@ -66,7 +66,7 @@ def test_planes_of_other_devices():
         event("jit_other(5)", 2000, 9000),
         event("jit_f(123)", 20000, 4000),
     )
-    assert np.allclose(profile.executions(tpu, "jit_f", 2), [2e-6, 4e-6])
+    assert np.allclose(measure.executions(tpu, "jit_f", 2), [2e-6, 4e-6])
     gpu = planes(
         "/device:GPU:0",
         "Stream #7(compute)",
@@ -74,20 +74,20 @@ def test_planes_of_other_devices():
         event("softmax", 700, 300, hlo_module="jit_f", run_id=1),
         event("gemm", 5000, 600, hlo_module="jit_f", run_id=2),
     )
-    assert np.allclose(profile.executions(gpu, "jit_f", 2), [1e-6, 0.6e-6])
+    assert np.allclose(measure.executions(gpu, "jit_f", 2), [1e-6, 0.6e-6])
     kernels = [event("k", s, 100, hlo_module="jit_f") for s in (0, 300, 5000, 5900)]
     gpu = planes("/device:GPU:0", "Stream #7(compute)", *kernels)
-    assert np.allclose(profile.executions(gpu, "jit_f", 2), [0.4e-6, 1e-6])
+    assert np.allclose(measure.executions(gpu, "jit_f", 2), [0.4e-6, 1e-6])
     with pytest.raises(UserError, match="gave 0 executions of jit_f, needed 3"):
-        profile.executions(gpu, "jit_f", 3)
+        measure.executions(gpu, "jit_f", 3)
 
 
 def test_refusals():
     other = planes("/device:CUSTOM:0", "ops", event("jit_f", 0, 1))
     with pytest.raises(UserError, match="it saw the planes /device:CUSTOM:0"):
-        profile.executions(other, "jit_f", 1)
+        measure.executions(other, "jit_f", 1)
     with pytest.raises(UserError, match=r"latency\.runs is 3"):
-        profile.device_times([(lambda x: x, (1,))], 3)
+        measure.device_times([(lambda x: x, (1,))], 3)
 
 
 def test_planes_of_a_tpu_as_recorded():
@@ -109,9 +109,9 @@ def test_planes_of_a_tpu_as_recorded():
       event_metadata { key: 7 value { id: 7 name: "jit_f(123)" } } }
     """
     recorded = jax.profiler.ProfileData.from_text_proto(text)
-    assert np.allclose(profile.executions(recorded, "jit_f", 2), [2e-6, 4e-6])
+    assert np.allclose(measure.executions(recorded, "jit_f", 2), [2e-6, 4e-6])
     with pytest.raises(UserError, match="planes /device:TPU:0, /device:TPU:1"):
-        profile.executions(recorded, "jit_g", 2)
+        measure.executions(recorded, "jit_g", 2)
 
 
 def test_planes_of_a_gpu_as_recorded():
@@ -129,7 +129,7 @@ def test_planes_of_a_gpu_as_recorded():
       stat_metadata { key: 2 value { id: 2 name: "run_id" } } }
     """
     recorded = jax.profiler.ProfileData.from_text_proto(text)
-    assert np.allclose(profile.executions(recorded, "jit_f", 1), [1e-6])
+    assert np.allclose(measure.executions(recorded, "jit_f", 1), [1e-6])
 
 
 HERE = table.How("", 1, 8, "float32", 10)
@@ -189,19 +189,19 @@ def test_a_fit_is_judged_on_what_it_has_not_seen():
     work, other = rng.uniform(1e6, 1e9, (2, 10))
     seconds = 1e-4 + 2e-12 * work
     seen = np.arange(10) % 2 == 0
-    made = calibrate.fit({"work": work, "other": other}, seconds, seen)
+    made = calibration.fit({"work": work, "other": other}, seconds, seen)
     assert np.isclose(made["coefficients"]["base"], 1e-4)
     assert np.isclose(made["coefficients"]["work"], 2e-12)
     assert made["mape"] < 1e-6
     assert np.allclose([made["kendall"], made["spearman"]], 1)
     one = {"work": work[1], "other": other[1]}
-    assert np.isclose(calibrate.predict(made["coefficients"], one), seconds[1])
+    assert np.isclose(calibration.predict(made["coefficients"], one), seconds[1])
     # Off by a half where it did not look.
     seconds[~seen] *= 2
-    made = calibrate.fit({"work": work}, seconds, seen)
+    made = calibration.fit({"work": work}, seconds, seen)
     assert np.isclose(made["mape"], 0.5)
     # What falls with the work is no reason to take time from it.
-    falling = calibrate.fit({"work": work}, 1e-3 - 5e-13 * work, seen)
+    falling = calibration.fit({"work": work}, 1e-3 - 5e-13 * work, seen)
     assert falling["coefficients"]["work"] == 0 and falling["kendall"] == 0
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
-from autodistill_jax.latency import calibrate, compile
+from autodistill_jax.latency import calibration
+from autodistill_jax.latency import estimate as estimates
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"
 
@@ -65,11 +66,11 @@ def stand_in(monkeypatch):
         three = {f"{name}seconds": seconds for name in names}
         return {**three, "apart": 1.0, **conditions(**given)}
 
-    chip = compile.CHIPS["v5e"]._replace(kind=jax.devices()[0].device_kind)
-    monkeypatch.setitem(compile.CHIPS, "v5e", chip)
-    monkeypatch.setattr(compile, "check", lambda target: None)
-    monkeypatch.setattr(compile, "conditions", conditions)
-    monkeypatch.setattr(compile, "estimate", estimate)
+    chip = estimates.CHIPS["v5e"]._replace(kind=jax.devices()[0].device_kind)
+    monkeypatch.setitem(estimates.CHIPS, "v5e", chip)
+    monkeypatch.setattr(estimates, "check", lambda target: None)
+    monkeypatch.setattr(estimates, "conditions", conditions)
+    monkeypatch.setattr(estimates, "estimate", estimate)
 
 
 def test_job_calibrates(tmp_path, capfd, monkeypatch):
@@ -96,7 +97,7 @@ def test_job_calibrates(tmp_path, capfd, monkeypatch):
     raw = made["uncorrected"]["seconds"]
     assert raw["kendall"] == made["kendall"]  # A straight line orders nothing anew.
     found, _ = job(capfd, *flags, "--arch=layers=2,hidden=64,heads=2,ffn=128")
-    expected = calibrate.predict(made["coefficients"], found)
+    expected = calibration.predict(made["coefficients"], found)
     assert found["corrected_seconds"] == expected
 
 

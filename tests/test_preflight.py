@@ -11,7 +11,7 @@ from autodistill_jax.archs.arch import BERT_BASE, Arch
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment, teachers, training
-from autodistill_jax.latency import compile, hlo, slices
+from autodistill_jax.latency import estimate, hlo, topology
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMOKE = f"--config={CONFIGS / 'quickstart.py'}:smoke"
@@ -65,12 +65,12 @@ def test_loops_turn_and_of_branches_the_dearest_counts():
 
 
 def test_slices_by_their_sides_and_by_their_accelerator_types():
-    assert slices.read("v5e:8x8") == slices.read("v5e-64") == ("v5e", "8x8")
-    assert slices.read("v5litepod-256") == ("v5e", "16x16")
-    assert slices.read("v4-32") == slices.read("v4:2x2x4") == ("v4", "2x2x4")
+    assert topology.read("v5e:8x8") == topology.read("v5e-64") == ("v5e", "8x8")
+    assert topology.read("v5litepod-256") == ("v5e", "16x16")
+    assert topology.read("v4-32") == topology.read("v4:2x2x4") == ("v4", "2x2x4")
     for wrong in ("v9:2x2", "v5e", "v5e-7", "v5e:8by8", "v4-32x2"):
         with pytest.raises(UserError, match=r"like v5e:8x8 .*chips: v4i, v4, v5e"):
-            slices.read(wrong)
+            topology.read(wrong)
 
 
 def smoke():
@@ -170,8 +170,8 @@ def test_a_slice_that_is_not_here(capfd, monkeypatch):
     assert told["cost"] == pytest.approx(told["chip_hours"] * 1.2)
     assert told["student"]["seconds"] > 0 and told["student"]["device"] == "v5e"
     step = told["programs"]["step/main"]
-    less = compile.CHIPS["v5e"]._replace(memory=step["total"] - 2**20)
-    monkeypatch.setitem(compile.CHIPS, "v5e", less)
+    less = estimate.CHIPS["v5e"]._replace(memory=step["total"] - 2**20)
+    monkeypatch.setitem(estimate.CHIPS, "v5e", less)
     code, told, err = asked(capfd, *flags)
     assert code == 1 and not told["fits"] and "it does not fit" in err
     assert told["hbm_bytes_per_device"] > told["hbm_limit_bytes"]

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from autodistill_jax.data import corpus
 from autodistill_jax.errors import UserError
-from autodistill_jax.latency.compile import CHIPS
+from autodistill_jax.latency.estimate import CHIPS
 from autodistill_jax.metrics import METRICS
 
 _DTYPES = ("float32", "bfloat16")

@@ -10,7 +10,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes, cost, student_sizes
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import asked, fields, workdir
-from autodistill_jax.latency import calibrate, compile, table
+from autodistill_jax.latency import calibration, estimate, table
 from autodistill_jax.models import build
 from autodistill_jax.search import rank
 
@@ -23,7 +23,7 @@ def run(
     config: ConfigDict, folder: str | None, text: str | None, calibrating: bool
 ) -> None:
     """Prints one JSON object on stdout: {arch, seconds, source, device, batch, length,
-    dtype, ...}, see `profile.measure` and `compile.estimate`; weights are random.
+    dtype, ...}, see `measure.measure` and `estimate.estimate`; weights are random.
 
     Any Arch will do, by sizes or by name. With a workdir the latency is looked up in its
     table first, and kept there.
@@ -37,7 +37,7 @@ def run(
     fields.check(config)
     how = table.How(*(config.latency[name] for name in table.How._fields))
     if how.target:
-        compile.check(how.target)
+        estimate.check(how.target)
     home = workdir.open_workdir(config, folder) if folder else None
     if calibrating:
         if home is None:
@@ -62,7 +62,9 @@ def run(
     made |= {k: v for k, v in found.items() if k not in ("network", *made)}
     corrected = table.correction(known, how) if how.target else None
     if corrected:
-        made["corrected_seconds"] = calibrate.predict(corrected["coefficients"], found)
+        made["corrected_seconds"] = calibration.predict(
+            corrected["coefficients"], found
+        )
     log.result(made)
 
 
@@ -79,7 +81,7 @@ def _calibrate(config: ConfigDict, home: epath.Path, how: table.How) -> None:
     are compiled for it; else multiply-adds, bytes of weights and layers.
     """
     here = how._replace(target="")
-    if how.target and jax.devices()[0].device_kind != compile.CHIPS[how.target].kind:
+    if how.target and jax.devices()[0].device_kind != estimate.CHIPS[how.target].kind:
         raise UserError(
             f"latency.target is {how.target} and the device at hand "
             f"{here.conditions()['device']}; calibrate on that TPU, or leave "
@@ -110,16 +112,16 @@ def _calibrate(config: ConfigDict, home: epath.Path, how: table.How) -> None:
         features = {"seconds": [one["seconds"] for one in compiled]}
         unseen = ~np.asarray(seen)
         made["uncorrected"] = {
-            name: calibrate.judged(
+            name: calibration.judged(
                 np.asarray([one[name] for one in compiled])[unseen],
                 np.asarray(seconds)[unseen],
             )
             for name in _ESTIMATES
         }
     else:
-        rows = [calibrate.counted(a, sizes, how.batch, how.length) for a in archs]
+        rows = [calibration.counted(a, sizes, how.batch, how.length) for a in archs]
         features = {name: [row[name] for row in rows] for name in rows[0]}
-    found = calibrate.fit(features, seconds, seen)
+    found = calibration.fit(features, seconds, seen)
     predicted = found.pop("predicted")
     made |= {"archs": len(archs), "unseen": seen.count(False), **found}
     made["points"] = [

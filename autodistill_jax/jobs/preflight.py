@@ -14,7 +14,8 @@ from autodistill_jax.data.tokenization import Special
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import experiment, fields, steps, teachers, trials
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.latency import compile, hlo, slices
+from autodistill_jax.latency import estimate, hlo
+from autodistill_jax.latency import topology as topologies
 from autodistill_jax.search import proxies
 
 
@@ -33,13 +34,13 @@ def run(config: ConfigDict) -> bool:
     """
     fields.check(config)
     topology = config.mesh.topology
-    part = slices.find(topology) if topology else None
+    part = topologies.find(topology) if topology else None
     made = _experiment(config, part)
-    chip = compile.CHIPS[part.chip] if part else None
+    chip = estimate.CHIPS[part.chip] if part else None
     here = jax.devices()[0].memory_stats() or {}  # A CPU says nothing.
     limit = int(chip.memory) if chip else here.get("bytes_limit")
     start = time.monotonic()
-    programs: dict[str, slices.Compiled] = {}
+    programs: dict[str, topologies.Compiled] = {}
     rates: dict[str, dict] = {}
     trained = steps.of(made)
     for name, step in trained.items():
@@ -54,7 +55,7 @@ def run(config: ConfigDict) -> bool:
             key = what if what == "teacher" else f"{what}/{name}"
             if key not in programs:
                 log.say(f"preflight: compiling the {what} of {name} ...")
-                programs[key] = slices.compiled(lower(found.made))
+                programs[key] = topologies.compiled(lower(found.made))
             found = programs[key]
             if not found.parts:
                 break
@@ -121,7 +122,7 @@ def _cure(over: list[str], needed: int, limit: int, told: Mapping[str, Any]) -> 
     return text
 
 
-def _experiment(config: ConfigDict, part: slices.Slice | None) -> Experiment:
+def _experiment(config: ConfigDict, part: topologies.Slice | None) -> Experiment:
     """As `experiment.read`, on the slice's mesh."""
     teacher = teachers.sized(config)
     mesh = sharding.make_mesh(config.mesh, part.devices if part else None)
@@ -135,12 +136,12 @@ def _experiment(config: ConfigDict, part: slices.Slice | None) -> Experiment:
     return made
 
 
-def _compiled(name: str, step: steps.Step, batch_size: int) -> slices.Compiled:
+def _compiled(name: str, step: steps.Step, batch_size: int) -> topologies.Compiled:
     log.say(f"preflight: compiling the step of {name}, batch {batch_size} ...")
-    return slices.compiled(step.lower(batch_size))
+    return topologies.compiled(step.lower(batch_size))
 
 
-def _rate(made: Experiment, step: steps.Step, text: str, chip: compile.Chip) -> dict:
+def _rate(made: Experiment, step: steps.Step, text: str, chip: estimate.Chip) -> dict:
     """Seconds of a step by three estimates, and its collectives."""
     found = hlo.executed(text)
     collectives = {
@@ -185,21 +186,21 @@ def _told(
 
 
 def _student(
-    made: Experiment, trained: Mapping[str, steps.Step], part: slices.Slice
+    made: Experiment, trained: Mapping[str, steps.Step], part: topologies.Slice
 ) -> dict[str, Any]:
-    """The largest student's forward pass on one chip, see `compile.estimate`."""
+    """The largest student's forward pass on one chip, see `estimate.estimate`."""
     how = made.config.latency
     students = {step.arch: name for name, step in trained.items() if name != "pretrain"}
     arch = max(students)
     given = {"batch": how.batch, "length": how.length, "dtype": how.dtype}
     log.say(f"preflight: compiling the student {arch} ...")
-    return compile.estimate(arch, made.sizes, target=part.chip, **given)
+    return estimate.estimate(arch, made.sizes, target=part.chip, **given)
 
 
 def _largest(
     made: Experiment,
     trained: Mapping[str, steps.Step],
-    programs: Mapping[str, slices.Compiled],
+    programs: Mapping[str, topologies.Compiled],
     limit: int,
 ) -> int:
     """The largest batch of what takes most that fits: guessed from what a row takes, and

@@ -28,7 +28,7 @@ from autodistill_jax.jobs import (
     trials,
     workdir,
 )
-from autodistill_jax.latency import compile
+from autodistill_jax.latency import estimate
 from autodistill_jax.search import study
 
 _STAGES = {
@@ -96,7 +96,7 @@ def job(
     # Labelled rows are read, and refused, before anything is trained.
     tasks = {} if name == "pretrain" else judged.tasks(made, home, stages)
     if "search" in stages and config.latency.target:
-        compile.check(config.latency.target)
+        estimate.check(config.latency.target)
     if {"search", "rank"} & set(stages):
         multihost.once(lambda: study.check(config.search.storage, home))
     if "finetune" in stages:

@@ -13,7 +13,7 @@ from etils import epath
 from autodistill_jax import multihost
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.latency import compile, profile
+from autodistill_jax.latency import estimate, measure
 
 # {"measured": entries, "compiled": entries, "corrections": see `correction`}; an entry
 # is a latency with its "network" and, if measured, its "weights".
@@ -36,8 +36,8 @@ class How(NamedTuple):
     def conditions(self) -> dict[str, Any]:
         """What a latency depends on besides the network."""
         if self.target:
-            return compile.conditions(self.target, self.batch, self.length, self.dtype)
-        return profile.conditions(self.batch, self.length, self.dtype)
+            return estimate.conditions(self.target, self.batch, self.length, self.dtype)
+        return measure.conditions(self.batch, self.length, self.dtype)
 
 
 def empty() -> Table:
@@ -95,12 +95,12 @@ def latencies(
     if how.target:
         new = multihost.once(
             lambda: {
-                name: compile.estimate(arch, sizes, target=how.target, **given)
+                name: estimate.estimate(arch, sizes, target=how.target, **given)
                 for name, (arch, sizes, _) in missing.items()
             }
         )
     else:  # By every process on a device of its own: the first one's is what stands.
-        new = profile.measure(missing, **given, runs=how.runs)
+        new = measure.measure(missing, **given, runs=how.runs)
         new = multihost.once(lambda: new)
     for name, (arch, sizes, _) in missing.items():
         kind = {} if how.target else {"weights": "trained" if trained else "random"}
@@ -144,7 +144,7 @@ def told(latency: Mapping[str, Any]) -> str:
     text = f"{latency['seconds'] * 1e3:.3g} ms {latency['source']}"
     if latency["source"] == "measured":
         return f"{text} (spread {latency['spread'] * 1e3:.2g} ms)"
-    if latency["apart"] <= compile.APART:
+    if latency["apart"] <= estimate.APART:
         return text
     return (
         f"{text} (the compiler's two estimates disagree, {latency['apart']:.1f}-fold: "
@@ -153,7 +153,7 @@ def told(latency: Mapping[str, Any]) -> str:
 
 
 def correction(table: Table, how: How) -> dict[str, Any] | None:
-    """The last `calibrate.fit` under these conditions; None: there was none."""
+    """The last `calibration.fit` under these conditions; None: there was none."""
     wanted = how.conditions()
     for made in reversed(table["corrections"]):
         if _holds(made, wanted):

@@ -20,7 +20,7 @@ import numpy as np
 
 from autodistill_jax.archs.arch import BERT_BASE, Arch
 from autodistill_jax.archs.papers import partition
-from autodistill_jax.latency import profile
+from autodistill_jax.latency import measure
 from autodistill_jax.models import build
 from autodistill_jax.models.bert import Bert
 
@@ -109,7 +109,7 @@ def main():
                 "traces": len(traces),
                 "temp_bytes": temp,
                 "masked_temp_bytes": masked_temp,
-                "device": profile.device_name(),
+                "device": measure.device_name(),
             }
         )
     )

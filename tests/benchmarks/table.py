@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import log
 from autodistill_jax.jobs import experiment, judged, texts, training
-from autodistill_jax.latency import profile
+from autodistill_jax.latency import measure
 from autodistill_jax.models import build
 from autodistill_jax.search import proxies
 
@@ -83,12 +83,12 @@ def main():
         ids = jnp.ones((settings.batch, settings.length), jnp.int32)
         calls = [
             (
-                profile.forward(arch, made.sizes, settings.dtype),
+                measure.forward(arch, made.sizes, settings.dtype),
                 (_random(arch, made.sizes, settings.dtype), ids, ids),
             )
             for arch in some
         ]
-        runs = profile.device_times(calls, 10 * args.repeats)
+        runs = measure.device_times(calls, 10 * args.repeats)
         for arch, times in zip(some, runs):
             medians = np.median(times.reshape(args.repeats, -1), axis=1)
             points[tuple(chosen[arch])]["latency"] = (1e3 * medians).tolist()
@@ -98,7 +98,7 @@ def main():
 
 def _random(arch, sizes, dtype):
     params = build.init(build.module(arch, sizes), jax.random.key(0))
-    return profile.served(params, dtype)
+    return measure.served(params, dtype)
 
 
 def _tuples(tree):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes, cost
 from autodistill_jax.errors import UserError
-from autodistill_jax.latency import hlo, profile
+from autodistill_jax.latency import hlo, measure
 from autodistill_jax.models import build
 
 
@@ -206,7 +206,7 @@ def _traffic(
 
 def _weights(arch: AnyArch, sizes: Sizes, dtype: str) -> dict[str, jax.Array]:
     module = build.module(arch, sizes)
-    return profile.served(build.init(module, jax.random.key(0)), dtype)
+    return measure.served(build.init(module, jax.random.key(0)), dtype)
 
 
 def _compile(
@@ -219,9 +219,9 @@ def _compile(
     dtype: str,
 ) -> jax.stages.Compiled:
     ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-    forward = profile.forward(arch, sizes, dtype)
+    forward = measure.forward(arch, sizes, dtype)
     try:
-        return profile.lowered(forward, (weights, ids, ids), device).compile()
+        return measure.lowered(forward, (weights, ids, ids), device).compile()
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from autodistill_jax.errors import UserError
-from autodistill_jax.latency import compile
+from autodistill_jax.latency import estimate
 
 # Accelerator types count cores, two a chip, before v5e; a slice of so many chips has
 # these sides (cloud.google.com/tpu/docs, the page of each version).
@@ -24,7 +24,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Slice(NamedTuple):
-    """name: as "v5e:8x8". chip: the key in `compile.CHIPS`. devices: one a chip."""
+    """name: as "v5e:8x8". chip: the key in `estimate.CHIPS`. devices: one a chip."""
 
     name: str
     chip: str
@@ -39,11 +39,11 @@ def read(text: str) -> tuple[str, str]:
     """
     wrong = UserError(
         f"mesh.topology is {text!r}; it must be a chip and its sides, like v5e:8x8 or "
-        f"v4:2x2x4 (chips: {', '.join(compile.CHIPS)}), or an accelerator type, like "
+        f"v4:2x2x4 (chips: {', '.join(estimate.CHIPS)}), or an accelerator type, like "
         "v5litepod-64 or v4-32"
     )
     found = re.fullmatch(r"(\w+)([:-])(\d+(?:x\d+)*)", text.replace("v5litepod", "v5e"))
-    if not found or found[1] not in compile.CHIPS:
+    if not found or found[1] not in estimate.CHIPS:
         raise wrong
     chip, kind, rest = found.groups()
     if kind == ":":
@@ -60,12 +60,12 @@ def find(text: str) -> Slice:
     from jax.experimental import topologies
 
     name, sides = read(text)
-    compile.check(name, "mesh.topology")
-    chip = compile.CHIPS[name]
+    estimate.check(name, "mesh.topology")
+    chip = estimate.CHIPS[name]
     version = chip.topology.partition(":")[0]
     alone = math.prod(map(int, sides.split("x"))) == 1
     try:
-        with compile.environment():
+        with estimate.environment():
             found = topologies.get_topology_desc(
                 platform="tpu",
                 topology_name=f"{version}:{sides}",
