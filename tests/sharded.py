@@ -17,8 +17,8 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.train import fit, optimizer, sandwich, terms
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train import distillation, loop, optimizer, sandwich
+from autodistill_jax.train.objective import Objective
 
 STEPS = 20
 # A vocabulary that nothing divides.
@@ -59,9 +59,10 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
     theirs = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     start = extract.extract(theirs, TEACHER, big)
     head = {
-        k: np.asarray(v) for k, v in terms.words.init(TEACHER.hidden, SIZES).items()
+        k: np.asarray(v)
+        for k, v in distillation.words.init(TEACHER.hidden, SIZES).items()
     }
-    start |= terms.matcher(OBJECTIVE, big.hidden, TEACHER.hidden, head, SIZES)
+    start |= distillation.matcher(OBJECTIVE, big.hidden, TEACHER.hidden, head, SIZES)
     axes = build.axes(superlm)
     moves = optimizer.make(SETTINGS, STEPS, axes)
     state = optimizer.begin(moves, start, axes, mesh)
@@ -81,7 +82,7 @@ def losses(mesh, steps=STEPS, **more):
     """The loss of each step."""
     state, step, inputs = program(mesh, **more)
     told = []
-    fit.fit(
+    loop.fit(
         step,
         state,
         inputs,

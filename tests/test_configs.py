@@ -19,7 +19,7 @@ from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import baselines, experiment, fields, training
 from autodistill_jax.latency import estimate as estimates
 from autodistill_jax.models import extract
-from autodistill_jax.train import objectives
+from autodistill_jax.train import objective as objectives
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

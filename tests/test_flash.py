@@ -13,8 +13,13 @@ from autodistill_jax.data.tokenization import Special
 from autodistill_jax.models import build, extract, words
 from autodistill_jax.search import brief
 from autodistill_jax.search.driver import Unpromising
-from autodistill_jax.train import checkpoint, flash, pretrain, terms
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train import (
+    checkpoint,
+    distillation,
+    flash_distillation,
+    pretraining,
+)
+from autodistill_jax.train.objective import Objective
 
 ARCH = MobileArch(2, 16, 8, 2, 12, 2)
 OWN = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=10)
@@ -54,29 +59,31 @@ def transfer():
     }
     params |= {k: np.asarray(v) for k, v in words.init(BIG.hidden, SIZES).items()}
     module = build.module(ARCH, OWN)
-    student = build.init(module, jax.random.key(0)) | terms.matcher(
+    student = build.init(module, jax.random.key(0)) | distillation.matcher(
         OBJECTIVE, ARCH.hidden, BIG.hidden, None, OWN
     )
-    return flash.Transfer(module, student, teacher, params, OBJECTIVE)
+    return flash_distillation.Transfer(module, student, teacher, params, OBJECTIVE)
 
 
 def run(transfer, rows, fraction=0.1, **more):
     mesh = mesh_of(1)
     feed = loader.training(rows, 8, 0)
-    return flash.run(transfer, feed, SETTINGS, fraction, mesh, 0, "flash", **more)
+    return flash_distillation.run(
+        transfer, feed, SETTINGS, fraction, mesh, 0, "flash", **more
+    )
 
 
 def test_a_fraction_of_the_recipes_steps():
-    assert flash.plan(SETTINGS, 3, 1.0) == [40, 40, 40, 60]
-    assert flash.plan(SETTINGS, 3, 0.05) == [2, 2, 2, 3]
-    assert flash.plan(SETTINGS, 2, 1e-6) == [1, 1, 1]
+    assert flash_distillation.plan(SETTINGS, 3, 1.0) == [40, 40, 40, 60]
+    assert flash_distillation.plan(SETTINGS, 3, 0.05) == [2, 2, 2, 3]
+    assert flash_distillation.plan(SETTINGS, 2, 1e-6) == [1, 1, 1]
 
 
 def test_a_depth_is_the_network_cut_there(transfer, rows):
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
     for module, params in (
-        (transfer.teacher, pretrain.body(transfer.teacher_params)),
-        (transfer.module, terms.network(transfer.params)),
+        (transfer.teacher, pretraining.body(transfer.teacher_params)),
+        (transfer.module, distillation.network(transfer.params)),
     ):
         inputs = ({"params": params}, batch["ids"], batch["tokens"])
         whole = module.apply(*inputs, qkv=True, states=True)
@@ -87,19 +94,21 @@ def test_a_depth_is_the_network_cut_there(transfer, rows):
 
 def test_a_teacher_is_no_way_from_itself(transfer, rows):
     own = transfer.teacher_params | {
-        flash.MATCHERS: jnp.tile(jnp.eye(BIG.hidden), (4, 1, 1))
+        flash_distillation.MATCHERS: jnp.tile(jnp.eye(BIG.hidden), (4, 1, 1))
     }
     same = transfer._replace(
         module=transfer.teacher,
-        params=pretrain.body(own),
+        params=pretraining.body(own),
         objective=OBJECTIVE._replace(mapped=(0, 1, 2, 3)),
     )
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
-    params = pretrain.body(own)
-    made = flash.block(same, params, transfer.teacher_params, batch, jnp.int32(2))
+    params = pretraining.body(own)
+    made = flash_distillation.block(
+        same, params, transfer.teacher_params, batch, jnp.int32(2)
+    )
     assert all(np.abs(value).max() < 1e-5 for value in made.values())
     # The student's second block follows the teacher's last, not its second.
-    last = flash.block(
+    last = flash_distillation.block(
         same._replace(objective=OBJECTIVE._replace(mapped=(1, 3, 3, 3))),
         params,
         transfer.teacher_params,
@@ -111,13 +120,18 @@ def test_a_teacher_is_no_way_from_itself(transfer, rows):
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_blocks_learn_in_turn(transfer, copied):
-    names = ["embeddings_word", "layers_out_kernel", "pooler_bias", flash.MATCHERS]
-    made = flash.rates(names, 3, 1, copied)
+    names = [
+        "embeddings_word",
+        "layers_out_kernel",
+        "pooler_bias",
+        flash_distillation.MATCHERS,
+    ]
+    made = flash_distillation.rates(names, 3, 1, copied)
     assert made["layers_out_kernel"].tolist() == pytest.approx([0.1, 1, 0])
-    assert made[flash.MATCHERS].tolist() == [0, 1, 0]
+    assert made[flash_distillation.MATCHERS].tolist() == [0, 1, 0]
     assert made["pooler_bias"] == 0
     assert float(made["embeddings_word"]) == pytest.approx(0 if copied else 0.1)
-    first = flash.rates(names, 3, 0, copied)
+    first = flash_distillation.rates(names, 3, 0, copied)
     assert float(first["embeddings_word"]) == (0 if copied else 1)
 
 
@@ -130,7 +144,9 @@ def test_a_transfer_brings_the_student_nearer(transfer, rows):
         seen.append(loss(params))
 
     start = dict(transfer.params)
-    start[flash.MATCHERS] = jnp.tile(jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1))
+    start[flash_distillation.MATCHERS] = jnp.tile(
+        jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
+    )
     made = run(transfer, rows, 1.0, judge=judge)
     after, reached = seen
     assert reached < 0.8 * loss(start)
@@ -174,11 +190,13 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     def no_training(transfer, feed, settings, fraction, *rest, judge):
         asked.append((fraction, dict(transfer.objective.weights)))
         params = dict(transfer.params)
-        params[flash.MATCHERS] = jnp.tile(jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1))
+        params[flash_distillation.MATCHERS] = jnp.tile(
+            jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
+        )
         judge(params)
         return params
 
-    monkeypatch.setattr(flash, "run", no_training)
+    monkeypatch.setattr(flash_distillation, "run", no_training)
     mesh = mesh_of(1)
     settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
     args = (loader.training(rows, 8, 0), rows, settings, mesh, 0, "flash")
@@ -195,10 +213,14 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
 
 def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
     arch = BIG.__class__(2, 16, 2, 24, 8)
-    student = extract.extract(pretrain.body(transfer.teacher_params), BIG, arch)
+    student = extract.extract(pretraining.body(transfer.teacher_params), BIG, arch)
     module = build.module(arch, SIZES)
     own = transfer._replace(module=module, params=student, copied=False)
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
-    params = student | {flash.MATCHERS: jnp.tile(jnp.eye(16, BIG.hidden), (2, 1, 1))}
-    made = flash.block(own, params, transfer.teacher_params, batch, jnp.int32(0))
+    params = student | {
+        flash_distillation.MATCHERS: jnp.tile(jnp.eye(16, BIG.hidden), (2, 1, 1))
+    }
+    made = flash_distillation.block(
+        own, params, transfer.teacher_params, batch, jnp.int32(0)
+    )
     assert np.isfinite(made["total"]).all()

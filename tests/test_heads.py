@@ -9,7 +9,7 @@ import pytest
 from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, extract, words
-from autodistill_jax.train import pretrain
+from autodistill_jax.train import pretraining
 
 SHAPE = {
     "vocab_size": 60,
@@ -67,7 +67,7 @@ def ours(loaded, batch):
     module = build.module(loaded.arch, loaded.sizes)
     params = {**loaded.params, **loaded.head, **(loaded.next or {})}
     places = jnp.tile(jnp.arange(6), (2, 1))
-    return pretrain.logits(module, params, batch | {"places": places})
+    return pretraining.logits(module, params, batch | {"places": places})
 
 
 def save(folder, arch, loaded, params, head):

@@ -20,7 +20,8 @@ from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import pretrain as job
 from autodistill_jax.jobs import teachers
 from autodistill_jax.models import build, follows, words
-from autodistill_jax.train import fit, objectives, optimizer, pretrain, terms
+from autodistill_jax.train import distillation, loop, optimizer, pretraining
+from autodistill_jax.train import objective as objectives
 
 ROOT = Path(__file__).parents[1]
 SPECIAL = tokenization.Special(pad=0, cls=1, sep=2, hide=3)
@@ -59,8 +60,8 @@ def test_it_learns_words_and_next_sentences():
     held_out = toy(192, seed=1)
 
     def right(params, **more):
-        return pretrain.accuracies(
-            module, pretrain.body(params), pretrain.head(params), held_out, SPECIAL,
+        return pretraining.accuracies(
+            module, pretraining.body(params), pretraining.head(params), held_out, SPECIAL,
             mesh, **more,
         )  # fmt: skip
 
@@ -68,8 +69,8 @@ def test_it_learns_words_and_next_sentences():
     assert before["words"] < 0.2 and 0.3 < before["next"] < 0.7
     feed = loader.training(toy(2000, seed=0), 32, seed=0)
     state = {"params": params, "optimizer": moves.init(params)}
-    state = fit.fit(
-        pretrain.make_step(module, moves, SPECIAL, 0.15, 20),
+    state = loop.fit(
+        pretraining.make_step(module, moves, SPECIAL, 0.15, 20),
         jax.device_put(state, sharding.replicated(mesh)),
         lambda i: (
             loader.of_step(feed, i, mesh),
@@ -93,10 +94,10 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
     params, rows = start(module), toy(8, seed=2)
     rows["tokens"][:4, 9:] = 0
     moves = optimizer.make(SETTINGS, 10, {})
-    step = pretrain.make_step(module, moves, SPECIAL, 0.3, 20)
+    step = pretraining.make_step(module, moves, SPECIAL, 0.3, 20)
     key = jax.random.key(5)
-    hidden = pretrain._hide(jax.random.split(key)[0], rows, SPECIAL, 60, 0.3, 20)
-    made = jax.jit(lambda p, b: pretrain.logits(module, p, b))(params, hidden)
+    hidden = pretraining._hide(jax.random.split(key)[0], rows, SPECIAL, 60, 0.3, 20)
+    made = jax.jit(lambda p, b: pretraining.logits(module, p, b))(params, hidden)
     log_p = jax.nn.log_softmax(made["words"])
     each = [
         -log_p[b, k, hidden["targets"][b, k]]
@@ -117,15 +118,15 @@ def test_distillation_sees_the_types_of_pairs():
     module = build.module(Arch(1, 16, 2, 24, 8), SIZES)
     params, rows = start(module), jax.tree.map(jnp.asarray, toy(2, seed=3))
     objective = objectives.Objective({"hidden": 1.0})
-    inputs = ({"params": pretrain.body(params)}, rows["ids"], rows["tokens"])
-    made = terms.targets(module, params, rows, objective)["hidden"]
+    inputs = ({"params": pretraining.body(params)}, rows["ids"], rows["tokens"])
+    made = distillation.targets(module, params, rows, objective)["hidden"]
     wanted = module.apply(*inputs, types=rows["types"]).hidden
     assert np.array_equal(made, wanted)
-    student = {**pretrain.body(params), "matcher_hidden": jnp.eye(16)}
-    same = terms.terms(module, student, rows, {"hidden": wanted}, objective)
+    student = {**pretraining.body(params), "matcher_hidden": jnp.eye(16)}
+    same = distillation.terms(module, student, rows, {"hidden": wanted}, objective)
     assert not np.any(same["hidden"])
     other = module.apply(*inputs).hidden
-    other = terms.terms(module, student, rows, {"hidden": other}, objective)
+    other = distillation.terms(module, student, rows, {"hidden": other}, objective)
     assert np.all(other["hidden"] > 1e-6)
 
 
@@ -196,7 +197,7 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
 def test_kill_and_resume_equals_uninterrupted(
     done, corpus, tmp_path, monkeypatch, capfd
 ):
-    whole, dies = fit.fit, 5
+    whole, dies = loop.fit, 5
 
     def dying(*args, **kwargs):
         def after(count, state):
@@ -205,10 +206,10 @@ def test_kill_and_resume_equals_uninterrupted(
 
         return whole(*args, **kwargs, after=after)
 
-    monkeypatch.setattr(fit, "fit", dying)
+    monkeypatch.setattr(loop, "fit", dying)
     assert main(flags(tmp_path / "w", corpus)) == 130
     assert not (tmp_path / "w" / "pretrained").exists()
-    monkeypatch.setattr(fit, "fit", whole)
+    monkeypatch.setattr(loop, "fit", whole)
     assert main(flags(tmp_path / "w", corpus)) == 0
     told = capfd.readouterr().err
     assert "going on after step 4" in told

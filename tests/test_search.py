@@ -15,8 +15,8 @@ from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.search import proxies, rank
 from autodistill_jax.search.tuned import tuned
-from autodistill_jax.train import losses, supervised
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train import classification, losses
+from autodistill_jax.train.objective import Objective
 
 TEACHER = Arch(2, 32, 4, 64, 8)
 # Few branches: compiling them is most of the time.
@@ -41,7 +41,7 @@ def side(rows, seed=0):
     return {"ids": ids, "tokens": tokens, "types": 0 * tokens, "label": label}
 
 
-LABELLED = supervised.Rows(side(64), side(40, 1), 1, "pearson_spearman")
+LABELLED = classification.Rows(side(64), side(40, 1), 1, "pearson_spearman")
 
 
 def given(devices=1):
@@ -135,14 +135,14 @@ def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
         [(arch, 0)]
     )
     student = extract.extract(asked.params, BIG, arch)
-    original = supervised.head
+    original = classification.head
 
     def head(key, hidden, rows):  # The first channels of the SuperLM's.
         made = original(key, BIG.hidden, rows)
         return made | {"head_kernel": made["head_kernel"][:hidden]}
 
-    monkeypatch.setattr(supervised, "head", head)
-    (alone,) = supervised.fine_tune(
+    monkeypatch.setattr(classification, "head", head)
+    (alone,) = classification.fine_tune(
         Bert(arch, SIZES),
         lambda seed: student,
         LABELLED,

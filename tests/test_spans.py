@@ -20,7 +20,7 @@ from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import spans as job
 from autodistill_jax.models import build
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.train import spans as train
+from autodistill_jax.train import question_answering as train
 
 LONG = (
     " ".join(f"w{i}" for i in range(40))

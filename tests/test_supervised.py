@@ -11,7 +11,7 @@ from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.train import optimizer, supervised
+from autodistill_jax.train import classification, optimizer
 
 SETTINGS = {
     "learning_rate": 1e-2,
@@ -55,7 +55,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     label = (count > 0).astype(np.int32) if classes == 2 else count.astype(np.float32)
     side = {"ids": ids, "tokens": np.ones_like(ids), "types": np.zeros_like(ids)}
     side["label"] = label
-    made = supervised.Rows(
+    made = classification.Rows(
         {k: v[:120] for k, v in side.items()},
         {k: v[120:] for k, v in side.items()},
         classes,
@@ -67,7 +67,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     settings = SETTINGS | {"epochs": 8, "batch_size": 16, "learning_rate": 2e-2}
     params = build.init(module, jax.random.key(0))
     mesh = mesh_of(8)
-    results = supervised.fine_tune(
+    results = classification.fine_tune(
         module, lambda seed: params, made, settings, "mean", mesh, (0, 1), "test"
     )
     for one in results:
@@ -78,7 +78,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
         assert one.tests["X"].shape == (7,)
     assert results[0].scores != results[1].scores
     encoder = {k: v for k, v in results[0].params.items() if "head_" not in k}
-    score = supervised.frozen(module, encoder, made, "mean", 16, mesh)
+    score = classification.frozen(module, encoder, made, "mean", 16, mesh)
     assert score > 0.8
 
 
@@ -96,7 +96,7 @@ def rows_of_pairs(classes):
     train, dev = (
         {k: v[part] for k, v in side.items()} for part in (np.s_[:120], np.s_[120:])
     )
-    return supervised.Rows(
+    return classification.Rows(
         train, dev, classes, "spearman" if classes == 1 else "accuracy"
     )
 
@@ -119,16 +119,16 @@ def test_texts_of_a_pair_are_read_apart():
         for x in map(embedded, ("", "other_"))
     )
     cosine = (one * other).sum(axis=1)
-    read = supervised.features(module, params, batch, "mean", 1)
+    read = classification.features(module, params, batch, "mean", 1)
     assert np.allclose(read[:, 0], cosine, atol=1e-5)
     # At first a cosine of 0 stands for the lowest label and 1 for the highest.
-    head = supervised.head(jax.random.key(0), 16, rows)
-    made = supervised.decide(
+    head = classification.head(jax.random.key(0), 16, rows)
+    made = classification.decide(
         np.asarray(read @ head["head_kernel"] + head["head_bias"]), rows
     )
     low, high = rows.train["label"].min(), rows.train["label"].max()
     assert np.allclose(made, low + (high - low) * cosine, atol=1e-4)
-    read = supervised.features(module, params, batch, "mean", 2)
+    read = classification.features(module, params, batch, "mean", 2)
     wanted = 16 * np.concatenate([one, other, abs(one - other), one * other], axis=1)
     assert np.allclose(read, wanted, atol=1e-4)
 
@@ -139,7 +139,7 @@ def test_pairs_are_learned(classes):
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES)
     params = build.init(module, jax.random.key(0))
     settings = SETTINGS | {"epochs": 4, "batch_size": 16}
-    (made,) = supervised.fine_tune(
+    (made,) = classification.fine_tune(
         module,
         lambda seed: params,
         rows,

@@ -12,8 +12,9 @@ from autodistill_jax.data.mlm import hide
 from autodistill_jax.data.tokenization import Special
 from autodistill_jax.models import build, extract, words
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.train import objectives, sandwich, terms
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train import distillation, sandwich
+from autodistill_jax.train import objective as objectives
+from autodistill_jax.train.objective import Objective
 
 SPECIAL = Special(pad=0, cls=1, sep=2, hide=3)
 TEACHER = Arch(4, 32, 4, 64, 8)
@@ -92,11 +93,11 @@ def made():
         STUDENT,
     )
     batch = texts() | {"next": jnp.arange(64) % 2}
-    batch = terms.shown(batch, ALL_TERMS, SIZES.vocab, jax.random.key(1))
-    own = terms.matcher(ALL_TERMS, 24, 32, head(32, 32))
-    target = terms.targets(module, params, batch, ALL_TERMS)
+    batch = distillation.shown(batch, ALL_TERMS, SIZES.vocab, jax.random.key(1))
+    own = distillation.matcher(ALL_TERMS, 24, 32, head(32, 32))
+    target = distillation.targets(module, params, batch, ALL_TERMS)
     small = Bert(STUDENT, SIZES)
-    values = terms.terms(small, {**student, **own}, batch, target, ALL_TERMS)
+    values = distillation.terms(small, {**student, **own}, batch, target, ALL_TERMS)
     full = module.apply(
         {"params": params}, batch["ids"], batch["tokens"], qkv=True, states=True
     )
@@ -193,17 +194,19 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     big = extract.superlm_arch(TEACHER, space.largest())
     superlm = Bert(big, SIZES, space=space)
     inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
-    own = terms.matcher(objective, big.hidden, 32, head(32, 32))
-    batch = terms.shown(texts(8), objective, SIZES.vocab, jax.random.key(1))
-    target = terms.targets(module, params, batch, objective)
+    own = distillation.matcher(objective, big.hidden, 32, head(32, 32))
+    batch = distillation.shown(texts(8), objective, SIZES.vocab, jax.random.key(1))
+    target = distillation.targets(module, params, batch, objective)
     arch = Arch(2, 16, 2, 24, 8)
     one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
     found = jax.jit(
-        lambda params: terms.terms(superlm, params, batch, target, objective, one)
+        lambda params: distillation.terms(
+            superlm, params, batch, target, objective, one
+        )
     )({**inside, **own})
     student = extract.extract(inside, big, arch)
-    student |= terms.matcher(objective, 16, 32, head(32, 32))
-    alone = terms.terms(Bert(arch, SIZES), student, batch, target, objective)
+    student |= distillation.matcher(objective, 16, 32, head(32, 32))
+    alone = distillation.terms(Bert(arch, SIZES), student, batch, target, objective)
     for name, value in alone.items():
         # Soft labels are a small difference of large numbers.
         assert np.allclose(found[name], value, rtol=1e-4, atol=3e-6), name

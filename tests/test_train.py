@@ -16,14 +16,8 @@ from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.search import proxies
-from autodistill_jax.train import (
-    checkpoint,
-    fit,
-    objectives,
-    optimizer,
-    sandwich,
-    terms,
-)
+from autodistill_jax.train import checkpoint, distillation, loop, optimizer, sandwich
+from autodistill_jax.train import objective as objectives
 
 SETTINGS = {
     "terms": "relation+hidden+10*pooled",
@@ -78,7 +72,7 @@ class Run:
         params = extract.extract(
             self.teacher_params, TEACHER, extract.superlm_arch(TEACHER, BIG)
         )
-        params |= terms.matcher(self.objective, BIG.hidden, TEACHER.hidden)
+        params |= distillation.matcher(self.objective, BIG.hidden, TEACHER.hidden)
         params = {k: jnp.array(v) for k, v in params.items()}
         self.frozen = {"embeddings_word": params.pop("embeddings_word")}
         state = {"params": params, "optimizer": self.moves.init(params)}
@@ -95,7 +89,7 @@ class Run:
             if done == dies_after:
                 raise KeyboardInterrupt
 
-        return fit.fit(
+        return loop.fit(
             self.step,
             state,
             self.inputs,
@@ -130,12 +124,12 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
     state = {"params": params, "optimizer": optax.sgd(1.0).init(params)}
     archs = [SPACE.largest(), SPACE.smallest(), Arch(2, 16, 2, 24, 8)]
     batch = loader.of_step(run.feed, 0, run.mesh)
-    target = terms.targets(run.teacher, run.teacher_params, batch, run.objective)
+    target = distillation.targets(run.teacher, run.teacher_params, batch, run.objective)
 
     @jax.jit
     def gradient(params, arch):
         def loss(params):
-            made = terms.terms(
+            made = distillation.terms(
                 run.superlm,
                 {**run.frozen, **params},
                 batch,
@@ -189,7 +183,7 @@ def test_a_checkpoint_of_eight_devices_is_read_on_one(whole, tmp_path):
 def test_a_loss_that_is_not_finite_stops_before_it_is_kept(save_every, tell_every):
     saved = []
     with pytest.raises(UserError, match=r"not finite by step [34]; use a lower"):
-        fit.fit(
+        loop.fit(
             lambda state, x: (state, {"loss": x}),
             {},
             lambda i: (np.float32(np.nan if i == 2 else 1),),
@@ -241,8 +235,8 @@ def test_proxy_is_the_extracted_students_loss(whole):
     arch = SPACE.smallest()
     student = extracted(run, state, arch)
     batch = {k: jnp.asarray(v) for k, v in rows().items()}
-    target = terms.targets(run.teacher, run.teacher_params, batch, run.objective)
-    alone = terms.terms(Bert(arch, SIZES), student, batch, target, run.objective)
+    target = distillation.targets(run.teacher, run.teacher_params, batch, run.objective)
+    alone = distillation.terms(Bert(arch, SIZES), student, batch, target, run.objective)
     made = proxies.make("agnostic", given(run, state))([arch])[arch]
     assert abs(made["proxy"] - float(alone["total"].mean())) < 1e-4 * made["proxy"]
     for term in run.objective.weights:

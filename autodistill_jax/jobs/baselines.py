@@ -14,9 +14,10 @@ from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import train
 from autodistill_jax.models import extract
-from autodistill_jax.train import checkpoint, objectives, terms
+from autodistill_jax.train import checkpoint, distillation
+from autodistill_jax.train import objective as objectives
 
-# Those that distil nothing; all others are `twin` or in `objectives.RECIPES`.
+# Those that distil nothing; all others are `twin` or in `objective.RECIPES`.
 UNTRAINED = ("truncated", "scratch")
 NAMES = (*UNTRAINED, "twin", *objectives.RECIPES)
 
@@ -109,4 +110,4 @@ def _params(experiment, workdir, baseline, arch, stage) -> dict:
     state = checkpoint.restore_on(
         checkpoint.manager(folder), sharding.replicated(experiment.mesh)
     )
-    return terms.network({**state["params"], **state["frozen"]})
+    return distillation.network({**state["params"], **state["frozen"]})

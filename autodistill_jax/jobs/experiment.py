@@ -23,7 +23,7 @@ from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import fields, teachers
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import objectives
+from autodistill_jax.train import objective as objectives
 
 
 class Experiment(NamedTuple):

@@ -21,7 +21,7 @@ from autodistill_jax.jobs.texts import held_out
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.latency import table
 from autodistill_jax.models import build, extract
-from autodistill_jax.train import losses, sandwich, terms
+from autodistill_jax.train import distillation, losses, sandwich
 
 _TOLERANCE = 1e-4
 
@@ -34,7 +34,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> N
         done = _made(experiment.config, workdir / "students" / arch.name)
         if not done and experiment.config.search.proxy != "flash":
             # Off the mesh: what follows is the first process' alone.
-            weights = terms.network(trained_superlm(experiment, workdir, home))
+            weights = distillation.network(trained_superlm(experiment, workdir, home))
             weights = jax.tree.map(sharding.fetch, weights)
         one = functools.partial(_one, experiment, workdir, found, arch, weights, stage)
         multihost.once(one)

@@ -17,7 +17,7 @@ from autodistill_jax.jobs import labelled, spans, tables
 from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.models import build
-from autodistill_jax.train import supervised
+from autodistill_jax.train import classification
 
 _FROZEN = "frozen encoder, linear head"
 
@@ -154,7 +154,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
     )
     if frozen and not asks:
         log.say(f"{what}: a head on the frozen teacher ...")
-        score = supervised.frozen(
+        score = classification.frozen(
             module,
             source.params,
             rows,
@@ -182,7 +182,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
         rest = (settings, seeds, rows, folder, first / "teacher", what)
         made = spans.one(experiment, module, source, model, params, *rest)
         return counts | made | {"how": how}
-    made = supervised.fine_tune(
+    made = classification.fine_tune(
         module,
         params,
         rows,
@@ -210,7 +210,7 @@ def _similarity(experiment, module, params, task) -> dict[str, float]:
         return {}
     dev = labelled.pairs_apart(experiment, task)
     pooling = experiment.teacher.pooling
-    cosines = jax.jit(lambda p, b: supervised.features(module, p, b, pooling, 1))
+    cosines = jax.jit(lambda p, b: classification.features(module, p, b, pooling, 1))
     made = loader.over(
         partial(cosines, params),
         dev,

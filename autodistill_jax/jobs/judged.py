@@ -23,7 +23,7 @@ from autodistill_jax.jobs.workdir import (
     tuning_of,
 )
 from autodistill_jax.search import proxies
-from autodistill_jax.train.supervised import Rows
+from autodistill_jax.train.classification import Rows
 
 
 def tasks(

@@ -10,7 +10,7 @@ from autodistill_jax import log
 from autodistill_jax.data import docstrings, glue, squad, tasks, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.train import supervised
+from autodistill_jax.train import classification
 
 
 def task(
@@ -60,7 +60,7 @@ def task(
     return made
 
 
-def rows(experiment: Experiment, task: tasks.Task) -> supervised.Rows:
+def rows(experiment: Experiment, task: tasks.Task) -> classification.Rows:
     """A task's token rows, within the config's limits.
 
     The two texts of a pair are embedded together or apart as `finetune.pairs` says;
@@ -79,7 +79,7 @@ def rows(experiment: Experiment, task: tasks.Task) -> supervised.Rows:
     )
     train = ([task.train[0][i] for i in order], [task.train[1][i] for i in order])
     tests = task.tests if settings.predict else {}
-    return supervised.Rows(
+    return classification.Rows(
         side(*train, limit=settings.rows),
         side(*task.dev, limit=settings.dev_rows),
         task.classes,
@@ -92,7 +92,7 @@ def rows(experiment: Experiment, task: tasks.Task) -> supervised.Rows:
     )
 
 
-def counts(rows: supervised.Rows) -> dict[str, int]:
+def counts(rows: classification.Rows) -> dict[str, int]:
     return {
         "train_rows": len(rows.train["label"]),
         "dev_rows": len(rows.dev["label"]),

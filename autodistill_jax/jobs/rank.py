@@ -15,7 +15,7 @@ from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.models import build, extract
 from autodistill_jax.search import proxies, rank
-from autodistill_jax.train import supervised, terms
+from autodistill_jax.train import classification, distillation
 
 # Below it a bootstrap over Archs says little.
 _ENOUGH = 24
@@ -110,8 +110,8 @@ def run(
 
 
 def _sides(
-    rows: supervised.Rows, names: tuple[str, ...]
-) -> tuple[supervised.Rows, supervised.Rows]:
+    rows: classification.Rows, names: tuple[str, ...]
+) -> tuple[classification.Rows, classification.Rows]:
     """What quality is measured on, and what the proxies see of the task.
 
     Each other dev row for either where a proxy has labels: on the same rows both would
@@ -139,7 +139,7 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
     count = sum(len(archs) for archs in homes.values())
     done = 0
     for home, archs in homes.items():
-        params = jax.tree.map(np.asarray, terms.network(superlms[home]))
+        params = jax.tree.map(np.asarray, distillation.network(superlms[home]))
         envelope = experiment.envelope(experiment.spaces[home])
         for arch in archs:
             done += 1
@@ -148,7 +148,7 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
             if not seeds:
                 continue
             student = extract.extract(params, envelope, arch)
-            made = supervised.fine_tune(
+            made = classification.fine_tune(
                 build.module(
                     arch,
                     experiment.sizes,

@@ -18,7 +18,7 @@ from autodistill_jax.jobs.workdir import asked_of, chosen_already, record_of
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.models import extract
 from autodistill_jax.search import proxies, study
-from autodistill_jax.train import terms
+from autodistill_jax.train import distillation
 
 # Archs evaluated before their trials are recorded: what a stop can lose.
 _TOGETHER = 8
@@ -202,7 +202,7 @@ def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dic
 
     @functools.cache  # On this host, whatever the mesh is.
     def weights_of(home):
-        return jax.tree.map(sharding.fetch, terms.network(superlms[home]))
+        return jax.tree.map(sharding.fetch, distillation.network(superlms[home]))
 
     for arch in dict.fromkeys([*picks, *on_front]):
         there = multihost.once(

@@ -13,7 +13,7 @@ from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import tables
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import spans as train
+from autodistill_jax.train import question_answering as train
 
 _HEAD = ("kernel", "bias")
 

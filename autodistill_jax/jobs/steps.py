@@ -16,7 +16,7 @@ from autodistill_jax.jobs import teachers, training, trials
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.models import build
 from autodistill_jax.search import brief, programs, proxies
-from autodistill_jax.train import flash, sandwich, terms
+from autodistill_jax.train import distillation, flash_distillation, sandwich
 
 # Steps, or Archs, whose multiply-adds are averaged.
 _DRAWN = 200
@@ -104,7 +104,9 @@ def _judged(made: Experiment, space: Space, program: training.Program) -> list:
         ]
     objective = proxies.judged_by(name, made.objective)
     key, vocab = jax.random.key(0), module.sizes.vocab
-    shown = jax.eval_shape(lambda b: dict(terms.shown(b, objective, vocab, key)), batch)
+    shown = jax.eval_shape(
+        lambda b: dict(distillation.shown(b, objective, vocab, key)), batch
+    )
     shown["rows"] = jax.ShapeDtypeStruct((size,), jnp.bool_)
     batch = _like(shown, jax.tree.map(lambda _: sharding.batch(mesh, size), shown))
     targets, sums = programs.of_losses(module, teacher, objective)
@@ -129,12 +131,12 @@ def _transfer(made: Experiment) -> Iterator[tuple[str, Step]]:
     costs = {arch: _row(made, arch) for arch in drawn}
     arch = max(drawn, key=costs.get)
     transfer, how = trials.transfer(made, arch), trials.recipe(made)
-    found = flash.programs(transfer, how, 1.0)
+    found = flash_distillation.programs(transfer, how, 1.0)
     tried = 1 if config.search.arch else config.search.trials
     counts = [
         tried * short + min(tried, config.flash.winners) * full
         for short, full in zip(
-            flash.plan(how, arch.layers, how["fraction"]), found.stages
+            flash_distillation.plan(how, arch.layers, how["fraction"]), found.stages
         )
     ]
     axes, size = build.axes(transfer.module), config.distill.batch_size

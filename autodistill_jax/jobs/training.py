@@ -20,13 +20,13 @@ from autodistill_jax.jobs.workdir import superlm_folder
 from autodistill_jax.models import build, extract
 from autodistill_jax.train import (
     checkpoint,
-    fit,
+    distillation,
     head,
+    loop,
     optimizer,
-    pretrain,
     sandwich,
-    terms,
 )
+from autodistill_jax.train import pretraining as pretrain
 
 
 def train(
@@ -82,7 +82,7 @@ def train(
         )
 
     with checkpoint.finished(kept):
-        fit.fit(
+        loop.fit(
             step,
             state,
             inputs,
@@ -133,7 +133,7 @@ def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
     settings = experiment.config.distill
     superlm = experiment.superlm(space)
     there, params = experiment.start
-    params = extract.extract(params, there, superlm.arch) | terms.matcher(
+    params = extract.extract(params, there, superlm.arch) | distillation.matcher(
         experiment.objective,
         superlm.arch.hidden,
         experiment.teacher.arch.hidden,
@@ -159,7 +159,7 @@ def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
 
 
 def pretraining(experiment: Experiment, start: huggingface.Teacher) -> Program:
-    """The step of the job pretrain, `pretrain.make_step`, from `teachers.start`."""
+    """The step of the job pretrain, `pretraining.make_step`, from `teachers.start`."""
     settings, config = experiment.config.pretrain, experiment.config
     module = build.module(
         start.arch,

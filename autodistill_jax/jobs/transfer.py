@@ -10,7 +10,7 @@ from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.texts import rows
 from autodistill_jax.latency import table
-from autodistill_jax.train import checkpoint, flash, terms
+from autodistill_jax.train import checkpoint, distillation, flash_distillation
 
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") -> None:
@@ -33,7 +33,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") ->
                 f"{stage}: the teacher has no masked-word head: the last stage has no "
                 f"soft labels, but {' + '.join(made.objective.weights)}"
             )
-        params = flash.run(
+        params = flash_distillation.run(
             made,
             loader.training(
                 rows(experiment, workdir, "train"), settings["batch_size"], config.seed
@@ -49,7 +49,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "transfer") ->
             kept=checkpoint.manager(path.parent / "checkpoints"),
             save_every=config.distill.save_every,
         )
-        weights = jax.tree.map(sharding.fetch, terms.network(params))
+        weights = jax.tree.map(sharding.fetch, distillation.network(params))
         _remeasure(experiment, workdir, arch, weights, stage)
         storage.write_arrays(path, weights)
         log.say(f"{stage}: made {path}")

@@ -20,7 +20,8 @@ from autodistill_jax.jobs.workdir import search_of
 from autodistill_jax.latency import table
 from autodistill_jax.models import build, extract
 from autodistill_jax.search import proxies, study
-from autodistill_jax.train import flash, objectives, terms
+from autodistill_jax.train import distillation, flash_distillation
+from autodistill_jax.train import objective as objectives
 
 LISTED = 1_000_000  # The Archs of the largest space of which each may be taken.
 
@@ -223,7 +224,7 @@ def _evaluate(experiment, workdir, superlms, task, stage) -> Evaluate:
     return evaluate
 
 
-def transfer(experiment: Experiment, arch: AnyArch) -> flash.Transfer:
+def transfer(experiment: Experiment, arch: AnyArch) -> flash_distillation.Transfer:
     """Of the teacher's knowledge to a student of this Arch, from where training starts."""
     teacher, config = experiment.teacher, experiment.config
     there, params = experiment.start
@@ -235,7 +236,7 @@ def transfer(experiment: Experiment, arch: AnyArch) -> flash.Transfer:
         config.data.unit == "pair",
     )
     same = experiment.sizes.family == teacher.sizes.family
-    student = extract.extract(params, there, arch) | terms.matcher(
+    student = extract.extract(params, there, arch) | distillation.matcher(
         objective,
         arch.hidden,
         teacher.arch.hidden,
@@ -243,7 +244,7 @@ def transfer(experiment: Experiment, arch: AnyArch) -> flash.Transfer:
         experiment.sizes,
     )
     word = "embeddings_word"
-    return flash.Transfer(
+    return flash_distillation.Transfer(
         build.module(
             arch,
             experiment.sizes,

@@ -10,11 +10,11 @@ import numpy as np
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
 from autodistill_jax.search.driver import Unpromising
-from autodistill_jax.train import flash, pretrain, terms
+from autodistill_jax.train import distillation, flash_distillation, pretraining
 
 
 def score(
-    transfer: flash.Transfer,
+    transfer: flash_distillation.Transfer,
     feed: Sequence[Mapping[str, np.ndarray]],
     rows: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
@@ -32,7 +32,7 @@ def score(
     when all blocks are done, and there is no last stage.
 
     Args:
-      settings: see `flash.run`; batch_size for the rows, too; stop: above so many times
+      settings: see `flash_distillation.run`; batch_size for the rows, too; stop: above so many times
         the median of the transfer losses of `others` a candidate stops there; 0: never.
 
     Raises:
@@ -54,7 +54,7 @@ def score(
     headed = "logits" in transfer.objective.weights
     if not headed:
         transfer = transfer._replace(objective=transfer.objective._replace(weights={}))
-    params = flash.run(
+    params = flash_distillation.run(
         transfer,
         feed,
         settings,
@@ -67,10 +67,10 @@ def score(
     if not headed:
         return {"proxy": found["transfer"], **found}
     objective = transfer.objective
-    right = pretrain.accuracies(
+    right = pretraining.accuracies(
         transfer.module.clone(dropout=0.0),
-        terms.network(params),
-        terms.heads(params),
+        distillation.network(params),
+        distillation.heads(params),
         rows,
         objective.special,
         mesh,
@@ -84,7 +84,7 @@ def score(
 
 
 def held_out_loss(
-    transfer: flash.Transfer,
+    transfer: flash_distillation.Transfer,
     rows: Mapping[str, np.ndarray],
     batch_size: int,
     mesh: jax.sharding.Mesh,
@@ -94,7 +94,7 @@ def held_out_loss(
     vocab = transfer.module.sizes.vocab
     rows = jax.tree.map(
         np.asarray,
-        dict(terms.shown(rows, transfer.objective, vocab, jax.random.key(seed))),
+        dict(distillation.shown(rows, transfer.objective, vocab, jax.random.key(seed))),
     )
     theirs = jax.device_put(dict(transfer.teacher_params), sharding.replicated(mesh))
     one = of_block(transfer)
@@ -114,6 +114,8 @@ def held_out_loss(
     return loss
 
 
-def of_block(transfer: flash.Transfer) -> Callable:
+def of_block(transfer: flash_distillation.Transfer) -> Callable:
     """loss(params, teacher_params, batch, k) of block k, [B]: one program for all."""
-    return jax.jit(lambda p, t, b, k: flash.block(transfer, p, t, b, k)["total"])
+    return jax.jit(
+        lambda p, t, b, k: flash_distillation.block(transfer, p, t, b, k)["total"]
+    )

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax
 
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import losses, terms
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train import distillation, losses
+from autodistill_jax.train.objective import Objective
 
-_NOT = (terms.AUXILIARY, "words_", "head_")
+_NOT = (distillation.AUXILIARY, "words_", "head_")
 
 
 def of_losses(
@@ -19,10 +19,10 @@ def of_losses(
 
     def sums(params, batch, target, archs):
         arch = jax.tree.map(lambda x: x[0], archs)
-        made = terms.terms(module, params, batch, target, objective, arch)
+        made = distillation.terms(module, params, batch, target, objective, arch)
         return {name: (value * batch["rows"]).sum() for name, value in made.items()}
 
-    targets = jax.jit(lambda p, b: terms.targets(teacher, p, b, objective))
+    targets = jax.jit(lambda p, b: distillation.targets(teacher, p, b, objective))
     return targets, jax.jit(sums)
 
 

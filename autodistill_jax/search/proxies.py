@@ -17,8 +17,8 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.models.build import Module
 from autodistill_jax.search import programs
 from autodistill_jax.search.tuned import tuned
-from autodistill_jax.train import supervised, terms
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train import classification, distillation
+from autodistill_jax.train.objective import Objective
 from autodistill_jax.train.sandwich import as_arrays
 
 # name -> what it is; lower is better for all of them.
@@ -54,7 +54,7 @@ class Given(NamedTuple):
     batch_size: int
     objective: Objective
     mesh: jax.sharding.Mesh
-    labelled: supervised.Rows | None = None
+    labelled: classification.Rows | None = None
     tuning: Mapping[str, Any] | None = None
     tuned_module: Module | None = None
     seed: int = 0
@@ -122,7 +122,11 @@ def _loss(given: Given) -> Proxy:
     # The same words are hidden for every Arch, in whatever batches the rows come.
     held_out = jax.tree.map(
         np.asarray,
-        dict(terms.shown(given.held_out, objective, vocab, jax.random.key(given.seed))),
+        dict(
+            distillation.shown(
+                given.held_out, objective, vocab, jax.random.key(given.seed)
+            )
+        ),
     )
     of_teacher, sums = programs.of_losses(given.module, given.teacher, objective)
     teacher_params = jax.device_put(
@@ -230,7 +234,7 @@ def _probe(given: Given) -> Proxy:
     @jax.jit
     def read(params, batch):
         arch = jax.tree.map(lambda x: x[0], params["archs"])
-        return supervised.features(
+        return classification.features(
             given.module,
             params["network"],
             batch,
@@ -243,7 +247,7 @@ def _probe(given: Given) -> Proxy:
         made = {}
         for arch in archs:
             both = {"network": params, "archs": as_arrays([arch])}
-            score = supervised.probe(read, both, rows, given.batch_size, given.mesh)
+            score = classification.probe(read, both, rows, given.batch_size, given.mesh)
             made[arch] = {"proxy": 1 - score, "score": score}
         return made
 

@@ -13,14 +13,14 @@ from autodistill_jax.data import loader
 from autodistill_jax.metrics import METRICS
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import optimizer, supervised, terms
+from autodistill_jax.train import classification, distillation, optimizer
 from autodistill_jax.train.sandwich import as_arrays
 
 
 def tuned(
     module: Module,
     params: dict,
-    rows: supervised.Rows,
+    rows: classification.Rows,
     settings: Mapping[str, Any],
     pooling: str,
     mesh: Mesh,
@@ -39,10 +39,10 @@ def tuned(
     steps, batch_size = settings["steps"], settings["batch_size"]
     moves = optimizer.make(settings, steps, build.axes(module))
     module = module.clone(mesh=None)  # Inside, each device is alone.
-    step = supervised.make_step(module, rows, moves, pooling)
+    step = classification.make_step(module, rows, moves, pooling)
     own = PartitionSpec(sharding.AXES)
     there = NamedSharding(mesh, own)
-    encoder = jax.tree.map(np.asarray, terms.network(params))
+    encoder = jax.tree.map(np.asarray, distillation.network(params))
 
     def each(fn):
         """fn of one candidate -> the same of one a device, stacked."""
@@ -62,7 +62,11 @@ def tuned(
 
     train = jax.jit(each(moved), donate_argnums=0)
     predict = jax.jit(
-        each(lambda p, b, a: supervised.logits(module, p, b, pooling, rows.classes, a))
+        each(
+            lambda p, b, a: classification.logits(
+                module, p, b, pooling, rows.classes, a
+            )
+        )
     )
     begin = jax.jit(
         each(lambda p: {"params": p, "optimizer": moves.init(p)}), donate_argnums=0
@@ -74,7 +78,7 @@ def tuned(
         feeds = [loader.training(rows.train, batch_size, s) for _, s in candidates]
         seeds = np.asarray([seed for _, seed in candidates], np.int32)
         keys = [jax.random.key(seed) for seed in seeds]
-        heads = [supervised.head(k, module.arch.hidden, rows) for k in keys]
+        heads = [classification.head(k, module.arch.hidden, rows) for k in keys]
         seeds = jax.device_put(seeds, there)
         started = [{**encoder, **jax.tree.map(np.asarray, head)} for head in heads]
         state = begin(jax.device_put(_stack(started), there))
@@ -89,7 +93,7 @@ def tuned(
             made.append(sharding.fetch(predict(state["params"], same, archs)))
         made = np.concatenate(made, axis=1)[:, : len(rows.dev["label"])]
         return [
-            METRICS[rows.metric](rows.dev["label"], supervised.decide(one, rows))
+            METRICS[rows.metric](rows.dev["label"], classification.decide(one, rows))
             for one in made
         ]
 

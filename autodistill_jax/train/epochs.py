@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
-from autodistill_jax.train import fit
+from autodistill_jax.train import loop
 
 
 def steps(rows: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> int:
@@ -58,7 +58,7 @@ def best(
             if scores[-1] == max(scores):
                 kept.update(jax.tree.map(sharding.fetch, state["params"]))
 
-    fit.fit(
+    loop.fit(
         step,
         state,
         lambda i: (loader.of_step(feed, i, mesh), jax.random.fold_in(key, i)),

@@ -12,8 +12,8 @@ from autodistill_jax import sharding
 from autodistill_jax.data import loader
 from autodistill_jax.models import words
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import fit, losses, optimizer, terms
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train import distillation, loop, losses, optimizer
+from autodistill_jax.train.objective import Objective
 
 
 def train(
@@ -69,7 +69,7 @@ def train(
 
     @jax.jit
     def step(state, body, batch, key):
-        batch = terms.shown(batch, objective, sizes.vocab, key)
+        batch = distillation.shown(batch, objective, sizes.vocab, key)
 
         def loss(head):
             made = logits(head, body, batch)
@@ -79,7 +79,7 @@ def train(
         value, gradient = jax.value_and_grad(loss)(state["params"])
         return optimizer.moved(moves, gradient, state), {"loss": value}
 
-    state = fit.fit(
+    state = loop.fit(
         step,
         state,
         lambda i: (body, loader.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
@@ -89,7 +89,7 @@ def train(
 
     @jax.jit
     def right(head, body, batch, key):
-        batch = terms.shown(batch, objective, sizes.vocab, key)
+        batch = distillation.shown(batch, objective, sizes.vocab, key)
         hit = logits(head, body, batch).argmax(axis=-1) == batch["targets"]
         weight = batch["chosen"] * batch["rows"][:, None]
         return jnp.stack([(hit * weight).sum(), weight.sum()])

@@ -13,8 +13,8 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import optimizer, terms
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train import distillation, optimizer
+from autodistill_jax.train.objective import Objective
 
 ROLES = ("largest", "smallest", "random")
 
@@ -61,10 +61,10 @@ def make_step(
 
     def gradients(params, frozen, teacher_params, batch, archs, key):
         """(the sum of the sub-networks' gradients, {term: [n] of them})."""
-        target = terms.targets(teacher, teacher_params, batch, objective)
+        target = distillation.targets(teacher, teacher_params, batch, objective)
 
         def loss(params, arch, i):
-            made = terms.terms(
+            made = distillation.terms(
                 superlm,
                 {**frozen, **params},
                 batch,
@@ -88,7 +88,7 @@ def make_step(
 
     def step(state, frozen, teacher_params, batch, archs, key):
         # The same words are hidden from the teacher and from every sub-network.
-        batch = terms.shown(
+        batch = distillation.shown(
             batch, objective, superlm.sizes.vocab, jax.random.fold_in(key, _WORDS)
         )
 

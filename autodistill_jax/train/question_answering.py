@@ -122,7 +122,7 @@ def fine_tune(
     epoch of the best F1 of each.
 
     Args:
-      settings: as of `supervised.fine_tune`; to learn from rows.train["soft"] also
+      settings: as of `classification.fine_tune`; to learn from rows.train["soft"] also
         "soft" (its weight, 0 to 1) and "temperature".
       module, params, seeds, what: as there.
     """

@@ -12,7 +12,7 @@ from autodistill_jax.data.mlm import hide
 from autodistill_jax.models import elastic, follows, words
 from autodistill_jax.models.build import Module
 from autodistill_jax.train import losses
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train.objective import Objective
 
 # Parameters that only training needs; they are thrown away after it.
 AUXILIARY = "matcher_"

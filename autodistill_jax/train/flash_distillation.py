@@ -20,17 +20,17 @@ from autodistill_jax.models import build
 from autodistill_jax.models.build import Module
 from autodistill_jax.train import (
     checkpoint,
-    fit,
+    distillation,
+    loop,
     losses,
     optimizer,
-    pretrain,
+    pretraining,
     sandwich,
-    terms,
 )
-from autodistill_jax.train.objectives import Objective
+from autodistill_jax.train.objective import Objective
 
 # The linear maps from each block's output to its teacher's, [N, D, teacher's D].
-MATCHERS = terms.AUXILIARY + "blocks"
+MATCHERS = distillation.AUXILIARY + "blocks"
 # What an earlier block learns at, where the present one learns at 1.
 _EARLIER = 0.1
 
@@ -87,7 +87,7 @@ def block(
     """
     tokens = batch["tokens"]
     theirs = transfer.teacher.apply(
-        {"params": pretrain.body(teacher_params)},
+        {"params": pretraining.body(teacher_params)},
         batch["ids"],
         tokens,
         types=batch.get("types"),
@@ -95,7 +95,7 @@ def block(
         depth=transfer.mapped[k] + 1,
     )
     ours = transfer.module.apply(
-        {"params": terms.network(params)},
+        {"params": distillation.network(params)},
         batch["ids"],
         tokens,
         types=batch.get("types"),
@@ -204,7 +204,7 @@ def run(
 
             told = "last stage" if final else f"block {k + 1}/{layers}"
             with checkpoint.finished(kept):
-                state = fit.fit(
+                state = loop.fit(
                     made.of_last if final else made.of_block,
                     state,
                     inputs,
@@ -272,7 +272,7 @@ def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Call
             }
 
         words, drop = jax.random.split(key)
-        batch = terms.shown(batch, transfer.objective, vocab, words)
+        batch = distillation.shown(batch, transfer.objective, vocab, words)
 
         def loss(params, rows, i):
             now = None
