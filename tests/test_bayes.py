@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from scipy.optimize import approx_fprime
 
 from autodistill_jax.errors import UserError
-from autodistill_jax.search import bayes, gp, hypervolume
+from autodistill_jax.search import bayes, ehvi, gp
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 TWO = ("minimize", "minimize")
@@ -50,7 +50,7 @@ def search(study, axes, count, values=values_of):
 def front_volume(points):
     values = np.array([values_of(dict(zip(GRID, point))) for point in points])
     worst, total = np.array([1.0, 4.3]), 0.0
-    for first, second in hypervolume.nondominated(values):
+    for first, second in ehvi.nondominated(values):
         total += max(0, worst[0] - first) * max(0, worst[1] - second)
         worst[1] = min(worst[1], second)
     return total
@@ -62,12 +62,12 @@ def test_expected_improvement_is_that_of_many_draws(objectives):
     front = rng.uniform(0.5, 2.0, (6, objectives))
     reference = np.full(objectives, 1.8)
     beliefs = [
-        hypervolume.Belief(
+        ehvi.Belief(
             rng.normal(0.9 * (i != 1), 0.4, 2), np.array([0.5, 0.2]), log=i == 1
         )
         for i in range(objectives)
     ]
-    made = hypervolume.improvement(beliefs, front, reference)
+    made = ehvi.improvement(beliefs, front, reference)
     samples = rng.uniform(-2, 1.8, (20_000, objectives))
     free = ~(front <= samples[:, None]).all(axis=2).any(axis=1)
     samples, box = samples[free], 3.8**objectives / 20_000
@@ -81,7 +81,7 @@ def test_expected_improvement_is_that_of_many_draws(objectives):
             inside &= draw[:, None] <= column
         wanted = inside.sum(axis=1).mean() * box
         assert made[point] == pytest.approx(wanted, rel=0.08, abs=0.01)
-    assert (hypervolume.improvement(beliefs, front[:0], reference) >= made).all()
+    assert (ehvi.improvement(beliefs, front[:0], reference) >= made).all()
 
 
 def test_a_process_is_the_closed_form_and_its_gradient_that_of_differences():
@@ -141,7 +141,7 @@ def test_a_pending_point_takes_worth_from_its_neighbours():
     values = np.stack([1 + x.sum(axis=1), 3 - x.prod(axis=1) - x[:, 0]], axis=1)
 
     def worth(pending, told=()):
-        parts = hypervolume.acquisition(
+        parts = ehvi.acquisition(
             x, values, np.ones(10, bool), told, pending, np.random.default_rng(1)
         )
         return parts[1](at)
@@ -163,13 +163,13 @@ def test_a_pending_point_takes_worth_from_its_neighbours():
 def test_pending_trials_change_and_spread_what_is_suggested(monkeypatch):
     study, pending = study_of(GRID), []
     search(study, GRID, 12)
-    original = hypervolume.acquisition
+    original = ehvi.acquisition
 
     def acquisition(*args):
         pending.append(len(args[4]))
         return original(*args)
 
-    monkeypatch.setattr(hypervolume, "acquisition", acquisition)
+    monkeypatch.setattr(ehvi, "acquisition", acquisition)
     waiting = [study.ask(GRID) for _ in range(6)]
     study.enqueue_trial(dict(zip(GRID, (8, 512, 12))))
     study.enqueue_trial(dict(zip(GRID, (8, 512, 12))))

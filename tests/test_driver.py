@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.search import bayes, driver
-from autodistill_jax.search.study import open_study, shown
+from autodistill_jax.search import bayes, study_loop
+from autodistill_jax.search.study_storage import open_study, shown
 
 SPACE = Space(
     layers=(1, 2),
@@ -32,7 +32,7 @@ SPACES = {"main": SPACE}
 @pytest.fixture
 def study(tmp_path):
     made = open_study(tmp_path, SPACES, "test", "", "latency_ms")
-    made.sampler = driver.sampler("bayes", SPACE, 0, lambda arch: True)
+    made.sampler = study_loop.sampler("bayes", SPACE, 0, lambda arch: True)
     return made
 
 
@@ -45,7 +45,7 @@ def proxy(arch):
 
 
 def states(study):
-    return [one.state.name for one in driver.living(study)]
+    return [one.state.name for one in study_loop.living(study)]
 
 
 def test_what_is_too_slow_is_never_evaluated(study):
@@ -55,7 +55,7 @@ def test_what_is_too_slow_is_never_evaluated(study):
         seen.append(arch)
         return proxy(arch)
 
-    driver.run(study, SPACE, 12, latency=latency, evaluate=evaluate, bound=16.0)
+    study_loop.run(study, SPACE, 12, latency=latency, evaluate=evaluate, bound=16.0)
     assert seen and all(latency(arch) <= 16 for arch in seen)
     assert len(seen) == len(set(seen))  # No Arch twice.
     assert len(study.trials) == 12
@@ -65,9 +65,9 @@ def test_what_is_too_slow_is_never_evaluated(study):
         assert one.constraints["latency_ms"] == one.user_attrs["latency_ms"] - 16
     assert study.metric_names == ["proxy", "latency_ms"]
     # The same call goes on from what is there: it has all its trials.
-    driver.run(study, SPACE, 12, latency=latency, evaluate=None, bound=16.0)
+    study_loop.run(study, SPACE, 12, latency=latency, evaluate=None, bound=16.0)
     # And ends where the space does.
-    driver.run(study, SPACE, 99, latency=latency, evaluate=proxy, bound=16.0)
+    study_loop.run(study, SPACE, 99, latency=latency, evaluate=proxy, bound=16.0)
     assert len({tuple(one.params.items()) for one in study.trials if one.params}) == 16
 
 
@@ -75,8 +75,8 @@ def test_known_bounds_filter_before_anything(study):
     def allowed(arch):
         return arch.hidden == 8
 
-    study.sampler = driver.sampler("bayes", SPACE, 0, allowed)
-    driver.run(study, SPACE, 20, latency=latency, evaluate=proxy, allowed=allowed)
+    study.sampler = study_loop.sampler("bayes", SPACE, 0, allowed)
+    study_loop.run(study, SPACE, 20, latency=latency, evaluate=proxy, allowed=allowed)
     tried = [SPACE.at(one.params) for one in study.trials if one.params]
     assert len(tried) == 8 and all(arch.hidden == 8 for arch in tried)
 
@@ -86,10 +86,10 @@ def test_a_failure_is_kept_and_the_study_goes_on(study):
         if arch.bottleneck == 8:
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
         if arch.heads == 2:
-            raise driver.Unpromising("too far off")
+            raise study_loop.Unpromising("too far off")
         return proxy(arch)
 
-    driver.run(study, SPACE, 16, latency=latency, evaluate=evaluate)
+    study_loop.run(study, SPACE, 16, latency=latency, evaluate=evaluate)
     assert sorted(states(study)) == ["COMPLETE"] * 4 + ["FAIL"] * 8 + ["PRUNED"] * 4
     failed = next(one for one in study.trials if one.state == TrialState.FAIL)
     assert failed.user_attrs["error"] == "RESOURCE_EXHAUSTED: out of memory"
@@ -97,21 +97,21 @@ def test_a_failure_is_kept_and_the_study_goes_on(study):
 
 @pytest.mark.parametrize("name", ["random", "nsga2", "tpe"])
 def test_other_samplers_repeat_themselves_for_nothing(study, name):
-    study.sampler = driver.sampler(name, SPACE, 0, None)
+    study.sampler = study_loop.sampler(name, SPACE, 0, None)
     seen = []
 
     def evaluate(arch):
         seen.append(arch)
         return proxy(arch)
 
-    driver.run(study, SPACE, 30, latency=latency, evaluate=evaluate)
-    assert len(driver.finished(study)) == 30 and len(seen) == len(set(seen)) <= 16
+    study_loop.run(study, SPACE, 30, latency=latency, evaluate=evaluate)
+    assert len(study_loop.finished(study)) == 30 and len(seen) == len(set(seen)) <= 16
     # A repeat tells all that its first trial told.
     assert all(one.user_attrs["params"] == 7 for one in study.trials)
     # Going on in a new process is not to say the same again.
-    again = driver.sampler(name, SPACE, 0, None, begun=30)
+    again = study_loop.sampler(name, SPACE, 0, None, begun=30)
     study.sampler, before = again, len(seen)
-    driver.run(study, SPACE, 33, latency=latency, evaluate=evaluate)
+    study_loop.run(study, SPACE, 33, latency=latency, evaluate=evaluate)
     last = [tuple(one.params.items()) for one in study.trials]
     assert last[30:] != last[:3] and len(seen) >= before
 
@@ -121,44 +121,46 @@ def test_a_stop_hands_its_trial_on(study):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        driver.run(study, SPACE, 3, latency=latency, evaluate=stop)
+        study_loop.run(study, SPACE, 3, latency=latency, evaluate=stop)
     (lost,) = study.get_trials(states=(TrialState.FAIL,))
-    assert lost.user_attrs[bayes.LOST] and not driver.living(study)
-    driver.run(study, SPACE, 3, latency=latency, evaluate=proxy)
+    assert lost.user_attrs[bayes.LOST] and not study_loop.living(study)
+    study_loop.run(study, SPACE, 3, latency=latency, evaluate=proxy)
     assert states(study) == ["COMPLETE"] * 3
     assert study.trials[1].params == lost.params
 
 
 def test_another_budget_starts_from_what_is_known(study, tmp_path):
     """Trials under other bounds are data, and do not count among the study's own."""
-    assert driver.inherit(study, "a kin", SPACE, lambda arch: True, None) == 0
-    driver.run(study, SPACE, 8, latency=latency, evaluate=proxy)
+    assert study_loop.inherit(study, "a kin", SPACE, lambda arch: True, None) == 0
+    study_loop.run(study, SPACE, 8, latency=latency, evaluate=proxy)
     tight = open_study(tmp_path, SPACES, "tight", "", "latency_ms")
-    tight.sampler = driver.sampler("bayes", SPACE, 0, lambda arch: True)
+    tight.sampler = study_loop.sampler("bayes", SPACE, 0, lambda arch: True)
     fit = [one for one in study.trials if one.values[1] <= 16]
-    assert driver.inherit(tight, "a kin", SPACE, lambda arch: True, 16.0) == len(fit)
+    assert study_loop.inherit(tight, "a kin", SPACE, lambda arch: True, 16.0) == len(
+        fit
+    )
     other = open_study(tmp_path, SPACES, "other", "", "latency_ms")
-    assert driver.inherit(other, "no kin", SPACE, lambda arch: True, None) == 0
-    assert not driver.living(tight) and len(driver.finished(tight)) == len(fit)
-    driver.run(tight, SPACE, 3, latency=latency, evaluate=proxy, bound=16.0)
-    assert len(driver.living(tight)) == 3
+    assert study_loop.inherit(other, "no kin", SPACE, lambda arch: True, None) == 0
+    assert not study_loop.living(tight) and len(study_loop.finished(tight)) == len(fit)
+    study_loop.run(tight, SPACE, 3, latency=latency, evaluate=proxy, bound=16.0)
+    assert len(study_loop.living(tight)) == 3
     tried = [tuple(one.params.items()) for one in tight.trials]
     assert len(set(tried)) == len(tried) == len(fit) + 3
     # A sampler that repeats what is inherited comes to an end all the same.
     study.set_user_attr("kin", "a kin")
     again = open_study(tmp_path, SPACES, "again", "", "latency_ms")
-    again.sampler = driver.sampler("random", SPACE, 0, None)
-    driver.inherit(again, "a kin", SPACE, lambda arch: True, None)
-    driver.run(again, SPACE, 20, latency=latency, evaluate=proxy)
-    assert len(driver.living(again)) == 20
+    again.sampler = study_loop.sampler("random", SPACE, 0, None)
+    study_loop.inherit(again, "a kin", SPACE, lambda arch: True, None)
+    study_loop.run(again, SPACE, 20, latency=latency, evaluate=proxy)
+    assert len(study_loop.living(again)) == 20
 
 
 def test_the_last_process_takes_over_where_nothing_else_is_left(study, monkeypatch):
-    monkeypatch.setattr(driver, "PATIENCE", 0.5)
-    monkeypatch.setattr(driver, "BEAT", 0.1)
-    dead = study.ask(driver.distributions(SPACE))
-    driver.run(study, SPACE, 99, latency=latency, evaluate=proxy)
-    done = [one.params for one in driver.finished(study)]
+    monkeypatch.setattr(study_loop, "PATIENCE", 0.5)
+    monkeypatch.setattr(study_loop, "BEAT", 0.1)
+    dead = study.ask(study_loop.distributions(SPACE))
+    study_loop.run(study, SPACE, 99, latency=latency, evaluate=proxy)
+    done = [one.params for one in study_loop.finished(study)]
     assert len(done) == 16 and dead.params in done
 
 
@@ -168,10 +170,10 @@ def test_a_trial_that_another_took_over_is_let_go(study):
     def evaluate(arch):
         (mine,) = study.get_trials(states=(TrialState.RUNNING,))
         if mine.number == 0:
-            assert driver._lose(study, 0, again=mine.params)
+            assert study_loop._lose(study, 0, again=mine.params)
         return proxy(arch)
 
-    driver.run(study, SPACE, 3, latency=latency, evaluate=evaluate)
+    study_loop.run(study, SPACE, 3, latency=latency, evaluate=evaluate)
     assert states(study) == ["COMPLETE"] * 3 and len(study.trials) == 4
 
 
@@ -213,7 +215,7 @@ def test_a_killed_worker_loses_its_trial_to_another(tmp_path):
     study = open_study(tmp_path, SPACES, "shared", "journal", "latency_ms")
     assert states(study) == ["COMPLETE"] * 6
     (lost,) = (one for one in study.trials if one.user_attrs.get(bayes.LOST))
-    tried = [tuple(one.params.items()) for one in driver.living(study)]
+    tried = [tuple(one.params.items()) for one in study_loop.living(study)]
     assert tuple(lost.params.items()) in tried and len(set(tried)) == 6
     dead.stdout.close()
     other.stdout.close()
@@ -275,14 +277,14 @@ def postgres(tmp_path):
 def test_postgresql_holds_a_study(postgres, tmp_path):
     for trials in (3, 6):  # The second time it goes on from what is there.
         study = open_study(tmp_path, SPACES, "test", postgres, "latency_ms")
-        study.sampler = driver.sampler("bayes", SPACE, 0, lambda arch: True)
-        driver.run(study, SPACE, trials, latency=latency, evaluate=proxy)
+        study.sampler = study_loop.sampler("bayes", SPACE, 0, lambda arch: True)
+        study_loop.run(study, SPACE, trials, latency=latency, evaluate=proxy)
         assert states(study) == ["COMPLETE"] * trials
     study._storage._backend.engine.dispose()
 
 
 def test_optuna_opens_the_study(study, tmp_path):
-    driver.run(study, SPACE, 4, latency=latency, evaluate=proxy)
+    study_loop.run(study, SPACE, 4, latency=latency, evaluate=proxy)
     again = optuna.load_study(
         study_name="test", storage=f"sqlite:///{tmp_path / 'study.db'}"
     )

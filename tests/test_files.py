@@ -13,7 +13,7 @@ from autodistill_jax import log, storage
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface
-from autodistill_jax.search import study
+from autodistill_jax.search import study_storage
 from autodistill_jax.train import checkpoint
 
 SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'quickstart.py'}:smoke"
@@ -96,13 +96,13 @@ def test_what_is_changed_in_place_is_sent_back(bucket):
     log.keep(bucket / "m")  # As at the end of a job.
     assert len((bucket / "m" / "metrics.jsonl").read_text().splitlines()) == 3
     assert len(log.read(bucket / "m", "distill")) == 3
-    made = study.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
+    made = study_storage.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
     arch = SPACE.smallest()
-    study.record(made, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0})
-    study.keep(bucket / "m" / "search")
+    study_storage.record(made, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0})
+    study_storage.keep(bucket / "m" / "search")
     storage._mirrors.clear()  # As another program would find it.
-    again = study.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
-    assert study.trials(again, {"main": SPACE})[arch]["proxy"] == 1.0
+    again = study_storage.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
+    assert study_storage.trials(again, {"main": SPACE})[arch]["proxy"] == 1.0
 
 
 def test_checkpoints_and_networks_live_in_buckets(bucket, minilm):

@@ -11,8 +11,8 @@ from autodistill_jax.archs.cost import MOBILEBERT_SIZES
 from autodistill_jax.data import loader
 from autodistill_jax.data.tokenization import Special
 from autodistill_jax.models import build, extract, words
-from autodistill_jax.search import brief
-from autodistill_jax.search.driver import Unpromising
+from autodistill_jax.search import proxy_flash
+from autodistill_jax.search.study_loop import Unpromising
 from autodistill_jax.train import (
     checkpoint,
     distillation,
@@ -137,7 +137,7 @@ def test_blocks_learn_in_turn(transfer, copied):
 
 def test_a_transfer_brings_the_student_nearer(transfer, rows):
     mesh, seen = mesh_of(1), []
-    loss = brief.held_out_loss(transfer, rows, 8, mesh, 0)
+    loss = proxy_flash.held_out_loss(transfer, rows, 8, mesh, 0)
 
     def judge(params):
         seen.append({name: np.asarray(value) for name, value in params.items()})
@@ -200,15 +200,15 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     mesh = mesh_of(1)
     settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
     args = (loader.training(rows, 8, 0), rows, settings, mesh, 0, "flash")
-    made = brief.score(transfer, *args)
+    made = proxy_flash.score(transfer, *args)
     both = [made["accuracy_words"], made["accuracy_next"]]
     assert made["proxy"] == 1 - np.mean(both) and 0.3 < made["proxy"] <= 1
     headless = OBJECTIVE._replace(weights={"words": 1.0})
-    other = brief.score(transfer._replace(objective=headless), *args)
+    other = proxy_flash.score(transfer._replace(objective=headless), *args)
     assert other["proxy"] == other["transfer"] == pytest.approx(made["transfer"])
     assert asked == [(0.05, OBJECTIVE.weights), (0.05, {})]
     with pytest.raises(Unpromising, match=r"over flash.stop 0.5 times the median"):
-        brief.score(transfer, *args, others=[other["transfer"]])
+        proxy_flash.score(transfer, *args, others=[other["transfer"]])
 
 
 def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):

@@ -13,8 +13,8 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.search import proxies, rank
-from autodistill_jax.search.tuned import tuned
+from autodistill_jax.search import proxies, ranking
+from autodistill_jax.search.proxy_finetune import tuned
 from autodistill_jax.train import classification, losses
 from autodistill_jax.train.objective import Objective
 
@@ -158,8 +158,8 @@ def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
 def test_tau_is_scipys_and_pairs_within_bands_are_counted_apart():
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 8, 30), rng.integers(0, 8, 30)
-    assert rank.tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
-    assert rank.tau([1, 1, 1], [1, 2, 3]) == 0
+    assert ranking.tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert ranking.tau([1, 1, 1], [1, 2, 3]) == 0
     bands = np.arange(30) // 10
     inside = np.equal.outer(bands, bands)
     signs = [
@@ -170,14 +170,14 @@ def test_tau_is_scipys_and_pairs_within_bands_are_counted_apart():
     ]
     a, b = np.asarray(signs).T
     wanted = (a * b).sum() / np.sqrt((a != 0).sum() * (b != 0).sum())
-    assert rank.tau(x, y, inside) == pytest.approx(wanted)
+    assert ranking.tau(x, y, inside) == pytest.approx(wanted)
 
 
 def test_better_means_that_the_interval_leaves_0_out():
     rng = np.random.default_rng(1)
     quality = np.arange(30) + rng.normal(size=30)
     bands = np.arange(30) // 10
-    made = rank.table(
+    made = ranking.table(
         quality,
         {
             "flops": 10.0 * bands + rng.normal(size=30),  # Knows the band only.
@@ -197,14 +197,16 @@ def test_better_means_that_the_interval_leaves_0_out():
 def test_archs_are_drawn_evenly_over_bands_of_flops():
     grid = list(Space((1, 2, 4), (12, 16, 24), (2, 3), (), (1.5, 2.0), 8))
     flops = {arch: float(i // 2) for i, arch in enumerate(grid)}
-    made = rank.draw(flops, 24, 3, seed=0)
+    made = ranking.draw(flops, 24, 3, seed=0)
     assert [list(made.values()).count(band) for band in range(3)] == [8, 8, 8]
     tops = [max(flops[a] for a in made if made[a] == band) for band in range(3)]
     lows = [min(flops[a] for a in made if made[a] == band) for band in range(3)]
     assert tops[0] <= lows[1] and tops[1] <= lows[2]
-    assert made == rank.draw(flops, 24, 3, seed=0) != rank.draw(flops, 24, 3, seed=1)
+    assert (
+        made == ranking.draw(flops, 24, 3, seed=0) != ranking.draw(flops, 24, 3, seed=1)
+    )
     few = dict(list(flops.items())[:5])
-    assert len(rank.draw(few, 24, 3, 0)) == 5
+    assert len(ranking.draw(few, 24, 3, 0)) == 5
 
 
 def test_proxies_that_cannot_be_are_refused():

@@ -12,7 +12,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.jobs import asked, fields, workdir
 from autodistill_jax.latency import calibration, estimate, table
 from autodistill_jax.models import build
-from autodistill_jax.search import rank
+from autodistill_jax.search import ranking
 
 # Of a compiled latency: each is judged as it is, before any correction.
 _ESTIMATES = ("seconds", "cycles_seconds", "roofline_seconds", "optimal_seconds")
@@ -96,7 +96,7 @@ def _calibrate(config: ConfigDict, home: epath.Path, how: table.How) -> None:
     }
     wanted = config.latency.calibrate
     # In order of their FLOPs, so every other one of all sizes.
-    archs = list(rank.draw(flops, wanted, wanted // 2, config.seed))
+    archs = list(ranking.draw(flops, wanted, wanted // 2, config.seed))
     if len(archs) < 6:
         raise UserError(
             f"the space has {len(archs)} Archs, and a fit needs 6; give it more sizes"

@@ -14,7 +14,7 @@ from autodistill_jax.jobs import workdir as common
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.models import build, extract
-from autodistill_jax.search import proxies, rank
+from autodistill_jax.search import proxies, ranking
 from autodistill_jax.train import classification, distillation
 
 # Below it a bootstrap over Archs says little.
@@ -47,7 +47,7 @@ def run(
         archs = space.some(_DRAWN_FROM, experiment.config.seed)
         grid = dict.fromkeys(archs, home) | grid
     flops = {arch: experiment.cost(arch)["flops"] for arch in grid}
-    bands = rank.draw(flops, settings.archs, settings.bands, experiment.config.seed)
+    bands = ranking.draw(flops, settings.archs, settings.bands, experiment.config.seed)
     if len(bands) < _ENOUGH:
         log.say(
             f"{stage}: only {len(bands)} Archs: with fewer than {_ENOUGH} the intervals "
@@ -74,7 +74,7 @@ def run(
             for arch, values in proxies.make(name, given[home])(archs).items():
                 scores[name][arch] = -values["proxy"]  # More is better here.
     archs = list(bands)
-    made = rank.table(
+    made = ranking.table(
         [np.mean(quality[arch]) for arch in archs],
         {name: [values[arch] for arch in archs] for name, values in scores.items()},
         [bands[arch] for arch in archs],

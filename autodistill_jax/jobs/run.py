@@ -29,7 +29,7 @@ from autodistill_jax.jobs import (
     workdir,
 )
 from autodistill_jax.latency import estimate
-from autodistill_jax.search import study
+from autodistill_jax.search import study_storage
 
 _STAGES = {
     "pretrain": pretrain.run,
@@ -98,7 +98,7 @@ def job(
     if "search" in stages and config.latency.target:
         estimate.check(config.latency.target)
     if {"search", "rank"} & set(stages):
-        multihost.once(lambda: study.check(config.search.storage, home))
+        multihost.once(lambda: study_storage.check(config.search.storage, home))
     if "finetune" in stages:
         tasks["finetune"] = finetune.read(made, home)
     first = {"pretrain", "distill"}

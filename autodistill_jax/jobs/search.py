@@ -17,7 +17,7 @@ from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.jobs.workdir import asked_of, chosen_already, record_of
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.models import extract
-from autodistill_jax.search import proxies, study
+from autodistill_jax.search import proxies, study_storage
 from autodistill_jax.train import distillation
 
 # Archs evaluated before their trials are recorded: what a stop can lose.
@@ -83,7 +83,7 @@ def run(
         trials[chosen] |= latency_table.of_a_trial(latencies[str(chosen)])
     # Last, so that params and flops are the executed ones whatever the budget counts.
     table = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
-    storage.write_text(folder / "trials.csv", study.csv_of(table))
+    storage.write_text(folder / "trials.csv", study_storage.csv_of(table))
     storage.write_json(
         folder / "front.json",
         {
@@ -142,13 +142,13 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
 
     def known():
         nonlocal made
-        made = study.open_study(folder, spaces, judged.study_name(experiment))
-        return study.trials(made, spaces)
+        made = study_storage.open_study(folder, spaces, judged.study_name(experiment))
+        return study_storage.trials(made, spaces)
 
     def record(found):
         for arch, values in found.items():
-            study.record(made, spaces, arch, values)
-        study.keep(folder)
+            study_storage.record(made, spaces, arch, values)
+        study_storage.keep(folder)
 
     def flops(arch):
         return experiment.budget.counted(experiment.cost(arch))["flops"]

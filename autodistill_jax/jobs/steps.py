@@ -15,7 +15,7 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.jobs import teachers, training, trials
 from autodistill_jax.jobs.experiment import Experiment
 from autodistill_jax.models import build
-from autodistill_jax.search import brief, programs, proxies
+from autodistill_jax.search import proxies, proxy_flash, proxy_programs
 from autodistill_jax.train import distillation, flash_distillation, sandwich
 
 # Steps, or Archs, whose multiply-adds are averaged.
@@ -94,7 +94,7 @@ def _judged(made: Experiment, space: Space, program: training.Program) -> list:
     if name in proxies.LABELLED:
         return []
     if name in ("similarity", "hidden"):
-        of_teacher, of_student = programs.of_outputs(
+        of_teacher, of_student = proxy_programs.of_outputs(
             module, teacher, made.objective, pooled=name != "hidden"
         )
         body = {k: v for k, v in theirs.items() if not k.startswith("words_")}
@@ -109,7 +109,7 @@ def _judged(made: Experiment, space: Space, program: training.Program) -> list:
     )
     shown["rows"] = jax.ShapeDtypeStruct((size,), jnp.bool_)
     batch = _like(shown, jax.tree.map(lambda _: sharding.batch(mesh, size), shown))
-    targets, sums = programs.of_losses(module, teacher, objective)
+    targets, sums = proxy_programs.of_losses(module, teacher, objective)
 
     def of_student(before):
         target = _like(before.out_info, before.output_shardings)
@@ -158,7 +158,7 @@ def _transfer(made: Experiment) -> Iterator[tuple[str, Step]]:
     def judged(_):
         params = _placed(found.params, axes, mesh)
         whole = _everywhere(lambda: dict(transfer.teacher_params), mesh)
-        return brief.of_block(transfer).lower(params, whole, _rows(made, size), k)
+        return proxy_flash.of_block(transfer).lower(params, whole, _rows(made, size), k)
 
     layers = arch.layers
     # Block k runs the network up to it.

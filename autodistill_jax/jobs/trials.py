@@ -19,7 +19,7 @@ from autodistill_jax.jobs.texts import held_out, rows
 from autodistill_jax.jobs.workdir import search_of
 from autodistill_jax.latency import table
 from autodistill_jax.models import build, extract
-from autodistill_jax.search import proxies, study
+from autodistill_jax.search import proxies, study_storage
 from autodistill_jax.train import distillation, flash_distillation
 from autodistill_jax.train import objective as objectives
 
@@ -45,7 +45,7 @@ def check(experiment: Experiment) -> None:
             )
         if settings.storage:
             raise UserError(
-                f"search.storage is {study.shown(settings.storage)}, and search.sampler "
+                f"search.storage is {study_storage.shown(settings.storage)}, and search.sampler "
                 "all keeps its trials in the workdir, for one process; set search.storage "
                 "to '', or take another sampler"
             )
@@ -113,13 +113,13 @@ def run(
 
 def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, dict]:
     # With it optuna and scipy's optimisers are loaded, which other jobs do without.
-    from autodistill_jax.search import driver
+    from autodistill_jax.search import study_loop
 
     config = experiment.config
     settings = config.search
     (space,) = experiment.spaces.values()
     kin, bounds = search_of(config, conditions)
-    made = study.open_study(
+    made = study_storage.open_study(
         workdir / "search",
         experiment.spaces,
         f"{judged.study_name(experiment)}-{settings.sampler}-{bounds}",
@@ -128,10 +128,12 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
     )
     allowed = experiment.affordable.__contains__
     begun = len(made.trials)
-    made.sampler = driver.sampler(settings.sampler, space, config.seed, allowed, begun)
+    made.sampler = study_loop.sampler(
+        settings.sampler, space, config.seed, allowed, begun
+    )
     if not begun:
         kind = f"{judged.study_name(experiment)}-{kin}"
-        count = driver.inherit(made, kind, space, allowed, bound)
+        count = study_loop.inherit(made, kind, space, allowed, bound)
         if count:
             log.say(f"{stage}: {count} trials under other bounds are known already")
     if settings.arch and not begun:
@@ -148,10 +150,10 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
         )
 
     def evaluate(arch):
-        others = [one.user_attrs.get("transfer") for one in driver.finished(made)]
+        others = [one.user_attrs.get("transfer") for one in study_loop.finished(made)]
         return ask("evaluate", arch, [loss for loss in others if loss is not None])
 
-    driver.run(
+    study_loop.run(
         made,
         space,
         1 if settings.arch else settings.trials,
@@ -161,16 +163,16 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
         allowed=allowed,
         stage=stage,
         alone=not settings.storage,
-        keep=lambda: study.keep(workdir / "search"),
+        keep=lambda: study_storage.keep(workdir / "search"),
     )
     done = {}
-    for one in driver.finished(made):
+    for one in study_loop.finished(made):
         arch = space.at(one.params)
         if arch in experiment.affordable:
             done[arch] = {
                 "flops": experiment.budget.counted(experiment.cost(arch))["flops"],
                 "proxy": one.values[0],
-                **{k: v for k, v in one.user_attrs.items() if k not in driver.OWN},
+                **{k: v for k, v in one.user_attrs.items() if k not in study_loop.OWN},
                 "latency_ms": one.values[1],
             }
     if not done:
@@ -203,14 +205,14 @@ def _evaluate(experiment, workdir, superlms, task, stage) -> Evaluate:
         proxy = proxies.make(settings.proxy, given)
         return lambda arch, others: proxy([arch])[arch]
 
-    from autodistill_jax.search import brief
+    from autodistill_jax.search import proxy_flash
 
     text = rows(experiment, workdir, "train")
     judged_on = held_out(experiment, workdir)[0]
 
     def evaluate(arch, others):
         how = recipe(experiment)
-        return brief.score(
+        return proxy_flash.score(
             transfer(experiment, arch),
             loader.training(text, how["batch_size"], experiment.config.seed),
             judged_on,

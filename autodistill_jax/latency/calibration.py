@@ -8,7 +8,7 @@ import numpy as np
 from autodistill_jax import metrics
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes, cost
-from autodistill_jax.search import rank
+from autodistill_jax.search import ranking
 
 
 def counted(arch: AnyArch, sizes: Sizes, batch: int, length: int) -> dict[str, float]:
@@ -63,7 +63,7 @@ def judged(predicted: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
     """{mape, kendall, spearman} of predictions."""
     return {
         "mape": float(np.mean(np.abs(predicted - seconds) / seconds)),
-        "kendall": rank.tau(predicted, seconds),
+        "kendall": ranking.tau(predicted, seconds),
         "spearman": metrics.spearman(seconds, predicted),
     }
 

@@ -15,7 +15,7 @@ from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
 from autodistill_jax.errors import UserError
-from autodistill_jax.search import hypervolume
+from autodistill_jax.search import ehvi
 
 _LISTED = 50_000  # A space up to here is listed, a larger one is drawn from.
 _SCORED = 2_000  # Candidates that are looked at before the moves around the best.
@@ -204,7 +204,7 @@ class Sampler(optuna.samplers.BaseSampler):
         if data.failed:
             fails = [1] * len(data.failed) + [-1] * len(data.points)
             told.append((data.failed + data.points, fails))
-        rough, fine = hypervolume.acquisition(
+        rough, fine = ehvi.acquisition(
             self._coordinates(data.points),
             np.array(data.values),
             np.array(data.counts),

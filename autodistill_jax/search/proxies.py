@@ -15,8 +15,8 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.models.build import Module
-from autodistill_jax.search import programs
-from autodistill_jax.search.tuned import tuned
+from autodistill_jax.search import proxy_programs
+from autodistill_jax.search.proxy_finetune import tuned
 from autodistill_jax.train import classification, distillation
 from autodistill_jax.train.objective import Objective
 from autodistill_jax.train.sandwich import as_arrays
@@ -128,7 +128,7 @@ def _loss(given: Given) -> Proxy:
             )
         ),
     )
-    of_teacher, sums = programs.of_losses(given.module, given.teacher, objective)
+    of_teacher, sums = proxy_programs.of_losses(given.module, given.teacher, objective)
     teacher_params = jax.device_put(
         given.teacher_params, sharding.replicated(given.mesh)
     )
@@ -158,7 +158,7 @@ def _loss(given: Given) -> Proxy:
 def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
     """outputs(arch) -> embeddings [rows, hidden], or hidden states of all real tokens
     [tokens, hidden]; of the teacher where arch is None."""
-    teacher, student = programs.of_outputs(
+    teacher, student = proxy_programs.of_outputs(
         given.module, given.teacher, given.objective, pooled
     )
 
@@ -229,7 +229,7 @@ def _hidden(given: Given) -> Proxy:
 
 def _probe(given: Given) -> Proxy:
     rows = given.labelled
-    params = programs.network(given.params)
+    params = proxy_programs.network(given.params)
 
     @jax.jit
     def read(params, batch):

@@ -9,7 +9,7 @@ import numpy as np
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
-from autodistill_jax.search.driver import Unpromising
+from autodistill_jax.search.study_loop import Unpromising
 from autodistill_jax.train import distillation, flash_distillation, pretraining
 
 
