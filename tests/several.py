@@ -16,7 +16,7 @@ from autodistill_jax import multihost
 from autodistill_jax.cli import main
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import workdir
+from autodistill_jax.experiment import workdir
 from autodistill_jax.train import checkpoint
 
 ARCH = "--arch=layers=1,hidden=96,heads=3,ffn=96"

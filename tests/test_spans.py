@@ -16,8 +16,8 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import squad, squad_windows, tokenization
 from autodistill_jax.data.squad import score
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import qa_finetuning as job
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs import spans as job
 from autodistill_jax.models import build
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import question_answering as train

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autodistill_jax.jobs import tables, workdir
+from autodistill_jax.experiment import workdir
+from autodistill_jax.jobs import tables
 
 
 def result(model, score, **more):

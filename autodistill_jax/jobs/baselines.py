@@ -8,11 +8,11 @@ from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import only
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import trials
+from autodistill_jax.experiment import workdir as common
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.superlm import train
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs import trials
-from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.training import train
 from autodistill_jax.models import extract
 from autodistill_jax.train import checkpoint, distillation
 from autodistill_jax.train import objective as objectives

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import log
 from autodistill_jax.archs.cost import cost
-from autodistill_jax.jobs import asked, fields
+from autodistill_jax.experiment import arch_flag, schema
 
 
 def run(config: ConfigDict, text: str | None) -> None:
@@ -17,6 +17,6 @@ def run(config: ConfigDict, text: str | None) -> None:
     Raises:
       UserError: an Arch that is neither; a text longer than the teacher's positions.
     """
-    fields.check(config)
-    told, arch, sizes = asked.network(config, text, "data.length")
+    schema.check(config)
+    told, arch, sizes = arch_flag.network(config, text, "data.length")
     log.result({"arch": told, **cost(arch, sizes, config.data.length)})

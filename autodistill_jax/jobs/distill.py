@@ -3,9 +3,9 @@
 from etils import epath
 
 from autodistill_jax import log
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.training import train
-from autodistill_jax.jobs.workdir import superlm_folder
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.superlm import train
+from autodistill_jax.experiment.workdir import superlm_folder
 
 
 def run(experiment: Experiment, workdir: epath.Path, stage: str = "distill") -> None:

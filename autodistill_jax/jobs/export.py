@@ -14,11 +14,11 @@ from autodistill_jax import log, metrics, multihost, sharding, storage
 from autodistill_jax.archs.arch import described
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import workdir as common
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.superlm import trained_superlm
+from autodistill_jax.experiment.text_rows import held_out
 from autodistill_jax.interop import hf_parity, huggingface, stablehlo
-from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.texts import held_out
-from autodistill_jax.jobs.training import trained_superlm
 from autodistill_jax.latency import table
 from autodistill_jax.models import build, extract
 from autodistill_jax.train import distillation, losses, sandwich

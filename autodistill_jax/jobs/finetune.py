@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import log, metrics, storage
 from autodistill_jax.data import glue, loader, squad, tasks
+from autodistill_jax.experiment import labelled_data, qa_finetuning
+from autodistill_jax.experiment import workdir as common
+from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs import labelled, spans, tables
-from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.jobs import tables
 from autodistill_jax.models import build
 from autodistill_jax.train import classification
 
@@ -40,9 +41,9 @@ def read(experiment: Experiment, workdir: epath.Path) -> list[tasks.Task | squad
         if homes and not any(_missing(h, config, keys, h == homes[0]) for h in homes):
             continue
         if name == squad.NAME:
-            made.append(spans.task(experiment))
+            made.append(qa_finetuning.task(experiment))
             continue
-        task = labelled.task(config, name, experiment.teacher.labels)
+        task = labelled_data.task(config, name, experiment.teacher.labels)
         made.append(task._replace(name=folder))
     return made
 
@@ -61,7 +62,7 @@ def run(
         common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
     for task in given:
         asks = task.name == squad.NAME
-        rows = (spans if asks else labelled).rows(experiment, task)
+        rows = (qa_finetuning if asks else labelled_data).rows(experiment, task)
         keys = tuple(task.tests) if experiment.config.finetune.predict else ()
         wanted = glue.keys(task.name) if task.name in glue.NAMES else ()
         if experiment.config.finetune.predict and set(wanted) - set(keys):
@@ -95,7 +96,7 @@ def run(
         home = workdir / "finetune" / arch.name
         if made := tables.read(experiment.config, home):
             table = tables.markdown(*tables.side_by_side(made))
-            told = tables.notes(made, labelled.words(experiment, workdir, made))
+            told = tables.notes(made, labelled_data.words(experiment, workdir, made))
             text = table + "\n" + "\n".join(told) + "\n"
             storage.write_text(home / "table.md", text)
             log.say(table.rstrip())
@@ -144,7 +145,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
     config, teacher = experiment.config, experiment.teacher
     settings = config.finetune.to_dict()
     asks = task.name == squad.NAME
-    counts = spans.counts(task, rows) if asks else labelled.counts(rows)
+    counts = qa_finetuning.counts(task, rows) if asks else labelled_data.counts(rows)
     frozen = model == "teacher" and settings["teacher"] == "frozen"
     module = build.module(
         source.arch,
@@ -180,7 +181,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
     seeds = range(config.seed, config.seed + count)
     if asks:
         rest = (settings, seeds, rows, folder, first / "teacher", what)
-        made = spans.one(experiment, module, source, model, params, *rest)
+        made = qa_finetuning.one(experiment, module, source, model, params, *rest)
         return counts | made | {"how": how}
     made = classification.fine_tune(
         module,
@@ -208,7 +209,7 @@ def _similarity(experiment, module, params, task) -> dict[str, float]:
     labels; nothing for a task whose labels are not numbers of pairs."""
     if task.classes != 1 or isinstance(task.dev[0][0], str):
         return {}
-    dev = labelled.pairs_apart(experiment, task)
+    dev = labelled_data.pairs_apart(experiment, task)
     pooling = experiment.teacher.pooling
     cosines = jax.jit(lambda p, b: classification.features(module, p, b, pooling, 1))
     made = loader.over(

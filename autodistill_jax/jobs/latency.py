@@ -9,7 +9,7 @@ from autodistill_jax import log, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes, cost, student_sizes
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import asked, fields, workdir
+from autodistill_jax.experiment import arch_flag, schema, workdir
 from autodistill_jax.latency import calibration, estimate, table
 from autodistill_jax.models import build
 from autodistill_jax.search import ranking
@@ -34,7 +34,7 @@ def run(
       UserError: no such Arch; a target that cannot be compiled for; another
         experiment's workdir.
     """
-    fields.check(config)
+    schema.check(config)
     how = table.How(*(config.latency[name] for name in table.How._fields))
     if how.target:
         estimate.check(how.target)
@@ -46,7 +46,7 @@ def run(
             raise UserError("--calibrate draws its own Archs; take --arch out")
         _calibrate(config, home, how)
         return
-    told, arch, sizes = asked.network(config, text, "latency.length")
+    told, arch, sizes = arch_flag.network(config, text, "latency.length")
     known = table.read(_path(home)) if home else table.empty()
     network = {told: (arch, sizes, None if how.target else _random(arch, sizes))}
     if table.find(known, arch, sizes, how):
@@ -87,7 +87,7 @@ def _calibrate(config: ConfigDict, home: epath.Path, how: table.How) -> None:
             f"{here.conditions()['device']}; calibrate on that TPU, or leave "
             "latency.target '' to predict from multiply-adds and bytes"
         )
-    _, sizes, spaces = asked.whole(config, "latency.length")
+    _, sizes, spaces = arch_flag.whole(config, "latency.length")
     sizes = student_sizes(sizes, spaces[0].family, config.space.norm)
     flops = {
         arch: cost(arch, sizes, how.length)["flops"]

@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from autodistill_jax import log, sharding
 from autodistill_jax.data.tokenization import Special
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import experiment, fields, steps, teachers, trials
-from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.experiment import experiment, lowering, schema, trials
+from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.latency import estimate, hlo
 from autodistill_jax.latency import topology as topologies
 from autodistill_jax.search import proxies
@@ -32,7 +33,7 @@ def run(config: ConfigDict) -> bool:
     Raises:
       UserError: what cannot work on that mesh; no such topology; no libtpu.
     """
-    fields.check(config)
+    schema.check(config)
     topology = config.mesh.topology
     part = topologies.find(topology) if topology else None
     made = _experiment(config, part)
@@ -42,7 +43,7 @@ def run(config: ConfigDict) -> bool:
     start = time.monotonic()
     programs: dict[str, topologies.Compiled] = {}
     rates: dict[str, dict] = {}
-    trained = steps.of(made)
+    trained = lowering.of(made)
     for name, step in trained.items():
         found = _compiled(name, step, step.batch_size)
         programs[f"step/{name}"] = found
@@ -136,12 +137,14 @@ def _experiment(config: ConfigDict, part: topologies.Slice | None) -> Experiment
     return made
 
 
-def _compiled(name: str, step: steps.Step, batch_size: int) -> topologies.Compiled:
+def _compiled(name: str, step: lowering.Step, batch_size: int) -> topologies.Compiled:
     log.say(f"preflight: compiling the step of {name}, batch {batch_size} ...")
     return topologies.compiled(step.lower(batch_size))
 
 
-def _rate(made: Experiment, step: steps.Step, text: str, chip: estimate.Chip) -> dict:
+def _rate(
+    made: Experiment, step: lowering.Step, text: str, chip: estimate.Chip
+) -> dict:
     """Seconds of a step by three estimates, and its collectives."""
     found = hlo.executed(text)
     collectives = {
@@ -159,7 +162,7 @@ def _rate(made: Experiment, step: steps.Step, text: str, chip: estimate.Chip) ->
 
 
 def _told(
-    made: Experiment, trained: Mapping[str, steps.Step], rates: Mapping[str, dict]
+    made: Experiment, trained: Mapping[str, lowering.Step], rates: Mapping[str, dict]
 ) -> dict[str, Any]:
     """Time and cost of the whole recipe, one kind of step after the other; of them all
     the figures of the slowest stand first."""
@@ -186,7 +189,7 @@ def _told(
 
 
 def _student(
-    made: Experiment, trained: Mapping[str, steps.Step], part: topologies.Slice
+    made: Experiment, trained: Mapping[str, lowering.Step], part: topologies.Slice
 ) -> dict[str, Any]:
     """The largest student's forward pass on one chip, see `estimate.estimate`."""
     how = made.config.latency
@@ -199,7 +202,7 @@ def _student(
 
 def _largest(
     made: Experiment,
-    trained: Mapping[str, steps.Step],
+    trained: Mapping[str, lowering.Step],
     programs: Mapping[str, topologies.Compiled],
     limit: int,
 ) -> int:

@@ -13,12 +13,12 @@ from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import described
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.superlm import pretraining
+from autodistill_jax.experiment.text_rows import rows
 from autodistill_jax.interop import hf_parity, huggingface
 from autodistill_jax.interop.hf_config import read as read_config
-from autodistill_jax.jobs import teachers
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.texts import rows
-from autodistill_jax.jobs.training import pretraining
 from autodistill_jax.models import build
 from autodistill_jax.train import checkpoint, loop, optimizer, pretraining
 

@@ -9,10 +9,10 @@ from etils import epath
 
 from autodistill_jax import log, storage
 from autodistill_jax.data.tasks import Task
-from autodistill_jax.jobs import judged, labelled
-from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.training import trained_superlm
+from autodistill_jax.experiment import labelled_data, proxy_inputs
+from autodistill_jax.experiment import workdir as common
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.superlm import trained_superlm
 from autodistill_jax.models import build, extract
 from autodistill_jax.search import proxies, ranking
 from autodistill_jax.train import classification, distillation
@@ -56,14 +56,18 @@ def run(
     homes = {home: [a for a in bands if grid[a] == home] for home in experiment.spaces}
     homes = {home: archs for home, archs in homes.items() if archs}
     superlms = {home: trained_superlm(experiment, workdir, home) for home in homes}
-    names = judged.ranked_proxies(experiment.config)
-    mine, theirs = _sides(labelled.rows(experiment, task._replace(tests={})), names)
+    names = proxy_inputs.ranked_proxies(experiment.config)
+    mine, theirs = _sides(
+        labelled_data.rows(experiment, task._replace(tests={})), names
+    )
     quality = _quality(experiment, workdir, homes, superlms, mine, stage)
     # A seed that quality has not seen: the first steps of its fine-tuning would be
     # those of the proxy.
     seed = experiment.config.seed + settings.seeds
     given = {
-        home: judged.given(experiment, workdir, home, superlms[home], theirs, seed)
+        home: proxy_inputs.given(
+            experiment, workdir, home, superlms[home], theirs, seed
+        )
         for home in homes
     }
     scores: dict[str, dict] = {"flops": flops}

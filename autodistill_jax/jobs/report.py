@@ -10,9 +10,10 @@ from etils import epath
 
 from autodistill_jax import __version__, log, multihost, storage
 from autodistill_jax.archs.arch import described
-from autodistill_jax.jobs import labelled, page, pictures, tables
-from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.experiment import labelled_data
+from autodistill_jax.experiment import workdir as common
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.jobs import page, pictures, tables
 from autodistill_jax.latency import table
 
 _DOCS = (
@@ -41,7 +42,7 @@ def _write(experiment, workdir, stage) -> None:
             _costs(found, arch),
             pictures.front(found, arch),
             _similarity(there(student / "similarity.json")),
-            _tasks(tasks, labelled.words(experiment, workdir, tasks)),
+            _tasks(tasks, labelled_data.words(experiment, workdir, tasks)),
             _ranks(common.ranked(experiment.config, workdir), found["proxy"]),
             _students(experiment, found, workdir),
             *_losses(experiment, found, workdir),

@@ -7,26 +7,28 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import log, multihost, storage
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import (
+    experiment,
+    proxy_inputs,
+    schema,
+    text_rows,
+    trials,
+    workdir,
+)
+from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.jobs import (
     baselines,
     cost,
     distill,
-    experiment,
     export,
-    fields,
     finetune,
-    judged,
     latency,
     preflight,
     pretrain,
     rank,
     report,
     search,
-    teachers,
-    texts,
     transfer,
-    trials,
-    workdir,
 )
 from autodistill_jax.latency import estimate
 from autodistill_jax.search import study_storage
@@ -72,7 +74,7 @@ def job(
             "compiles for; take it out to run on the devices at hand"
         )
     start = time.monotonic()
-    fields.check(config)
+    schema.check(config)
     home = workdir.open_workdir(config, folder)
     if name == "pretrain":  # A teacher need not fit this config's space.
         made = experiment.basis(config)
@@ -94,7 +96,7 @@ def job(
             "is not there; run the job pretrain first"
         )
     # Labelled rows are read, and refused, before anything is trained.
-    tasks = {} if name == "pretrain" else judged.tasks(made, home, stages)
+    tasks = {} if name == "pretrain" else proxy_inputs.tasks(made, home, stages)
     if "search" in stages and config.latency.target:
         estimate.check(config.latency.target)
     if {"search", "rank"} & set(stages):
@@ -104,10 +106,10 @@ def job(
     first = {"pretrain", "distill"}
     first |= {"search"} if config.search.proxy == "flash" else set()
     if name == "pretrain":
-        texts.rows(made, home, "heldout")
+        text_rows.rows(made, home, "heldout")
     elif first & set(stages) or (home / "data" / "rows.npz").exists():
-        enough = functools.partial(judged.check_text, made)
-        held_out = texts.rows(made, home, "heldout", enough)
+        enough = functools.partial(proxy_inputs.check_text, made)
+        held_out = text_rows.rows(made, home, "heldout", enough)
         if {"distill", "search", "rank"} & set(stages):
             enough(held_out)
     if (home / "config.json").exists():
@@ -128,8 +130,8 @@ def job(
 
 def _check_alike(name: str, config: ConfigDict) -> None:
     """Raises UserError, on all processes, where not all were asked for the same."""
-    theirs = multihost.once(lambda: {"job": name, **fields.flat(workdir.plain(config))})
-    mine = {"job": name, **fields.flat(workdir.plain(config))}
+    theirs = multihost.once(lambda: {"job": name, **schema.flat(workdir.plain(config))})
+    mine = {"job": name, **schema.flat(workdir.plain(config))}
     if multihost.every(mine == theirs):
         return
     differ = [

@@ -10,11 +10,11 @@ from etils import epath
 from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.archs.arch import AnyArch, front
 from autodistill_jax.data.tasks import Task
-from autodistill_jax.jobs import judged, labelled
-from autodistill_jax.jobs import trials as studied
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.training import trained_superlm
-from autodistill_jax.jobs.workdir import asked_of, chosen_already, record_of
+from autodistill_jax.experiment import labelled_data, proxy_inputs
+from autodistill_jax.experiment import trials as studied
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.superlm import trained_superlm
+from autodistill_jax.experiment.workdir import asked_of, chosen_already, record_of
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.models import extract
 from autodistill_jax.search import proxies, study_storage
@@ -142,7 +142,9 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
 
     def known():
         nonlocal made
-        made = study_storage.open_study(folder, spaces, judged.study_name(experiment))
+        made = study_storage.open_study(
+            folder, spaces, proxy_inputs.study_name(experiment)
+        )
         return study_storage.trials(made, spaces)
 
     def record(found):
@@ -161,7 +163,7 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
         f"{len(missing)} to evaluate by {name!r}: "
         f"{proxies.PROXIES[name]}"
     )
-    rows = labelled.rows(experiment, task) if task and missing else None
+    rows = labelled_data.rows(experiment, task) if task and missing else None
     progress = log.Progress(f"{stage}: proxies", len(missing))
     done = 0
     for home, params in superlms.items():
@@ -170,7 +172,7 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
             continue
         proxy = proxies.make(
             name,
-            judged.given(
+            proxy_inputs.given(
                 experiment, workdir, home, params, rows, experiment.config.seed
             ),
         )

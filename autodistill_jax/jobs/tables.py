@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from autodistill_jax.archs.papers import PRINTED
 from autodistill_jax.data import squad
-from autodistill_jax.jobs.workdir import arch_of, origin, students, task_folder
+from autodistill_jax.experiment.workdir import arch_of, origin, students, task_folder
 
 LABELS = {
     "teacher": "teacher",

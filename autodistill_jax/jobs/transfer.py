@@ -5,10 +5,10 @@ from etils import epath
 
 from autodistill_jax import log, sharding, storage
 from autodistill_jax.data import loader
-from autodistill_jax.jobs import trials
-from autodistill_jax.jobs import workdir as common
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.texts import rows
+from autodistill_jax.experiment import trials
+from autodistill_jax.experiment import workdir as common
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.text_rows import rows
 from autodistill_jax.latency import table
 from autodistill_jax.train import checkpoint, distillation, flash_distillation
 

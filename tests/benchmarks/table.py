@@ -21,7 +21,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import log
-from autodistill_jax.jobs import experiment, judged, texts, training
+from autodistill_jax.experiment import experiment, proxy_inputs, superlm, text_rows
 from autodistill_jax.latency import measure
 from autodistill_jax.models import build
 from autodistill_jax.search import proxies
@@ -62,9 +62,9 @@ def main():
         args.out.write_text(json.dumps(table))
 
     workdir = epath.Path(args.workdir)
-    params = training.trained_superlm(made, workdir, home)
-    given = judged.given(made, workdir, home, params, None, 0)
-    held_out = texts.rows(made, workdir, "heldout")
+    params = superlm.trained_superlm(made, workdir, home)
+    given = proxy_inputs.given(made, workdir, home, params, None, 0)
+    held_out = text_rows.rows(made, workdir, "heldout")
     for i in range(args.repeats):
         part = {name: x[i :: args.repeats] for name, x in held_out.items()}
         proxy = proxies.make(made.config.search.proxy, given._replace(held_out=part))

@@ -13,10 +13,10 @@ from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.text_rows import held_out, rows
+from autodistill_jax.experiment.workdir import superlm_folder
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.texts import held_out, rows
-from autodistill_jax.jobs.workdir import superlm_folder
 from autodistill_jax.models import build, extract
 from autodistill_jax.train import (
     checkpoint,
@@ -159,7 +159,7 @@ def program(experiment: Experiment, space: Space, of_words: dict) -> Program:
 
 
 def pretraining(experiment: Experiment, start: huggingface.Teacher) -> Program:
-    """The step of the job pretrain, `pretraining.make_step`, from `teachers.start`."""
+    """The step of the job pretrain, `pretraining.make_step`, from `teacher.start`."""
     settings, config = experiment.config.pretrain, experiment.config
     module = build.module(
         start.arch,

@@ -13,10 +13,10 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import judged, labelled
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.texts import held_out, rows
-from autodistill_jax.jobs.workdir import search_of
+from autodistill_jax.experiment import labelled_data, proxy_inputs
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.text_rows import held_out, rows
+from autodistill_jax.experiment.workdir import search_of
 from autodistill_jax.latency import table
 from autodistill_jax.models import build, extract
 from autodistill_jax.search import proxies, study_storage
@@ -122,7 +122,7 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
     made = study_storage.open_study(
         workdir / "search",
         experiment.spaces,
-        f"{judged.study_name(experiment)}-{settings.sampler}-{bounds}",
+        f"{proxy_inputs.study_name(experiment)}-{settings.sampler}-{bounds}",
         settings.storage,
         "latency_ms",
     )
@@ -132,7 +132,7 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
         settings.sampler, space, config.seed, allowed, begun
     )
     if not begun:
-        kind = f"{judged.study_name(experiment)}-{kin}"
+        kind = f"{proxy_inputs.study_name(experiment)}-{kin}"
         count = study_loop.inherit(made, kind, space, allowed, bound)
         if count:
             log.say(f"{stage}: {count} trials under other bounds are known already")
@@ -198,8 +198,8 @@ def _evaluate(experiment, workdir, superlms, task, stage) -> Evaluate:
     settings = experiment.config.search
     if settings.proxy != "flash":
         ((home, params),) = superlms.items()
-        labels = labelled.rows(experiment, task) if task else None
-        given = judged.given(
+        labels = labelled_data.rows(experiment, task) if task else None
+        given = proxy_inputs.given(
             experiment, workdir, home, params, labels, experiment.config.seed
         )
         proxy = proxies.make(settings.proxy, given)

@@ -8,8 +8,8 @@ from etils import epath
 from autodistill_jax import log, multihost, storage
 from autodistill_jax.data import corpus
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.workdir import settle
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.workdir import settle
 
 _NAMES = ("ids", "tokens")
 _OF_PAIRS = ("types", "next")

@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import labelled
-from autodistill_jax.jobs.experiment import Experiment
-from autodistill_jax.jobs.texts import halves, held_out
-from autodistill_jax.jobs.training import teacher_head
-from autodistill_jax.jobs.workdir import (
+from autodistill_jax.experiment import labelled_data
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.superlm import teacher_head
+from autodistill_jax.experiment.text_rows import halves, held_out
+from autodistill_jax.experiment.workdir import (
     chosen_already,
     origin,
     ranked,
@@ -54,7 +54,9 @@ def tasks(
             done = chosen_already if stage == "search" else ranked
             done = done(config, workdir)
             if name and not done:
-                made[stage] = labelled.task(config, name, experiment.teacher.labels)
+                made[stage] = labelled_data.task(
+                    config, name, experiment.teacher.labels
+                )
     return made
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from autodistill_jax import log
 from autodistill_jax.data import docstrings, glue, squad, tasks, tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.train import classification
 
 

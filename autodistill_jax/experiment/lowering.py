@@ -12,8 +12,9 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import Sizes, cost
 from autodistill_jax.archs.space import Space
-from autodistill_jax.jobs import teachers, training, trials
-from autodistill_jax.jobs.experiment import Experiment
+from autodistill_jax.experiment import superlm, trials
+from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.models import build
 from autodistill_jax.search import proxies, proxy_flash, proxy_programs
 from autodistill_jax.train import distillation, flash_distillation, sandwich
@@ -54,7 +55,7 @@ def of(made: Experiment) -> dict[str, Step]:
 def _superlm(made: Experiment, space: Space) -> Step:
     config, mesh = made.config, made.mesh
     of_words = made.teacher.head if made.objective.needs("words") else None
-    program = training.program(made, space, of_words or {})
+    program = superlm.program(made, space, of_words or {})
     drawn = [sandwich.archs(space, config.distill.random, 0, i) for i in range(_DRAWN)]
     teacher = _row(made, made.teacher.arch, made.teacher.sizes)
     each = [sum(_row(made, arch) for arch in archs) for archs in drawn]
@@ -81,7 +82,7 @@ def _superlm(made: Experiment, space: Space) -> Step:
     )
 
 
-def _judged(made: Experiment, space: Space, program: training.Program) -> list:
+def _judged(made: Experiment, space: Space, program: superlm.Program) -> list:
     """What `search.proxy` runs of a batch, see `search.programs`; nothing of one that
     needs labels: how they are read is known with them alone."""
     config, mesh, name = made.config, made.mesh, made.config.search.proxy
@@ -171,7 +172,7 @@ def _transfer(made: Experiment) -> Iterator[tuple[str, Step]]:
 
 def _pretraining(made: Experiment) -> Step:
     config, start = made.config, teachers.start(made.config, made.source)
-    program = training.pretraining(made, start)
+    program = superlm.pretraining(made, start)
     operations = 3 * _row(made, start.arch, start.sizes)
 
     def lower(rows):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from autodistill_jax import multihost, storage
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.errors import UserError
-from autodistill_jax.jobs import fields
+from autodistill_jax.experiment import schema
 
 # A workdir stays the same experiment whatever these are: the trained SuperLMs and the
 # proxies do not depend on them.
@@ -60,7 +60,7 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder")
     if path.exists():
-        a, b = fields.flat(plain(config)), fields.flat(json.loads(path.read_text()))
+        a, b = schema.flat(plain(config)), schema.flat(json.loads(path.read_text()))
         differ = [
             f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
             for key in sorted(a.keys() | b.keys())
@@ -140,7 +140,7 @@ def search_of(config: ConfigDict, latency: dict) -> tuple[str, str]:
     """
     fixed = {
         name: value
-        for name, value in fields.flat(plain(config)).items()
+        for name, value in schema.flat(plain(config)).items()
         if not name.startswith(_FREE)
     }
     kin = {**fixed, "latency": latency}
@@ -222,7 +222,7 @@ def front(config: ConfigDict, workdir: epath.Path) -> dict:
       UserError: there was no search, or one under other settings.
     """
     found = read_json(workdir / "search" / "front.json", "search")
-    a, b = fields.flat(asked_of(config)), fields.flat(found["asked"])
+    a, b = schema.flat(asked_of(config)), schema.flat(found["asked"])
     differ = [
         f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
         for key in sorted(a.keys() | b.keys())

@@ -10,10 +10,10 @@ from autodistill_jax.archs.arch import AnyArch, Arch, nearest
 from autodistill_jax.archs.cost import Sizes, student_sizes
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment.experiment import spaces
 from autodistill_jax.interop import huggingface
 from autodistill_jax.interop.hub import locate
-from autodistill_jax.jobs import teachers
-from autodistill_jax.jobs.experiment import spaces
 
 
 def network(

@@ -19,8 +19,9 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.archs.within import Within
 from autodistill_jax.data import corpus, tokenization
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import schema
+from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs import fields, teachers
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.build import Module
 from autodistill_jax.train import objective as objectives
@@ -29,7 +30,7 @@ from autodistill_jax.train import objective as objectives
 class Experiment(NamedTuple):
     """A checked config: nothing in it can still be refused.
 
-    source, teacher: see `teachers.read`. spaces: {name: Space}; a SuperLM each.
+    source, teacher: see `teacher.read`. spaces: {name: Space}; a SuperLM each.
     affordable: {Arch under the budget: the name of its space}, see `within`. start: what
     training starts from, (its Arch, its parameters). What is None in `basis` is never
     None in `read`.
@@ -108,7 +109,7 @@ def basis(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
     Raises:
       UserError: whatever cannot work, in one line.
     """
-    fields.check(config)
+    schema.check(config)
     data = config.data
     corpus.check(data.source, data.packages, data.download)
     source, teacher = teachers.read(config, workdir)
@@ -133,7 +134,7 @@ def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
 
 def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
-    """Checks a config before any work; loads the teacher, see `teachers.read`.
+    """Checks a config before any work; loads the teacher, see `teacher.read`.
 
     Raises:
       UserError: whatever cannot work, in one line.
