@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autodistill_jax.experiment import workdir
-from autodistill_jax.jobs import tables
+from autodistill_jax.report import tables
 
 
 def result(model, score, **more):

@@ -11,8 +11,8 @@ from autodistill_jax.data import squad, squad_windows
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs import tables
 from autodistill_jax.models.build import Module
+from autodistill_jax.report import tables
 from autodistill_jax.train import question_answering as train
 
 _HEAD = ("kernel", "bias")

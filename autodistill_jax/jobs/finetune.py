@@ -16,8 +16,8 @@ from autodistill_jax.experiment import labelled_data, qa_finetuning
 from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs import tables
 from autodistill_jax.models import build
+from autodistill_jax.report import tables
 from autodistill_jax.train import classification
 
 _FROZEN = "frozen encoder, linear head"

@@ -13,8 +13,9 @@ from autodistill_jax.archs.arch import described
 from autodistill_jax.experiment import labelled_data
 from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.jobs import page, pictures, tables
 from autodistill_jax.latency import table
+from autodistill_jax.report import html as page
+from autodistill_jax.report import plots, tables
 
 _DOCS = (
     ' "docs" asks which package a docstring is from, packages\' names blanked out, whole '
@@ -40,7 +41,7 @@ def _write(experiment, workdir, stage) -> None:
         [
             _head(experiment, found, arch, student),
             _costs(found, arch),
-            pictures.front(found, arch),
+            plots.front(found, arch),
             _similarity(there(student / "similarity.json")),
             _tasks(tasks, labelled_data.words(experiment, workdir, tasks)),
             _ranks(common.ranked(experiment.config, workdir), found["proxy"]),
@@ -59,12 +60,12 @@ def _losses(experiment, found, workdir) -> list[str]:
     if found["proxy"] == "flash":
         archs = common.students(experiment.config, found)
         lines = {a.name: log.read(workdir, f"transfer/{a.name}") for a in archs}
-        return [pictures.transfers(lines)]
+        return [plots.transfers(lines)]
     names = list(experiment.spaces)
     # One SuperLM's losses stand under the job's own name.
     jobs = {"": "distill"} if len(names) == 1 else {n: f"distill/{n}" for n in names}
     return [
-        pictures.losses(log.read(workdir, job), experiment.objective, name)
+        plots.losses(log.read(workdir, job), experiment.objective, name)
         for name, job in jobs.items()
     ]
 

@@ -5,7 +5,7 @@ import html
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.arch import front as pareto
 from autodistill_jax.experiment import workdir as common
-from autodistill_jax.jobs import page
+from autodistill_jax.report import html as page
 from autodistill_jax.search.proxies import LABELLED, PROXIES
 from autodistill_jax.train import sandwich
 
