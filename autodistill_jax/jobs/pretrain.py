@@ -20,7 +20,8 @@ from autodistill_jax.experiment.text_rows import rows
 from autodistill_jax.interop import hf_parity, huggingface
 from autodistill_jax.interop.hf_config import read as read_config
 from autodistill_jax.models import build
-from autodistill_jax.train import checkpoint, loop, optimizer, pretraining
+from autodistill_jax.train import checkpoint, loop, optimizer
+from autodistill_jax.train import pretraining as pretrain
 
 _JUDGED_ON = 4096  # Held-out rows, at most.
 _TOLERANCE = 1e-4
@@ -88,10 +89,10 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     params = jax.tree.map(sharding.fetch, state["params"])
     held_out = rows(experiment, workdir, "heldout")
     held_out = {name: value[:_JUDGED_ON] for name, value in held_out.items()}
-    right = pretraining.accuracies(
+    right = pretrain.accuracies(
         module,
-        pretraining.body(params),
-        pretraining.head(params),
+        pretrain.body(params),
+        pretrain.head(params),
         held_out,
         experiment.special,
         mesh,
@@ -112,7 +113,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
         False,
         _card(experiment, module, right, len(held_out["ids"])),
         lambda partial: _check(partial, module, params, sample, stage),
-        pretraining.head(params),
+        pretrain.head(params),
     )
     log.say(f"{stage}: on {len(held_out['ids']):,} held-out rows, {_told(right)}")
     log.say(f"{stage}: made {folder}, this run's teacher from here on")
@@ -127,8 +128,8 @@ def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None
     again = huggingface.load(str(folder))
     reread = {**again.params, **again.head, **(again.next or {})}
     alike = build.module(again.arch, again.sizes)
-    wanted = jax.jit(partial(pretraining.logits, module))(params, batch)
-    made = [jax.jit(partial(pretraining.logits, alike))(reread, batch)]
+    wanted = jax.jit(partial(pretrain.logits, module))(params, batch)
+    made = [jax.jit(partial(pretrain.logits, alike))(reread, batch)]
     (kind,) = read_config(folder)["architectures"]
     theirs, by = hf_parity.outputs(folder, sample, kind), hf_parity.NOT_INSTALLED
     if theirs is not None:
