@@ -93,7 +93,7 @@ def _parse(argv: list[str]):
     except FileNotFoundError as error:
         raise UserError(f"--config: no file {error.filename}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(_no_preset(argv, error) or _one_line(error)) from error
+        raise UserError(_preset_error(argv, error) or _describe_error(error)) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is no flag; usage: {_USAGE}")
     if config is None:
@@ -106,7 +106,7 @@ def _parse(argv: list[str]):
     return job, config, values.workdir, (values.arch, values.calibrate), where
 
 
-def _no_preset(argv: list[str], error: BaseException) -> str | None:
+def _preset_error(argv: list[str], error: BaseException) -> str | None:
     """What to say where the config file looked its preset up and did not find it."""
     name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
     for arg in argv:
@@ -120,7 +120,7 @@ def _no_preset(argv: list[str], error: BaseException) -> str | None:
     return None
 
 
-def _one_line(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     # A KeyError's own text is quoted and escaped.
     told = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = " ".join(str(told).split()) or type(error).__name__
@@ -145,14 +145,14 @@ def main(argv: list[str]) -> int:
         from autodistill_jax import multihost
 
         if job not in ("cost", "preflight"):  # They look at no device.
-            multihost.start(*where)
+            multihost.join_processes(*where)
         elif where != ("", 0, -1):
             raise UserError(
                 f"{job} is for one process; take out --coordinator, --processes, --process"
             )
         from autodistill_jax.jobs import run
 
-        return run.job(job, config, workdir, *asked)
+        return run.run_job(job, config, workdir, *asked)
     except UserError as error:
         print(f"autodistill_jax: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

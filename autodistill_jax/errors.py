@@ -12,7 +12,7 @@ class UserError(Exception):
     """
 
 
-def json_object(path: Path) -> dict:
+def read_json_object(path: Path) -> dict:
     """An object out of a file of a teacher's folder.
 
     Raises:

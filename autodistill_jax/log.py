@@ -12,19 +12,19 @@ from etils import epath
 
 from autodistill_jax import multihost, storage
 
-_FILE = "metrics.jsonl"
-_SEND = 30.0  # Seconds.
+_METRICS_FILE = "metrics.jsonl"
+_UPLOAD_SECONDS = 30.0  # Seconds.
 
 
 def say(text: str) -> None:
     """One line to the user, on stderr, by the first process: stdout is for results."""
-    if multihost.first():
+    if multihost.is_first_process():
         print(text, file=sys.stderr, flush=True)
 
 
-def result(value: Any) -> None:
+def print_result(value: Any) -> None:
     """One JSON object on stdout, by the first process."""
-    if multihost.first():
+    if multihost.is_first_process():
         print(json.dumps(value))
 
 
@@ -71,16 +71,16 @@ class Averages:
         return means
 
 
-class Writer:
+class MetricsWriter:
     """Appends to metrics.jsonl, and to TensorBoard where its extra is installed; by the
-    first process. What goes to a bucket goes there every half minute, and by `keep`."""
+    first process. What goes to a bucket goes there every half minute, and by `upload_metrics`."""
 
     def __init__(self, workdir: epath.Path, tensorboard: bool = False):
-        self.kept = workdir / _FILE
+        self.kept = workdir / _METRICS_FILE
         self.board, self.sent = None, time.monotonic()
-        if not multihost.first():
+        if not multihost.is_first_process():
             return
-        self.path = storage.mirror(self.kept)
+        self.path = storage.local_mirror(self.kept)
         there = self.path.read_bytes() if self.path.exists() else b""
         self.torn = bool(there) and not there.endswith(b"\n")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,15 +91,15 @@ class Writer:
             self.board = metric_writers.create_default_writer(str(workdir))
 
     def write(self, job: str, step: int, values: Mapping[str, float]) -> None:
-        if not multihost.first():
+        if not multihost.is_first_process():
             return
         line = {"job": job, "step": step, "time": round(time.time(), 3), **values}
         with self.path.open("a") as file:
             # On a line of its own, even after one that a stop cut short.
             file.write("\n" * self.torn + json.dumps(line) + "\n")
         self.torn = False
-        if time.monotonic() - self.sent > _SEND:
-            storage.keep(self.kept)
+        if time.monotonic() - self.sent > _UPLOAD_SECONDS:
+            storage.upload_mirror(self.kept)
             self.sent = time.monotonic()
         if self.board is not None:
             self.board.write_scalars(
@@ -108,9 +108,9 @@ class Writer:
             self.board.flush()
 
 
-def read(workdir: epath.Path, job: str) -> list[dict]:
+def read_metrics(workdir: epath.Path, job: str) -> list[dict]:
     """The lines of a job in metrics.jsonl; of a step that was run twice the last."""
-    path = storage.mirror(workdir / _FILE)
+    path = storage.local_mirror(workdir / _METRICS_FILE)
     lines = {}
     if path.exists():
         for text in path.read_text().splitlines():
@@ -123,6 +123,6 @@ def read(workdir: epath.Path, job: str) -> list[dict]:
     return [lines[step] for step in sorted(lines)]
 
 
-def keep(workdir: epath.Path) -> None:
+def upload_metrics(workdir: epath.Path) -> None:
     """Sends what was written so far to a bucket, if the workdir is in one."""
-    storage.keep(workdir / _FILE)
+    storage.upload_mirror(workdir / _METRICS_FILE)

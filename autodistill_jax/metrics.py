@@ -1,6 +1,7 @@
 """What is a prediction worth? GLUE's metrics, from scikit-learn and scipy."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def matthews(labels, predictions) -> float:
     """Matthews correlation, CoLA's metric; 0 where one side is constant."""
     from sklearn.metrics import matthews_corrcoef
 
-    if not _vary(labels, predictions):
+    if not _all_vary(labels, predictions):
         return 0.0
     return float(matthews_corrcoef(labels, predictions))
 
@@ -31,7 +32,7 @@ def spearman(labels, predictions) -> float:
     """Rank correlation; 0 where one side is constant."""
     from scipy.stats import spearmanr
 
-    if not _vary(labels, predictions):
+    if not _all_vary(labels, predictions):
         return 0.0
     return float(spearmanr(labels, predictions).statistic)
 
@@ -40,7 +41,7 @@ def pearson(labels, predictions) -> float:
     """Linear correlation; 0 where one side is constant."""
     from scipy.stats import pearsonr
 
-    if not _vary(labels, predictions):
+    if not _all_vary(labels, predictions):
         return 0.0
     with warnings.catch_warnings():
         # Numbers that hardly differ, as an untrained head gives: still a figure.
@@ -51,15 +52,15 @@ def pearson(labels, predictions) -> float:
 
 def accuracy_f1(labels, predictions) -> float:
     """The mean of accuracy and F1, MRPC's and QQP's metric."""
-    return _mean(parts("accuracy_f1", labels, predictions))
+    return _mean(metric_parts("accuracy_f1", labels, predictions))
 
 
 def pearson_spearman(labels, predictions) -> float:
     """The mean of both correlations, STS-B's metric."""
-    return _mean(parts("pearson_spearman", labels, predictions))
+    return _mean(metric_parts("pearson_spearman", labels, predictions))
 
 
-def parts(metric: str, labels, predictions) -> dict[str, float]:
+def metric_parts(metric: str, labels, predictions) -> dict[str, float]:
     """The single figures behind a metric of `METRICS`, of which it is the mean.
 
     {"accuracy", "f1"} or {"pearson", "spearman"}; one figure, under its own name,
@@ -73,7 +74,7 @@ def _mean(figures: dict[str, float]) -> float:
     return sum(figures.values()) / len(figures)
 
 
-def _vary(*sides) -> bool:
+def _all_vary(*sides) -> bool:
     """A correlation needs numbers that differ."""
     return all(np.isfinite(side).all() and np.ptp(side) > 0 for side in sides)
 
@@ -90,3 +91,18 @@ _PARTS = {
     "accuracy_f1": {"accuracy": accuracy, "f1": f1},
     "pearson_spearman": {"pearson": pearson, "spearman": spearman},
 }
+
+
+def kendall_tau(
+    one: Sequence[float], other: Sequence[float], same: np.ndarray | None = None
+) -> float:
+    """Kendall's tau-b, over the pairs that `same` [n, n] admits (all, if None).
+
+    0 where no pair is ordered on one of the sides.
+    """
+    signs = [np.sign(np.subtract.outer(x, x)) for x in map(np.asarray, (one, other))]
+    admitted = np.ones_like(signs[0]) if same is None else same
+    ordered = [(admitted * np.square(sign)).sum() for sign in signs]
+    if min(ordered) == 0:
+        return 0.0
+    return float((admitted * signs[0] * signs[1]).sum() / np.sqrt(np.prod(ordered)))

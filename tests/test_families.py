@@ -72,7 +72,7 @@ def batch_of(pad, length=16):
 def test_random_teachers_equal_transformers(tmp_path, case):
     model, kind, fields, embedding, positions, types = CASES[case]
     config = write(tmp_path, model, kind, **fields).config
-    loaded = huggingface.load(str(tmp_path))
+    loaded = huggingface.load_pretrained(str(tmp_path))
     assert loaded.arch == Arch(3, 48, 3, 56, 16)
     sizes = loaded.sizes
     assert (sizes.embedding, sizes.positions, sizes.types) == (
@@ -89,7 +89,7 @@ def test_random_teachers_equal_transformers(tmp_path, case):
 
 def test_one_type_for_two_texts(tmp_path):
     write(tmp_path, "Roberta", "Model", type_vocab_size=1)
-    loaded, batch = huggingface.load(str(tmp_path)), batch_of(1)
+    loaded, batch = huggingface.load_pretrained(str(tmp_path)), batch_of(1)
     run = Bert(loaded.arch, loaded.sizes).apply
     inputs = ({"params": loaded.params}, batch["ids"], batch["tokens"])
     second = jnp.ones_like(batch["ids"])
@@ -101,7 +101,7 @@ def test_masked_word_heads_equal_transformers(tmp_path, model):
     import torch
 
     made = write(tmp_path, model, "ForMaskedLM", type_vocab_size=1)
-    loaded = huggingface.load(str(tmp_path))
+    loaded = huggingface.load_pretrained(str(tmp_path))
     batch = batch_of(made.config.pad_token_id)
     with torch.no_grad():
         theirs = made(
@@ -110,15 +110,15 @@ def test_masked_word_heads_equal_transformers(tmp_path, model):
         ).logits.numpy()
     module, head = Bert(loaded.arch, loaded.sizes), loaded.head
     x = module.apply({"params": loaded.params}, batch["ids"], batch["tokens"]).hidden
-    x = x.reshape(-1, 48) @ head["words_kernel"] + head["words_bias"]
+    x = x.reshape(-1, 48) @ head["mlm_kernel"] + head["mlm_bias"]
     x = layer_norm(
         jax.nn.gelu(x, approximate=False),
-        head["words_norm_scale"],
-        head["words_norm_bias"],
+        head["mlm_norm_scale"],
+        head["mlm_norm_bias"],
         n=48,
         epsilon=loaded.sizes.norm_epsilon,
     )
-    logits = x @ loaded.params["embeddings_word"].T + head["words_out_bias"]
+    logits = x @ loaded.params["embeddings_word"].T + head["mlm_out_bias"]
     real = np.asarray(batch["tokens"], bool)
     assert np.abs(logits.reshape(theirs.shape) - theirs)[real].max() < 1e-4
 
@@ -131,22 +131,22 @@ def test_an_incomplete_or_untied_head_is_none(tmp_path):
     tensors = load_file(path)
     word = tensors["bert.embeddings.word_embeddings.weight"]
     save_file(tensors | {"cls.predictions.decoder.weight": word.copy()}, path)
-    assert huggingface.load(str(tmp_path)).head is not None
+    assert huggingface.load_pretrained(str(tmp_path)).head is not None
     save_file(tensors | {"cls.predictions.decoder.weight": word + 1}, path)
-    assert huggingface.load(str(tmp_path)).head is None
+    assert huggingface.load_pretrained(str(tmp_path)).head is None
     del tensors["cls.predictions.transform.dense.bias"]
     save_file(tensors, path)
-    assert huggingface.load(str(tmp_path)).head is None
+    assert huggingface.load_pretrained(str(tmp_path)).head is None
 
 
 def test_labels_are_names_in_order(tmp_path):
     write(tmp_path, "Roberta", "ForSequenceClassification", num_labels=3)
-    loaded = huggingface.load(str(tmp_path))
+    loaded = huggingface.load_pretrained(str(tmp_path))
     assert loaded.labels is None and loaded.pooling == "mean" and loaded.head is None
     edit(tmp_path, id2label={"10": "k", **{str(i): "abcdefghij"[i] for i in range(10)}})
-    assert huggingface.load(str(tmp_path)).labels == (*"abcdefghij", "k")
+    assert huggingface.load_pretrained(str(tmp_path)).labels == (*"abcdefghij", "k")
     edit(tmp_path, id2label={"1": "a", "2": "b"})
-    assert huggingface.load(str(tmp_path)).labels is None
+    assert huggingface.load_pretrained(str(tmp_path)).labels is None
 
 
 def edit(folder, **changes):
@@ -178,7 +178,7 @@ def teacher(folder, model, byte_level, tokenizer_json, **fields):
         for name in ("vocab.json", "merges.txt", "vocab.txt"):
             (folder / name).unlink(missing_ok=True)
         assert (folder / "tokenizer.json").exists()
-    return huggingface.load(str(folder))
+    return huggingface.load_pretrained(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_students_go_out_as_their_teachers_family(
     loaded = teacher(tmp_path / "t", model, byte_level, tokenizer_json, **fields)
     params = extract.extract(loaded.params, loaded.arch, arch)
     folder = tmp_path / "s"
-    huggingface.save(
+    huggingface.save_pretrained(
         folder, arch, loaded.sizes, params, loaded.folder, loaded.pooling, False, "",
         lambda _: None,
     )  # fmt: skip
@@ -217,18 +217,18 @@ def test_students_go_out_as_their_teachers_family(
                      and fields.get("embedding_size") != 32)  # fmt: skip
     assert (folder / "modeling_elastic_bert.py").exists() != stock
     remote = {} if stock else {"trust_remote_code": True}
-    made = tokenization.tokenizer(folder, VOCAB)
-    batch = tokenization.encode(made, TEXTS, 14)
+    made = tokenization.load_tokenizer(folder, VOCAB)
+    batch = tokenization.encode_texts(made, TEXTS, 14)
     batch.pop("types")
     assert_equal(folder, batch, **remote)
-    again = huggingface.load(str(folder))
+    again = huggingface.load_pretrained(str(folder))
     assert again.arch == arch
     assert again.sizes == loaded.sizes._replace(heads=arch.heads)
     assert all(np.array_equal(again.params[k], v) for k, v in params.items())
     assert again.pooling == loaded.pooling
     # A student can be a teacher: fine-tuned ones are saved from its folder.
     third = tmp_path / "third"
-    huggingface.save(
+    huggingface.save_pretrained(
         third,
         arch,
         again.sizes,
@@ -269,6 +269,6 @@ def test_what_would_change_the_computation_is_refused(tmp_path):
     ):
         (tmp_path / "config.json").write_text(json.dumps({**good, field: value}))
         with pytest.raises(UserError, match=told):
-            huggingface.load(str(tmp_path))
+            huggingface.load_pretrained(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(good))
-    huggingface.load(str(tmp_path))
+    huggingface.load_pretrained(str(tmp_path))

@@ -38,19 +38,19 @@ def bucket():
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "a" / "b.txt"
     storage.write_text(path, "one")
-    with pytest.raises(RuntimeError), storage.whole(path) as made:
+    with pytest.raises(RuntimeError), storage.atomic_write(path) as made:
         made.write_text("tw")
         raise RuntimeError
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
     with (
         pytest.raises(RuntimeError),
-        storage.whole(tmp_path / "f", folder=True) as made,
+        storage.atomic_write(tmp_path / "f", folder=True) as made,
     ):
         (made / "x").write_text("1")
         raise RuntimeError
     assert not (tmp_path / "f").exists()
     for text in ("1", "2"):  # What was there before, and a stop's rest, are gone.
-        with storage.whole(tmp_path / "f", folder=True) as made:
+        with storage.atomic_write(tmp_path / "f", folder=True) as made:
             (made / text).write_text(text)
     assert [one.name for one in (tmp_path / "f").iterdir()] == ["2"]
     assert not (tmp_path / "f.partial").exists()
@@ -72,20 +72,20 @@ def test_arrays_stay_on_disk_until_they_are_looked_at(tmp_path):
 
 def test_files_and_folders_go_to_a_bucket_and_back(bucket):
     storage.write_text(bucket / "w" / "a.txt", "one")
-    assert storage.near(bucket / "w" / "a.txt").read_text() == "one"
+    assert storage.local_copy(bucket / "w" / "a.txt").read_text() == "one"
     storage.write_arrays(bucket / "w" / "x.npz", {"a": np.arange(3), "b": np.ones(2)})
     assert list(storage.read_arrays(bucket / "w" / "x.npz")) == ["a", "b"]
     assert (storage.mapped_arrays(bucket / "w" / "x.npz", ["b"])["b"] == 1).all()
     for text in ("1", "2"):
-        with storage.whole(bucket / "w" / "f", folder=True) as made:
+        with storage.atomic_write(bucket / "w" / "f", folder=True) as made:
             (made / "in").mkdir()
             (made / "in" / text).write_text(text)
-    back = storage.near(bucket / "w" / "f")
+    back = storage.local_copy(bucket / "w" / "f")
     assert [one.name for one in (back / "in").iterdir()] == ["2"]
 
 
 def test_what_is_changed_in_place_is_sent_back(bucket):
-    writer = log.Writer(bucket / "m")
+    writer = log.MetricsWriter(bucket / "m")
     writer.write("distill", 1, {"loss": 2.0})
     assert not (bucket / "m" / "metrics.jsonl").exists()  # Not at every line.
     writer.sent -= 60
@@ -93,34 +93,38 @@ def test_what_is_changed_in_place_is_sent_back(bucket):
     lines = (bucket / "m" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [2.0, 1.0]
     writer.write("distill", 3, {"loss": 0.5})
-    log.keep(bucket / "m")  # As at the end of a job.
+    log.upload_metrics(bucket / "m")  # As at the end of a job.
     assert len((bucket / "m" / "metrics.jsonl").read_text().splitlines()) == 3
-    assert len(log.read(bucket / "m", "distill")) == 3
+    assert len(log.read_metrics(bucket / "m", "distill")) == 3
     made = study_storage.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
     arch = SPACE.smallest()
-    study_storage.record(made, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0})
-    study_storage.keep(bucket / "m" / "search")
+    study_storage.record_trial(
+        made, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0}
+    )
+    study_storage.upload_study(bucket / "m" / "search")
     storage._mirrors.clear()  # As another program would find it.
     again = study_storage.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
-    assert study_storage.trials(again, {"main": SPACE})[arch]["proxy"] == 1.0
+    assert study_storage.read_trials(again, {"main": SPACE})[arch]["proxy"] == 1.0
 
 
 def test_checkpoints_and_networks_live_in_buckets(bucket, minilm):
-    kept = checkpoint.manager(bucket / "c")
+    kept = checkpoint.checkpoint_manager(bucket / "c")
     state = {"params": jnp.arange(6.0).reshape(2, 3)}
-    checkpoint.save(kept, 3, state)
+    checkpoint.save_checkpoint(kept, 3, state)
     kept.wait_until_finished()
-    found = checkpoint.manager(bucket / "c")
+    found = checkpoint.checkpoint_manager(bucket / "c")
     assert found.latest_step() == 3
-    assert (checkpoint.restore(found, state)["params"] == state["params"]).all()
-    huggingface.save(
+    assert (
+        checkpoint.restore_checkpoint(found, state)["params"] == state["params"]
+    ).all()
+    huggingface.save_pretrained(
         bucket / "t", minilm.arch, minilm.sizes, minilm.params, minilm.folder,
         "mean", True, "", lambda folder: None,
     )  # fmt: skip
-    again = huggingface.load("gs://bucket/t")
+    again = huggingface.load_pretrained("gs://bucket/t")
     assert again.arch == minilm.arch and (again.folder / "tokenizer.json").exists()
     with pytest.raises(UserError, match="teacher=gs://bucket/nowhere: no such folder"):
-        huggingface.load("gs://bucket/nowhere")
+        huggingface.load_pretrained("gs://bucket/nowhere")
 
 
 def test_a_bucket_that_cannot_be_written_is_refused_at_once(bucket, capfd):
@@ -148,4 +152,4 @@ def test_without_gcsfs_it_is_told_what_to_install(monkeypatch):
 
     monkeypatch.setattr(type(epath.Path("gs://bucket")), "mkdir", missing)
     with pytest.raises(UserError, match=r"pip install 'autodistill_jax\[gcs\]'"):
-        storage.check(epath.Path("gs://bucket/w"))
+        storage.check_writable(epath.Path("gs://bucket/w"))

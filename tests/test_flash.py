@@ -7,27 +7,22 @@ import pytest
 from conftest import BIG, SIZES, mesh_of
 
 from autodistill_jax.archs.arch import MobileArch
-from autodistill_jax.archs.cost import MOBILEBERT_SIZES
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS
 from autodistill_jax.data import loader
-from autodistill_jax.data.tokenization import Special
-from autodistill_jax.models import build, extract, words
+from autodistill_jax.data.tokenization import SpecialTokens
+from autodistill_jax.models import build, extract, heads
 from autodistill_jax.search import proxy_flash
-from autodistill_jax.search.study_loop import Unpromising
-from autodistill_jax.train import (
-    checkpoint,
-    distillation,
-    flash_distillation,
-    pretraining,
-)
+from autodistill_jax.search.study_loop import TrialPruned
+from autodistill_jax.train import checkpoint, distillation, flash_distillation
 from autodistill_jax.train.objective import Objective
 
 ARCH = MobileArch(2, 16, 8, 2, 12, 2)
-OWN = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=10)
+OWN = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=10)
 OBJECTIVE = Objective(
     {"logits": 1.0, "words": 1.0, "next": 1.0},
     mapped=(1, 3),
     hide=0.2,
-    special=Special(0, 1, 2, 3),
+    special=SpecialTokens(0, 1, 2, 3),
 )
 SETTINGS = {
     "block_steps": 40,
@@ -51,39 +46,43 @@ def rows():
 
 @pytest.fixture(scope="module")
 def transfer():
-    teacher = build.module(BIG, SIZES)
+    teacher = build.build_module(BIG, SIZES)
     rng = np.random.default_rng(3)
     params = {
         name: np.asarray(value) + rng.normal(0, 0.1, value.shape).astype(np.float32)
-        for name, value in build.init(teacher, jax.random.key(3)).items()
+        for name, value in build.init_params(teacher, jax.random.key(3)).items()
     }
-    params |= {k: np.asarray(v) for k, v in words.init(BIG.hidden, SIZES).items()}
-    module = build.module(ARCH, OWN)
-    student = build.init(module, jax.random.key(0)) | distillation.matcher(
-        OBJECTIVE, ARCH.hidden, BIG.hidden, None, OWN
+    params |= {
+        k: np.asarray(v) for k, v in heads.init_mlm_head(BIG.hidden, SIZES).items()
+    }
+    module = build.build_module(ARCH, OWN)
+    student = build.init_params(
+        module, jax.random.key(0)
+    ) | distillation.init_projections(OBJECTIVE, ARCH.hidden, BIG.hidden, None, OWN)
+    return flash_distillation.BlockwiseTransfer(
+        module, student, teacher, params, OBJECTIVE
     )
-    return flash_distillation.Transfer(module, student, teacher, params, OBJECTIVE)
 
 
 def run(transfer, rows, fraction=0.1, **more):
     mesh = mesh_of(1)
-    feed = loader.training(rows, 8, 0)
-    return flash_distillation.run(
+    feed = loader.train_batches(rows, 8, 0)
+    return flash_distillation.run_transfer(
         transfer, feed, SETTINGS, fraction, mesh, 0, "flash", **more
     )
 
 
 def test_a_fraction_of_the_recipes_steps():
-    assert flash_distillation.plan(SETTINGS, 3, 1.0) == [40, 40, 40, 60]
-    assert flash_distillation.plan(SETTINGS, 3, 0.05) == [2, 2, 2, 3]
-    assert flash_distillation.plan(SETTINGS, 2, 1e-6) == [1, 1, 1]
+    assert flash_distillation.stage_steps(SETTINGS, 3, 1.0) == [40, 40, 40, 60]
+    assert flash_distillation.stage_steps(SETTINGS, 3, 0.05) == [2, 2, 2, 3]
+    assert flash_distillation.stage_steps(SETTINGS, 2, 1e-6) == [1, 1, 1]
 
 
 def test_a_depth_is_the_network_cut_there(transfer, rows):
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
     for module, params in (
-        (transfer.teacher, pretraining.body(transfer.teacher_params)),
-        (transfer.module, distillation.network(transfer.params)),
+        (transfer.teacher, heads.encoder_params(transfer.teacher_params)),
+        (transfer.module, heads.encoder_params(transfer.params)),
     ):
         inputs = ({"params": params}, batch["ids"], batch["tokens"])
         whole = module.apply(*inputs, qkv=True, states=True)
@@ -94,21 +93,21 @@ def test_a_depth_is_the_network_cut_there(transfer, rows):
 
 def test_a_teacher_is_no_way_from_itself(transfer, rows):
     own = transfer.teacher_params | {
-        flash_distillation.MATCHERS: jnp.tile(jnp.eye(BIG.hidden), (4, 1, 1))
+        flash_distillation.BLOCK_PROJECTIONS: jnp.tile(jnp.eye(BIG.hidden), (4, 1, 1))
     }
     same = transfer._replace(
         module=transfer.teacher,
-        params=pretraining.body(own),
+        params=heads.encoder_params(own),
         objective=OBJECTIVE._replace(mapped=(0, 1, 2, 3)),
     )
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
-    params = pretraining.body(own)
-    made = flash_distillation.block(
+    params = heads.encoder_params(own)
+    made = flash_distillation.block_loss(
         same, params, transfer.teacher_params, batch, jnp.int32(2)
     )
     assert all(np.abs(value).max() < 1e-5 for value in made.values())
     # The student's second block follows the teacher's last, not its second.
-    last = flash_distillation.block(
+    last = flash_distillation.block_loss(
         same._replace(objective=OBJECTIVE._replace(mapped=(1, 3, 3, 3))),
         params,
         transfer.teacher_params,
@@ -124,34 +123,34 @@ def test_blocks_learn_in_turn(transfer, copied):
         "embeddings_word",
         "layers_out_kernel",
         "pooler_bias",
-        flash_distillation.MATCHERS,
+        flash_distillation.BLOCK_PROJECTIONS,
     ]
-    made = flash_distillation.rates(names, 3, 1, copied)
+    made = flash_distillation.lr_scales(names, 3, 1, copied)
     assert made["layers_out_kernel"].tolist() == pytest.approx([0.1, 1, 0])
-    assert made[flash_distillation.MATCHERS].tolist() == [0, 1, 0]
+    assert made[flash_distillation.BLOCK_PROJECTIONS].tolist() == [0, 1, 0]
     assert made["pooler_bias"] == 0
     assert float(made["embeddings_word"]) == pytest.approx(0 if copied else 0.1)
-    first = flash_distillation.rates(names, 3, 0, copied)
+    first = flash_distillation.lr_scales(names, 3, 0, copied)
     assert float(first["embeddings_word"]) == (0 if copied else 1)
 
 
 def test_a_transfer_brings_the_student_nearer(transfer, rows):
     mesh, seen = mesh_of(1), []
-    loss = proxy_flash.held_out_loss(transfer, rows, 8, mesh, 0)
+    loss = proxy_flash.heldout_block_loss(transfer, rows, 8, mesh, 0)
 
     def judge(params):
         seen.append({name: np.asarray(value) for name, value in params.items()})
         seen.append(loss(params))
 
     start = dict(transfer.params)
-    start[flash_distillation.MATCHERS] = jnp.tile(
+    start[flash_distillation.BLOCK_PROJECTIONS] = jnp.tile(
         jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
     )
     made = run(transfer, rows, 1.0, judge=judge)
     after, reached = seen
     assert reached < 0.8 * loss(start)
     # All blocks are done then; the pooler and the head learn in the last stage alone.
-    head = "matcher_words_out_bias"
+    head = "mlm_out_bias"
     assert np.array_equal(after[head], transfer.params[head])
     assert not np.array_equal(made[head], after[head])
     assert not np.array_equal(
@@ -165,7 +164,7 @@ def test_a_stopped_transfer_goes_on_the_same(transfer, rows, tmp_path):
     class Stop(Exception):
         pass
 
-    kept = checkpoint.manager(tmp_path)
+    kept = checkpoint.checkpoint_manager(tmp_path)
 
     def until(stop):
         def tell(done, values):
@@ -190,37 +189,39 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     def no_training(transfer, feed, settings, fraction, *rest, judge):
         asked.append((fraction, dict(transfer.objective.weights)))
         params = dict(transfer.params)
-        params[flash_distillation.MATCHERS] = jnp.tile(
+        params[flash_distillation.BLOCK_PROJECTIONS] = jnp.tile(
             jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
         )
         judge(params)
         return params
 
-    monkeypatch.setattr(flash_distillation, "run", no_training)
+    monkeypatch.setattr(flash_distillation, "run_transfer", no_training)
     mesh = mesh_of(1)
     settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
-    args = (loader.training(rows, 8, 0), rows, settings, mesh, 0, "flash")
-    made = proxy_flash.score(transfer, *args)
+    args = (loader.train_batches(rows, 8, 0), rows, settings, mesh, 0, "flash")
+    made = proxy_flash.flash_proxy(transfer, *args)
     both = [made["accuracy_words"], made["accuracy_next"]]
     assert made["proxy"] == 1 - np.mean(both) and 0.3 < made["proxy"] <= 1
     headless = OBJECTIVE._replace(weights={"words": 1.0})
-    other = proxy_flash.score(transfer._replace(objective=headless), *args)
+    other = proxy_flash.flash_proxy(transfer._replace(objective=headless), *args)
     assert other["proxy"] == other["transfer"] == pytest.approx(made["transfer"])
     assert asked == [(0.05, OBJECTIVE.weights), (0.05, {})]
-    with pytest.raises(Unpromising, match=r"over flash.stop 0.5 times the median"):
-        proxy_flash.score(transfer, *args, others=[other["transfer"]])
+    with pytest.raises(TrialPruned, match=r"over flash.stop 0.5 times the median"):
+        proxy_flash.flash_proxy(transfer, *args, others=[other["transfer"]])
 
 
 def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
     arch = BIG.__class__(2, 16, 2, 24, 8)
-    student = extract.extract(pretraining.body(transfer.teacher_params), BIG, arch)
-    module = build.module(arch, SIZES)
+    student = extract.extract(heads.encoder_params(transfer.teacher_params), BIG, arch)
+    module = build.build_module(arch, SIZES)
     own = transfer._replace(module=module, params=student, copied=False)
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
     params = student | {
-        flash_distillation.MATCHERS: jnp.tile(jnp.eye(16, BIG.hidden), (2, 1, 1))
+        flash_distillation.BLOCK_PROJECTIONS: jnp.tile(
+            jnp.eye(16, BIG.hidden), (2, 1, 1)
+        )
     }
-    made = flash_distillation.block(
+    made = flash_distillation.block_loss(
         own, params, transfer.teacher_params, batch, jnp.int32(0)
     )
     assert np.isfinite(made["total"]).all()

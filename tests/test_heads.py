@@ -8,7 +8,7 @@ import pytest
 
 from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.interop import huggingface
-from autodistill_jax.models import build, extract, words
+from autodistill_jax.models import build, extract, heads
 from autodistill_jax.train import pretraining
 
 SHAPE = {
@@ -64,14 +64,14 @@ def theirs(folder, batch, name, kind):
 
 
 def ours(loaded, batch):
-    module = build.module(loaded.arch, loaded.sizes)
+    module = build.build_module(loaded.arch, loaded.sizes)
     params = {**loaded.params, **loaded.head, **(loaded.next or {})}
     places = jnp.tile(jnp.arange(6), (2, 1))
-    return pretraining.logits(module, params, batch | {"places": places})
+    return pretraining.pretraining_logits(module, params, batch | {"places": places})
 
 
 def save(folder, arch, loaded, params, head):
-    huggingface.save(
+    huggingface.save_pretrained(
         folder, arch, loaded.sizes, params, loaded.folder, "pooler", False, "",
         lambda _: None, head,
     )  # fmt: skip
@@ -82,8 +82,8 @@ def test_heads_equal_transformers_in_and_out(tmp_path, batch, case):
     name, batch = case.split(",")[0], batch | {"types": jnp.asarray([[0, 0, 1, 1, 1, 1]] * 2)}  # fmt: skip
     real = np.asarray(batch["tokens"], bool)
     write(tmp_path / "in", case)
-    loaded = huggingface.load(str(tmp_path / "in"))
-    assert loaded.head is not None and loaded.next["next_kernel"].shape == (24, 2)
+    loaded = huggingface.load_pretrained(str(tmp_path / "in"))
+    assert loaded.head is not None and loaded.next["nsp_kernel"].shape == (24, 2)
 
     def same(folder, made):
         wanted = theirs(folder, batch, name, "ForPreTraining")
@@ -102,10 +102,10 @@ def test_heads_equal_transformers_in_and_out(tmp_path, batch, case):
     if loaded.sizes.embedding == 24:  # A MobileBERT is no narrower than its words.
         arch = MobileArch(1, 24, 8, 2, 12, 1)
     params = extract.extract(loaded.params, loaded.arch, arch)
-    head = words.cut(loaded.head, arch.hidden, loaded.sizes)
-    head |= {**loaded.next, "next_kernel": loaded.next["next_kernel"][: arch.hidden]}
+    head = heads.slice_mlm_head(loaded.head, arch.hidden, loaded.sizes)
+    head |= {**loaded.next, "nsp_kernel": loaded.next["nsp_kernel"][: arch.hidden]}
     save(tmp_path / "out", arch, loaded, params, head)
-    again = huggingface.load(str(tmp_path / "out"))
+    again = huggingface.load_pretrained(str(tmp_path / "out"))
     assert again.arch == arch
     for key, value in head.items():
         assert np.array_equal({**again.head, **again.next}[key], value), key
@@ -119,9 +119,9 @@ def test_a_masked_word_head_alone(tmp_path, batch, name):
     """Nothing has trained the pooler then: it is left out, and not taken for one."""
     batch = batch | {"types": jnp.zeros((2, 6), jnp.int32)}
     write(tmp_path / "in", name)
-    loaded = huggingface.load(str(tmp_path / "in"))
+    loaded = huggingface.load_pretrained(str(tmp_path / "in"))
     save(tmp_path / "out", loaded.arch, loaded, loaded.params, loaded.head)
-    again = huggingface.load(str(tmp_path / "out"))
+    again = huggingface.load_pretrained(str(tmp_path / "out"))
     assert again.next is None and again.pooling == "mean" != loaded.pooling
     made = ours(again, batch)
     assert made.keys() == {"words"}

@@ -119,7 +119,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
 )
 def test_processes_that_cannot_be(given, told):
     with pytest.raises(UserError, match=told):
-        multihost.start(*given)
+        multihost.join_processes(*given)
 
 
 def test_one_process_on_a_tpu_that_nothing_tells_of_others(monkeypatch):
@@ -128,11 +128,11 @@ def test_one_process_on_a_tpu_that_nothing_tells_of_others(monkeypatch):
 
     monkeypatch.setattr(multihost, "_on_tpu", lambda: True)
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    multihost.start()
-    assert multihost.count() == 1 and multihost.first()
+    multihost.join_processes()
+    assert multihost.process_count() == 1 and multihost.is_first_process()
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     with pytest.raises(UserError, match="elsewhere give --coordinator"):
-        multihost.start()
+        multihost.join_processes()
 
 
 class Told(dict):
@@ -154,8 +154,8 @@ def test_a_process_that_fails_alone_ends_all(monkeypatch, process, theirs):
     if theirs:
         told[f"autodistill_jax/worked/7/{1 - process}"] = theirs
     monkeypatch.setattr(multihost, "_client", lambda: told)
-    monkeypatch.setattr(multihost, "count", lambda: 2)
-    monkeypatch.setattr(multihost, "first", lambda: process == 0)
+    monkeypatch.setattr(multihost, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost, "is_first_process", lambda: process == 0)
     monkeypatch.setattr(multihost.distributed.global_state, "process_id", process)
 
     def fails():
@@ -163,9 +163,9 @@ def test_a_process_that_fails_alone_ends_all(monkeypatch, process, theirs):
 
     alike = theirs == "OSError('full')"
     with pytest.raises(OSError if alike else SystemExit):
-        multihost._worked(7, fails, ())
+        multihost._run_together(7, fails, ())
     if process == 0 and theirs != "None":
         with pytest.raises(SystemExit, match="process 1"):
-            multihost._worked(7, lambda: 1, ())
+            multihost._run_together(7, lambda: 1, ())
     else:  # One that is done well does not wait for the first.
-        assert multihost._worked(7, lambda: 1, ()) == 1
+        assert multihost._run_together(7, lambda: 1, ()) == 1

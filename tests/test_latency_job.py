@@ -68,9 +68,9 @@ def stand_in(monkeypatch):
 
     chip = estimates.CHIPS["v5e"]._replace(kind=jax.devices()[0].device_kind)
     monkeypatch.setitem(estimates.CHIPS, "v5e", chip)
-    monkeypatch.setattr(estimates, "check", lambda target: None)
-    monkeypatch.setattr(estimates, "conditions", conditions)
-    monkeypatch.setattr(estimates, "estimate", estimate)
+    monkeypatch.setattr(estimates, "check_target", lambda target: None)
+    monkeypatch.setattr(estimates, "compiled_conditions", conditions)
+    monkeypatch.setattr(estimates, "estimate_latency", estimate)
 
 
 def test_job_calibrates(tmp_path, capfd, monkeypatch):
@@ -97,7 +97,7 @@ def test_job_calibrates(tmp_path, capfd, monkeypatch):
     raw = made["uncorrected"]["seconds"]
     assert raw["kendall"] == made["kendall"]  # A straight line orders nothing anew.
     found, _ = job(capfd, *flags, "--arch=layers=2,hidden=64,heads=2,ffn=128")
-    expected = calibration.predict(made["coefficients"], found)
+    expected = calibration.predict_latency(made["coefficients"], found)
     assert found["corrected_seconds"] == expected
 
 

@@ -43,9 +43,13 @@ def plain(form):
 @pytest.mark.parametrize("form", losses.RELATION_FORMS)
 def test_relations_by_hand(form):
     teacher = losses.teacher_relations(jnp.asarray(TEACHER), HEADS)
-    made = losses.relations(jnp.asarray(STUDENT), teacher, jnp.asarray(TOKENS), form)
+    made = losses.relation_losses(
+        jnp.asarray(STUDENT), teacher, jnp.asarray(TOKENS), form
+    )
     assert np.allclose(made, plain(form), rtol=1e-5)
-    same = losses.relations(jnp.asarray(TEACHER), teacher, jnp.asarray(TOKENS), form)
+    same = losses.relation_losses(
+        jnp.asarray(TEACHER), teacher, jnp.asarray(TOKENS), form
+    )
     assert np.allclose(same, 0, atol=1e-6)
 
 
@@ -54,7 +58,7 @@ def test_padding_gets_no_value_and_no_gradient(form):
     teacher = losses.teacher_relations(jnp.asarray(TEACHER), HEADS)
 
     def total(student):
-        return losses.relations(student, teacher, jnp.asarray(TOKENS), form).sum()
+        return losses.relation_losses(student, teacher, jnp.asarray(TOKENS), form).sum()
 
     gradient = jax.grad(total)(jnp.asarray(STUDENT))
     assert np.all(np.isfinite(gradient))
@@ -77,7 +81,7 @@ def test_pooled_and_hidden_terms():
     tokens = jnp.asarray(TOKENS)
     pooled = losses.mean_pool(hidden, tokens)
     assert np.allclose(pooled[1], hidden[1, :3].mean(axis=0), atol=1e-6)
-    error = losses.hidden_states(hidden, other, tokens)
+    error = losses.hidden_loss(hidden, other, tokens)
     wanted = np.square(hidden[1, :3] - other[1, :3]).mean()
     assert np.allclose(error[1], wanted, rtol=1e-5)
     assert np.allclose(losses.cosine_distance(pooled, 3 * pooled), 0, atol=1e-6)

@@ -9,16 +9,16 @@ import numpy as np
 import parity
 import pytest
 
-from autodistill_jax.archs.arch import MobileArch, parse
-from autodistill_jax.archs.cost import MOBILEBERT_SIZES, student_sizes
+from autodistill_jax.archs.arch import MobileArch, parse_arch
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS, student_dims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface
-from autodistill_jax.models import build, elastic, extract, words
+from autodistill_jax.models import build, elastic, extract, heads
 from autodistill_jax.models.mobilebert import MobileBert
-from autodistill_jax.train.sandwich import as_arrays
+from autodistill_jax.train.sandwich import stack_archs
 
-SIZES = MOBILEBERT_SIZES._replace(vocab=60, positions=16, embedding=10)
+SIZES = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=10)
 SPACE = Space(
     layers=(1, 3),
     hidden=(16, 24),
@@ -35,7 +35,7 @@ KINDS = [("shared", "no_norm"), ("stream", "layer_norm"), ("bottleneck", "no_nor
 def random(sizes):
     """Random, biases too, and larger than at a usual start: nothing may hide in 0."""
     rng = np.random.default_rng(1)
-    made = build.init(MobileBert(BIG, sizes), jax.random.key(0))
+    made = build.init_params(MobileBert(BIG, sizes), jax.random.key(0))
     return {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
         for name, value in made.items()
@@ -43,13 +43,13 @@ def random(sizes):
 
 
 def arrays(arch):
-    return jax.tree.map(lambda x: x[0], as_arrays([arch]))
+    return jax.tree.map(lambda x: x[0], stack_archs([arch]))
 
 
 @pytest.mark.parametrize(("reads", "norm"), KINDS)
 def test_sub_network_is_the_extracted_student(batch, reads, norm, monkeypatch):
     if reads == "bottleneck":  # Too many sizes for a branch each: rounded up to a tile.
-        monkeypatch.setitem(elastic.BRANCHES, "cpu", (3, 32))
+        monkeypatch.setitem(elastic.BRANCH_LIMITS, "cpu", (3, 32))
     sizes, traces = SIZES._replace(reads=reads, norm=norm), []
     params, module = random(sizes), MobileBert(BIG, sizes, space=SPACE)
 
@@ -117,7 +117,7 @@ def test_unrolled_padded_and_dropped(batch):
     inputs = (batch["ids"], batch["tokens"])
     looped = MobileBert(BIG, SIZES).apply({"params": params}, *inputs).hidden
     flat = MobileBert(BIG, SIZES, unroll=True).apply(
-        {"params": build.unstack(params)}, *inputs
+        {"params": build.unstack_layers(params)}, *inputs
     )
     assert np.abs(looped - flat.hidden).max() < 1e-5
     module = MobileBert(BIG, SIZES, dropout=0.5, space=SPACE)
@@ -170,10 +170,10 @@ def test_outputs_equal_transformers_in_and_out(tmp_path, batch, fields):
     write(tmp_path / "teacher", **fields)
     batch = batch | {"types": jnp.asarray([[0, 0, 0, 1, 1, 1]] * 2)}
     parity.assert_equal(tmp_path / "teacher", batch)
-    loaded = huggingface.load(str(tmp_path / "teacher"))
+    loaded = huggingface.load_pretrained(str(tmp_path / "teacher"))
     arch = MobileArch(2, 16, 8, 2, 12, 1)
     params = extract.extract(loaded.params, loaded.arch, arch)
-    huggingface.save(
+    huggingface.save_pretrained(
         tmp_path / "student",
         arch,
         loaded.sizes,
@@ -186,7 +186,7 @@ def test_outputs_equal_transformers_in_and_out(tmp_path, batch, fields):
     )
     assert not list((tmp_path / "student").glob("*.py"))  # A stock class loads it.
     parity.assert_equal(tmp_path / "student", batch)
-    again = huggingface.load(str(tmp_path / "student"))
+    again = huggingface.load_pretrained(str(tmp_path / "student"))
     assert (again.arch, again.sizes._replace(heads=4)) == (arch, loaded.sizes)
 
 
@@ -199,11 +199,11 @@ def test_the_masked_word_head_equals_transformers(tmp_path, batch):
             input_ids=torch.tensor(np.array(batch["ids"])).long(),
             attention_mask=torch.tensor(np.array(batch["tokens"])).long(),
         ).prediction_logits.numpy()
-    loaded = huggingface.load(str(tmp_path))
+    loaded = huggingface.load_pretrained(str(tmp_path))
     module = MobileBert(loaded.arch, loaded.sizes)
     hidden = module.apply({"params": loaded.params}, batch["ids"], batch["tokens"])
     places = jnp.tile(jnp.arange(6), (2, 1))
-    logits = words.logits(
+    logits = heads.mlm_logits(
         loaded.head,
         loaded.params["embeddings_word"],
         hidden.hidden,
@@ -214,9 +214,9 @@ def test_the_masked_word_head_equals_transformers(tmp_path, batch):
     real = np.asarray(batch["tokens"], bool)
     assert np.abs(logits - theirs)[real].max() < 1e-4
     # A student's is that of its first channels; those beyond the embeddings' too.
-    cut = words.cut(loaded.head, 16, loaded.sizes)
-    assert cut["words_more"].shape == (6, 60) and cut["words_kernel"].shape == (16, 16)
-    fresh = words.init(16, loaded.sizes)
+    cut = heads.slice_mlm_head(loaded.head, 16, loaded.sizes)
+    assert cut["mlm_more"].shape == (6, 60) and cut["mlm_kernel"].shape == (16, 16)
+    fresh = heads.init_mlm_head(16, loaded.sizes)
     assert {k: v.shape for k, v in fresh.items()} == {
         k: v.shape for k, v in cut.items()
     }
@@ -235,7 +235,7 @@ def test_other_computations_are_refused(tmp_path, fields, told):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     with pytest.raises(UserError, match=told):
-        huggingface.load(str(tmp_path))
+        huggingface.load_pretrained(str(tmp_path))
 
 
 def test_spaces_of_mobileberts():
@@ -248,7 +248,7 @@ def test_spaces_of_mobileberts():
         stacks=(2, 4, 6),
     )
     assert len(space) == 576
-    assert parse(
+    assert parse_arch(
         "layers=24,hidden=512,bottleneck=128,heads=4,ffn=512,stacks=4", 64
     ) in (space)
     assert str(space.largest()) == (
@@ -266,12 +266,12 @@ def test_spaces_of_mobileberts():
 
 
 def test_sizes_of_students_under_a_teacher_of_another_family():
-    bert = student_sizes(SIZES, type(parse("layers=1,hidden=8,heads=1,ffn=8", 8)))
+    bert = student_dims(SIZES, type(parse_arch("layers=1,hidden=8,heads=1,ffn=8", 8)))
     assert (bert.family, bert.vocab, bert.embedding, bert.norm) == (
         "bert", 60, 0, "layer_norm",
     )  # fmt: skip
-    mobile = student_sizes(bert, MobileArch)
+    mobile = student_dims(bert, MobileArch)
     assert (mobile.family, mobile.vocab, mobile.embedding) == ("mobilebert", 60, 128)
-    assert student_sizes(bert, MobileArch, "layer_norm").norm == "layer_norm"
+    assert student_dims(bert, MobileArch, "layer_norm").norm == "layer_norm"
     with pytest.raises(UserError, match="another family"):
-        extract.check_fits(parse("layers=1,hidden=8,heads=1,ffn=8", 8), BIG)
+        extract.check_fits(parse_arch("layers=1,hidden=8,heads=1,ffn=8", 8), BIG)

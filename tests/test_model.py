@@ -14,14 +14,14 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build, elastic, extract
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.train.sandwich import as_arrays
+from autodistill_jax.train.sandwich import stack_archs
 
 
 @pytest.fixture(scope="module")
 def params():
     """Random, biases too, and larger than at a usual start: nothing may hide in 0."""
     rng = np.random.default_rng(1)
-    made = build.init(Bert(BIG, SIZES), jax.random.key(0))
+    made = build.init_params(Bert(BIG, SIZES), jax.random.key(0))
     return {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
         for name, value in made.items()
@@ -33,7 +33,7 @@ def electra():
     """Sizes and parameters with embeddings of a width of their own."""
     sizes = SIZES._replace(embedding=10)
     rng = np.random.default_rng(1)
-    made = build.init(Bert(BIG, sizes), jax.random.key(0))
+    made = build.init_params(Bert(BIG, sizes), jax.random.key(0))
     return sizes, {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
         for name, value in made.items()
@@ -41,7 +41,7 @@ def electra():
 
 
 def arrays(arch):
-    return jax.tree.map(lambda x: x[0], as_arrays([arch]))
+    return jax.tree.map(lambda x: x[0], stack_archs([arch]))
 
 
 def runner(space, traces=None, sizes=SIZES):
@@ -83,7 +83,7 @@ def test_sub_network_is_the_extracted_student_everywhere(params, batch):
 def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch):
     """As ELECTRA has them: of one width for all sub-networks, projected to theirs."""
     if tiled:  # Products then reach beyond the channels in use.
-        monkeypatch.setitem(elastic.BRANCHES, "cpu", (3, 32))
+        monkeypatch.setitem(elastic.BRANCH_LIMITS, "cpu", (3, 32))
     sizes, params = electra
     assert params["embeddings_word"].shape == (60, 10)
     run, real = runner(SPACE, sizes=sizes), np.asarray(batch["tokens"], bool)
@@ -131,7 +131,7 @@ def test_projected_embeddings_have_the_students_gradients(electra, batch):
 @pytest.mark.parametrize("tiled", [False, True])
 def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeypatch):
     if tiled:  # Too many sizes for a branch each: rounded up to a tile.
-        monkeypatch.setitem(elastic.BRANCHES, "cpu", (3, 32))
+        monkeypatch.setitem(elastic.BRANCH_LIMITS, "cpu", (3, 32))
     module = Bert(BIG, SIZES, space=SPACE)
     rng = np.random.default_rng(2)
     mix = jnp.asarray(rng.normal(size=(2, 6, BIG.hidden)), jnp.float32)
@@ -163,10 +163,10 @@ def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeyp
 def test_tiles_have_few_branches_and_cover_all():
     space = Space((1,), tuple(range(64, 769, 64)), (1, 12), (), (1.0, 2.0, 3.0, 4.0))
     arch = arrays(space.largest())
-    made = elastic.cut(space, arch, "hidden", "ffn")
-    assert len(made.options) <= elastic.BRANCHES["cpu"][0] and made.counts
+    made = elastic.choose_slices(space, arch, "hidden", "ffn")
+    assert len(made.options) <= elastic.BRANCH_LIMITS["cpu"][0] and made.counts
     for other in space:
-        cut = elastic.cut(space, arrays(other), "hidden", "ffn")
+        cut = elastic.choose_slices(space, arrays(other), "hidden", "ffn")
         option = cut.options[int(cut.index)]
         assert option["hidden"] >= other.hidden and option["ffn"] >= other.ffn
 
@@ -188,7 +188,7 @@ def test_unrolled_and_half_precision_agree(params, batch):
     inputs = (batch["ids"], batch["tokens"])
     looped = Bert(BIG, SIZES).apply({"params": params}, *inputs).hidden
     flat = Bert(BIG, SIZES, unroll=True).apply(
-        {"params": build.unstack(params)}, *inputs
+        {"params": build.unstack_layers(params)}, *inputs
     )
     assert np.abs(looped - flat.hidden).max() < 1e-5
     half = Bert(BIG, SIZES, dtype=jnp.bfloat16).apply({"params": params}, *inputs)
@@ -236,10 +236,10 @@ def test_dropout_drops_only_with_a_key(params, batch):
 
 
 def test_logical_axes_are_the_archs_fields():
-    names = build.axes(Bert(BIG, SIZES))
+    names = build.param_axes(Bert(BIG, SIZES))
     assert names["layers_qkv_kernel"] == ("layers", "hidden", "qkv", "heads")
     assert names["layers_ffn_out_kernel"] == ("layers", "ffn", "hidden")
     assert names["embeddings_word"] == ("vocab", "hidden")
-    names = build.axes(Bert(BIG, SIZES._replace(embedding=10)))
+    names = build.param_axes(Bert(BIG, SIZES._replace(embedding=10)))
     assert names["embeddings_word"] == ("vocab", "embedding")
     assert names["embeddings_project_kernel"] == ("embedding", "hidden")

@@ -16,11 +16,11 @@ PAIR_KEYS = {"ids", "tokens", "types", "next"}
 
 @pytest.fixture(scope="module")
 def made(minilm):
-    return tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
 
 
 def cut(source, made, length=48, **more):
-    return corpus.rows(
+    return corpus.corpus_rows(
         corpus.documents(str(source), unit="pair"), made, "pair", length, **more
     )
 
@@ -63,7 +63,7 @@ def test_two_documents_of_unequal_length(made):
     """The long one has too few of the other's rows to exchange with."""
     one, other = stories(2, 100)
     documents = [(one, False), (other[:40], False), (one[:9], True), (other[:9], True)]
-    side = data_pairs.rows(documents, made, 32)["train"]
+    side = data_pairs.sentence_pair_rows(documents, made, 32)["train"]
     found = list(both(made, side))
     assert {run[0][0] for *runs, _ in found for run in runs} == {0, 1}
     assert 0.1 < side["next"].mean() <= 0.5

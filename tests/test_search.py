@@ -14,7 +14,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.search import proxies, ranking
-from autodistill_jax.search.proxy_finetune import tuned
+from autodistill_jax.search.proxy_finetune import parallel_finetune
 from autodistill_jax.train import classification, losses
 from autodistill_jax.train.objective import Objective
 
@@ -41,14 +41,16 @@ def side(rows, seed=0):
     return {"ids": ids, "tokens": tokens, "types": 0 * tokens, "label": label}
 
 
-LABELLED = classification.Rows(side(64), side(40, 1), 1, "pearson_spearman")
+LABELLED = classification.ClassificationData(
+    side(64), side(40, 1), 1, "pearson_spearman"
+)
 
 
 def given(devices=1):
     teacher = Bert(TEACHER, SIZES)
-    params = build.init(teacher, jax.random.key(3))
+    params = build.init_params(teacher, jax.random.key(3))
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
-    return proxies.Given(
+    return proxies.ProxyInputs(
         Bert(BIG, SIZES, space=SPACE),
         extract.extract(params, TEACHER, extract.superlm_arch(TEACHER, BIG)),
         teacher,
@@ -83,7 +85,7 @@ def test_similarity_and_hidden_are_the_extracted_students():
         return [x[i] @ x[j] for i, j in pairs]
 
     wanted = 1 - metrics.spearman(cosines(large), cosines(small))
-    made = proxies.make("similarity", asked)([arch])[arch]["proxy"]
+    made = proxies.make_proxy("similarity", asked)([arch])[arch]["proxy"]
     assert made == pytest.approx(wanted, abs=2e-3)
     real = asked.held_out["tokens"] > 0
     x, y = np.asarray(mine.hidden)[real], np.asarray(full.hidden)[real]
@@ -95,21 +97,21 @@ def test_similarity_and_hidden_are_the_extracted_students():
     wanted = (
         np.square(rest).sum(0) / np.square(y[half:] - y[half:].mean(0)).sum(0)
     ).mean()
-    made = proxies.make("hidden", asked)([arch])[arch]["proxy"]
+    made = proxies.make_proxy("hidden", asked)([arch])[arch]["proxy"]
     assert made == pytest.approx(wanted, rel=1e-2)
     few = {name: value[:30] for name, value in asked.held_out.items()}
     with pytest.raises(UserError, match="needs ten a channel"):
-        proxies.enough(few, arch.hidden, "search.proxy")
-    proxies.enough(asked.held_out, arch.hidden, "search.proxy")
+        proxies.check_heldout_size(few, arch.hidden, "search.proxy")
+    proxies.check_heldout_size(asked.held_out, arch.hidden, "search.proxy")
 
 
 def test_relation_forms_are_proxies_of_their_own():
     asked = given()
     made = {
-        form: proxies.make(f"relation_{form}", asked)(ARCHS)
+        form: proxies.make_proxy(f"relation_{form}", asked)(ARCHS)
         for form in losses.RELATION_FORMS
     }
-    agnostic = proxies.make("agnostic", asked)(ARCHS)
+    agnostic = proxies.make_proxy("agnostic", asked)(ARCHS)
     for arch in ARCHS:
         assert made["minilmv2"][arch]["proxy"] == agnostic[arch]["proxy"]
         assert made["paper"][arch]["proxy"] != agnostic[arch]["proxy"]
@@ -119,30 +121,32 @@ def test_candidates_on_eight_devices_are_tuned_as_on_one():
     asked, many = given(), given(8)
     pairs = [(arch, seed) for arch in ARCHS for seed in (0, 1)]
     runs = [
-        tuned(one.module, one.params, LABELLED, TUNING, "mean", one.mesh)(pairs)
+        parallel_finetune(one.module, one.params, LABELLED, TUNING, "mean", one.mesh)(
+            pairs
+        )
         for one in (asked, many)
     ]
     assert runs[0] == pytest.approx(runs[1], abs=2e-3)
     assert len({round(score, 3) for score in runs[0]}) == 6
-    by_name = proxies.make("proxy", many)(ARCHS)
+    by_name = proxies.make_proxy("proxy", many)(ARCHS)
     assert [by_name[arch]["score"] for arch in ARCHS] == pytest.approx(runs[1][::2])
 
 
 def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
     asked = given()
     arch = ARCHS[0]
-    (inside,) = tuned(asked.module, asked.params, LABELLED, TUNING, "mean", asked.mesh)(
-        [(arch, 0)]
-    )
+    (inside,) = parallel_finetune(
+        asked.module, asked.params, LABELLED, TUNING, "mean", asked.mesh
+    )([(arch, 0)])
     student = extract.extract(asked.params, BIG, arch)
-    original = classification.head
+    original = classification.init_task_head
 
     def head(key, hidden, rows):  # The first channels of the SuperLM's.
         made = original(key, BIG.hidden, rows)
         return made | {"head_kernel": made["head_kernel"][:hidden]}
 
-    monkeypatch.setattr(classification, "head", head)
-    (alone,) = classification.fine_tune(
+    monkeypatch.setattr(classification, "init_task_head", head)
+    (alone,) = classification.finetune_classifier(
         Bert(arch, SIZES),
         lambda seed: student,
         LABELLED,
@@ -158,8 +162,8 @@ def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
 def test_tau_is_scipys_and_pairs_within_bands_are_counted_apart():
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 8, 30), rng.integers(0, 8, 30)
-    assert ranking.tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
-    assert ranking.tau([1, 1, 1], [1, 2, 3]) == 0
+    assert metrics.kendall_tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert metrics.kendall_tau([1, 1, 1], [1, 2, 3]) == 0
     bands = np.arange(30) // 10
     inside = np.equal.outer(bands, bands)
     signs = [
@@ -170,14 +174,14 @@ def test_tau_is_scipys_and_pairs_within_bands_are_counted_apart():
     ]
     a, b = np.asarray(signs).T
     wanted = (a * b).sum() / np.sqrt((a != 0).sum() * (b != 0).sum())
-    assert ranking.tau(x, y, inside) == pytest.approx(wanted)
+    assert metrics.kendall_tau(x, y, inside) == pytest.approx(wanted)
 
 
 def test_better_means_that_the_interval_leaves_0_out():
     rng = np.random.default_rng(1)
     quality = np.arange(30) + rng.normal(size=30)
     bands = np.arange(30) // 10
-    made = ranking.table(
+    made = ranking.rank_table(
         quality,
         {
             "flops": 10.0 * bands + rng.normal(size=30),  # Knows the band only.
@@ -197,16 +201,18 @@ def test_better_means_that_the_interval_leaves_0_out():
 def test_archs_are_drawn_evenly_over_bands_of_flops():
     grid = list(Space((1, 2, 4), (12, 16, 24), (2, 3), (), (1.5, 2.0), 8))
     flops = {arch: float(i // 2) for i, arch in enumerate(grid)}
-    made = ranking.draw(flops, 24, 3, seed=0)
+    made = ranking.draw_by_flops(flops, 24, 3, seed=0)
     assert [list(made.values()).count(band) for band in range(3)] == [8, 8, 8]
     tops = [max(flops[a] for a in made if made[a] == band) for band in range(3)]
     lows = [min(flops[a] for a in made if made[a] == band) for band in range(3)]
     assert tops[0] <= lows[1] and tops[1] <= lows[2]
     assert (
-        made == ranking.draw(flops, 24, 3, seed=0) != ranking.draw(flops, 24, 3, seed=1)
+        made
+        == ranking.draw_by_flops(flops, 24, 3, seed=0)
+        != ranking.draw_by_flops(flops, 24, 3, seed=1)
     )
     few = dict(list(flops.items())[:5])
-    assert len(ranking.draw(few, 24, 3, 0)) == 5
+    assert len(ranking.draw_by_flops(few, 24, 3, 0)) == 5
 
 
 def test_proxies_that_cannot_be_are_refused():
@@ -216,4 +222,4 @@ def test_proxies_that_cannot_be_are_refused():
         ("proxy", "", "needs a labelled task"),
     ):
         with pytest.raises(UserError, match=match):
-            proxies.check(name, "search.proxy", {"relation": 1.0}, task)
+            proxies.check_proxy(name, "search.proxy", {"relation": 1.0}, task)

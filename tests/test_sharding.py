@@ -97,7 +97,7 @@ def test_parameters_and_moments_lie_by_their_axes():
         "layers_ffn_out_kernel": P(None, "tensor", "fsdp"),
         "embeddings_word": P(None, "fsdp"),
         "layers_ffn_in_bias": P(),
-        "matcher_hidden": P(None, "fsdp"),
+        "projection_hidden": P(None, "fsdp"),
     }.items():
         for tree in (state["params"], moments.mu, moments.nu):
             found = tree[name].sharding
@@ -106,21 +106,21 @@ def test_parameters_and_moments_lie_by_their_axes():
             ), name
     # What the first axes cannot give, another one does: 61 x 30 over 8 is whole.
     whole = mesh_of(8, data=1, fsdp=8)
-    assert sharding.parameter(("vocab", "hidden"), (64, 30), whole) == P("fsdp", None)
-    assert sharding.parameter(("vocab", "hidden"), (61, 30), whole) == P(None, None)
+    assert sharding.param_spec(("vocab", "hidden"), (64, 30), whole) == P("fsdp", None)
+    assert sharding.param_spec(("vocab", "hidden"), (61, 30), whole) == P(None, None)
 
 
 def test_every_device_has_the_same_share_of_every_sub_network():
     """Dealt out, the channels in use are as many in each part, and the right ones."""
     size, unit, parts = 48, 4, 3
     channels = jnp.arange(size)
-    dealt = sharding.deal(channels, 0, parts, unit)
-    assert (sharding.collect(dealt, 0, parts, unit) == channels).all()
+    dealt = sharding.interleave(channels, 0, parts, unit)
+    assert (sharding.deinterleave(dealt, 0, parts, unit) == channels).all()
     for n in (12, 24, 36, 48):
         in_use = np.asarray(dealt < n).reshape(parts, -1)
         assert (in_use.sum(axis=1) == n // parts).all()
         # `elastic` takes the first of each part.
-        (taken,) = elastic_vjp.take(
+        (taken,) = elastic_vjp.slice_args(
             [dealt], [("heads",)], {"heads": n}, {"heads": parts}
         )
         assert sorted(taken.tolist()) == list(range(n))
@@ -132,9 +132,11 @@ def test_the_smallest_sub_network_computes_a_part_on_every_device():
     superlm = Bert(
         sharded.SPACE.largest(), sharded.SIZES, space=sharded.SPACE, mesh=mesh
     )
-    params = build.init(superlm, jax.random.key(0))
-    params = sharding.place(params, build.axes(superlm), mesh)
-    ids = jax.ShapeDtypeStruct((8, 6), jnp.int32, sharding=sharding.batch(mesh))
+    params = build.init_params(superlm, jax.random.key(0))
+    params = sharding.place_params(params, build.param_axes(superlm), mesh)
+    ids = jax.ShapeDtypeStruct(
+        (8, 6), jnp.int32, sharding=sharding.batch_sharding(mesh)
+    )
     arch = jax.tree.map(jnp.int32, sharded.SPACE.smallest())
     run = jax.jit(lambda p, ids, arch: superlm.apply({"params": p}, ids, ids, arch))
     text = run.lower(params, ids, arch).compile().as_text()
@@ -144,14 +146,16 @@ def test_the_smallest_sub_network_computes_a_part_on_every_device():
 
 def test_a_mean_over_parts_is_the_mean_over_the_batch():
     rows = {"x": jnp.arange(24.0).reshape(12, 2)}
-    made = optimizer.accumulated(lambda rows, part: rows["x"].mean(axis=0), rows, 3)
+    made = optimizer.accumulate_gradients(
+        lambda rows, part: rows["x"].mean(axis=0), rows, 3
+    )
     assert np.allclose(made, rows["x"].mean(axis=0))
 
 
 def test_sizes_that_tensor_does_not_divide_are_refused():
     mesh = mesh_of(8, tensor=2)
-    sharding.check_split(mesh, "heads", [4, 8])
+    sharding.check_tensor_split(mesh, "heads", [4, 8])
     with pytest.raises(
         UserError, match=r"mesh\.tensor is 2, .* heads=3 .* divisor of 1"
     ):
-        sharding.check_split(mesh, "heads", [2, 3, 4])
+        sharding.check_tensor_split(mesh, "heads", [2, 3, 4])

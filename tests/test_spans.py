@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import squad, squad_windows, tokenization
-from autodistill_jax.data.squad import score
+from autodistill_jax.data.squad import squad_score
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import qa_finetuning as job
 from autodistill_jax.interop import huggingface
@@ -30,20 +30,20 @@ LONG = (
 
 @pytest.fixture(scope="module")
 def wordpiece(minilm):
-    return tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "bytes"])
 def tokenizer(request, byte_level):
     if request.param == "wordpiece":
         return request.getfixturevalue("wordpiece")
-    return tokenization.tokenizer(byte_level, VOCAB)
+    return tokenization.load_tokenizer(byte_level, VOCAB)
 
 
 def test_windows_cover_every_token_once_and_lead_back(tokenizer):
     questions = [asked("a", LONG, " where? ", "w7"), asked("b", "Short.", "?", "Short")]
     length = 32
-    made = squad_windows.windows(tokenizer, questions, length)
+    made = squad_windows.question_windows(tokenizer, questions, length)
     whole = tokenizer.encode(LONG, add_special_tokens=False)
     rows = np.flatnonzero(made.question == 0)
     assert len(rows) > 2 and len(made.question) == len(rows) + 1
@@ -59,8 +59,8 @@ def test_windows_cover_every_token_once_and_lead_back(tokenizer):
     # Neighbours share as much as is said.
     shared = [set(map(tuple, made.offsets[row].tolist())) - {(0, 0)} for row in rows]
     if len(whole.offsets) == len(set(whole.offsets)):
-        assert len(shared[0] & shared[1]) == squad_windows.overlap(length)
-    special, row = tokenization.special(tokenizer), made.rows["ids"][-1]
+        assert len(shared[0] & shared[1]) == squad_windows.window_overlap(length)
+    special, row = tokenization.special_tokens(tokenizer), made.rows["ids"][-1]
     assert (
         row[0] == special.cls
         and (row[made.rows["tokens"][-1] == 0] == special.pad).all()
@@ -70,21 +70,21 @@ def test_windows_cover_every_token_once_and_lead_back(tokenizer):
 def test_an_answer_cut_by_a_window_points_to_the_first_token(tokenizer):
     length = 32
     question = asked("a", LONG, "where?", "w9")
-    made = squad_windows.windows(tokenizer, [question], length)
+    made = squad_windows.question_windows(tokenizer, [question], length)
     edges = made.offsets[0][made.offsets[0, :, 1] > 0]
-    start, end = int(edges[-squad_windows.overlap(length)][0]), int(edges[-1][1])
+    start, end = int(edges[-squad_windows.window_overlap(length)][0]), int(edges[-1][1])
     # Inside the overlap: whole in both windows.
     inside = question._replace(answers=(LONG[start:end],), starts=(start,))
-    label = squad_windows.training(tokenizer, [inside], length)["label"]
+    label = squad_windows.training_windows(tokenizer, [inside], length)["label"]
     assert (label[:2] > 0).all() and not label[2:].any()
     # Two characters more on one side: whole in one.
     for a, b, there in ((start - 2, end, 0), (start, end + 2, 1)):
         cut = question._replace(answers=(LONG[a:b],), starts=(a,))
-        label = squad_windows.training(tokenizer, [cut], length)["label"]
+        label = squad_windows.training_windows(tokenizer, [cut], length)["label"]
         assert label[there].all() and not label[1 - there].any()
     # Wider than a window: in none.
     wide = question._replace(answers=(LONG,), starts=(0,))
-    assert not squad_windows.training(tokenizer, [wide], length)["label"].any()
+    assert not squad_windows.training_windows(tokenizer, [wide], length)["label"].any()
 
 
 def pointed(made, labels):
@@ -99,11 +99,11 @@ def pointed(made, labels):
 
 @needs_squad
 def test_real_answers_come_back_to_the_character(tokenizer):
-    questions = squad.read(DATA / "squad" / "dev-v1.1.json")[::100]
+    questions = squad.read_squad_file(DATA / "squad" / "dev-v1.1.json")[::100]
     length = 160
-    squad_windows.check(tokenizer, questions, 2 * length)
-    rows = squad_windows.training(tokenizer, questions, length)
-    made = squad_windows.windows(tokenizer, questions, length)
+    squad_windows.check_windows_fit(tokenizer, questions, 2 * length)
+    rows = squad_windows.training_windows(tokenizer, questions, length)
+    made = squad_windows.question_windows(tokenizer, questions, length)
     for name in ("ids", "tokens", "types"):
         assert np.array_equal(rows[name], made.rows[name])
     answerable = 0
@@ -119,8 +119,8 @@ def test_real_answers_come_back_to_the_character(tokenizer):
         )
         answerable += 1
     assert answerable >= 0.9 * len(questions)
-    found = score(
-        squad_windows.answers(made, questions, pointed(made, rows["label"]), 60),
+    found = squad_score(
+        squad_windows.decode_answers(made, questions, pointed(made, rows["label"]), 60),
         questions,
     )
     assert found["exact_match"] > 95
@@ -128,7 +128,7 @@ def test_real_answers_come_back_to_the_character(tokenizer):
 
 def test_only_what_can_be_an_answer_is_answered(wordpiece):
     question = asked("a", "one two three four five six", "two which?", "two")
-    made = squad_windows.windows(wordpiece, [question], 24)
+    made = squad_windows.question_windows(wordpiece, [question], 24)
     context = np.flatnonzero(made.starts[0])
     where = {word: context[i] for i, word in enumerate(question.context.split())}
 
@@ -138,7 +138,7 @@ def test_only_what_can_be_an_answer_is_answered(wordpiece):
             logits[0, where.get(place, place), 0] = value
         for place, value in last.items():
             logits[0, where.get(place, place), 1] = value
-        return squad_windows.answers(made, [question], logits, longest)["a"]
+        return squad_windows.decode_answers(made, [question], logits, longest)["a"]
 
     assert answer({"two": 1}, {"four": 1}) == "two three four"
     # The end before the start: the best pair in order.
@@ -155,7 +155,7 @@ def test_only_what_can_be_an_answer_is_answered(wordpiece):
 
 def test_the_best_window_answers_and_a_start_counts_where_it_has_context(wordpiece):
     question = asked("a", LONG, "where?", "w9")
-    made = squad_windows.windows(wordpiece, [question], 32)
+    made = squad_windows.question_windows(wordpiece, [question], 32)
     logits = np.zeros((*made.starts.shape, 2))
     for row, value in ((0, 1), (1, 2)):
         place = np.flatnonzero(made.starts[row])[2]
@@ -166,7 +166,7 @@ def test_the_best_window_answers_and_a_start_counts_where_it_has_context(wordpie
     logits[1, twice] = 5
     # It may end there, so the start is what must be refused.
     logits[1, twice, 1] = 0
-    assert squad_windows.answers(made, [question], logits)["a"] == wanted
+    assert squad_windows.decode_answers(made, [question], logits)["a"] == wanted
 
 
 BATCH = 16
@@ -174,9 +174,9 @@ BATCH = 16
 
 def rows_of(tokenizer, count=160, length=24):
     questions, dev = marked(count), marked(32, seed=1)
-    return train.Rows(
-        squad_windows.training(tokenizer, questions, length),
-        squad_windows.windows(tokenizer, dev, length),
+    return train.SpanData(
+        squad_windows.training_windows(tokenizer, questions, length),
+        squad_windows.question_windows(tokenizer, dev, length),
         dev,
     )
 
@@ -186,7 +186,7 @@ def test_an_encoder_learns_to_answer(wordpiece):
     rows = rows_of(wordpiece)
     sizes = SIZES._replace(vocab=wordpiece.get_vocab_size(), positions=24)
     module = Bert(Arch(2, 16, 2, 32, 8), sizes)
-    params = build.init(module, jax.random.key(0))
+    params = build.init_params(module, jax.random.key(0))
     settings = {
         "learning_rate": 1e-3,
         "warmup": 0.1,
@@ -199,7 +199,7 @@ def test_an_encoder_learns_to_answer(wordpiece):
 
     def fine_tuned(rows, seeds=(0,), **more):
         given = {**settings, **more.pop("settings", {})}
-        return train.fine_tune(
+        return train.finetune_spans(
             module, lambda seed: params, rows, given, mesh, seeds, "test", **more
         )
 
@@ -208,7 +208,7 @@ def test_an_encoder_learns_to_answer(wordpiece):
     best = max(first, second, key=lambda one: one.parts["exact_match"])
     assert best.parts["exact_match"] > 0.8 and best.scores[0] < best.scores[-1]
     assert best.parts["f1"] == pytest.approx(max(best.scores))
-    found = score(best.answers, rows.questions)
+    found = squad_score(best.answers, rows.questions)
     assert found["f1"] == pytest.approx(100 * best.parts["f1"])
     assert {k: v.shape for k, v in best.params.items() if "head_" not in k} == {
         k: v.shape for k, v in params.items()
@@ -225,7 +225,7 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
 ):
     module = Bert(Arch(1, 16, 2, 16, 8), minilm.sizes)
     source = minilm._replace(
-        arch=module.arch, params=build.init(module, jax.random.key(0))
+        arch=module.arch, params=build.init_params(module, jax.random.key(0))
     )
     settings = {
         "learning_rate": 5e-3,
@@ -247,7 +247,7 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     rows = rows_of(wordpiece)
 
     def one(model):
-        return job.one(
+        return job.finetune_squad(
             experiment,
             module,
             source,
@@ -266,18 +266,19 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     rows.train["label"][:] = 0  # No answer anywhere.
     student = one("student")
     assert student["parts"]["exact_match"] > 0.5 and student["score"] > 0.5
-    read = jax.jit(lambda params, batch: train.logits(module, params, batch))
+    read = jax.jit(lambda params, batch: train.span_logits(module, params, batch))
     for model, made in (("teacher", teacher), ("student", student)):
         kept = json.loads((tmp_path / f"predictions-{model}.json").read_text())
-        found = score(kept, rows.questions)
+        found = squad_score(kept, rows.questions)
         assert found["exact_match"] == pytest.approx(100 * made["parts"]["exact_match"])
         # What is kept answers as it did.
-        network = huggingface.load(str(tmp_path / model))
+        network = huggingface.load_pretrained(str(tmp_path / model))
         head = load_file(tmp_path / model / "head.safetensors")
         params = network.params | {f"head_{name}": x for name, x in head.items()}
         logits = read(params, rows.dev.rows)
         assert (
-            squad_windows.answers(rows.dev, rows.questions, np.asarray(logits)) == kept
+            squad_windows.decode_answers(rows.dev, rows.questions, np.asarray(logits))
+            == kept
         )
         said = json.loads((tmp_path / model / "head.json").read_text())
         assert said["logits"] == ["start", "end"] and said["length"] == 24
@@ -290,5 +291,5 @@ def test_a_tokenizer_that_does_not_lead_back(wordpiece):
     made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[PAD]"))
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     with pytest.raises(UserError, match="answers cannot be found"):
-        squad_windows.check(made, marked(2), 24)
-    squad_windows.check(wordpiece, marked(2), 24)
+        squad_windows.check_windows_fit(made, marked(2), 24)
+    squad_windows.check_windows_fit(wordpiece, marked(2), 24)

@@ -14,7 +14,7 @@ from questions import asked, marked, write
 
 from autodistill_jax.cli import main
 from autodistill_jax.data import squad
-from autodistill_jax.data.squad import Question, score
+from autodistill_jax.data.squad import Question, squad_score
 from autodistill_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def gold(*answers):
 
 
 def percent(prediction, *answers):
-    made = score({"q": prediction}, gold(*answers))
+    made = squad_score({"q": prediction}, gold(*answers))
     return made["exact_match"], pytest.approx(made["f1"])
 
 
@@ -69,7 +69,7 @@ def test_scores_known_by_definition(name):
 
 def test_an_unanswered_question_counts_nothing_and_is_told(capsys):
     two = [gold("one")[0]._replace(id=name) for name in ("x", "y")]
-    assert score({"x": "one", "other": "?"}, two) == {"exact_match": 50, "f1": 50}
+    assert squad_score({"x": "one", "other": "?"}, two) == {"exact_match": 50, "f1": 50}
     told = capsys.readouterr()
     assert told.err.splitlines() == ["Unanswered question y will receive score 0."]
     assert not told.out
@@ -104,9 +104,9 @@ def by_another_route(prediction, answer):
 
 @needs_squad
 def test_real_predictions_by_another_route():
-    questions = squad.read(DATA / "squad" / "dev-v1.1.json")
+    questions = squad.read_squad_file(DATA / "squad" / "dev-v1.1.json")
     assert len(questions) == 10570
-    assert score({q.id: q.answers[0] for q in questions}, questions) == {
+    assert squad_score({q.id: q.answers[0] for q in questions}, questions) == {
         "exact_match": 100,
         "f1": 100,
     }
@@ -120,7 +120,7 @@ def test_real_predictions_by_another_route():
         made[question.id] = text
         routes = [by_another_route(text, answer) for answer in question.answers]
         wanted.append([max(figures) for figures in zip(*routes)])
-    found, (exact, f1) = score(made, some), 100 * np.mean(wanted, axis=0)
+    found, (exact, f1) = squad_score(made, some), 100 * np.mean(wanted, axis=0)
     assert found == {"exact_match": pytest.approx(exact), "f1": pytest.approx(f1)}
     assert 5 < found["exact_match"] < found["f1"] < 95
 
@@ -128,7 +128,7 @@ def test_real_predictions_by_another_route():
 def test_the_files_and_the_command(tmp_path, capsys):
     questions = marked(4)
     file = write(tmp_path / "dev.json", questions)
-    assert squad.read(file) == questions
+    assert squad.read_squad_file(file) == questions
     predictions = tmp_path / "predictions.json"
     texts = {one.id: one.answers[0] for one in questions}
     texts["q1"] = f"red the {texts['q1']}!"
@@ -156,11 +156,11 @@ def test_the_files_and_the_command(tmp_path, capsys):
     ):
         if expected.startswith("the prediction"):
             file.write_text(file.read_text().replace('"1.1"', "1.1"))
-        assert squad.main(args) == 2
+        assert squad.score_command(args) == 2
         out, err = capsys.readouterr()
         assert not out and err.count("\n") == 1 and expected in err
     predictions.write_text("[]")
-    assert squad.main([str(file), str(predictions)]) == 2
+    assert squad.score_command([str(file), str(predictions)]) == 2
     assert "no JSON object of texts by question id" in capsys.readouterr().err
 
 
@@ -169,7 +169,7 @@ def test_a_training_answer_that_stands_elsewhere_is_dropped(tmp_path):
     moved = questions[7]._replace(starts=(questions[7].starts[0] + 1,))
     write(tmp_path / "train-v1.1.json", [*questions[:7], moved, *questions[8:]])
     write(tmp_path / "dev-v1.1.json", questions[:2])
-    made = squad.load(str(tmp_path))
+    made = squad.load_squad(str(tmp_path))
     assert made.train == questions[:7] + questions[8:]
     (note,) = made.notes
     assert note.endswith("dropped 1 questions whose answer is not at answer_start")
@@ -211,7 +211,7 @@ def test_a_malformed_file_says_where(name, tmp_path):
     change, expected = WRONG[name]
     broken(tmp_path / "dev.json", change)
     with pytest.raises(UserError) as error:
-        squad.read(tmp_path / "dev.json")
+        squad.read_squad_file(tmp_path / "dev.json")
     assert expected in str(error.value)
 
 
@@ -221,7 +221,7 @@ def test_tensorflow_datasets(tmp_path, monkeypatch, server):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
     monkeypatch.setattr(theirs, "_URL", f"{server}/")
     with pytest.raises(UserError, match=r"cannot be fetched \(.*404.*\); set finetune"):
-        squad.load(download=True)
+        squad.load_squad(download=True)
     several = [
         asked(
             "b",
@@ -233,7 +233,7 @@ def test_tensorflow_datasets(tmp_path, monkeypatch, server):
     ]
     write(tmp_path / "web" / "train-v1.1.json", marked(5))
     write(tmp_path / "web" / "dev-v1.1.json", [*several, *marked(1)])
-    made = squad.load(download=True)
+    made = squad.load_squad(download=True)
     assert made.train == marked(5)
     assert made.dev == [*several, *marked(1)]
 

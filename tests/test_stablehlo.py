@@ -50,7 +50,7 @@ def texts(batch, length, vocab=VOCAB):
 
 
 def assert_served(program, folder, batch):
-    made, wanted = stablehlo.outputs(program, folder, batch), outputs(folder, batch)
+    made, wanted = stablehlo.run_program(program, folder, batch), outputs(folder, batch)
     hidden = made["last_hidden_state"]
     assert hidden.shape == (*batch["ids"].shape, wanted.hidden.shape[-1])
     real = batch["tokens"].astype(bool)
@@ -64,7 +64,7 @@ def assert_served(program, folder, batch):
 def test_programs_equal_the_networks(tmp_path, case):
     model, fields = CASES[case]
     write(tmp_path, model, "Model", **fields)
-    program = stablehlo.program(tmp_path)
+    program = stablehlo.export_program(tmp_path)
     for shape in ((1, 5), (3, 12)):  # One trace, any shape.
         made = assert_served(program, tmp_path, texts(*shape))
     assert ("pooler_output" in made) == (model != "Electra")
@@ -78,16 +78,16 @@ def test_a_student_with_its_own_code(tmp_path, minilm):
     arch = Arch(2, 48, 2, 100, 32)
     student = extract.extract(minilm.params, minilm.arch, arch)
     folder = tmp_path / "s"
-    huggingface.save(
+    huggingface.save_pretrained(
         folder, arch, minilm.sizes, student, minilm.folder, "mean", True, "",
         lambda _: None,
     )  # fmt: skip
-    program = stablehlo.program(folder)
+    program = stablehlo.export_program(folder)
     assert_served(program, folder, texts(2, 9, minilm.sizes.vocab))
     loaded = export.deserialize(bytearray(program))
     assert loaded.platforms == ("tpu", "cuda", "cpu")
     assert b".py" not in program  # Nothing of the machine that it was made on.
-    assert stablehlo.program(folder) == program
+    assert stablehlo.export_program(folder) == program
     # The weights are apart: the file's own tensors go in, and none is inside.
     weights = load_file(folder / "model.safetensors")
     (given, *_), _ = loaded.in_tree.unflatten(loaded.in_avals)
@@ -99,7 +99,7 @@ def test_a_student_with_its_own_code(tmp_path, minilm):
 
 def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     write(tmp_path, "Bert", "Model")
-    sample, outputs = texts(2, 6), stablehlo.outputs
+    sample, outputs = texts(2, 6), stablehlo.run_program
 
     def wrong(*args):
         # Where products of float32 are not rounded, whatever device there is.
@@ -108,16 +108,16 @@ def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatc
         return made | {"pooler_output": made["pooler_output"] + 0.001}
 
     with monkeypatch.context() as patch:
-        patch.setattr(stablehlo, "outputs", wrong)
+        patch.setattr(stablehlo, "run_program", wrong)
         with pytest.raises(RuntimeError, match=r"student\.stablehlo differ by 0\.00"):
-            exporting._served(tmp_path, sample, "export")
-    program = exporting._served(tmp_path, sample, "export")
-    assert program == stablehlo.program(tmp_path)
+            exporting._checked_program(tmp_path, sample, "export")
+    program = exporting._checked_program(tmp_path, sample, "export")
+    assert program == stablehlo.export_program(tmp_path)
 
 
 def test_a_text_of_more_tokens_than_positions_is_refused(tmp_path):
     write(tmp_path, "Roberta", "Model")
-    program = stablehlo.program(tmp_path)
+    program = stablehlo.export_program(tmp_path)
     assert_served(program, tmp_path, texts(2, 18))  # 20 rows, two of them for padding.
     with pytest.raises(ValueError, match="refining shapes"):
-        stablehlo.outputs(program, tmp_path, texts(2, 19))
+        stablehlo.run_program(program, tmp_path, texts(2, 19))

@@ -23,9 +23,9 @@ SETTINGS = {
 
 @pytest.mark.parametrize("arch", [BIG, MobileArch(2, 8, 4, 2, 6, 3)])
 def test_only_matrices_decay(arch):
-    axes = build.axes(build.module(arch, SIZES._replace(embedding=10)))
+    axes = build.param_axes(build.build_module(arch, SIZES._replace(embedding=10)))
     settings = SETTINGS | {"learning_rate": 1.0, "warmup": 0.0, "weight_decay": 0.5}
-    moves = optimizer.make(settings, 100, axes)
+    moves = optimizer.make_optimizer(settings, 100, axes)
     params = {name: jnp.ones([2] * len(names)) for name, names in axes.items()}
     zeros = jax.tree.map(jnp.zeros_like, params)
     state = moves.init(params)
@@ -55,7 +55,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     label = (count > 0).astype(np.int32) if classes == 2 else count.astype(np.float32)
     side = {"ids": ids, "tokens": np.ones_like(ids), "types": np.zeros_like(ids)}
     side["label"] = label
-    made = classification.Rows(
+    made = classification.ClassificationData(
         {k: v[:120] for k, v in side.items()},
         {k: v[120:] for k, v in side.items()},
         classes,
@@ -65,9 +65,9 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     )
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES, dropout=0.1)
     settings = SETTINGS | {"epochs": 8, "batch_size": 16, "learning_rate": 2e-2}
-    params = build.init(module, jax.random.key(0))
+    params = build.init_params(module, jax.random.key(0))
     mesh = mesh_of(8)
-    results = classification.fine_tune(
+    results = classification.finetune_classifier(
         module, lambda seed: params, made, settings, "mean", mesh, (0, 1), "test"
     )
     for one in results:
@@ -78,7 +78,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
         assert one.tests["X"].shape == (7,)
     assert results[0].scores != results[1].scores
     encoder = {k: v for k, v in results[0].params.items() if "head_" not in k}
-    score = classification.frozen(module, encoder, made, "mean", 16, mesh)
+    score = classification.frozen_score(module, encoder, made, "mean", 16, mesh)
     assert score > 0.8
 
 
@@ -96,7 +96,7 @@ def rows_of_pairs(classes):
     train, dev = (
         {k: v[part] for k, v in side.items()} for part in (np.s_[:120], np.s_[120:])
     )
-    return classification.Rows(
+    return classification.ClassificationData(
         train, dev, classes, "spearman" if classes == 1 else "accuracy"
     )
 
@@ -105,7 +105,7 @@ def test_texts_of_a_pair_are_read_apart():
     rows = rows_of_pairs(1)
     assert rows.apart
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES)
-    params = build.init(module, jax.random.key(0))
+    params = build.init_params(module, jax.random.key(0))
     batch = {k: jnp.asarray(v[:8]) for k, v in rows.dev.items()}
 
     def embedded(name):
@@ -119,16 +119,16 @@ def test_texts_of_a_pair_are_read_apart():
         for x in map(embedded, ("", "other_"))
     )
     cosine = (one * other).sum(axis=1)
-    read = classification.features(module, params, batch, "mean", 1)
+    read = classification.task_features(module, params, batch, "mean", 1)
     assert np.allclose(read[:, 0], cosine, atol=1e-5)
     # At first a cosine of 0 stands for the lowest label and 1 for the highest.
-    head = classification.head(jax.random.key(0), 16, rows)
-    made = classification.decide(
+    head = classification.init_task_head(jax.random.key(0), 16, rows)
+    made = classification.predictions_from_logits(
         np.asarray(read @ head["head_kernel"] + head["head_bias"]), rows
     )
     low, high = rows.train["label"].min(), rows.train["label"].max()
     assert np.allclose(made, low + (high - low) * cosine, atol=1e-4)
-    read = classification.features(module, params, batch, "mean", 2)
+    read = classification.task_features(module, params, batch, "mean", 2)
     wanted = 16 * np.concatenate([one, other, abs(one - other), one * other], axis=1)
     assert np.allclose(read, wanted, atol=1e-4)
 
@@ -137,9 +137,9 @@ def test_texts_of_a_pair_are_read_apart():
 def test_pairs_are_learned(classes):
     rows = rows_of_pairs(classes)
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES)
-    params = build.init(module, jax.random.key(0))
+    params = build.init_params(module, jax.random.key(0))
     settings = SETTINGS | {"epochs": 4, "batch_size": 16}
-    (made,) = classification.fine_tune(
+    (made,) = classification.finetune_classifier(
         module,
         lambda seed: params,
         rows,

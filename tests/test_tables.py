@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autodistill_jax.experiment import workdir
+from autodistill_jax.experiment import fingerprints, results
 from autodistill_jax.report import tables
 
 
@@ -39,9 +39,9 @@ TASKS = {
 
 
 def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
-    head, rows = tables.side_by_side(TASKS)
+    head, rows = tables.task_table(TASKS)
     assert [row[0] for row in rows] == [
-        tables.LABELS[model] for model in ("teacher", "student", "scratch")
+        tables.MODEL_LABELS[model] for model in ("teacher", "student", "scratch")
     ]
     cells = [dict(zip(head, row)) for row in rows]
     assert cells[1]["stsb (accuracy)"] == "0.720 ± 0.014"
@@ -53,7 +53,7 @@ def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
     assert cells[1]["of the teacher's"] == "86.2%"
     # Of a model that lacks a task there is no mean that would compare.
     assert cells[2]["mean"] == cells[2]["of the teacher's"] == ""
-    text = tables.markdown(head, rows)
+    text = tables.markdown_table(head, rows)
     assert (
         text.count("\n") == 5
         and len({line.count("|") for line in text.split("\n")[:-1]}) == 1
@@ -62,10 +62,10 @@ def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
 
 def test_the_head_that_was_trained_first_is_told():
     words = {"steps": 300, "tokens": 307200, "params": 11, "accuracy": 0.25}
-    told = " ".join(tables.notes(TASKS, words))
+    told = " ".join(tables.table_notes(TASKS, words))
     assert "307,200 tokens" in told and "25.0%" in told
     assert "4,096 training and 872 dev rows" in told
-    assert "masked-word" not in " ".join(tables.notes(TASKS, None))
+    assert "masked-word" not in " ".join(tables.table_notes(TASKS, None))
 
 
 def settings(**more):
@@ -84,7 +84,7 @@ def test_results_are_read_that_this_config_would_make(tmp_path):
     folder.mkdir()
 
     def put(model, config):
-        told = json.loads(json.dumps(tables.recipe(config, model, "docs")))
+        told = json.loads(json.dumps(results.result_settings(config, model, "docs")))
         made = result(model, 0.5) | {"settings": told}
         (folder / f"{model}.json").write_text(json.dumps(made))
 
@@ -92,9 +92,9 @@ def test_results_are_read_that_this_config_would_make(tmp_path):
     put("teacher", settings(**{"finetune.teacher_learning_rate": 1.0}))
     put("distilbert", config)  # Not asked for.
     put("minilm", settings(**{"finetune.epochs": 7}))  # By other settings.
-    assert list(tables.read(config, tmp_path)["docs"]) == ["student"]
+    assert list(results.read_results(config, tmp_path)["docs"]) == ["student"]
     put("minilm", config)
-    assert list(tables.read(config, tmp_path)["docs"]) == ["student", "minilm"]
+    assert list(results.read_results(config, tmp_path)["docs"]) == ["student", "minilm"]
 
 
 def test_a_result_depends_on_its_own_tasks_fields_alone():
@@ -107,8 +107,8 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
             (model, task)
             for model in ("student", "teacher")
             for task in ("docs", "squad")
-            if tables.recipe(settings(**before), model, task)
-            != tables.recipe(settings(**before | more), model, task)
+            if results.result_settings(settings(**before), model, task)
+            != results.result_settings(settings(**before | more), model, task)
         }
 
     both = {("student", "squad"), ("teacher", "squad")}
@@ -125,7 +125,7 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
 def test_the_exact_match_stands_beside_f1():
     parts = {"exact_match": 0.4, "f1": 0.5}
     made = result("student", 0.5, metric="f1", parts=parts)
-    head, rows = tables.side_by_side({"squad": {"student": made}})
+    head, rows = tables.task_table({"squad": {"student": made}})
     assert dict(zip(head, rows[0]))["squad (f1)"] == "0.500 / 0.400 exact"
 
 
@@ -144,8 +144,8 @@ def test_what_a_choice_by_a_labelled_proxy_depends_on(tmp_path, field, value):
     own = tmp_path / "own.tsv"
     own.write_text("text\tlabel\na\tb\n")
     asked = {"search.proxy": "proxy", "search.task": str(own)}
-    one = workdir.asked_of(settings(**asked))
-    assert one == workdir.asked_of(settings(**asked))
-    assert one != workdir.asked_of(settings(**asked | {field: value}))
+    one = fingerprints.choice_fingerprint(settings(**asked))
+    assert one == fingerprints.choice_fingerprint(settings(**asked))
+    assert one != fingerprints.choice_fingerprint(settings(**asked | {field: value}))
     own.write_text("text\tlabel\na\tc\n")
-    assert one != workdir.asked_of(settings(**asked))
+    assert one != fingerprints.choice_fingerprint(settings(**asked))

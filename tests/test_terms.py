@@ -8,15 +8,16 @@ from conftest import SIZES
 
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data.mlm import hide
-from autodistill_jax.data.tokenization import Special
-from autodistill_jax.models import build, extract, words
+from autodistill_jax.data.mlm import mask_tokens
+from autodistill_jax.data.tokenization import SpecialTokens
+from autodistill_jax.models import build, extract, heads
 from autodistill_jax.models.bert import Bert
+from autodistill_jax.models.heads import encoder_params
 from autodistill_jax.train import distillation, sandwich
 from autodistill_jax.train import objective as objectives
 from autodistill_jax.train.objective import Objective
 
-SPECIAL = Special(pad=0, cls=1, sep=2, hide=3)
+SPECIAL = SpecialTokens(pad=0, cls=1, sep=2, hide=3)
 TEACHER = Arch(4, 32, 4, 64, 8)
 STUDENT = Arch(2, 24, 2, 40, 8)
 
@@ -35,7 +36,7 @@ def texts(rows=64, length=12):
 
 def test_words_are_hidden_as_bert_hides_them():
     batch = texts(2000, 12)
-    made = hide(jax.random.key(0), batch, SPECIAL, 60, 0.3, 20)
+    made = mask_tokens(jax.random.key(0), batch, SPECIAL, 60, 0.3, 20)
     before, after = np.asarray(batch["ids"]), np.asarray(made["ids"])
     rows = np.arange(2000)[:, None]
     chosen = np.asarray(made["chosen"]) > 0
@@ -54,27 +55,27 @@ def test_words_are_hidden_as_bert_hides_them():
     hidden = shown == SPECIAL.hide
     assert abs(hidden.mean() - 0.8) < 0.03
     assert abs((~hidden & (shown != stood)).mean() - 0.1) < 0.03
-    most = hide(jax.random.key(0), batch, SPECIAL, 60, 0.9, 2)
+    most = mask_tokens(jax.random.key(0), batch, SPECIAL, 60, 0.9, 2)
     assert most["places"].shape == (2000, 2)
-    other = hide(jax.random.key(1), batch, SPECIAL, 60, 0.3, 20)
+    other = mask_tokens(jax.random.key(1), batch, SPECIAL, 60, 0.3, 20)
     assert (np.asarray(other["ids"]) != after).any()
 
 
 def head(hidden, width):
-    made = words.init(hidden, SIZES._replace(embedding=width))
+    made = heads.init_mlm_head(hidden, SIZES._replace(embedding=width))
     noise = jax.random.normal(jax.random.key(6), (width + 1, hidden))
-    return made | {"words_bias": noise[0, :width], "words_kernel": noise[1:].T}
+    return made | {"mlm_bias": noise[0, :width], "mlm_kernel": noise[1:].T}
 
 
 def networks():
     module = Bert(TEACHER, SIZES)
-    params = build.init(module, jax.random.key(3))
+    params = build.init_params(module, jax.random.key(3))
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     return module, params
 
 
 ALL_TERMS = Objective(
-    {term: 1.0 for term in objectives.TERMS},
+    {term: 1.0 for term in objectives.LOSSES},
     relation_heads=4,
     mapped=(1, 3),
     hide=0.3,
@@ -88,16 +89,18 @@ def made():
     module, params = networks()
     params |= head(32, 32)
     student = extract.extract(
-        {k: v for k, v in params.items() if not k.startswith("words_")},
+        encoder_params(params),
         TEACHER,
         STUDENT,
     )
     batch = texts() | {"next": jnp.arange(64) % 2}
     batch = distillation.shown(batch, ALL_TERMS, SIZES.vocab, jax.random.key(1))
-    own = distillation.matcher(ALL_TERMS, 24, 32, head(32, 32))
-    target = distillation.targets(module, params, batch, ALL_TERMS)
+    own = distillation.init_projections(ALL_TERMS, 24, 32, head(32, 32))
+    target = distillation.teacher_targets(module, params, batch, ALL_TERMS)
     small = Bert(STUDENT, SIZES)
-    values = distillation.terms(small, {**student, **own}, batch, target, ALL_TERMS)
+    values = distillation.distillation_losses(
+        small, {**student, **own}, batch, target, ALL_TERMS
+    )
     full = module.apply(
         {"params": params}, batch["ids"], batch["tokens"], qkv=True, states=True
     )
@@ -109,7 +112,7 @@ def made():
 
 def test_the_next_sentence_is_a_class_of_the_poolers(made):
     values, batch, _, mine, _, _, own = made
-    logits = mine.pooler @ own["matcher_next_kernel"] + own["matcher_next_bias"]
+    logits = mine.pooler @ own["nsp_kernel"] + own["nsp_bias"]
     chance = jax.nn.softmax(logits)[jnp.arange(64), batch["next"]]
     assert np.abs(values["next"] + jnp.log(chance)).max() < 1e-5
 
@@ -159,7 +162,7 @@ def test_words_logits_and_cosine_are_distilberts(made):
     def named(tree, prefix):
         return {k.removeprefix(prefix): v for k, v in tree.items() if prefix in k}
 
-    ours = logits(mine.hidden, named(own, "matcher_words_"), student["embeddings_word"])
+    ours = logits(mine.hidden, named(own, "mlm_"), student["embeddings_word"])
     theirs = logits(full.hidden, named(params, "words_"), params["embeddings_word"])
 
     def log_softmax(x):
@@ -189,24 +192,26 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     )
     module, params = networks()
     params = {**params, **head(32, 32)}
-    body = {k: v for k, v in params.items() if not k.startswith("words_")}
+    body = encoder_params(params)
     space = Space((1, 2), (16, 24), (2,), (24,), head_size=8)
     big = extract.superlm_arch(TEACHER, space.largest())
     superlm = Bert(big, SIZES, space=space)
     inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
-    own = distillation.matcher(objective, big.hidden, 32, head(32, 32))
+    own = distillation.init_projections(objective, big.hidden, 32, head(32, 32))
     batch = distillation.shown(texts(8), objective, SIZES.vocab, jax.random.key(1))
-    target = distillation.targets(module, params, batch, objective)
+    target = distillation.teacher_targets(module, params, batch, objective)
     arch = Arch(2, 16, 2, 24, 8)
-    one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
+    one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
     found = jax.jit(
-        lambda params: distillation.terms(
+        lambda params: distillation.distillation_losses(
             superlm, params, batch, target, objective, one
         )
     )({**inside, **own})
     student = extract.extract(inside, big, arch)
-    student |= distillation.matcher(objective, 16, 32, head(32, 32))
-    alone = distillation.terms(Bert(arch, SIZES), student, batch, target, objective)
+    student |= distillation.init_projections(objective, 16, 32, head(32, 32))
+    alone = distillation.distillation_losses(
+        Bert(arch, SIZES), student, batch, target, objective
+    )
     for name, value in alone.items():
         # Soft labels are a small difference of large numbers.
         assert np.allclose(found[name], value, rtol=1e-4, atol=3e-6), name
@@ -215,12 +220,12 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
 def test_a_space_of_one_arch_is_that_network_alone():
     """No elastic branches, and steps of one sub-network."""
     alone = Space((2,), (16,), (2,), (24,), head_size=8)
-    assert sandwich.archs(alone, 2, 0, 0) == list(alone)
+    assert sandwich.sandwich_archs(alone, 2, 0, 0) == list(alone)
     (arch,) = alone
     batch = texts(4)
     module = Bert(arch, SIZES)
-    params = build.init(module, jax.random.key(0))
-    one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
+    params = build.init_params(module, jax.random.key(0))
+    one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
     with_arch = module.apply({"params": params}, batch["ids"], batch["tokens"], one)
     without = module.apply({"params": params}, batch["ids"], batch["tokens"])
     assert np.array_equal(with_arch.hidden, without.hidden)

@@ -20,28 +20,30 @@ def test_byte_level_ids_equal_transformers(tmp_path, byte_level, prefix_space):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"add_prefix_space": prefix_space})
     )
-    made = tokenization.tokenizer(tmp_path, VOCAB)
+    made = tokenization.load_tokenizer(tmp_path, VOCAB)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for texts in (TEXTS, list(zip(TEXTS, TEXTS[::-1], strict=True))):
         wanted = tokenizer(texts, padding="max_length", truncation=True, max_length=24)
-        found = tokenization.encode(made, texts, 24)
+        found = tokenization.encode_texts(made, texts, 24)
         assert np.array_equal(found["ids"], wanted["input_ids"])
         assert np.array_equal(found["tokens"], wanted["attention_mask"])
         assert not found["types"].any()
-    assert tokenization.special(made) == tokenization.Special(
+    assert tokenization.special_tokens(made) == tokenization.SpecialTokens(
         pad=1, cls=0, sep=2, hide=4
     )
 
 
 def test_special_tokens_by_their_own_names(tmp_path, minilm):
-    made = tokenization.tokenizer(minilm.folder, minilm.sizes.vocab)
-    assert tokenization.special(made) == tokenization.Special(0, 101, 102, 103)
+    made = tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
+    assert tokenization.special_tokens(made) == tokenization.SpecialTokens(
+        0, 101, 102, 103
+    )
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
     with pytest.raises(UserError, match=r"nor vocab\.json with merges\.txt"):
-        tokenization.tokenizer(tmp_path, 10)
+        tokenization.load_tokenizer(tmp_path, 10)
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(UserError, match=r"needs \[PAD\], .* or <pad>, <s> and </s>"):
-        tokenization.tokenizer(tmp_path, 10)
+        tokenization.load_tokenizer(tmp_path, 10)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[CLS]\na\n")
     with pytest.raises(UserError, match="sep_token not found"):
-        tokenization.tokenizer(tmp_path, 10)
+        tokenization.load_tokenizer(tmp_path, 10)

@@ -33,7 +33,7 @@ SETTINGS = {
     "clip": 1.0,
 }
 TEACHER = Arch(4, 32, 4, 64, 8)
-SPECIAL = tokenization.Special(pad=0, cls=1, sep=2, hide=3)
+SPECIAL = tokenization.SpecialTokens(pad=0, cls=1, sep=2, hide=3)
 STEPS = 8
 
 
@@ -54,16 +54,20 @@ class Run:
     def __init__(self, devices=1):
         self.mesh = mesh_of(devices)
         self.teacher = Bert(TEACHER, SIZES)
-        params = build.init(self.teacher, jax.random.key(3))
+        params = build.init_params(self.teacher, jax.random.key(3))
         # At an initial spread of .02 relations are all but flat.
         self.teacher_params = {
             k: v * 10 if k.endswith("kernel") else v for k, v in params.items()
         }
-        self.objective = objectives.objective(SETTINGS, [SPACE], kind("mean", True))
+        self.objective = objectives.parse_objective(
+            SETTINGS, [SPACE], kind("mean", True)
+        )
         self.superlm = Bert(BIG, SIZES, space=SPACE)
-        self.moves = optimizer.make(SETTINGS, STEPS, build.axes(self.superlm))
-        self.feed = loader.training(rows(), 8, seed=0)
-        self.step = sandwich.make_step(
+        self.moves = optimizer.make_optimizer(
+            SETTINGS, STEPS, build.param_axes(self.superlm)
+        )
+        self.feed = loader.train_batches(rows(), 8, seed=0)
+        self.step = sandwich.make_sandwich_step(
             self.superlm, self.teacher, self.objective, self.moves
         )
         self.losses = []
@@ -72,15 +76,17 @@ class Run:
         params = extract.extract(
             self.teacher_params, TEACHER, extract.superlm_arch(TEACHER, BIG)
         )
-        params |= distillation.matcher(self.objective, BIG.hidden, TEACHER.hidden)
+        params |= distillation.init_projections(
+            self.objective, BIG.hidden, TEACHER.hidden
+        )
         params = {k: jnp.array(v) for k, v in params.items()}
         self.frozen = {"embeddings_word": params.pop("embeddings_word")}
         state = {"params": params, "optimizer": self.moves.init(params)}
         return jax.device_put(state, sharding.replicated(self.mesh))
 
     def inputs(self, i):
-        archs = sandwich.as_arrays(sandwich.archs(SPACE, 2, 0, i))
-        batch = loader.of_step(self.feed, i, self.mesh)
+        archs = sandwich.stack_archs(sandwich.sandwich_archs(SPACE, 2, 0, i))
+        batch = loader.batch_at_step(self.feed, i, self.mesh)
         key = jax.random.fold_in(jax.random.key(0), i)
         return self.frozen, self.teacher_params, batch, archs, key
 
@@ -96,7 +102,7 @@ class Run:
             STEPS,
             what="test",
             start=start,
-            save=lambda i, s: kept and checkpoint.save(kept, i, s),
+            save=lambda i, s: kept and checkpoint.save_checkpoint(kept, i, s),
             save_every=2,
             tell=lambda done, values: self.losses.append(values),
             tell_every=1,
@@ -119,17 +125,21 @@ def test_it_learns_for_every_role(whole):
 
 def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
     run, _ = whole
-    step = sandwich.make_step(run.superlm, run.teacher, run.objective, optax.sgd(1.0))
+    step = sandwich.make_sandwich_step(
+        run.superlm, run.teacher, run.objective, optax.sgd(1.0)
+    )
     params = run.start()["params"]
     state = {"params": params, "optimizer": optax.sgd(1.0).init(params)}
     archs = [SPACE.largest(), SPACE.smallest(), Arch(2, 16, 2, 24, 8)]
-    batch = loader.of_step(run.feed, 0, run.mesh)
-    target = distillation.targets(run.teacher, run.teacher_params, batch, run.objective)
+    batch = loader.batch_at_step(run.feed, 0, run.mesh)
+    target = distillation.teacher_targets(
+        run.teacher, run.teacher_params, batch, run.objective
+    )
 
     @jax.jit
     def gradient(params, arch):
         def loss(params):
-            made = distillation.terms(
+            made = distillation.distillation_losses(
                 run.superlm,
                 {**run.frozen, **params},
                 batch,
@@ -141,10 +151,10 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
 
         return jax.grad(loss)(params)
 
-    parts = [gradient(params, sandwich.as_arrays([arch])) for arch in archs]
+    parts = [gradient(params, sandwich.stack_archs([arch])) for arch in archs]
     wanted = jax.tree.map(lambda p, *g: np.asarray(p - sum(g)), params, *parts)
     key = jax.random.key(0)
-    arrays = sandwich.as_arrays(archs)
+    arrays = sandwich.stack_archs(archs)
     made, _ = step(state, run.frozen, run.teacher_params, batch, arrays, key)
     for name, value in wanted.items():
         assert np.abs(made["params"][name] - value).max() < 1e-4, name
@@ -153,14 +163,14 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
 def test_kill_and_resume_equals_uninterrupted(whole, tmp_path):
     _, expected = whole
     run = Run()
-    kept = checkpoint.manager(tmp_path)
+    kept = checkpoint.checkpoint_manager(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run.train(run.start(), dies_after=5, kept=kept)
     kept.wait_until_finished()
     again = Run()
-    kept = checkpoint.manager(tmp_path)
+    kept = checkpoint.checkpoint_manager(tmp_path)
     assert kept.latest_step() == 4
-    state = checkpoint.restore(kept, again.start())
+    state = checkpoint.restore_checkpoint(kept, again.start())
     state = again.train(state, start=4, kept=kept)
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(state)):
         assert np.array_equal(one, other)
@@ -169,11 +179,13 @@ def test_kill_and_resume_equals_uninterrupted(whole, tmp_path):
 def test_a_checkpoint_of_eight_devices_is_read_on_one(whole, tmp_path):
     run, state = whole
     mesh = mesh_of(8)
-    kept = checkpoint.manager(tmp_path)
-    checkpoint.save(kept, 3, jax.device_put(state, sharding.replicated(mesh)))
+    kept = checkpoint.checkpoint_manager(tmp_path)
+    checkpoint.save_checkpoint(
+        kept, 3, jax.device_put(state, sharding.replicated(mesh))
+    )
     kept.wait_until_finished()
-    kept = checkpoint.manager(tmp_path)
-    again = checkpoint.restore_on(kept, sharding.replicated(run.mesh))
+    kept = checkpoint.checkpoint_manager(tmp_path)
+    again = checkpoint.restore_sharded(kept, sharding.replicated(run.mesh))
     for name, value in state["params"].items():
         assert np.array_equal(value, again["params"][name])
         assert again["params"][name].sharding.device_set == {jax.devices()[0]}
@@ -209,7 +221,7 @@ def test_eight_devices_equal_one(whole):
 
 def given(run, state, **more):
     params = {**state["params"], **run.frozen}
-    return proxies.Given(
+    return proxies.ProxyInputs(
         run.superlm,
         params,
         run.teacher,
@@ -224,9 +236,9 @@ def given(run, state, **more):
 
 def extracted(run, state, arch):
     params = {**state["params"], **run.frozen}
-    encoder = {k: v for k, v in params.items() if not k.startswith("matcher_")}
+    encoder = {k: v for k, v in params.items() if not k.startswith("projection_")}
     return extract.extract(encoder, BIG, arch) | {
-        k: v[: arch.hidden] for k, v in params.items() if k.startswith("matcher_")
+        k: v[: arch.hidden] for k, v in params.items() if k.startswith("projection_")
     }
 
 
@@ -235,27 +247,33 @@ def test_proxy_is_the_extracted_students_loss(whole):
     arch = SPACE.smallest()
     student = extracted(run, state, arch)
     batch = {k: jnp.asarray(v) for k, v in rows().items()}
-    target = distillation.targets(run.teacher, run.teacher_params, batch, run.objective)
-    alone = distillation.terms(Bert(arch, SIZES), student, batch, target, run.objective)
-    made = proxies.make("agnostic", given(run, state))([arch])[arch]
+    target = distillation.teacher_targets(
+        run.teacher, run.teacher_params, batch, run.objective
+    )
+    alone = distillation.distillation_losses(
+        Bert(arch, SIZES), student, batch, target, run.objective
+    )
+    made = proxies.make_proxy("agnostic", given(run, state))([arch])[arch]
     assert abs(made["proxy"] - float(alone["total"].mean())) < 1e-4 * made["proxy"]
     for term in run.objective.weights:
         assert abs(made[term] - float(alone[term].mean())) < 1e-4 * abs(made[term])
 
 
 def test_the_sandwich_is_a_function_of_the_step():
-    one = sandwich.archs(SPACE, 2, seed=1, step=7)
-    assert one == sandwich.archs(SPACE, 2, seed=1, step=7)
+    one = sandwich.sandwich_archs(SPACE, 2, seed=1, step=7)
+    assert one == sandwich.sandwich_archs(SPACE, 2, seed=1, step=7)
     assert one[:2] == [SPACE.largest(), SPACE.smallest()] and len(one) == 4
-    assert any(sandwich.archs(SPACE, 2, 1, i)[2:] != one[2:] for i in range(5))
+    assert any(sandwich.sandwich_archs(SPACE, 2, 1, i)[2:] != one[2:] for i in range(5))
     alone = Space((2,), (16,), (2,), (24,), head_size=8)
-    assert sandwich.archs(alone, 2, 0, 0) == list(alone)
+    assert sandwich.sandwich_archs(alone, 2, 0, 0) == list(alone)
 
 
 def test_objectives_follow_the_teachers_kind_and_refuse():
     def made(embeds=True, spaces=(SPACE,), special=None, **more):
         settings = SETTINGS | more
-        return objectives.objective(settings, spaces, kind("cls", embeds), special)
+        return objectives.parse_objective(
+            settings, spaces, kind("cls", embeds), special
+        )
 
     assert made(terms="auto").weights == {"relation": 1, "pooled": 10}
     assert made(terms="auto", embeds=False).weights == {"relation": 1}

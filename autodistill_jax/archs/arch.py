@@ -35,7 +35,7 @@ class Arch:
     qkv: ClassVar[str] = "heads"  # the axis of queries, keys and values
 
     def __str__(self) -> str:
-        return _told(self)
+        return _format_sizes(self)
 
     @property
     def name(self) -> str:  # of a folder: 3x192-h6-f768
@@ -89,7 +89,7 @@ class MobileArch:
     exportable: ClassVar[bool] = True  # as a stock MobileBertModel, whatever the sizes
 
     def __str__(self) -> str:
-        return _told(self)
+        return _format_sizes(self)
 
     @property
     def name(self) -> str:  # of a folder: 24x512-b128-h4-f512-s4
@@ -128,7 +128,7 @@ jax.tree_util.register_dataclass(
 BERT_BASE = Arch(layers=12, hidden=768, heads=12, ffn=3072)
 
 
-def parse(text: str, head_size: int, field: str = "--arch") -> AnyArch:
+def parse_arch(text: str, head_size: int, field: str = "--arch") -> AnyArch:
     """Reads `layers=3,hidden=192,ffn=768,heads=6`, or with `bottleneck=...,stacks=...`
     beside them a MobileArch.
 
@@ -163,11 +163,11 @@ def parse(text: str, head_size: int, field: str = "--arch") -> AnyArch:
             f"{field}={text} has a head_size, which a MobileBERT's bottleneck / heads "
             "already gives; take it out"
         )
-    check_split(values["bottleneck"], values["heads"], f"{field}={text}")
+    check_head_split(values["bottleneck"], values["heads"], f"{field}={text}")
     return MobileArch(**values)
 
 
-def check_split(bottleneck: int, heads: int, where: str) -> None:
+def check_head_split(bottleneck: int, heads: int, where: str) -> None:
     """Raises UserError if heads do not divide a MobileArch's bottleneck."""
     if bottleneck % heads:
         raise UserError(
@@ -176,21 +176,21 @@ def check_split(bottleneck: int, heads: int, where: str) -> None:
         )
 
 
-def described(arch: AnyArch) -> str:
+def describe(arch: AnyArch) -> str:
     """An Arch in words: "3 layers, hidden 192, heads 6, ffn 768"."""
     rest = (f"{axis} {getattr(arch, axis)}" for axis in arch.axes[1:])
     return f"{arch.layers} layer{'s' if arch.layers > 1 else ''}, {', '.join(rest)}"
 
 
-def nearest(archs: Iterable[AnyArch], arch: AnyArch) -> AnyArch:
+def nearest_arch(archs: Iterable[AnyArch], arch: AnyArch) -> AnyArch:
     """The one of `archs`, of the same family, whose sizes are closest, in ratios.
 
     An Arch's heads count by their channels: its head size may be another.
     """
-    return min(archs, key=lambda other: _distance(arch, other))
+    return min(archs, key=lambda other: _log_ratio_distance(arch, other))
 
 
-def front(points: Iterable[Sequence[float]]) -> list[int]:
+def pareto_indices(points: Iterable[Sequence[float]]) -> list[int]:
     """Indices of the Pareto set when every coordinate is to be small."""
     points = np.asarray(list(points), np.float64)
     keep = []
@@ -211,11 +211,11 @@ def kept_layers(depth: int, layers: int) -> tuple[int, ...]:
     return tuple(i * layers // depth for i in range(depth))
 
 
-def _told(arch: AnyArch) -> str:
+def _format_sizes(arch: AnyArch) -> str:
     return ",".join(f"{axis}={getattr(arch, axis)}" for axis in arch.axes)
 
 
-def _distance(one: AnyArch, other: AnyArch) -> float:
+def _log_ratio_distance(one: AnyArch, other: AnyArch) -> float:
     # Heads by their channels: twelve of 32 are as wide as six of 64.
     ratios = (one.channels(axis) / other.channels(axis) for axis in one.axes)
     return sum(abs(math.log(ratio)) for ratio in ratios)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 
 
-class Sizes(NamedTuple):
+class ModelDims(NamedTuple):
     """What teacher, SuperLM and student of one run share: sizes that are not elastic."""
 
     vocab: int = 30522
@@ -25,22 +25,24 @@ class Sizes(NamedTuple):
     pooler: bool = True  # a layer on the first token; False: the first token itself
 
 
-BERT_SIZES = Sizes()
-MOBILEBERT_SIZES = Sizes(
+BERT_DIMS = ModelDims()
+MOBILEBERT_DIMS = ModelDims(
     activation="relu", heads=4, embedding=128, family="mobilebert", norm="no_norm"
 )
 
 
-def student_sizes(teacher: Sizes, family: type[AnyArch], norm: str = "") -> Sizes:
+def student_dims(
+    teacher: ModelDims, family: type[AnyArch], norm: str = ""
+) -> ModelDims:
     """Of students of a family, under a teacher of whatever family: the teacher's own,
     or, under one of the other family, its vocabulary, positions and types alone.
 
     norm: of MobileBERTs; "": the teacher's, no_norm under a BERT.
     """
-    ours = teacher.family == MOBILEBERT_SIZES.family
+    ours = teacher.family == MOBILEBERT_DIMS.family
     if (family is MobileArch) == ours:
         return teacher._replace(norm=norm or teacher.norm)
-    base = MOBILEBERT_SIZES if family is MobileArch else BERT_SIZES
+    base = MOBILEBERT_DIMS if family is MobileArch else BERT_DIMS
     return base._replace(
         vocab=teacher.vocab,
         positions=teacher.positions,
@@ -50,7 +52,7 @@ def student_sizes(teacher: Sizes, family: type[AnyArch], norm: str = "") -> Size
 
 
 def cost(
-    arch: AnyArch, sizes: Sizes | None = None, length: int = 128
+    arch: AnyArch, sizes: ModelDims | None = None, length: int = 128
 ) -> dict[str, int | None]:
     """Parameters and FLOPs of one Arch, in both conventions.
 
@@ -65,11 +67,13 @@ def cost(
     sizes: None: BERT's, or MobileBERT's.
     """
     if isinstance(arch, MobileArch):
-        return _mobile(arch, sizes or MOBILEBERT_SIZES, length)
-    return _bert(arch, sizes or BERT_SIZES, length)
+        return _mobilebert_cost(arch, sizes or MOBILEBERT_DIMS, length)
+    return _bert_cost(arch, sizes or BERT_DIMS, length)
 
 
-def _mobile(arch: MobileArch, sizes: Sizes, n: int) -> dict[str, int | None]:
+def _mobilebert_cost(
+    arch: MobileArch, sizes: ModelDims, n: int
+) -> dict[str, int | None]:
     d, b, f, s = arch.hidden, arch.bottleneck, arch.ffn, arch.stacks
     embeddings = sizes.vocab * sizes.embedding + (3 * sizes.embedding + 1) * d
     embeddings += (sizes.positions + sizes.types + 2) * d
@@ -100,7 +104,7 @@ def _mobile(arch: MobileArch, sizes: Sizes, n: int) -> dict[str, int | None]:
     }
 
 
-def _bert(arch: Arch, sizes: Sizes, n: int) -> dict[str, int | None]:
+def _bert_cost(arch: Arch, sizes: ModelDims, n: int) -> dict[str, int | None]:
     layers, hidden, ffn, width = arch.layers, arch.hidden, arch.ffn, arch.width
     e = sizes.embedding or hidden
     embeddings = (sizes.vocab + sizes.positions + sizes.types + 2) * e

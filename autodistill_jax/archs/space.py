@@ -8,7 +8,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, check_split, nearest
+from autodistill_jax.archs.arch import (
+    AnyArch,
+    Arch,
+    MobileArch,
+    check_head_split,
+    nearest_arch,
+)
 from autodistill_jax.errors import UserError
 
 
@@ -74,7 +80,7 @@ class Space:
                 "their widths as space.ffn and leave ffn_ratio ()"
             )
         for bottleneck, heads in itertools.product(self.bottleneck, self.heads):
-            check_split(bottleneck, heads, "space")
+            check_head_split(bottleneck, heads, "space")
 
     @property
     def family(self) -> type[AnyArch]:
@@ -110,24 +116,24 @@ class Space:
         return {field: sizes[field] for field in self.choices()}
 
     def __len__(self) -> int:
-        widths = _widths(self).values()
-        return len(set(self.layers)) * sum(map(_count, widths))
+        widths = _axis_values(self).values()
+        return len(set(self.layers)) * sum(map(_num_combinations, widths))
 
     def __getitem__(self, index: int) -> AnyArch:
         at = range(len(self))[index]
-        widths = _widths(self)
+        widths = _axis_values(self)
         depth, at = divmod(at, len(self) // len(set(self.layers)))
         for hidden, rest in widths.items():
-            if at < _count(rest):
+            if at < _num_combinations(rest):
                 break
-            at -= _count(rest)
+            at -= _num_combinations(rest)
         ranks = np.unravel_index(at, [len(values) for values in rest])
         sizes = (values[rank] for values, rank in zip(rest, ranks))
         return self._of(sorted(set(self.layers))[depth], hidden, *sizes)
 
     def __iter__(self) -> Iterator[AnyArch]:
         for layers in sorted(set(self.layers)):
-            for hidden, rest in _widths(self).items():
+            for hidden, rest in _axis_values(self).items():
                 for sizes in itertools.product(*rest):
                     yield self._of(layers, hidden, *sizes)
 
@@ -137,7 +143,7 @@ class Space:
         if self.family is Arch and arch.head_size != self.head_size:
             return False
         layers, hidden, *sizes = (getattr(arch, axis) for axis in arch.axes)
-        rest = _widths(self).get(hidden)
+        rest = _axis_values(self).get(hidden)
         return (
             layers in self.layers
             and rest is not None
@@ -150,7 +156,7 @@ class Space:
     def combined(self, *axes: str) -> list[tuple[int, ...]]:
         """The sizes that these axes take together, smallest first."""
         made = set()
-        for hidden, rest in _widths(self).items():
+        for hidden, rest in _axis_values(self).items():
             values = dict(zip(self.family.axes, (self.layers, (hidden,), *rest)))
             made.update(itertools.product(*(values[axis] for axis in axes)))
         return sorted(made)
@@ -164,16 +170,16 @@ class Space:
         return self[0]
 
     def nearest(self, arch: AnyArch) -> AnyArch:
-        """See `arch.nearest`; of the same family."""
+        """See `arch.nearest_arch`; of the same family."""
         # Given the hidden width, each axis is free.
         made = []
-        for hidden, rest in _widths(self).items():
+        for hidden, rest in _axis_values(self).items():
             best = self._of(self.layers[0], hidden, *(values[0] for values in rest))
             for axis, values in zip(self.family.axes, (self.layers, (hidden,), *rest)):
                 tried = (dataclasses.replace(best, **{axis: v}) for v in sorted(values))
-                best = nearest(tried, arch)
+                best = nearest_arch(tried, arch)
             made.append(best)
-        return nearest(made, arch)
+        return nearest_arch(made, arch)
 
     def sample(self, rng: np.random.Generator, n: int) -> list[AnyArch]:
         """n Archs, uniform over the space, drawn with replacement."""
@@ -191,7 +197,7 @@ class Space:
         return [self.largest(), self.smallest(), *self.sample(rng, n_random)]
 
 
-def only(arch: AnyArch) -> Space:
+def single(arch: AnyArch) -> Space:
     """The space of one Arch."""
     sizes = {axis: (getattr(arch, axis),) for axis in arch.axes}
     return Space(**sizes, head_size=arch.head_size)
@@ -199,7 +205,7 @@ def only(arch: AnyArch) -> Space:
 
 # A training step asks for these.
 @functools.lru_cache(maxsize=64)
-def _widths(space: Space) -> dict[int, tuple[tuple[int, ...], ...]]:
+def _axis_values(space: Space) -> dict[int, tuple[tuple[int, ...], ...]]:
     """{hidden: the sizes of the axes after it}, all in order. Hidden and layers are the
     first axes; what follows is free, but that heads and ffn may depend on hidden."""
     made = {}
@@ -213,5 +219,5 @@ def _widths(space: Space) -> dict[int, tuple[tuple[int, ...], ...]]:
     return made
 
 
-def _count(rest: tuple[tuple[int, ...], ...]) -> int:
+def _num_combinations(rest: tuple[tuple[int, ...], ...]) -> int:
     return math.prod(map(len, rest))

@@ -15,24 +15,26 @@ from autodistill_jax.data import docstrings, nsp, tfds, tokenization
 from autodistill_jax.errors import UserError
 
 # Rows enough to choose an Arch on and to compare 2,000 further pairs.
-_HELD_OUT = 6000
-UNITS = ("sentence", "chunk", "pair")
+_MAX_HELD_OUT_ROWS = 6000
+ROW_FORMATS = ("sentence", "chunk", "pair")
 
 Document = tuple[str, bool]  # (text with blank lines between paragraphs, held out?)
 
 
-def check(source: str, packages: Sequence[str] = (), download: bool = False) -> None:
+def check_source(
+    source: str, packages: Sequence[str] = (), download: bool = False
+) -> None:
     """Is the source there? Told in a moment, before any work; see `documents`.
 
     Raises:
       UserError: it is not.
     """
     if source == "docs":
-        docstrings.check(packages)
+        docstrings.check_packages(packages)
     elif source.startswith("tfds:"):
-        _builder(source.removeprefix("tfds:"), download)
+        _tfds_builder(source.removeprefix("tfds:"), download)
     else:
-        _files(source)
+        _text_files(source)
 
 
 def documents(
@@ -49,7 +51,7 @@ def documents(
         of tensorflow_datasets with a feature `text`.
       packages: for "docs".
       download: may a tfds data set be downloaded that is not on this machine?
-      unit: of `rows`; for "pair" the documents of a .txt file are what blank lines part,
+      unit: of `corpus_rows`; for "pair" the documents of a .txt file are what blank lines part,
         and no sentence goes over a line's end, as BERT's own text is written. For the
         others they are pages.
 
@@ -59,22 +61,23 @@ def documents(
     if source == "docs":
         # In the order of a hash: any first part of it is of all packages.
         for doc in sorted(
-            docstrings.docstrings(tuple(packages)), key=lambda d: _hash(d.text)
+            docstrings.read_docstrings(tuple(packages)),
+            key=lambda d: _text_hash(d.text),
         ):
-            text = "\n\n".join(docstrings.paragraphs(doc.text))
+            text = "\n\n".join(docstrings.prose_paragraphs(doc.text))
             if text:
                 yield text, doc.held_out
     elif source.startswith("tfds:"):
-        for text in _tfds(source.removeprefix("tfds:"), download):
+        for text in _tfds_documents(source.removeprefix("tfds:"), download):
             yield text, _is_held_out(text)
     else:
-        for path in _files(source):
-            for text in _of_file(path, unit):
+        for path in _text_files(source):
+            for text in _file_documents(path, unit):
                 if text.strip():
                     yield text, _is_held_out(text)
 
 
-def rows(
+def corpus_rows(
     source: Iterator[Document], made, unit: str, length: int, limit: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
     """Token rows of length `length`: {"train": ..., "heldout": ...}.
@@ -84,17 +87,19 @@ def rows(
       made: a tokenizer.
       unit: "sentence": a row is one sentence (best for sentence-embedding teachers);
         "chunk": rows are filled with running text of one document; "pair": two texts,
-        and whether the second follows the first, see `nsp.rows`.
+        and whether the second follows the first, see `nsp.sentence_pair_rows`.
       length: tokens a row, [CLS] and [SEP] included.
       limit: at most so many training rows; 0 means all.
 
     A row of the held-out side that also stands in the training side is dropped.
     """
-    if unit not in UNITS:
-        raise UserError(f"data.unit is {unit!r}; it must be one of {', '.join(UNITS)}")
+    if unit not in ROW_FORMATS:
+        raise UserError(
+            f"data.unit is {unit!r}; it must be one of {', '.join(ROW_FORMATS)}"
+        )
     if unit == "pair":
         whole = ((_all_sentences(text), held_out) for text, held_out in source)
-        return nsp.rows(whole, made, length, limit, _HELD_OUT)
+        return nsp.sentence_pair_rows(whole, made, length, limit, _MAX_HELD_OUT_ROWS)
     texts = {False: {}, True: {}}  # Dicts keep order and drop what stands twice.
     for text, held_out in source:
         if unit == "sentence":
@@ -105,7 +110,7 @@ def rows(
         if (
             limit
             and len(texts[False]) >= limit
-            and len(texts[True]) >= min(limit, _HELD_OUT)
+            and len(texts[True]) >= min(limit, _MAX_HELD_OUT_ROWS)
         ):
             break
     train = list(texts[False])[: limit or None]
@@ -116,19 +121,21 @@ def rows(
             "at least 2 and 4 are needed: give it more text"
         )
     return {
-        "train": tokenization.encode(made, train, length),
-        "heldout": tokenization.encode(made, heldout, length),
+        "train": tokenization.encode_texts(made, train, length),
+        "heldout": tokenization.encode_texts(made, heldout, length),
     }
 
 
-def sentences(paragraph: str) -> list[str]:
+def split_sentences(paragraph: str) -> list[str]:
     """A paragraph's sentences of at least four words."""
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])", " ".join(paragraph.split()))
     return [part for part in parts if len(part.split()) >= 4]
 
 
 def _all_sentences(text: str) -> list[str]:
-    return [sentence for part in _paragraphs(text) for sentence in sentences(part)]
+    return [
+        sentence for part in _paragraphs(text) for sentence in split_sentences(part)
+    ]
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -148,14 +155,14 @@ def _chunks(made, paragraphs: list[str], length: int) -> list[str]:
 
 
 def _is_held_out(text: str) -> bool:
-    return _hash(text) % 20 == 0
+    return _text_hash(text) % 20 == 0
 
 
-def _hash(text: str) -> int:
+def _text_hash(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def _files(source: str) -> list[Path]:
+def _text_files(source: str) -> list[Path]:
     path = Path(os.path.expanduser(source))
     if path.is_dir():
         found = [
@@ -171,14 +178,14 @@ def _files(source: str) -> list[Path]:
             f"data.source={source}: no .txt, .jsonl or wikiextractor file there; give "
             "a file, a folder, a glob, 'docs' or 'tfds:NAME'"
         )
-    return sorted(found, key=lambda path: (_hash(path.name), path))
+    return sorted(found, key=lambda path: (_text_hash(path.name), path))
 
 
 def _is_wiki(path: Path) -> bool:
     return re.fullmatch(r"wiki_\d+", path.name) is not None
 
 
-def _of_file(path: Path, unit: str) -> Iterator[str]:
+def _file_documents(path: Path, unit: str) -> Iterator[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -202,10 +209,10 @@ def _of_file(path: Path, unit: str) -> Iterator[str]:
         for part in re.split(r"\n\s*\n", text):
             yield "\n\n".join(part.split("\n"))
     else:
-        yield from _blocks(text)
+        yield from _page_documents(text)
 
 
-def _blocks(text: str) -> Iterator[str]:
+def _page_documents(text: str) -> Iterator[str]:
     """A .txt file in documents of a page or so, so that even one file has two sides.
 
     Cut between paragraphs (at blank lines), or between lines where there is no blank
@@ -223,11 +230,11 @@ def _blocks(text: str) -> Iterator[str]:
     yield "\n\n".join(block)
 
 
-def _builder(name: str, download: bool, fetch: bool = False):
+def _tfds_builder(name: str, download: bool, fetch: bool = False):
     asked, instead = f"data.source=tfds:{name}", "point data.source to files"
-    builder = tfds.find(name, asked, instead, download)
+    builder = tfds.find_builder(name, asked, instead, download)
     if fetch:
-        tfds.prepare(builder, asked, instead)
+        tfds.prepare_builder(builder, asked, instead)
     if builder.info.splits and "text" not in builder.info.features:
         raise UserError(
             f"{asked} has no feature 'text', only {', '.join(builder.info.features)}"
@@ -235,7 +242,7 @@ def _builder(name: str, download: bool, fetch: bool = False):
     return builder
 
 
-def _tfds(name: str, download: bool) -> Iterator[str]:
-    for example in _builder(name, download, True).as_data_source(split="train"):
+def _tfds_documents(name: str, download: bool) -> Iterator[str]:
+    for example in _tfds_builder(name, download, True).as_data_source(split="train"):
         text = example["text"]
         yield text.decode() if isinstance(text, bytes) else str(text)

@@ -31,10 +31,10 @@ _ALIASES = {
 }
 
 
-_NOT_READ = {"tests", "test", "testing", "_vendor"}
+_SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor"}
 
 
-class Doc(NamedTuple):
+class Docstring(NamedTuple):
     """One docstring. `held_out`: its whole module is kept for evaluation."""
 
     package: str
@@ -44,7 +44,7 @@ class Doc(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2)  # Text and labelled task read the same files.
-def docstrings(packages: tuple[str, ...]) -> list[Doc]:
+def read_docstrings(packages: tuple[str, ...]) -> list[Docstring]:
     """The docstrings of installed packages, in the order of package, file and line.
 
     Docstrings that stand twice, in one package or in two, are dropped altogether. Every
@@ -55,22 +55,22 @@ def docstrings(packages: tuple[str, ...]) -> list[Doc]:
     """
     docs = []
     for package in packages:
-        for path, module in _modules(package):
+        for path, module in _package_modules(package):
             # crc32, not hash(): the same on every machine and run.
             held_out = zlib.crc32(module.encode()) % 5 == 0
-            for text in _of_file(path):
-                docs.append(Doc(package, module, text, held_out))
-    seen = collections.Counter(_normal(doc.text) for doc in docs)
-    return [doc for doc in docs if seen[_normal(doc.text)] == 1]
+            for text in _file_docstrings(path):
+                docs.append(Docstring(package, module, text, held_out))
+    seen = collections.Counter(_normalized_text(doc.text) for doc in docs)
+    return [doc for doc in docs if seen[_normalized_text(doc.text)] == 1]
 
 
-def check(packages: Sequence[str]) -> None:
+def check_packages(packages: Sequence[str]) -> None:
     """Raises UserError if one of the packages is not installed."""
     for package in packages:
-        _root(package)
+        _package_folder(package)
 
 
-def paragraphs(text: str) -> Iterator[str]:
+def prose_paragraphs(text: str) -> Iterator[str]:
     """The prose of a docstring: no code, tables, parameter lists or headings."""
     for block in re.split(r"\n\s*\n", text):
         lines = block.splitlines()
@@ -86,7 +86,7 @@ def paragraphs(text: str) -> Iterator[str]:
             yield prose
 
 
-def blanked(text: str, packages: Sequence[str]) -> str:
+def blank_package_names(text: str, packages: Sequence[str]) -> str:
     """The text without these packages' names: each word that holds one, and each
     usual short name, is an underscore."""
     held = "|".join(map(re.escape, packages))
@@ -98,7 +98,7 @@ def blanked(text: str, packages: Sequence[str]) -> str:
     )
 
 
-def labelled(packages: tuple[str, ...]) -> tuple[list, list]:
+def docstring_task(packages: tuple[str, ...]) -> tuple[list, list]:
     """The task "which package is this docstring from?": (train, dev) rows.
 
     A row is (text, label); the text is the prose of the docstring with the packages'
@@ -107,8 +107,8 @@ def labelled(packages: tuple[str, ...]) -> tuple[list, list]:
     """
     rows = {True: collections.defaultdict(list), False: collections.defaultdict(list)}
     seen = set()
-    for doc in docstrings(packages):
-        text = blanked(" ".join(paragraphs(doc.text)), packages)
+    for doc in read_docstrings(packages):
+        text = blank_package_names(" ".join(prose_paragraphs(doc.text)), packages)
         if len(text.split()) < 8 or text in seen:
             continue
         seen.add(text)
@@ -132,7 +132,7 @@ def labelled(packages: tuple[str, ...]) -> tuple[list, list]:
     return splits[0], splits[1]
 
 
-def _root(package: str) -> Path:
+def _package_folder(package: str) -> Path:
     try:
         spec = importlib.util.find_spec(package)
     except (ModuleNotFoundError, ValueError):  # Of "nosuch.part", or of "".
@@ -145,19 +145,19 @@ def _root(package: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _modules(package: str) -> list[tuple[Path, str]]:
-    root = _root(package)
+def _package_modules(package: str) -> list[tuple[Path, str]]:
+    root = _package_folder(package)
     files = sorted(
         root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()
     )
     return [
         (path, ".".join((package, *path.relative_to(root).with_suffix("").parts)))
         for path in files
-        if not _NOT_READ & set(path.relative_to(root).parts)
+        if not _SKIPPED_FOLDERS & set(path.relative_to(root).parts)
     ]
 
 
-def _of_file(path: Path) -> Iterator[str]:
+def _file_docstrings(path: Path) -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Old sources have invalid escapes.
         try:
@@ -172,5 +172,5 @@ def _of_file(path: Path) -> Iterator[str]:
                 yield inspect.cleandoc(text)
 
 
-def _normal(text: str) -> str:
+def _normalized_text(text: str) -> str:
     return " ".join(text.lower().split())

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from autodistill_jax.data import glue_tsv, tasks, tfds
-from autodistill_jax.data.glue_tsv import LAYOUTS, Layout, Side
+from autodistill_jax.data.glue_tsv import TASK_LAYOUTS, LabelledTexts, TaskLayout
 from autodistill_jax.errors import UserError
 
-NAMES = tuple(LAYOUTS)
+GLUE_TASKS = tuple(TASK_LAYOUTS)
 
 
-def load(
+def load_glue_task(
     name: str,
     root: str = "",
     download: bool = False,
@@ -25,7 +25,7 @@ def load(
     for MNLI one is "AX", GLUE's diagnostic set.
 
     Args:
-      name: of `NAMES`.
+      name: of `GLUE_TASKS`.
       root: the folder that holds CoLA/, SST-2/ and so on, in GLUE's original TSVs; "":
         tensorflow_datasets.
       download: may tensorflow_datasets fetch a task that is not on this machine?
@@ -36,7 +36,7 @@ def load(
       UserError: a file that is not there or has no rows, a short row, a label outside
         the task's set (file and line number), label names that half fit.
     """
-    layout = LAYOUTS[name]
+    layout = TASK_LAYOUTS[name]
     labels = label_order(layout.labels, label_names)
     if layout.metric == "accuracy_f1" and labels != layout.labels:
         raise UserError(
@@ -45,19 +45,19 @@ def load(
             "use a teacher with that order"
         )
     if root:
-        sides, notes = glue_tsv.read(layout, root)
+        sides, notes = glue_tsv.read_glue_folder(layout, root)
     else:
-        sides, notes = _stored(name, layout, download), ()
+        sides, notes = _tfds_splits(name, layout, download), ()
     if labels != layout.labels:
         places = [labels.index(label) for label in layout.labels]
         sides = {
-            stem: Side(side.texts, [places[label] for label in side.labels])
+            stem: LabelledTexts(side.texts, [places[label] for label in side.labels])
             for stem, side in sides.items()
         }
     first, *others = layout.ends
     # GLUE's diagnostic set comes last, if at all.
     stems = (*(f"test{end}" for end in layout.ends), "diagnostic")
-    tests = dict(zip(keys(name), stems, strict=False))
+    tests = dict(zip(submission_keys(name), stems, strict=False))
     return tasks.Task(
         name,
         tuple(sides["train"]),
@@ -71,9 +71,9 @@ def load(
     )
 
 
-def keys(name: str) -> tuple[str, ...]:
+def submission_keys(name: str) -> tuple[str, ...]:
     """The stems of GLUE's submission files of a task."""
-    return LAYOUTS[name].submissions or (LAYOUTS[name].folder,)
+    return TASK_LAYOUTS[name].submissions or (TASK_LAYOUTS[name].folder,)
 
 
 def label_order(labels: Sequence[str], said: Sequence[str] | None) -> tuple[str, ...]:
@@ -99,11 +99,11 @@ def label_order(labels: Sequence[str], said: Sequence[str] | None) -> tuple[str,
     return tuple(known[name] for name in found)
 
 
-def submission(task: tasks.Task, key: str, predictions) -> str:
+def submission_text(task: tasks.Task, key: str, predictions) -> str:
     """The text of GLUE's submission file `<key>.tsv`: columns index and prediction.
 
     Args:
-      task: of `load`.
+      task: of `load_glue_task`.
       key: of `task.tests`.
       predictions: [rows of that side], numbers of classes in the order of
         `task.labels`, or scores (STS-B: cut to 0..5, three decimals).
@@ -119,30 +119,34 @@ def submission(task: tasks.Task, key: str, predictions) -> str:
     return "index\tprediction\n" + "".join(rows)
 
 
-def _stored(name: str, layout: Layout, download: bool) -> dict[str, Side]:
+def _tfds_splits(
+    name: str, layout: TaskLayout, download: bool
+) -> dict[str, LabelledTexts]:
     """The sides as tensorflow_datasets has them, by the stems of GLUE's files."""
     asked = f"finetune.glue_dir is empty and glue/{name} of tensorflow_datasets"
     instead = f"set finetune.glue_dir to the folder that holds {layout.folder}/"
-    builder = tfds.find(f"glue/{name}", asked, instead, download)
-    tfds.prepare(builder, asked, instead)
+    builder = tfds.find_builder(f"glue/{name}", asked, instead, download)
+    tfds.prepare_builder(builder, asked, instead)
     sides = {}
     labelled = ["train", *(f"dev{end}" for end in layout.ends)]
     for stem in (*labelled, *(f"test{end}" for end in layout.ends)):
         split = stem.replace("dev", "validation")
         if split in builder.info.splits:
-            sides[stem] = _side(layout, builder, split, stem in labelled)
+            sides[stem] = _tfds_split(layout, builder, split, stem in labelled)
         elif stem in labelled:
             raise UserError(f"{asked} lacks the split {split}; {instead}")
     if name == "mnli":
         # Nobody's fine-tuning should fail for want of it.
         with contextlib.suppress(UserError):
-            builder = tfds.find("glue/ax", "glue/ax", instead, download)
-            tfds.prepare(builder, "glue/ax", instead)
-            sides["diagnostic"] = _side(layout, builder, "test", False)
+            builder = tfds.find_builder("glue/ax", "glue/ax", instead, download)
+            tfds.prepare_builder(builder, "glue/ax", instead)
+            sides["diagnostic"] = _tfds_split(layout, builder, "test", False)
     return sides
 
 
-def _side(layout: Layout, builder, split: str, labelled: bool) -> Side:
+def _tfds_split(
+    layout: TaskLayout, builder, split: str, labelled: bool
+) -> LabelledTexts:
     source = builder.as_data_source(split=split)
     # All at once takes half the time (MNLI: 13 s); they are stored shuffled, and `idx`
     # is the place in GLUE's file.
@@ -153,7 +157,7 @@ def _side(layout: Layout, builder, split: str, labelled: bool) -> Side:
     ]
     # tfds numbers the labels as `layout.labels` does.
     number = int if layout.labels else float
-    return Side(
+    return LabelledTexts(
         [pair[0] if len(pair) == 1 else pair for pair in texts],
         [number(row["label"]) for row in rows] if labelled else [],
     )

@@ -9,7 +9,7 @@ from autodistill_jax.data import tasks
 from autodistill_jax.errors import UserError
 
 
-class Layout(NamedTuple):
+class TaskLayout(NamedTuple):
     """Where a task's texts and labels stand, in its files and in tensorflow_datasets."""
 
     folder: str
@@ -22,7 +22,7 @@ class Layout(NamedTuple):
     submissions: tuple[str, ...] = ()  # stems of GLUE's files; (): the folder's name
 
 
-class Side(NamedTuple):
+class LabelledTexts(NamedTuple):
     """Texts, and the numbers of their labels (none for a test side)."""
 
     texts: list[tasks.Text]
@@ -33,17 +33,17 @@ _PAIR = ("sentence1", "sentence2")
 _BINARY = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
 
-LAYOUTS = {
-    "sst2": Layout("SST-2", ("sentence",), "label", _BINARY, "accuracy"),
-    "cola": Layout("CoLA", ("sentence",), "label", _BINARY, "matthews"),
-    "mrpc": Layout(
+TASK_LAYOUTS = {
+    "sst2": TaskLayout("SST-2", ("sentence",), "label", _BINARY, "accuracy"),
+    "cola": TaskLayout("CoLA", ("sentence",), "label", _BINARY, "matthews"),
+    "mrpc": TaskLayout(
         "MRPC", ("#1 String", "#2 String"), "Quality", _BINARY, "accuracy_f1", _PAIR
     ),
-    "stsb": Layout("STS-B", _PAIR, "score", (), "pearson_spearman"),
-    "qqp": Layout(
+    "stsb": TaskLayout("STS-B", _PAIR, "score", (), "pearson_spearman"),
+    "qqp": TaskLayout(
         "QQP", ("question1", "question2"), "is_duplicate", _BINARY, "accuracy_f1"
     ),
-    "mnli": Layout(
+    "mnli": TaskLayout(
         "MNLI",
         _PAIR,
         "gold_label",
@@ -53,21 +53,25 @@ LAYOUTS = {
         ("_matched", "_mismatched"),
         ("MNLI-m", "MNLI-mm", "AX"),
     ),
-    "qnli": Layout("QNLI", ("question", "sentence"), "label", _ENTAILMENT, "accuracy"),
-    "rte": Layout("RTE", _PAIR, "label", _ENTAILMENT, "accuracy"),
-    "wnli": Layout("WNLI", _PAIR, "label", _BINARY, "accuracy"),
+    "qnli": TaskLayout(
+        "QNLI", ("question", "sentence"), "label", _ENTAILMENT, "accuracy"
+    ),
+    "rte": TaskLayout("RTE", _PAIR, "label", _ENTAILMENT, "accuracy"),
+    "wnli": TaskLayout("WNLI", _PAIR, "label", _BINARY, "accuracy"),
 }
 
 # Where no line of a file says which column is which.
-_NO_HEADER = {"sentence": 3, "label": 1}
+_HEADERLESS_COLUMNS = {"sentence": 3, "label": 1}
 
 
-def read(layout: Layout, root: str) -> tuple[dict[str, Side], tuple[str, ...]]:
+def read_glue_folder(
+    layout: TaskLayout, root: str
+) -> tuple[dict[str, LabelledTexts], tuple[str, ...]]:
     """A task's sides by their files' stems (train, dev, test, ...), and notes.
 
     A test file that is not there is left out; MNLI's also include `diagnostic`, the set
     of GLUE that is answered by MNLI's models, from a folder of its own. MRPC is also read as Microsoft gives it,
-    see `_paraphrases`. Rows of QQP's labelled files that lack columns are dropped, as
+    see `_read_msr_paraphrases`. Rows of QQP's labelled files that lack columns are dropped, as
     everybody does: a note says how many.
 
     Raises:
@@ -81,7 +85,7 @@ def read(layout: Layout, root: str) -> tuple[dict[str, Side], tuple[str, ...]]:
     ]
     original = layout.folder == "MRPC"
     if missing and original and (folder / "msr_paraphrase_train.txt").is_file():
-        return _paraphrases(layout, folder)
+        return _read_msr_paraphrases(layout, folder)
     if missing:
         instead = "msr_paraphrase_train.txt and dev_ids.tsv in place of"
         raise UserError(
@@ -93,26 +97,26 @@ def read(layout: Layout, root: str) -> tuple[dict[str, Side], tuple[str, ...]]:
     sides, notes = {}, []
     for stem in labelled:
         path = folder / f"{stem}.tsv"
-        sides[stem], dropped = _labelled(layout, path)
+        sides[stem], dropped = _read_labelled(layout, path)
         if dropped:
             notes.append(f"{path}: dropped {dropped} rows that lack columns")
     for stem in (f"test{end}" for end in layout.ends):
         if (folder / f"{stem}.tsv").is_file():
-            sides[stem] = _unlabelled(layout, folder / f"{stem}.tsv")
+            sides[stem] = _read_unlabelled(layout, folder / f"{stem}.tsv")
     apart = folder.parent / "diagnostic" / "diagnostic.tsv"
     if layout.folder == "MNLI" and apart.is_file():
-        sides["diagnostic"] = _unlabelled(layout, apart)
+        sides["diagnostic"] = _read_unlabelled(layout, apart)
     return sides, tuple(notes)
 
 
-def _index(layout: Layout, label: str, path: Path, line: int) -> float:
+def _label_number(layout: TaskLayout, label: str, path: Path, line: int) -> float:
     """A label's number.
 
     Raises:
       UserError: it is none of the task's labels, or no number where one is needed.
     """
     if not layout.labels:
-        number = tasks.number_label(label, path, line)
+        number = tasks.parse_number_label(label, path, line)
         if not 0 <= number <= 5:
             raise UserError(
                 f"{path}, line {line}: score {label!r} is outside STS-B's 0 to 5"
@@ -126,7 +130,7 @@ def _index(layout: Layout, label: str, path: Path, line: int) -> float:
     return layout.labels.index(label)
 
 
-def _paraphrases(layout: Layout, folder: Path):
+def _read_msr_paraphrases(layout: TaskLayout, folder: Path):
     """MRPC from Microsoft's own files, msr_paraphrase_train.txt and _test.txt.
 
     GLUE's dev rows are those of the training file whose pair of ids stands in
@@ -137,7 +141,7 @@ def _paraphrases(layout: Layout, folder: Path):
     columns = ("#1 ID", "#2 ID", *layout.texts, layout.label)
     notes = ()
     if listed.is_file():
-        chosen = {tuple(row) for _, row in tasks.tsv(listed, (0, 1), header=False)}
+        chosen = {tuple(row) for _, row in tasks.read_tsv(listed, (0, 1), header=False)}
     else:
         chosen = None
         told = (
@@ -146,15 +150,15 @@ def _paraphrases(layout: Layout, folder: Path):
             "dev_ids.tsv there for that"
         )
         notes = (told,)
-    train, dev = Side([], []), Side([], [])
-    for line, (first, second, *text, label) in tasks.tsv(path, columns):
+    train, dev = LabelledTexts([], []), LabelledTexts([], [])
+    for line, (first, second, *text, label) in tasks.read_tsv(path, columns):
         if chosen is None:
             held_out = zlib.crc32(f"{first} {second}".encode()) % 10 == 0
         else:
             held_out = (first, second) in chosen
         side = dev if held_out else train
         side.texts.append(tuple(text))
-        side.labels.append(_index(layout, label, path, line))
+        side.labels.append(_label_number(layout, label, path, line))
     if not train.texts or not dev.texts:
         raise UserError(
             f"{path} gives {len(train.texts)} training and {len(dev.texts)} dev rows "
@@ -163,37 +167,39 @@ def _paraphrases(layout: Layout, folder: Path):
     sides = {"train": train, "dev": dev}
     for name in ("test.tsv", "msr_paraphrase_test.txt"):
         if (folder / name).is_file():
-            sides["test"] = _unlabelled(layout, folder / name)
+            sides["test"] = _read_unlabelled(layout, folder / name)
             break
     return sides, notes
 
 
-def _labelled(layout: Layout, path: Path) -> tuple[Side, int]:
+def _read_labelled(layout: TaskLayout, path: Path) -> tuple[LabelledTexts, int]:
     """The labelled rows of a file, and how many rows were dropped."""
     columns, header = (*layout.texts, layout.label), layout.folder != "CoLA"
     if not header:
-        columns = [_NO_HEADER[column] for column in columns]
+        columns = [_HEADERLESS_COLUMNS[column] for column in columns]
     broken = layout.folder == "QQP"
-    rows = tasks.tsv(path, columns, header, short=broken)
-    side = Side([], [])
+    rows = tasks.read_tsv(path, columns, header, short=broken)
+    side = LabelledTexts([], [])
     for line, row in rows:
         if not broken or (row and row[-1]):
-            side.texts.append(_text(row[:-1]))
-            side.labels.append(_index(layout, row[-1], path, line))
-    return _some(side, path), len(rows) - len(side.texts)
+            side.texts.append(_text_or_pair(row[:-1]))
+            side.labels.append(_label_number(layout, row[-1], path, line))
+    return _check_nonempty(side, path), len(rows) - len(side.texts)
 
 
-def _unlabelled(layout: Layout, path: Path) -> Side:
+def _read_unlabelled(layout: TaskLayout, path: Path) -> LabelledTexts:
     # A short row is refused, in QQP too: the server wants a line for each.
-    rows = tasks.tsv(path, layout.texts)
-    return _some(Side([_text(row) for _, row in rows], []), path)
+    rows = tasks.read_tsv(path, layout.texts)
+    return _check_nonempty(
+        LabelledTexts([_text_or_pair(row) for _, row in rows], []), path
+    )
 
 
-def _text(cells: list[str]) -> tasks.Text:
+def _text_or_pair(cells: list[str]) -> tasks.Text:
     return cells[0] if len(cells) == 1 else tuple(cells)
 
 
-def _some(side: Side, path: Path) -> Side:
+def _check_nonempty(side: LabelledTexts, path: Path) -> LabelledTexts:
     if not side.texts:
         raise UserError(f"{path} has no rows; put the whole file there")
     return side

@@ -12,7 +12,7 @@ from autodistill_jax import sharding
 from autodistill_jax.errors import UserError
 
 
-class _Rows:
+class _RowSource:
     """Arrays with a common first axis, as a random-access source of rows."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
@@ -25,7 +25,7 @@ class _Rows:
         return {key: value[i] for key, value in self.arrays.items()}
 
 
-class Feed(NamedTuple):
+class TrainBatches(NamedTuple):
     """Batches without end; `feed[step]` is a step's, whole.
 
     rows: one by one, in the order of the steps. batch_size: of all hosts together.
@@ -43,7 +43,9 @@ class Feed(NamedTuple):
         return {name: np.stack([row[name] for row in made]) for name in made[0]}
 
 
-def training(arrays: Mapping[str, np.ndarray], batch_size: int, seed: int) -> Feed:
+def train_batches(
+    arrays: Mapping[str, np.ndarray], batch_size: int, seed: int
+) -> TrainBatches:
     """Rows shuffled anew each epoch.
 
     The batch is a function of the step alone, however many hosts there are: nothing has
@@ -55,11 +57,11 @@ def training(arrays: Mapping[str, np.ndarray], batch_size: int, seed: int) -> Fe
             f"batch_size {batch_size} is larger than the {rows} rows there are; "
             "use a smaller batch or more text"
         )
-    data = grain.MapDataset.source(_Rows(arrays)).seed(seed).shuffle().repeat()
-    return Feed(data, batch_size)
+    data = grain.MapDataset.source(_RowSource(arrays)).seed(seed).shuffle().repeat()
+    return TrainBatches(data, batch_size)
 
 
-def evaluation(arrays: Mapping[str, np.ndarray], batch_size: int):
+def eval_batches(arrays: Mapping[str, np.ndarray], batch_size: int):
     """Batches in order, once; the last is filled up with `rows` (bool) telling which
     rows are real."""
     rows = len(next(iter(arrays.values())))
@@ -74,32 +76,34 @@ def evaluation(arrays: Mapping[str, np.ndarray], batch_size: int):
         yield batch | {"rows": np.arange(batch_size) < there}
 
 
-def over(
+def map_batches(
     read: Callable, arrays: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh
 ) -> np.ndarray:
     """What `read(batch)` gives for every row, in order: [rows, ...]."""
     made = [
-        sharding.fetch(read(put(batch, mesh)))
-        for batch in evaluation(arrays, batch_size)
+        sharding.to_host(read(to_devices(batch, mesh)))
+        for batch in eval_batches(arrays, batch_size)
     ]
     return np.concatenate(made)[: len(next(iter(arrays.values())))]
 
 
-def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A batch that every host has whole on the devices, its rows split over them."""
     count = len(next(iter(batch.values())))
-    here = sharding.here(mesh, count)
-    return _put({name: value[here] for name, value in batch.items()}, mesh, count)
+    here = sharding.local_rows(mesh, count)
+    return _shard_rows(
+        {name: value[here] for name, value in batch.items()}, mesh, count
+    )
 
 
-def of_step(feed: Feed, step: int, mesh: Mesh) -> dict[str, jax.Array]:
+def batch_at_step(feed: TrainBatches, step: int, mesh: Mesh) -> dict[str, jax.Array]:
     """The batch of a step on the devices; a host reads the rows of its own alone."""
-    here = sharding.here(mesh, feed.batch_size)
-    return _put(feed.some(step, here), mesh, feed.batch_size)
+    here = sharding.local_rows(mesh, feed.batch_size)
+    return _shard_rows(feed.some(step, here), mesh, feed.batch_size)
 
 
-def _put(mine, mesh, count):
-    where = sharding.batch(mesh, count)
+def _shard_rows(mine, mesh, count):
+    where = sharding.batch_sharding(mesh, count)
     return {
         name: jax.make_array_from_process_local_data(
             where, value, (count, *value.shape[1:])

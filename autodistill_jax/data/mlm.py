@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from autodistill_jax.data.tokenization import Special
+from autodistill_jax.data.tokenization import SpecialTokens
 
 
-def hide(
+def mask_tokens(
     key: jax.Array,
     batch: Mapping[str, jax.Array],
-    special: Special,
+    special: SpecialTokens,
     vocab: int,
     fraction: float,
     at_most: int,
@@ -24,7 +24,7 @@ def hide(
 
     Args:
       batch: `ids` and `tokens`, [B, L]; whatever else is in it stays.
-      special: of `tokenization.special`.
+      special: of `tokenization.special_tokens`.
       vocab: how many words there are.
       fraction: of a text's words; at least one where there is a word.
       at_most: words a text.

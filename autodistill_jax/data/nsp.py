@@ -10,7 +10,7 @@ from autodistill_jax.data import tokenization
 from autodistill_jax.errors import UserError
 
 
-class _Pair(NamedTuple):
+class _SentencePair(NamedTuple):
     """Two runs of whole sentences, one after the other in document number `document`.
 
     size: tokens of the second.
@@ -22,7 +22,7 @@ class _Pair(NamedTuple):
     document: int
 
 
-def rows(
+def sentence_pair_rows(
     documents: Iterable[tuple[Sequence[str], bool]],
     made,
     length: int,
@@ -52,13 +52,13 @@ def rows(
     """
     room = length - made.num_special_tokens_to_add(True)
     # Dicts keep order, and drop what stands twice.
-    sides: dict[bool, dict[tuple, _Pair]] = {False: {}, True: {}}
+    sides: dict[bool, dict[tuple, _SentencePair]] = {False: {}, True: {}}
     count = {False: 0, True: 0}
     for number, (sentences, held_out) in enumerate(documents):
         if len(sentences) < 2:
             continue
         count[held_out] += 1
-        for pair in _cut(made, sentences, room, number):
+        for pair in _document_pairs(made, sentences, room, number):
             sides[held_out].setdefault((pair.first, pair.second), pair)
         enough = len(sides[True]) >= min(limit, held_out_limit)
         if limit and len(sides[False]) >= limit and enough and count[True] > 1:
@@ -74,12 +74,14 @@ def rows(
     train = list(sides[False].values())[: limit or None]
     heldout = [pair for key, pair in sides[True].items() if key not in sides[False]]
     return {
-        "train": _encoded(made, train, length),
-        "heldout": _encoded(made, heldout, length),
+        "train": _encode_pairs(made, train, length),
+        "heldout": _encode_pairs(made, heldout, length),
     }
 
 
-def _cut(made, sentences: Sequence[str], room: int, number: int) -> Iterable[_Pair]:
+def _document_pairs(
+    made, sentences: Sequence[str], room: int, number: int
+) -> Iterable[_SentencePair]:
     """A document as pairs of `room` tokens, each cut in two between two sentences."""
     rng = np.random.default_rng(zlib.crc32(" ".join(sentences).encode()))
     encoded = made.encode_batch(list(sentences), add_special_tokens=False)
@@ -90,7 +92,7 @@ def _cut(made, sentences: Sequence[str], room: int, number: int) -> Iterable[_Pa
         while end < len(sentences) and sum(sizes[start : end + 1]) <= room:
             end += 1
         middle = int(rng.integers(start + 1, end))
-        yield _Pair(
+        yield _SentencePair(
             " ".join(sentences[start:middle]),
             " ".join(sentences[middle:end]),
             sum(sizes[middle:end]),
@@ -99,13 +101,15 @@ def _cut(made, sentences: Sequence[str], room: int, number: int) -> Iterable[_Pa
         start = end
 
 
-def _encoded(made, pairs: list[_Pair], length: int) -> dict[str, np.ndarray]:
-    second, other = _exchanged(pairs)
+def _encode_pairs(
+    made, pairs: list[_SentencePair], length: int
+) -> dict[str, np.ndarray]:
+    second, other = _swap_second_texts(pairs)
     texts = [(pair.first, text) for pair, text in zip(pairs, second)]
-    return tokenization.encode(made, texts, length) | {"next": other}
+    return tokenization.encode_texts(made, texts, length) | {"next": other}
 
 
-def _exchanged(pairs: list[_Pair]) -> tuple[list[str], np.ndarray]:
+def _swap_second_texts(pairs: list[_SentencePair]) -> tuple[list[str], np.ndarray]:
     """(second texts, `next`), half of them exchanged between documents."""
     second = [pair.second for pair in pairs]
     other = np.zeros(len(pairs), np.int32)

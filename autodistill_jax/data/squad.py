@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from autodistill_jax.data import tfds
 from autodistill_jax.errors import UserError
 
-NAME = "squad"
+SQUAD = "squad"
 
 
 class Question(NamedTuple):
@@ -38,13 +38,13 @@ class Squad(NamedTuple):
 
     train: list[Question]
     dev: list[Question]
-    name: str = NAME
+    name: str = SQUAD
     metric: str = "f1"
     tests: Mapping[str, list] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
 
-def load(root: str = "", download: bool = False) -> Squad:
+def load_squad(root: str = "", download: bool = False) -> Squad:
     """SQuAD's training and dev questions.
 
     Args:
@@ -57,18 +57,20 @@ def load(root: str = "", download: bool = False) -> Squad:
         training answers that do not stand where the file says.
     """
     if not root:
-        return _check(Squad(*_stored(download)), "squad of tensorflow_datasets")
-    paths = _files(Path(os.path.expanduser(root)))
+        return _drop_misplaced(
+            Squad(*_tfds_questions(download)), "squad of tensorflow_datasets"
+        )
+    paths = _squad_files(Path(os.path.expanduser(root)))
     official = ("train-v1.1.json", "dev-v1.1.json")
     notes = tuple(f"read {path}" for path in paths if path.name not in official)
-    train, dev = (read(path) for path in paths)
-    return _check(Squad(train, dev, notes=notes), str(paths[0]))
+    train, dev = (read_squad_file(path) for path in paths)
+    return _drop_misplaced(Squad(train, dev, notes=notes), str(paths[0]))
 
 
-def _check(made: Squad, where: str) -> Squad:
+def _drop_misplaced(made: Squad, where: str) -> Squad:
     """Without the training questions whose answer stands elsewhere: a note says how
     many, and more than one in a hundred are refused."""
-    lost = [one for one in made.train if not _stands(one)]
+    lost = [one for one in made.train if not _is_answer_in_place(one)]
     if 100 * len(lost) > len(made.train):
         answer, start = lost[0].answers[0], lost[0].starts[0]
         raise UserError(
@@ -79,16 +81,16 @@ def _check(made: Squad, where: str) -> Squad:
     if not lost:
         return made
     note = f"{where}: dropped {len(lost)} questions whose answer is not at answer_start"
-    train = [one for one in made.train if _stands(one)]
+    train = [one for one in made.train if _is_answer_in_place(one)]
     return made._replace(train=train, notes=(*made.notes, note))
 
 
-def _stands(question: Question) -> bool:
+def _is_answer_in_place(question: Question) -> bool:
     answer, start = question.answers[0], question.starts[0]
     return start >= 0 and question.context.startswith(answer, start)
 
 
-def _files(folder: Path) -> list[Path]:
+def _squad_files(folder: Path) -> list[Path]:
     """The training and the dev file of a folder."""
     made, missing = [], []
     for side in ("train", "dev"):
@@ -110,7 +112,7 @@ def _files(folder: Path) -> list[Path]:
     return made
 
 
-def read(path: Path) -> list[Question]:
+def read_squad_file(path: Path) -> list[Question]:
     """The questions of a file in SQuAD 1.1's own form, in its order.
 
     Raises:
@@ -118,34 +120,42 @@ def read(path: Path) -> list[Question]:
         question), or a question without an answer (as SQuAD 2.0 has them).
     """
     made = []
-    for i, article in enumerate(_member(_json(path), "data", list, str(path)), 1):
+    for i, article in enumerate(
+        _require_member(_read_json(path), "data", list, str(path)), 1
+    ):
         named = article.get("title") if isinstance(article, dict) else None
         about = f"{path}, article {i}" + (f" ({named})" if named else "")
-        for j, paragraph in enumerate(_member(article, "paragraphs", list, about), 1):
+        for j, paragraph in enumerate(
+            _require_member(article, "paragraphs", list, about), 1
+        ):
             place = f"{about}, paragraph {j}"
-            context = _member(paragraph, "context", str, place)
-            for k, asked in enumerate(_member(paragraph, "qas", list, place), 1):
-                made.append(_question(asked, context, f"{place}, question {k}"))
+            context = _require_member(paragraph, "context", str, place)
+            for k, asked in enumerate(
+                _require_member(paragraph, "qas", list, place), 1
+            ):
+                made.append(_parse_question(asked, context, f"{place}, question {k}"))
     if not made:
         raise UserError(f"{path} has no questions; put the whole file there")
     return made
 
 
-def _question(asked: Any, context: str, where: str) -> Question:
-    name = _member(asked, "id", str, where)
+def _parse_question(asked: Any, context: str, where: str) -> Question:
+    name = _require_member(asked, "id", str, where)
     where += f" ({name})"
-    text = _member(asked, "question", str, where)
-    answers = _member(asked, "answers", list, where)
+    text = _require_member(asked, "question", str, where)
+    answers = _require_member(asked, "answers", list, where)
     if not answers:
         raise UserError(
             f"{where} has no answer; SQuAD 1.1 is needed, where every question has one"
         )
-    texts = tuple(_member(answer, "text", str, where) for answer in answers)
-    starts = tuple(_member(answer, "answer_start", int, where) for answer in answers)
+    texts = tuple(_require_member(answer, "text", str, where) for answer in answers)
+    starts = tuple(
+        _require_member(answer, "answer_start", int, where) for answer in answers
+    )
     return Question(name, text, context, texts, starts)
 
 
-def _member(record: Any, name: str, kind: type, where: str) -> Any:
+def _require_member(record: Any, name: str, kind: type, where: str) -> Any:
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         told = {list: "a list", str: "a text", int: "a whole number"}[kind]
@@ -155,7 +165,7 @@ def _member(record: Any, name: str, kind: type, where: str) -> Any:
     return value
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -164,14 +174,14 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from error
 
 
-def _stored(download: bool) -> tuple[list[Question], list[Question]]:
+def _tfds_questions(download: bool) -> tuple[list[Question], list[Question]]:
     """Training and dev questions as tensorflow_datasets has them."""
     asked = "finetune.squad_dir is empty and squad/v1.1 of tensorflow_datasets"
     instead = (
         "set finetune.squad_dir to the folder of train-v1.1.json and dev-v1.1.json"
     )
-    builder = tfds.find("squad/v1.1", asked, instead, download)
-    tfds.prepare(builder, asked, instead)
+    builder = tfds.find_builder("squad/v1.1", asked, instead, download)
+    tfds.prepare_builder(builder, asked, instead)
 
     def side(split):
         source = builder.as_data_source(split=split)
@@ -193,7 +203,7 @@ def _stored(download: bool) -> tuple[list[Question], list[Question]]:
     return side("train"), side("validation")
 
 
-def score(
+def squad_score(
     predictions: Mapping[str, str], dataset: Sequence[Question]
 ) -> dict[str, float]:
     """{"exact_match", "f1"} in percent, as SQuAD 1.1 defines them (arXiv 1606.05250,
@@ -209,10 +219,10 @@ def score(
                 file=sys.stderr,
             )
             continue
-        mine = normalised(predictions[question.id])
-        theirs = [normalised(answer) for answer in question.answers]
+        mine = normalize_answer(predictions[question.id])
+        theirs = [normalize_answer(answer) for answer in question.answers]
         exact += mine in theirs
-        overlap += max(_f1(mine.split(), answer.split()) for answer in theirs)
+        overlap += max(_token_f1(mine.split(), answer.split()) for answer in theirs)
     count = len(dataset)
     return {"exact_match": 100 * exact / count, "f1": 100 * overlap / count}
 
@@ -221,14 +231,14 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:the|an|a)\b")
 
 
-def normalised(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Lower case, without ASCII punctuation, articles and superfluous whitespace, in
     this order: "The U.S.A.'s" is "usas". Other punctuation stays, as it does there."""
     bare = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", bare).split())
 
 
-def _f1(mine: list[str], theirs: list[str]) -> float:
+def _token_f1(mine: list[str], theirs: list[str]) -> float:
     """Of two bags of words; 0 where they share none, even if both are empty."""
     shared = sum((Counter(mine) & Counter(theirs)).values())
     if not shared:
@@ -237,15 +247,15 @@ def _f1(mine: list[str], theirs: list[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def main(argv: Sequence[str]) -> int:
+def score_command(argv: Sequence[str]) -> int:
     """Prints the score as JSON; 2 with one line on stderr if a file is wrong."""
     try:
         if len(argv) != 2:
             raise UserError(
                 f"{len(argv)} arguments; give DATASET.json PREDICTIONS.json"
             )
-        dataset, path = read(Path(argv[0])), Path(argv[1])
-        predictions = _json(path)
+        dataset, path = read_squad_file(Path(argv[0])), Path(argv[1])
+        predictions = _read_json(path)
         if not isinstance(predictions, dict):
             raise UserError(f"{path} is no JSON object of texts by question id")
         for name, text in predictions.items():
@@ -256,9 +266,9 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"squad: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(json.dumps(score(predictions, dataset)))
+    print(json.dumps(squad_score(predictions, dataset)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(score_command(sys.argv[1:]))

@@ -16,7 +16,7 @@ class Windows(NamedTuple):
     rows: {"ids", "tokens", "types"}, [N, L]. question: [N], which one a row is of.
     offsets: [N, L, 2], the characters of the context that a token stands for; (0, 0)
     where it is none of the context's. starts: [N, L] bool, where an answer may start:
-    at each token of a context in one window alone, see `_fullest`.
+    at each token of a context in one window alone, see `_max_context_tokens`.
     """
 
     rows: dict[str, np.ndarray]
@@ -25,12 +25,14 @@ class Windows(NamedTuple):
     starts: np.ndarray
 
 
-def overlap(length: int) -> int:
+def window_overlap(length: int) -> int:
     """Tokens that neighbouring windows share: more than an answer has, as a rule."""
     return length // 4
 
 
-def check(tokenizer: Any, questions: Sequence[Question], length: int) -> None:
+def check_windows_fit(
+    tokenizer: Any, questions: Sequence[Question], length: int
+) -> None:
     """Are there windows of `length` tokens for all of these questions?
 
     Raises:
@@ -42,7 +44,7 @@ def check(tokenizer: Any, questions: Sequence[Question], length: int) -> None:
     there = [
         end for kind, (_, end) in zip(made.sequence_ids, made.offsets) if kind == 1
     ]
-    if made.ids[0] != tokenization.special(tokenizer).cls or not any(there):
+    if made.ids[0] != tokenization.special_tokens(tokenizer).cls or not any(there):
         raise UserError(
             "the teacher's tokenizer puts no [CLS] (or <s>) before a pair of texts, or "
             "does not say which characters a token stands for: answers cannot be found "
@@ -56,7 +58,7 @@ def check(tokenizer: Any, questions: Sequence[Question], length: int) -> None:
         )
         for one, encoded in zip(some, made):
             needed = more + len(encoded.ids)
-            if length - needed < 2 * overlap(length):
+            if length - needed < 2 * window_overlap(length):
                 raise UserError(
                     f"finetune.squad_length {length} leaves too little room for the "
                     f"context beside question {one.id!r} of {len(encoded.ids)} tokens; "
@@ -64,28 +66,32 @@ def check(tokenizer: Any, questions: Sequence[Question], length: int) -> None:
                 )
 
 
-def training(
+def training_windows(
     tokenizer: Any, questions: Sequence[Question], length: int
 ) -> dict[str, np.ndarray]:
     """Rows to learn from: "ids", "tokens", "types" [N, L], and "label" [N, 2], the
     first and the last token of the (first) answer; (0, 0), the first token of all,
     where a window does not hold the whole answer (BERT, arXiv 1810.04805)."""
-    made, labels = _Rows(tokenizer, length), []
-    for number, windows in _encoded(tokenizer, questions, length):
+    made, labels = _RowBuffer(tokenizer, length), []
+    for number, windows in _encode_questions(tokenizer, questions, length):
         for window in windows:
             made.add(window)
-            labels.append(_label(window, questions[number]))
+            labels.append(_answer_span(window, questions[number]))
     return made.stacked() | {"label": np.asarray(labels, np.int32)}
 
 
-def windows(tokenizer: Any, questions: Sequence[Question], length: int) -> Windows:
+def question_windows(
+    tokenizer: Any, questions: Sequence[Question], length: int
+) -> Windows:
     """Rows to be answered."""
-    made, whose, offsets, starts = _Rows(tokenizer, length), [], [], []
-    for number, several in _encoded(tokenizer, questions, length):
+    made, whose, offsets, starts = _RowBuffer(tokenizer, length), [], [], []
+    for number, several in _encode_questions(tokenizer, questions, length):
         contexts = [
             np.array([kind == 1 for kind in window.sequence_ids]) for window in several
         ]
-        fullest = _fullest([int(context.sum()) for context in contexts], length)
+        fullest = _max_context_tokens(
+            [int(context.sum()) for context in contexts], length
+        )
         for window, context, best in zip(several, contexts, fullest):
             made.add(window)
             whose.append(number)
@@ -100,7 +106,7 @@ def windows(tokenizer: Any, questions: Sequence[Question], length: int) -> Windo
     )
 
 
-def answers(
+def decode_answers(
     made: Windows, questions: Sequence[Question], logits: np.ndarray, longest: int = 30
 ) -> dict[str, str]:
     """The answer of every question by its id, cut from its context.
@@ -135,11 +141,11 @@ def answers(
     return told
 
 
-class _Rows:
+class _RowBuffer:
     """Rows of tokens as they come, padded to one length."""
 
     def __init__(self, tokenizer: Any, length: int):
-        self.length, self.pad = length, tokenization.special(tokenizer).pad
+        self.length, self.pad = length, tokenization.special_tokens(tokenizer).pad
         self.made: dict[str, list] = {"ids": [], "tokens": [], "types": []}
 
     def add(self, window: Any) -> None:
@@ -156,11 +162,13 @@ class _Rows:
         return {name: np.stack(rows) for name, rows in self.made.items()}
 
 
-def _encoded(
+def _encode_questions(
     tokenizer: Any, questions: Sequence[Question], length: int
 ) -> Iterator[tuple[int, list]]:
     """(number of a question, its windows in the order of the context)."""
-    tokenizer.enable_truncation(length, stride=overlap(length), strategy="only_second")
+    tokenizer.enable_truncation(
+        length, stride=window_overlap(length), strategy="only_second"
+    )
     for start in range(0, len(questions), 1024):
         # Some questions have spaces in front, which byte-level tokens would keep.
         texts = [
@@ -172,7 +180,7 @@ def _encoded(
     tokenizer.no_truncation()
 
 
-def _label(window: Any, question: Question) -> tuple[int, int]:
+def _answer_span(window: Any, question: Question) -> tuple[int, int]:
     answer, start = question.answers[0], question.starts[0]
     start += len(answer) - len(answer.lstrip())
     end = start + len(answer.strip())
@@ -191,7 +199,7 @@ def _label(window: Any, question: Question) -> tuple[int, int]:
     return (inside[0], inside[-1]) if inside else (0, 0)
 
 
-def _fullest(sizes: list[int], length: int) -> list[np.ndarray]:
+def _max_context_tokens(sizes: list[int], length: int) -> list[np.ndarray]:
     """Of each window's context tokens: is this the window to start an answer in?
 
     A token in several windows belongs to the one with the most context around it: the
@@ -201,7 +209,7 @@ def _fullest(sizes: list[int], length: int) -> list[np.ndarray]:
     Args:
       sizes: the context tokens of each window of one question, all but the last full.
     """
-    step = sizes[0] - overlap(length)
+    step = sizes[0] - window_overlap(length)
     first = [i * step for i in range(len(sizes))]
     room = np.full((len(sizes), first[-1] + sizes[-1]), -1.0)
     for i, (begin, size) in enumerate(zip(first, sizes)):

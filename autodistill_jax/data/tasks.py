@@ -33,7 +33,7 @@ class Task(NamedTuple):
     notes: tuple[str, ...] = ()  # what the user should hear about how it was read
 
 
-def own(
+def load_user_task(
     path: str, dev_file: str, text: str, text_pair: str, label: str, metric: str
 ) -> Task:
     """A task from a .tsv (with a header) or .jsonl file.
@@ -53,9 +53,9 @@ def own(
             f"finetune.metric is {metric!r}; it must be one of {', '.join(METRICS)}"
         )
     columns = [column for column in (text, text_pair, label) if column]
-    train = _read(Path(path), columns)
+    train = _read_rows(Path(path), columns)
     if dev_file:
-        dev, dev_path = _read(Path(dev_file), columns), Path(dev_file)
+        dev, dev_path = _read_rows(Path(dev_file), columns), Path(dev_file)
     else:
         dev = [row for row in train if zlib.crc32(row[1][0].encode()) % 10 == 0]
         train = [row for row in train if zlib.crc32(row[1][0].encode()) % 10 != 0]
@@ -84,7 +84,7 @@ def own(
         texts, labels = [], []
         for number, row in rows:
             texts.append(row[0] if not text_pair else (row[0], row[1]))
-            labels.append(_label(row[-1], values, where, number))
+            labels.append(_label_value(row[-1], values, where, number))
         return texts, labels
 
     name = Path(path).stem
@@ -92,9 +92,9 @@ def own(
     return Task(name, *sides, classes, metric, tuple(values or ()))
 
 
-def _label(value: str, values: dict | None, path: Path, line: int) -> float:
+def _label_value(value: str, values: dict | None, path: Path, line: int) -> float:
     if values is None:
-        return number_label(value, path, line)
+        return parse_number_label(value, path, line)
     if value not in values:
         raise UserError(
             f"{path}, line {line}: label {value!r} is none of the training labels "
@@ -103,7 +103,7 @@ def _label(value: str, values: dict | None, path: Path, line: int) -> float:
     return values[value]
 
 
-def number_label(value: str, path: Path, line: int) -> float:
+def parse_number_label(value: str, path: Path, line: int) -> float:
     try:
         number = float(value)
     except ValueError as error:
@@ -113,10 +113,10 @@ def number_label(value: str, path: Path, line: int) -> float:
     return number
 
 
-def _read(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
+def _read_rows(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
     if path.suffix == ".jsonl":
         rows = []
-        for number, line in _lines(path):
+        for number, line in _numbered_lines(path):
             try:
                 record = json.loads(line)
                 rows.append((number, [str(record[column]) for column in columns]))
@@ -126,10 +126,10 @@ def _read(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
                     f"{', '.join(columns)}; finetune.text, text_pair and label name them"
                 ) from error
         return rows
-    return tsv(path, columns)
+    return read_tsv(path, columns)
 
 
-def tsv(
+def read_tsv(
     path: Path,
     columns: Sequence[str | int],
     header: bool = True,
@@ -140,7 +140,7 @@ def tsv(
     Quotes are text: GLUE's files are not CSV. Without a header, columns are positions.
     A row with too few columns is refused, or with `short` comes as (line number, []).
     """
-    lines = list(_lines(path))
+    lines = list(_numbered_lines(path))
     if not lines:
         raise UserError(f"{path} is empty")
     if header:
@@ -170,7 +170,7 @@ def tsv(
     return rows
 
 
-def _lines(path: Path):
+def _numbered_lines(path: Path):
     if not path.is_file():
         raise UserError(f"{path} is not there; give a .tsv or .jsonl file that is")
     try:

@@ -12,14 +12,14 @@ from unittest import mock
 from autodistill_jax.errors import UserError
 
 
-def find(name: str, asked: str, instead: str, download: bool):
+def find_builder(name: str, asked: str, instead: str, download: bool):
     """A data set's builder, prepared or not, told in a moment and without a network.
 
     Args:
       name: what tensorflow_datasets calls it, as "glue/rte".
       asked: how the user asked for it; errors begin with it.
       instead: what else the user can do where it is not prepared.
-      download: may it be fetched later, by `prepare`?
+      download: may it be fetched later, by `prepare_builder`?
 
     Raises:
       UserError: no such data set, or it is not prepared and may not be fetched, or it
@@ -36,7 +36,7 @@ def find(name: str, asked: str, instead: str, download: bool):
     except Exception as error:
         # Also where it was prepared as tfrecord, which only TensorFlow reads.
         raise UserError(
-            f"{asked} cannot be read ({_reason(error)}); {instead}"
+            f"{asked} cannot be read ({_first_line(error)}); {instead}"
         ) from error
     if not splits and not download:
         # Asking the network would take minutes of retries on a machine without one.
@@ -47,8 +47,8 @@ def find(name: str, asked: str, instead: str, download: bool):
     return builder
 
 
-def prepare(builder, asked: str, instead: str) -> None:
-    """Fetches the data set of `find` where it is not on this machine yet.
+def prepare_builder(builder, asked: str, instead: str) -> None:
+    """Fetches the data set of `find_builder` where it is not on this machine yet.
 
     Raises:
       UserError: it cannot be fetched (after minutes of retries without a network).
@@ -56,16 +56,16 @@ def prepare(builder, asked: str, instead: str) -> None:
     if builder.info.splits:
         return
     try:
-        with _unpacking():
+        with _tensorflow_stub():
             builder.download_and_prepare()
     except Exception as error:
         raise UserError(
-            f"{asked} cannot be fetched ({_reason(error)}); {instead}"
+            f"{asked} cannot be fetched ({_first_line(error)}); {instead}"
         ) from error
 
 
 @contextlib.contextmanager
-def _unpacking():
+def _tensorflow_stub():
     """Lets tfds unpack an archive where TensorFlow is not installed.
 
     It asks TensorFlow for nothing but `open` and `str`, and fails without it.
@@ -83,5 +83,5 @@ def _unpacking():
         yield
 
 
-def _reason(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autodistill_jax.errors import UserError, json_object
+from autodistill_jax.errors import UserError, read_json_object
 
 
-class Special(NamedTuple):
+class SpecialTokens(NamedTuple):
     """Ids of the special tokens: padding, first, between and last; and the one that
     stands for a hidden word (None where the vocabulary has none)."""
 
@@ -20,17 +20,20 @@ class Special(NamedTuple):
 
 
 # BERT's and RoBERTa's names of them.
-_NAMES = (("[PAD]", "[CLS]", "[SEP]", "[MASK]"), ("<pad>", "<s>", "</s>", "<mask>"))
+_SPECIAL_NAMES = (
+    ("[PAD]", "[CLS]", "[SEP]", "[MASK]"),
+    ("<pad>", "<s>", "</s>", "<mask>"),
+)
 
 
-def special(made) -> Special:
+def special_tokens(made) -> SpecialTokens:
     """The ids of a tokenizer's special tokens.
 
     Raises:
       UserError: its vocabulary has neither BERT's nor RoBERTa's.
     """
-    for names in _NAMES:
-        found = Special(*(made.token_to_id(name) for name in names))
+    for names in _SPECIAL_NAMES:
+        found = SpecialTokens(*(made.token_to_id(name) for name in names))
         if None not in found[:3]:
             return found
     raise UserError(
@@ -39,7 +42,7 @@ def special(made) -> Special:
     )
 
 
-def tokenizer(folder: Path, vocab: int):
+def load_tokenizer(folder: Path, vocab: int):
     """The fast tokenizer of a Hugging Face folder.
 
     From tokenizer.json; or vocab.txt (WordPiece, BERT and ELECTRA); or vocab.json and
@@ -52,7 +55,7 @@ def tokenizer(folder: Path, vocab: int):
     import tokenizers
 
     path = folder / "tokenizer_config.json"
-    settings = json_object(path) if path.exists() else {}
+    settings = read_json_object(path) if path.exists() else {}
     path = folder / "tokenizer.json"
     if path.exists():
         try:
@@ -70,7 +73,7 @@ def tokenizer(folder: Path, vocab: int):
         except TypeError as error:  # No [CLS], or no [SEP].
             raise UserError(f"{folder / 'vocab.txt'}: {error}; it is needed") from error
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        made = _byte_level(folder, settings.get("add_prefix_space", False))
+        made = _byte_level_bpe(folder, settings.get("add_prefix_space", False))
     else:
         raise UserError(
             f"{folder} has neither tokenizer.json nor vocab.txt nor vocab.json with "
@@ -83,13 +86,13 @@ def tokenizer(folder: Path, vocab: int):
             f"the vocabulary in {folder} has {max(size, highest)} entries, but the "
             f"teacher has {vocab} word embeddings; use the teacher's own tokenizer files"
         )
-    special(made)
+    special_tokens(made)
     made.no_padding()
     made.no_truncation()
     return made
 
 
-def _byte_level(folder: Path, prefix_space: bool):
+def _byte_level_bpe(folder: Path, prefix_space: bool):
     """RoBERTa's tokenizer: byte-level BPE, <s> a </s> and <s> a </s></s> b </s>."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, processors
@@ -100,25 +103,27 @@ def _byte_level(folder: Path, prefix_space: bool):
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     made.decoder = decoders.ByteLevel()
     there = (
-        name for name in (*_NAMES[1], "<unk>") if made.token_to_id(name) is not None
+        name
+        for name in (*_SPECIAL_NAMES[1], "<unk>")
+        if made.token_to_id(name) is not None
     )
     made.add_special_tokens(list(there))
-    first, last = _NAMES[1][1:3]
-    ids = special(made)
+    first, last = _SPECIAL_NAMES[1][1:3]
+    ids = special_tokens(made)
     made.post_processor = processors.RobertaProcessing(
         (last, ids.sep), (first, ids.cls), add_prefix_space=prefix_space
     )
     return made
 
 
-def encode(made, texts: Sequence, length: int) -> dict[str, np.ndarray]:
+def encode_texts(made, texts: Sequence, length: int) -> dict[str, np.ndarray]:
     """Texts, or pairs of texts, as `ids`, `tokens` and `types`, each [rows, length].
 
     The special tokens of the teacher's kind are added, longer texts cut, shorter ones
     padded; `tokens` is 1 where there is a token and 0 where there is padding.
     """
     made.enable_truncation(length)
-    ids = np.full((len(texts), length), special(made).pad, np.int32)
+    ids = np.full((len(texts), length), special_tokens(made).pad, np.int32)
     tokens = np.zeros((len(texts), length), np.int8)
     types = np.zeros((len(texts), length), np.int8)
     for start in range(0, len(texts), 4096):

@@ -5,20 +5,20 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from autodistill_jax import log
-from autodistill_jax.archs import named
-from autodistill_jax.archs.arch import AnyArch, Arch, nearest
-from autodistill_jax.archs.cost import Sizes, student_sizes
+from autodistill_jax.archs import published
+from autodistill_jax.archs.arch import AnyArch, Arch, nearest_arch
+from autodistill_jax.archs.cost import ModelDims, student_dims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import teacher as teachers
-from autodistill_jax.experiment.experiment import spaces
+from autodistill_jax.experiment.experiment import spaces_from_config
 from autodistill_jax.interop import huggingface
-from autodistill_jax.interop.hub import locate
+from autodistill_jax.interop.hub import locate_teacher
 
 
-def network(
+def resolve_arch_flag(
     config: ConfigDict, text: str | None, field: str
-) -> tuple[str, AnyArch, Sizes]:
+) -> tuple[str, AnyArch, ModelDims]:
     """(the Arch as --arch takes it, the Arch, its sizes); one that is outside the space
     is told on stderr.
 
@@ -30,43 +30,45 @@ def network(
     if not text:
         raise UserError(
             "--arch is missing; give --arch=layers=3,hidden=192,heads=6,ffn=768 or a "
-            f"name: {', '.join(named.ARCHS)}"
+            f"name: {', '.join(published.NAMED_ARCHS)}"
         )
-    teacher, sizes, homes = whole(config, field)
-    arch = named.read(text, homes[0].head_size)
-    told = _told(arch, homes[0])
+    teacher, sizes, homes = teacher_dims_and_spaces(config, field)
+    arch = published.parse_arch_or_name(text, homes[0].head_size)
+    told = _arch_flag_text(arch, homes[0])
     if arch != teacher and not any(arch in space for space in homes):
         alike = [space.nearest(arch) for space in homes if space.family is type(arch)]
-        near = f"; the nearest inside is {nearest(alike, arch)}" if alike else ""
+        near = f"; the nearest inside is {nearest_arch(alike, arch)}" if alike else ""
         log.say(f"note: the Arch {told} is outside the space of the config{near}")
-    sizes = student_sizes(sizes, type(arch), config.space.norm)
-    if named.by_name(text):
-        sizes = named.sizes(text, sizes)
+    sizes = student_dims(sizes, type(arch), config.space.norm)
+    if published.named_arch(text):
+        sizes = published.named_dims(text, sizes)
     return told, arch, sizes
 
 
-def whole(config: ConfigDict, field: str) -> tuple[AnyArch, Sizes, list[Space]]:
-    """(the teacher's Arch, its sizes, the spaces); raises as `network`."""
-    teacher, sizes = _teacher(config.teacher)
+def teacher_dims_and_spaces(
+    config: ConfigDict, field: str
+) -> tuple[AnyArch, ModelDims, list[Space]]:
+    """(the teacher's Arch, its sizes, the spaces); raises as `resolve_arch_flag`."""
+    teacher, sizes = _teacher_dims(config.teacher)
     if config.pretrain.steps:
-        teacher, sizes = teachers.network(config.pretrain.arch, teacher, sizes)
+        teacher, sizes = teachers.pretraining_dims(config.pretrain.arch, teacher, sizes)
     section, name = field.split(".")
     if config[section][name] > sizes.positions:
         raise UserError(
             f"{field} is {config[section][name]}, more than the teacher's "
             f"{sizes.positions} positions; give a shorter one"
         )
-    return teacher, sizes, list(spaces(config.space, teacher).values())
+    return teacher, sizes, list(spaces_from_config(config.space, teacher).values())
 
 
-def _teacher(name: str) -> tuple[AnyArch, Sizes]:
+def _teacher_dims(name: str) -> tuple[AnyArch, ModelDims]:
     """A teacher's sizes; of one that all know, from no further than this package."""
-    if name in named.TEACHERS and not Path(name).is_dir():
-        return named.TEACHERS[name]
-    return huggingface.read_config(locate(name))
+    if name in published.NAMED_TEACHERS and not Path(name).is_dir():
+        return published.NAMED_TEACHERS[name]
+    return huggingface.read_config(locate_teacher(name))
 
 
-def _told(arch: AnyArch, space: Space) -> str:
+def _arch_flag_text(arch: AnyArch, space: Space) -> str:
     """As --arch takes it: with the head size where it is not the space's."""
     other = isinstance(arch, Arch) and arch.head_size != space.head_size
     return f"{arch},head_size={arch.head_size}" if other else str(arch)

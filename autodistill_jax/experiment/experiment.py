@@ -10,13 +10,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import sharding
-from autodistill_jax.archs import named as named_archs
-from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, nearest
-from autodistill_jax.archs.budget import Budget
-from autodistill_jax.archs.cost import Sizes, cost, student_sizes
-from autodistill_jax.archs.papers import partition
+from autodistill_jax.archs import published
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, nearest_arch
+from autodistill_jax.archs.budget import AffordableArchs, Budget
+from autodistill_jax.archs.cost import ModelDims, cost, student_dims
+from autodistill_jax.archs.published import partition
 from autodistill_jax.archs.space import Space
-from autodistill_jax.archs.within import Within
 from autodistill_jax.data import corpus, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import schema
@@ -30,10 +29,10 @@ from autodistill_jax.train import objective as objectives
 class Experiment(NamedTuple):
     """A checked config: nothing in it can still be refused.
 
-    source, teacher: see `teacher.read`. spaces: {name: Space}; a SuperLM each.
+    source, teacher: see `teacher.load_teachers`. spaces: {name: Space}; a SuperLM each.
     affordable: {Arch under the budget: the name of its space}, see `within`. start: what
-    training starts from, (its Arch, its parameters). What is None in `basis` is never
-    None in `read`.
+    training starts from, (its Arch, its parameters). What is None in `load_teacher_side` is never
+    None in `load_experiment`.
     """
 
     config: ConfigDict
@@ -60,10 +59,10 @@ class Experiment(NamedTuple):
         return next(iter(self.spaces.values())).family
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> ModelDims:
         """Of SuperLMs and students; the teacher's may be of another family."""
         norm = self.config.space.norm
-        return student_sizes(self.teacher.sizes, self.family, norm)
+        return student_dims(self.teacher.sizes, self.family, norm)
 
     def envelope(self, space: Space) -> AnyArch:
         """Sizes of the parameters of a space's SuperLM: its widths, all layers there
@@ -74,7 +73,7 @@ class Experiment(NamedTuple):
 
     def superlm(self, space: Space) -> Module:
         settings = self.config.distill
-        return build.module(
+        return build.build_module(
             self.envelope(space),
             self.sizes,
             space=None if len(space) == 1 else space,
@@ -85,7 +84,7 @@ class Experiment(NamedTuple):
         )
 
     def teacher_module(self) -> Module:
-        return build.module(
+        return build.build_module(
             self.teacher.arch,
             self.teacher.sizes,
             dtype=jnp.dtype(self.config.distill.dtype),
@@ -94,7 +93,7 @@ class Experiment(NamedTuple):
 
     def cost(self, arch: AnyArch) -> dict[str, int]:
         """Of a student, or of the teacher."""
-        sizes = student_sizes(self.teacher.sizes, type(arch))
+        sizes = student_dims(self.teacher.sizes, type(arch))
         return cost(arch, sizes, self.config.latency.length)
 
     def count(self) -> int:
@@ -103,17 +102,19 @@ class Experiment(NamedTuple):
         return len(set(first).union(*others)) if others else len(first)
 
 
-def basis(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
+def load_teacher_side(
+    config: ConfigDict, workdir: epath.Path | None = None
+) -> Experiment:
     """What does not hang on a space: all that the job pretrain needs.
 
     Raises:
       UserError: whatever cannot work, in one line.
     """
-    schema.check(config)
+    schema.check_config(config)
     data = config.data
-    corpus.check(data.source, data.packages, data.download)
-    source, teacher = teachers.read(config, workdir)
-    made = tokenization.tokenizer(source.folder, teacher.sizes.vocab)
+    corpus.check_source(data.source, data.packages, data.download)
+    source, teacher = teachers.load_teachers(config, workdir)
+    made = tokenization.load_tokenizer(source.folder, teacher.sizes.vocab)
     length = max(data.length, config.latency.length, config.finetune.length)
     if length > teacher.sizes.positions:
         raise UserError(
@@ -122,7 +123,9 @@ def basis(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
         )
     mesh = sharding.make_mesh(config.mesh)
     check_batches(config, mesh)
-    return Experiment(config, source, teacher, made, tokenization.special(made), mesh)
+    return Experiment(
+        config, source, teacher, made, tokenization.special_tokens(made), mesh
+    )
 
 
 def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -133,8 +136,10 @@ def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             sharding.check_batch(mesh, size, what, config.mesh.accumulate)
 
 
-def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
-    """Checks a config before any work; loads the teacher, see `teacher.read`.
+def load_experiment(
+    config: ConfigDict, workdir: epath.Path | None = None
+) -> Experiment:
+    """Checks a config before any work; loads the teacher, see `teacher.load_teachers`.
 
     Raises:
       UserError: whatever cannot work, in one line.
@@ -144,20 +149,20 @@ def read(config: ConfigDict, workdir: epath.Path | None = None) -> Experiment:
             f"pretrain.arch is {config.pretrain.arch}, and pretrain.steps is 0, so that "
             "nothing is pre-trained; give the steps, or leave pretrain.arch ''"
         )
-    return complete(basis(config, workdir))
+    return with_spaces(load_teacher_side(config, workdir))
 
 
-def complete(made: Experiment) -> Experiment:
-    """A `basis` with all that hangs on its spaces; raises as `read`."""
+def with_spaces(made: Experiment) -> Experiment:
+    """A `load_teacher_side` with all that hangs on its spaces; raises as `load_experiment`."""
     config, teacher, data = made.config, made.teacher, made.config.data
-    named = spaces(config.space, teacher.arch)
+    named = spaces_from_config(config.space, teacher.arch)
     families = {type(teacher.arch), next(iter(named.values())).family}
     if config.budget.convention == "paper" and MobileArch in families:
         raise UserError(
             "budget.convention is 'paper', which does not count MobileBERTs; set it to "
             "'executed'"
         )
-    objective = objectives.objective(
+    objective = objectives.parse_objective(
         config.distill.to_dict(), list(named.values()), teacher, made.special
     )
     if "next" in objective.weights and data.unit != "pair":
@@ -171,20 +176,22 @@ def complete(made: Experiment) -> Experiment:
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
     for axis in teacher.arch.units:
-        sharding.check_split(made.mesh, axis, [getattr(teacher.arch, axis)])
+        sharding.check_tensor_split(made.mesh, axis, [getattr(teacher.arch, axis)])
     for space in named.values():
         for axis in space.largest().units:
-            sharding.check_split(made.mesh, axis, [n for (n,) in space.combined(axis)])
+            sharding.check_tensor_split(
+                made.mesh, axis, [n for (n,) in space.combined(axis)]
+            )
     made = made._replace(
         spaces=named,
         budget=Budget(**config.budget.to_dict()),
         objective=objective,
-        start=_start(config, teacher, named),
+        start=_initial_params(config, teacher, named),
     )
-    return made._replace(affordable=_affordable(made))
+    return made._replace(affordable=_affordable_archs(made))
 
 
-def spaces(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
+def spaces_from_config(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
     """The spaces of a config: its one grid, `main`, or the teacher's `partition`.
 
     Raises:
@@ -218,11 +225,11 @@ def spaces(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
     return {"main": space}
 
 
-def _start(config, teacher, named) -> tuple[AnyArch, dict]:
+def _initial_params(config, teacher, named) -> tuple[AnyArch, dict]:
     """Where training starts: the teacher's weights, random ones, or a student's."""
     kind = config.distill.start
     space, tops = next(iter(named.values())), [s.largest() for s in named.values()]
-    sizes = student_sizes(teacher.sizes, space.family, config.space.norm)
+    sizes = student_dims(teacher.sizes, space.family, config.space.norm)
     widest = space.arch(
         {axis: max(getattr(top, axis) for top in tops) for axis in space.family.axes}
     )
@@ -233,16 +240,16 @@ def _start(config, teacher, named) -> tuple[AnyArch, dict]:
                 f"{', '.join(config.distill.freeze)} as they start; give "
                 "--config.distill.freeze='()'"
             )
-        module = build.module(widest, sizes)
-        params = build.init(module, jax.random.key(config.seed))
+        module = build.build_module(widest, sizes)
+        params = build.init_params(module, jax.random.key(config.seed))
         return widest, {k: np.asarray(v) for k, v in params.items()}
     if not kind:
         raise UserError(
             "distill.start is empty; give teacher, random, or a student's folder"
         )
     if kind == "teacher" and type(teacher.arch) is not space.family:
-        return widest, _projected(teacher, widest, sizes, config.seed)
-    source = teacher if kind == "teacher" else huggingface.load(kind)
+        return widest, _random_but_word_embeddings(teacher, widest, sizes, config.seed)
+    source = teacher if kind == "teacher" else huggingface.load_pretrained(kind)
     try:
         extract.check_fits(source.arch, widest)
     except UserError as error:
@@ -260,11 +267,13 @@ def _start(config, teacher, named) -> tuple[AnyArch, dict]:
     return source.arch, source.params
 
 
-def _projected(teacher, arch, sizes, seed: int) -> dict[str, np.ndarray]:
+def _random_but_word_embeddings(
+    teacher, arch, sizes, seed: int
+) -> dict[str, np.ndarray]:
     """Random weights of another family than the teacher's, but for its word embeddings:
     those are the teacher's along their main directions, as many as there is room for."""
-    module = build.module(arch, sizes)
-    made = build.init(module, jax.random.key(seed))
+    module = build.build_module(arch, sizes)
+    made = build.init_params(module, jax.random.key(seed))
     made = {name: np.asarray(value) for name, value in made.items()}
     words = teacher.params["embeddings_word"]
     wide = made["embeddings_word"].shape[1]
@@ -274,12 +283,14 @@ def _projected(teacher, arch, sizes, seed: int) -> dict[str, np.ndarray]:
     return made
 
 
-def _affordable(experiment: Experiment) -> Mapping[AnyArch, str]:
+def _affordable_archs(experiment: Experiment) -> Mapping[AnyArch, str]:
     """The Archs under the budget, or the one that `search.arch` names."""
     config = experiment.config
     if config.search.arch:
         head_size = next(iter(experiment.spaces.values())).head_size
-        arch = named_archs.read(config.search.arch, head_size, "search.arch")
+        arch = published.parse_arch_or_name(
+            config.search.arch, head_size, "search.arch"
+        )
         for name, space in experiment.spaces.items():
             if arch in space:
                 return {arch: name}
@@ -291,9 +302,9 @@ def _affordable(experiment: Experiment) -> Mapping[AnyArch, str]:
         near = [space.nearest(arch) for space in experiment.spaces.values()]
         raise UserError(
             f"search.arch: {arch} is outside the space; the nearest inside is "
-            f"{nearest(near, arch)}"
+            f"{nearest_arch(near, arch)}"
         )
-    return Within(
+    return AffordableArchs(
         experiment.spaces,
         experiment.budget,
         experiment.cost(experiment.teacher.arch),

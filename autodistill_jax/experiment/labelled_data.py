@@ -13,7 +13,7 @@ from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.train import classification
 
 
-def task(
+def load_task(
     config: ConfigDict, name: str, label_names: tuple[str, ...] | None = None
 ) -> tasks.Task:
     """The task of that name: "docs", one of GLUE's, or a file of one's own.
@@ -25,13 +25,15 @@ def task(
     settings = config.finetune
     if name == "docs":
         packages = tuple(config.data.packages)
-        train, dev = docstrings.labelled(packages)
+        train, dev = docstrings.docstring_task(packages)
         split = (tuple(map(list, zip(*side))) for side in (train, dev))
         made = tasks.Task("docs", *split, len(packages), "accuracy", packages)
-    elif name in glue.NAMES:
-        made = glue.load(name, settings.glue_dir, config.data.download, label_names)
+    elif name in glue.GLUE_TASKS:
+        made = glue.load_glue_task(
+            name, settings.glue_dir, config.data.download, label_names
+        )
     elif name.endswith((".tsv", ".jsonl")):
-        made = tasks.own(
+        made = tasks.load_user_task(
             name,
             settings.dev_file,
             settings.text,
@@ -39,14 +41,14 @@ def task(
             settings.label,
             settings.metric,
         )
-    elif name == squad.NAME:
+    elif name == squad.SQUAD:
         raise UserError(
             "squad has answers, not labels: finetune.tasks takes it, search.task and "
             "rank.task need another"
         )
     else:
         raise UserError(
-            f"{name!r} is no task; known: docs, {', '.join(glue.NAMES)}, squad, "
+            f"{name!r} is no task; known: docs, {', '.join(glue.GLUE_TASKS)}, squad, "
             "or a .tsv or .jsonl file"
         )
     for note in made.notes:
@@ -60,7 +62,9 @@ def task(
     return made
 
 
-def rows(experiment: Experiment, task: tasks.Task) -> classification.Rows:
+def classification_data(
+    experiment: Experiment, task: tasks.Task
+) -> classification.ClassificationData:
     """A task's token rows, within the config's limits.
 
     The two texts of a pair are embedded together or apart as `finetune.pairs` says;
@@ -71,7 +75,7 @@ def rows(experiment: Experiment, task: tasks.Task) -> classification.Rows:
     apart = kinds[settings.pairs] and not isinstance(task.train[0][0], str)
 
     def side(*given, limit=0):
-        return _side(experiment, task, apart, *given, limit=limit)
+        return _encode_split(experiment, task, apart, *given, limit=limit)
 
     # GLUE's files are in no order that a limit could trust: shuffle, by the seed.
     order = np.random.default_rng(experiment.config.seed).permutation(
@@ -79,7 +83,7 @@ def rows(experiment: Experiment, task: tasks.Task) -> classification.Rows:
     )
     train = ([task.train[0][i] for i in order], [task.train[1][i] for i in order])
     tests = task.tests if settings.predict else {}
-    return classification.Rows(
+    return classification.ClassificationData(
         side(*train, limit=settings.rows),
         side(*task.dev, limit=settings.dev_rows),
         task.classes,
@@ -92,14 +96,16 @@ def rows(experiment: Experiment, task: tasks.Task) -> classification.Rows:
     )
 
 
-def counts(rows: classification.Rows) -> dict[str, int]:
+def row_counts(rows: classification.ClassificationData) -> dict[str, int]:
     return {
         "train_rows": len(rows.train["label"]),
         "dev_rows": len(rows.dev["label"]),
     }
 
 
-def words(experiment: Experiment, workdir: epath.Path, results: dict) -> dict | None:
+def mlm_head_report(
+    experiment: Experiment, workdir: epath.Path, results: dict
+) -> dict | None:
     """What the masked-word head that the teacher lacked took (words.json), where a model
     of the results, {task: {model: result}}, learned from it."""
     path = workdir / "teacher" / "words.json"
@@ -108,16 +114,16 @@ def words(experiment: Experiment, workdir: epath.Path, results: dict) -> dict | 
     return json.loads(path.read_text()) if needed and path.exists() else None
 
 
-def pairs_apart(experiment: Experiment, task: tasks.Task) -> dict[str, np.ndarray]:
+def separate_pairs(experiment: Experiment, task: tasks.Task) -> dict[str, np.ndarray]:
     """The dev rows of a task of pairs, the two texts embedded each on its own."""
     limit = experiment.config.finetune.dev_rows
-    return _side(experiment, task, True, *task.dev, limit=limit)
+    return _encode_split(experiment, task, True, *task.dev, limit=limit)
 
 
-def _side(experiment, task, apart, texts, labels=None, limit=0) -> dict:
+def _encode_split(experiment, task, apart, texts, labels=None, limit=0) -> dict:
     def encoded(texts):
         length = experiment.config.finetune.length
-        return tokenization.encode(experiment.tokenizer, texts, length)
+        return tokenization.encode_texts(experiment.tokenizer, texts, length)
 
     texts = texts[: limit or None]
     if apart:

@@ -13,20 +13,19 @@ from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import labelled_data
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.superlm import teacher_head
-from autodistill_jax.experiment.text_rows import halves, held_out
-from autodistill_jax.experiment.workdir import (
-    chosen_already,
-    origin,
-    ranked,
-    task_folder,
-    tuning_of,
+from autodistill_jax.experiment.fingerprints import (
+    finetune_fingerprint,
+    task_dirname,
+    weight_source,
 )
+from autodistill_jax.experiment.superlm import teacher_mlm_head
+from autodistill_jax.experiment.text_rows import heldout_splits, split_heldout
+from autodistill_jax.experiment.workdir import chosen_arch, read_rank_table
 from autodistill_jax.search import proxies
-from autodistill_jax.train.classification import Rows
+from autodistill_jax.train.classification import ClassificationData
 
 
-def tasks(
+def proxy_tasks(
     experiment: Experiment, workdir: epath.Path, stages: Sequence[str]
 ) -> dict[str, Task | None]:
     """{"search" and "rank", if among the stages: the task that it needs, None if none}.
@@ -36,31 +35,35 @@ def tasks(
     """
     config, weights = experiment.config, experiment.objective.weights
     made: dict[str, Task | None] = {}
-    proxies.check(config.search.proxy, "search.proxy", weights, config.search.task)
+    proxies.check_proxy(
+        config.search.proxy, "search.proxy", weights, config.search.task
+    )
     if config.rank.archs and not config.rank.task:
         raise UserError(
             f"rank.archs is {config.rank.archs}, but rank.task is empty; name the task "
             "that they are fine-tuned on, e.g. 'stsb'"
         )
     for name in ranked_proxies(config) if config.rank.archs else ():
-        proxies.check(name, "rank.proxies", weights, config.rank.task)
+        proxies.check_proxy(name, "rank.proxies", weights, config.rank.task)
     names = {
-        "search": config.search.task if config.search.proxy in proxies.LABELLED else "",
+        "search": config.search.task
+        if config.search.proxy in proxies.LABELLED_PROXIES
+        else "",
         "rank": config.rank.task if config.rank.archs else "",
     }
     for stage, name in names.items():
         if stage in stages:
             made[stage] = None
-            done = chosen_already if stage == "search" else ranked
+            done = chosen_arch if stage == "search" else read_rank_table
             done = done(config, workdir)
             if name and not done:
-                made[stage] = labelled_data.task(
+                made[stage] = labelled_data.load_task(
                     config, name, experiment.teacher.labels
                 )
     return made
 
 
-def check_text(experiment: Experiment, rows: Mapping[str, np.ndarray]) -> None:
+def check_heldout(experiment: Experiment, rows: Mapping[str, np.ndarray]) -> None:
     """Raises UserError if there are too few held-out rows for a proxy."""
     config = experiment.config
     asked = {"search.proxy": (config.search.proxy,)}
@@ -69,7 +72,7 @@ def check_text(experiment: Experiment, rows: Mapping[str, np.ndarray]) -> None:
     width = max(space.largest().hidden for space in experiment.spaces.values())
     for field, names in asked.items():
         if "hidden" in names:
-            proxies.enough(halves(experiment, rows)[0], width, field)
+            proxies.check_heldout_size(split_heldout(experiment, rows)[0], width, field)
 
 
 def ranked_proxies(config: ConfigDict) -> tuple[str, ...]:
@@ -77,39 +80,39 @@ def ranked_proxies(config: ConfigDict) -> tuple[str, ...]:
     return tuple(dict.fromkeys((config.search.proxy, *config.rank.proxies)))
 
 
-def given(
+def proxy_inputs(
     experiment: Experiment,
     workdir: epath.Path,
     space: str,
     params: dict,
-    rows: Rows | None,
+    rows: ClassificationData | None,
     seed: int,
-) -> proxies.Given:
+) -> proxies.ProxyInputs:
     """For the SuperLM of one space, with a task's rows where a proxy needs labels."""
     settings = experiment.config.search
-    head = teacher_head(experiment, workdir, "search")
-    return proxies.Given(
+    head = teacher_mlm_head(experiment, workdir, "search")
+    return proxies.ProxyInputs(
         experiment.superlm(experiment.spaces[space]).clone(dropout=0.0),
         params,
         experiment.teacher_module(),
         {**experiment.teacher.params, **head},
-        held_out(experiment, workdir)[0],
+        heldout_splits(experiment, workdir)[0],
         settings.batch_size,
         experiment.objective,
         experiment.mesh,
         rows,
-        tuning(experiment, settings.steps),
-        tuned_module(experiment, space),
+        finetune_settings(experiment, settings.steps),
+        finetune_module(experiment, space),
         seed,
     )
 
 
-def tuning(experiment: Experiment, steps: int) -> dict[str, Any]:
+def finetune_settings(experiment: Experiment, steps: int) -> dict[str, Any]:
     """The settings of fine-tuning inside a SuperLM, so many steps of it."""
     return experiment.config.finetune.to_dict() | {"steps": steps}
 
 
-def tuned_module(experiment: Experiment, space: str):
+def finetune_module(experiment: Experiment, space: str):
     """The SuperLM as fine-tuning runs it."""
     settings = experiment.config.finetune
     return experiment.superlm(experiment.spaces[space]).clone(
@@ -121,10 +124,10 @@ def study_name(experiment: Experiment) -> str:
     """Trials compare only where the same thing was asked."""
     settings = experiment.config.search
     if settings.proxy == "flash":
-        return origin(experiment.config)
-    if settings.proxy not in proxies.LABELLED:
+        return weight_source(experiment.config)
+    if settings.proxy not in proxies.LABELLED_PROXIES:
         return settings.proxy
-    where = task_folder(experiment.config.finetune, settings.task)
+    where = task_dirname(experiment.config.finetune, settings.task)
     steps = settings.steps if settings.proxy == "proxy" else 0
-    told = repr([steps, tuning_of(experiment.config)]).encode()
+    told = repr([steps, finetune_fingerprint(experiment.config)]).encode()
     return f"{settings.proxy}-{where}-{zlib.crc32(told):08x}"

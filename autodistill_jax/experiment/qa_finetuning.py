@@ -9,16 +9,16 @@ from etils import epath
 from autodistill_jax import log, storage
 from autodistill_jax.data import squad, squad_windows
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import results
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models.build import Module
-from autodistill_jax.report import tables
 from autodistill_jax.train import question_answering as train
 
-_HEAD = ("kernel", "bias")
+_HEAD_PARAMS = ("kernel", "bias")
 
 
-def task(experiment: Experiment) -> squad.Squad:
+def load_squad_task(experiment: Experiment) -> squad.Squad:
     """SQuAD, within the config's limits.
 
     Raises:
@@ -37,9 +37,9 @@ def task(experiment: Experiment) -> squad.Squad:
             f"{settings.teacher}: soft labels are those of a fine-tuned teacher; give "
             "--config.finetune.teacher=full, or 0.0"
         )
-    made = squad.load(settings.squad_dir, config.data.download)
+    made = squad.load_squad(settings.squad_dir, config.data.download)
     for note in made.notes:
-        log.say(f"{squad.NAME}: {note}")
+        log.say(f"{squad.SQUAD}: {note}")
     # The questions of a text stand together: shuffle, by the seed, before a limit.
     order = np.random.default_rng(config.seed).permutation(len(made.train))
     made = made._replace(
@@ -51,28 +51,28 @@ def task(experiment: Experiment) -> squad.Squad:
             f"task squad has {len(made.train)} training questions; finetune.batch_size "
             f"{settings.batch_size} needs at least so many"
         )
-    squad_windows.check(
+    squad_windows.check_windows_fit(
         experiment.tokenizer, made.train + made.dev, settings.squad_length
     )
     return made
 
 
-def rows(experiment: Experiment, task: squad.Squad) -> train.Rows:
+def span_data(experiment: Experiment, task: squad.Squad) -> train.SpanData:
     tokenizer, length = experiment.tokenizer, experiment.config.finetune.squad_length
-    made = train.Rows(
-        squad_windows.training(tokenizer, task.train, length),
-        squad_windows.windows(tokenizer, task.dev, length),
+    made = train.SpanData(
+        squad_windows.training_windows(tokenizer, task.train, length),
+        squad_windows.question_windows(tokenizer, task.dev, length),
         task.dev,
     )
     log.say(
-        f"{squad.NAME}: {len(task.train):,} training and {len(task.dev):,} dev questions "
+        f"{squad.SQUAD}: {len(task.train):,} training and {len(task.dev):,} dev questions "
         f"in {len(made.train['ids']):,} and {len(made.dev.starts):,} windows of {length} "
         "tokens"
     )
     return made
 
 
-def one(
+def finetune_squad(
     experiment: Experiment,
     module: Module,
     source: huggingface.Teacher,
@@ -80,7 +80,7 @@ def one(
     params: Callable[[int], dict],
     settings: dict,
     seeds: Sequence[int],
-    rows: train.Rows,
+    rows: train.SpanData,
     folder: epath.Path,
     teacher: epath.Path,
     what: str,
@@ -95,23 +95,23 @@ def one(
     frozen = model == "teacher" and settings["teacher"] == "frozen"
     if settings["squad_soft"] and model != "teacher":
         if "soft" not in rows.train:  # The same for all students.
-            rows.train["soft"] = _soft(experiment, module, rows, teacher)
+            rows.train["soft"] = _soft_labels(experiment, module, rows, teacher)
         settings["soft"] = settings["squad_soft"]
         settings["temperature"] = experiment.config.distill.temperature
-    made = train.fine_tune(
+    made = train.finetune_spans(
         module, params, rows, settings, experiment.mesh, seeds, what, frozen
     )
-    best = tables.best(made)
+    best = results.best_seed(made)
     if model in ("student", "teacher") and not frozen:
-        _save(experiment, folder / model, source, best.params)
+        _save_span_model(experiment, folder / model, source, best.params)
     path = folder / f"predictions-{model}.json"
     storage.write_text(path, json.dumps(best.answers) + "\n")
     told = ", ".join(f"{100 * value:.2f} {name}" for name, value in best.parts.items())
     log.say(f"{what}: {told}; {path}")
-    return tables.over_seeds(made)
+    return results.summarize_seeds(made)
 
 
-def counts(task: squad.Squad, rows: train.Rows) -> dict[str, int]:
+def window_counts(task: squad.Squad, rows: train.SpanData) -> dict[str, int]:
     return {
         "train_rows": len(task.train),
         "dev_rows": len(task.dev),
@@ -120,45 +120,45 @@ def counts(task: squad.Squad, rows: train.Rows) -> dict[str, int]:
     }
 
 
-def _soft(experiment, module, rows, folder: epath.Path) -> np.ndarray:
-    """The logits of the fine-tuned teacher, as `_save` left it."""
-    teacher = huggingface.load(str(folder))
-    head = _head(folder)
+def _soft_labels(experiment, module, rows, folder: epath.Path) -> np.ndarray:
+    """The logits of the fine-tuned teacher, as `_save_span_model` left it."""
+    teacher = huggingface.load_pretrained(str(folder))
+    head = _load_span_head(folder)
     module = experiment.teacher_module().clone(dtype=module.dtype)
     batch_size = experiment.config.finetune.batch_size
-    log.say(f"{squad.NAME}: the soft labels of {folder} ...")
-    return train.soft_labels(
+    log.say(f"{squad.SQUAD}: the soft labels of {folder} ...")
+    return train.teacher_span_logits(
         module, teacher.params | head, rows, batch_size, experiment.mesh
     )
 
 
-def _head(folder: epath.Path) -> dict[str, np.ndarray]:
+def _load_span_head(folder: epath.Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    head = load_file(storage.near(folder / "head.safetensors"))
+    head = load_file(storage.local_copy(folder / "head.safetensors"))
     return {f"head_{name}": value for name, value in head.items()}
 
 
-def _save(
+def _save_span_model(
     experiment, folder: epath.Path, source: huggingface.Teacher, params: dict
 ) -> None:
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 
     teacher, length = experiment.teacher, experiment.config.finetune.squad_length
-    head = {name: np.ascontiguousarray(params[f"head_{name}"]) for name in _HEAD}
+    head = {name: np.ascontiguousarray(params[f"head_{name}"]) for name in _HEAD_PARAMS}
     said = {
         "reads": "the last hidden state x of every token",
         "logits": ["start", "end"],
         "length": length,
-        "overlap": squad_windows.overlap(length),
+        "overlap": squad_windows.window_overlap(length),
     }
 
     def add(partial):
         save_file(head, partial / "head.safetensors")
         (partial / "head.json").write_text(json.dumps(said, indent=2) + "\n")
 
-    huggingface.save(
+    huggingface.save_pretrained(
         folder,
         source.arch,
         source.sizes,
@@ -170,6 +170,6 @@ def _save(
         "Face model. `head.safetensors` (kernel, bias) reads the last hidden state x of "
         "every token of a question with its context: x @ kernel + bias are the logits "
         "of the answer's first and last token. Windows had at most "
-        f"{length} tokens, {squad_windows.overlap(length)} of them shared with the next.\n",
+        f"{length} tokens, {squad_windows.window_overlap(length)} of them shared with the next.\n",
         add,
     )

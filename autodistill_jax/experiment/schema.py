@@ -1,6 +1,7 @@
 """What may each field of a config be? Checked before anything else is."""
 
 import importlib.util
+import json
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,14 +15,14 @@ _DTYPES = ("float32", "bfloat16")
 
 # field -> (type, bound): the least value of a number, or the least and the most; the
 # choices of a text. A tuple's type is that of its elements.
-_FIELDS: dict[str, tuple[Any, Any]] = {
+FIELDS: dict[str, tuple[Any, Any]] = {
     "teacher": (str, None),
     "seed": (int, 0),
     "tensorboard": (bool, None),
     "data.source": (str, None),
     "data.packages": ((str,), None),
     "data.download": (bool, None),
-    "data.unit": (str, corpus.UNITS),
+    "data.unit": (str, corpus.ROW_FORMATS),
     "data.length": (int, 8),
     "data.rows": (int, 0),
     "baselines": ((str,), None),
@@ -143,39 +144,39 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """{"distill.steps": 400, ...}."""
     made = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            made |= flat(value, f"{prefix}{key}.")
+            made |= flatten(value, f"{prefix}{key}.")
         else:
             made[prefix + key] = value
     return made
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Every field there, none unknown, each of its type and within its bound.
 
     Raises:
       UserError: names the field, what it is and what it must be.
     """
-    given = flat(config.to_dict())
-    unknown = sorted(given.keys() - _FIELDS.keys())
+    given = flatten(config.to_dict())
+    unknown = sorted(given.keys() - FIELDS.keys())
     if unknown:
         raise UserError(f"--config: unknown field {unknown[0]}; take it out")
-    missing = sorted(_FIELDS.keys() - given.keys())
+    missing = sorted(FIELDS.keys() - given.keys())
     if missing:
         raise UserError(f"--config: the field {missing[0]} is missing; see configs/")
-    for name, (kind, bound) in _FIELDS.items():
+    for name, (kind, bound) in FIELDS.items():
         value = given[name]
         if not isinstance(kind, tuple):
-            _check_one(name, value, kind, bound)
+            _check_value(name, value, kind, bound)
             continue
         if not isinstance(value, tuple):
             raise UserError(f"{name} is {value!r}; it must be a tuple, like (1, 2)")
         for element in value:
-            _check_one(name, element, kind[0], bound)
+            _check_value(name, element, kind[0], bound)
     if config.tensorboard and not all(
         importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")
     ):
@@ -185,7 +186,7 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def _check_one(name: str, value: Any, kind: type, bound: Any) -> None:
+def _check_value(name: str, value: Any, kind: type, bound: Any) -> None:
     fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{name} has {value!r}; it must be of type {kind.__name__}")
@@ -195,10 +196,16 @@ def _check_one(name: str, value: Any, kind: type, bound: Any) -> None:
                 f"{name} is {value!r}; it must be from {bound[0]} to {bound[1]}"
             )
     elif isinstance(bound, tuple) and value not in bound:
-        raise UserError(f"{name} is {value!r}; it must be one of {_choices(bound)}")
+        raise UserError(
+            f"{name} is {value!r}; it must be one of {_list_choices(bound)}"
+        )
     if isinstance(bound, int | float) and not value >= bound:
         raise UserError(f"{name} is {value!r}; it must be at least {bound}")
 
 
-def _choices(bound: tuple[str, ...]) -> str:
+def _list_choices(bound: tuple[str, ...]) -> str:
     return ", ".join(one or "''" for one in bound)
+
+
+def to_json(config: ConfigDict) -> dict:
+    return json.loads(json.dumps(config.to_dict()))

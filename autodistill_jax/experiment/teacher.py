@@ -9,21 +9,21 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import storage
-from autodistill_jax.archs import named
+from autodistill_jax.archs import published
 from autodistill_jax.archs.arch import AnyArch, Arch
-from autodistill_jax.archs.cost import Sizes, student_sizes
+from autodistill_jax.archs.cost import ModelDims, student_dims
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface
 from autodistill_jax.interop.hf_weights import FAMILIES
-from autodistill_jax.models import build, follows, words
+from autodistill_jax.models import build, heads
 
 
-def pretrained(workdir: epath.Path) -> epath.Path:
+def pretrained_folder(workdir: epath.Path) -> epath.Path:
     """The folder of the teacher that the job pretrain leaves."""
     return epath.Path(workdir) / "pretrained"
 
 
-def read(
+def load_teachers(
     config: ConfigDict, workdir: epath.Path | None
 ) -> tuple[huggingface.Teacher, huggingface.Teacher]:
     """(what `teacher` names, the teacher of the experiment).
@@ -34,15 +34,17 @@ def read(
     Raises:
       UserError: no such teacher, or none that can be pre-trained.
     """
-    source = huggingface.load(config.teacher)
+    source = huggingface.load_pretrained(config.teacher)
     if workdir is None or not config.pretrain.steps:
         return source, source
-    if storage.there(pretrained(workdir)):
-        return source, huggingface.load(str(pretrained(workdir)))
-    return source, start(config, source)
+    if storage.is_complete(pretrained_folder(workdir)):
+        return source, huggingface.load_pretrained(str(pretrained_folder(workdir)))
+    return source, pretraining_start(config, source)
 
 
-def network(text: str, arch: AnyArch, sizes: Sizes) -> tuple[AnyArch, Sizes]:
+def pretraining_dims(
+    text: str, arch: AnyArch, sizes: ModelDims
+) -> tuple[AnyArch, ModelDims]:
     """What is pre-trained: the network of this Arch and sizes that `teacher` names, or
     the one that `pretrain.arch` does.
 
@@ -50,17 +52,17 @@ def network(text: str, arch: AnyArch, sizes: Sizes) -> tuple[AnyArch, Sizes]:
     """
     if not text:
         return arch, sizes
-    arch = named.read(text, 0, "pretrain.arch")
+    arch = published.parse_arch_or_name(text, 0, "pretrain.arch")
     if isinstance(arch, Arch) and not arch.head_size:
         arch = dataclasses.replace(arch, head_size=arch.hidden // arch.heads)
-    sizes = student_sizes(sizes, type(arch))
-    sizes = named.sizes(text, sizes) if named.by_name(text) else sizes
+    sizes = student_dims(sizes, type(arch))
+    sizes = published.named_dims(text, sizes) if published.named_arch(text) else sizes
     return arch, sizes._replace(heads=arch.heads)
 
 
-def check(config: ConfigDict, source: huggingface.Teacher) -> None:
+def check_pretraining(config: ConfigDict, source: huggingface.Teacher) -> None:
     """Raises UserError for a network that the job pretrain cannot train."""
-    arch, sizes = network(config.pretrain.arch, source.arch, source.sizes)
+    arch, sizes = pretraining_dims(config.pretrain.arch, source.arch, source.sizes)
     if FAMILIES[sizes.family].next is None:
         raise UserError(
             f"pretrain trains BERTs and MobileBERTs, and under this teacher {arch} would "
@@ -80,18 +82,24 @@ def check(config: ConfigDict, source: huggingface.Teacher) -> None:
         )
 
 
-def start(config: ConfigDict, source: huggingface.Teacher) -> huggingface.Teacher:
+def pretraining_start(
+    config: ConfigDict, source: huggingface.Teacher
+) -> huggingface.Teacher:
     """What pre-training starts from: network and heads are the source's own where it
-    has them, else random ones. Raises as `check`."""
-    check(config, source)
-    arch, sizes = network(config.pretrain.arch, source.arch, source.sizes)
+    has them, else random ones. Raises as `check_pretraining`."""
+    check_pretraining(config, source)
+    arch, sizes = pretraining_dims(config.pretrain.arch, source.arch, source.sizes)
     key = jax.random.key(config.seed)
     own = not config.pretrain.arch
-    params = source.params if own else build.init(build.module(arch, sizes), key)
+    params = (
+        source.params
+        if own
+        else build.init_params(build.build_module(arch, sizes), key)
+    )
     head, after = (source.head, source.next) if own else (None, None)
-    head = head or words.init(arch.hidden, sizes)
+    head = head or heads.init_mlm_head(arch.hidden, sizes)
     if config.data.unit == "pair":
-        after = after or follows.init(arch.hidden, jax.random.fold_in(key, 1))
+        after = after or heads.init_nsp_head(arch.hidden, jax.random.fold_in(key, 1))
     return source._replace(
         arch=arch,
         sizes=sizes,
@@ -105,20 +113,20 @@ def start(config: ConfigDict, source: huggingface.Teacher) -> huggingface.Teache
     )
 
 
-def sized(config: ConfigDict) -> huggingface.Teacher:
+def abstract_teacher(config: ConfigDict) -> huggingface.Teacher:
     """A teacher of the sizes that a run would have, before there is a workdir: one whose
     sizes all know needs no network. Its weights are zeros then, which take no memory."""
     name = config.teacher
     if config.pretrain.steps:
-        return start(config, huggingface.load(name))
-    if name not in named.TEACHERS or Path(name).is_dir():
-        return huggingface.load(name)
-    arch, sizes = named.TEACHERS[name]
-    module = build.module(arch, sizes)
+        return pretraining_start(config, huggingface.load_pretrained(name))
+    if name not in published.NAMED_TEACHERS or Path(name).is_dir():
+        return huggingface.load_pretrained(name)
+    arch, sizes = published.NAMED_TEACHERS[name]
+    module = build.build_module(arch, sizes)
     shapes = jax.eval_shape(
         lambda: (
-            build.init(module, jax.random.key(0)),
-            words.init(arch.hidden, sizes),
+            build.init_params(module, jax.random.key(0)),
+            heads.init_mlm_head(arch.hidden, sizes),
         )
     )
     params, head = jax.tree.map(

@@ -9,13 +9,13 @@ from autodistill_jax import log, multihost, storage
 from autodistill_jax.data import corpus
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.workdir import settle
+from autodistill_jax.experiment.workdir import write_config
 
-_NAMES = ("ids", "tokens")
-_OF_PAIRS = ("types", "next")
+_ROW_KEYS = ("ids", "tokens")
+_PAIR_KEYS = ("types", "next")
 
 
-def rows(
+def text_rows(
     experiment: Experiment,
     workdir: epath.Path,
     split: str,
@@ -24,7 +24,7 @@ def rows(
     """The unlabelled token rows of a split, "train" or "heldout"; cut once, kept in the
     workdir.
 
-    `ids` and `tokens`; of pairs also `types` and `next`, see `nsp.rows`.
+    `ids` and `tokens`; of pairs also `types` and `next`, see `nsp.sentence_pair_rows`.
 
     enough: raises UserError where there are too few held-out rows.
 
@@ -33,16 +33,18 @@ def rows(
     """
     path = workdir / "data" / "rows.npz"
     data = experiment.config.data
-    names = (*_NAMES, *(_OF_PAIRS if data.unit == "pair" else ()))
-    if not multihost.once(path.exists):
-        multihost.once(lambda: _cut(experiment, workdir, path, names, enough))
+    names = (*_ROW_KEYS, *(_PAIR_KEYS if data.unit == "pair" else ()))
+    if not multihost.on_first_process(path.exists):
+        multihost.on_first_process(
+            lambda: _tokenize_text(experiment, workdir, path, names, enough)
+        )
     made = storage.mapped_arrays(path, [f"{split}/{name}" for name in names])
     return {name: made[f"{split}/{name}"] for name in names}
 
 
-def _cut(experiment, workdir, path, names, enough) -> None:
+def _tokenize_text(experiment, workdir, path, names, enough) -> None:
     data = experiment.config.data
-    made = corpus.rows(
+    made = corpus.corpus_rows(
         corpus.documents(data.source, data.packages, data.download, data.unit),
         experiment.tokenizer,
         data.unit,
@@ -59,7 +61,7 @@ def _cut(experiment, workdir, path, names, enough) -> None:
                 "of data.source; use a smaller batch or more text"
             )
     enough(made["heldout"])
-    settle(experiment.config, workdir)
+    write_config(experiment.config, workdir)
     flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
     storage.write_arrays(path, flat)
     log.say(
@@ -68,12 +70,12 @@ def _cut(experiment, workdir, path, names, enough) -> None:
     )
 
 
-def held_out(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
+def heldout_splits(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
     """The held-out rows in two: those the search chooses on, and those that its choice
     is judged on."""
-    return halves(experiment, rows(experiment, workdir, "heldout"))
+    return split_heldout(experiment, text_rows(experiment, workdir, "heldout"))
 
 
-def halves(experiment: Experiment, made: dict) -> tuple[dict, dict]:
+def split_heldout(experiment: Experiment, made: dict) -> tuple[dict, dict]:
     cut = min(experiment.config.search.rows, len(made["ids"]) // 2)
     return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}

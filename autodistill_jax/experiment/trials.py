@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from autodistill_jax import log, multihost, storage
@@ -15,21 +13,23 @@ from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import labelled_data, proxy_inputs
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.text_rows import held_out, rows
-from autodistill_jax.experiment.workdir import search_of
+from autodistill_jax.experiment.fingerprints import study_fingerprint
+from autodistill_jax.experiment.programs import blockwise_transfer, transfer_settings
+from autodistill_jax.experiment.text_rows import heldout_splits, text_rows
 from autodistill_jax.latency import table
-from autodistill_jax.models import build, extract
+from autodistill_jax.models import build
 from autodistill_jax.search import proxies, study_storage
-from autodistill_jax.train import distillation, flash_distillation
-from autodistill_jax.train import objective as objectives
 
-LISTED = 1_000_000  # The Archs of the largest space of which each may be taken.
+MAX_LISTED_ARCHS = (
+    1_000_000  # The Archs of the largest space of which each may be taken.
+)
+
 
 # An Arch and the transfer losses of those before it -> {"proxy": ..., and what else}.
-Evaluate = Callable[[AnyArch, list[float]], Mapping[str, Any]]
+EvaluateFn = Callable[[AnyArch, list[float]], Mapping[str, Any]]
 
 
-def check(experiment: Experiment) -> None:
+def check_search(experiment: Experiment) -> None:
     """Raises UserError for a sampler, or a proxy, that this experiment cannot have."""
     settings = experiment.config.search
     if settings.proxy == "flash" and experiment.config.rank.archs:
@@ -45,11 +45,11 @@ def check(experiment: Experiment) -> None:
             )
         if settings.storage:
             raise UserError(
-                f"search.storage is {study_storage.shown(settings.storage)}, and search.sampler "
+                f"search.storage is {study_storage.redacted_url(settings.storage)}, and search.sampler "
                 "all keeps its trials in the workdir, for one process; set search.storage "
                 "to '', or take another sampler"
             )
-        if max(map(len, experiment.spaces.values())) > LISTED:
+        if max(map(len, experiment.spaces.values())) > MAX_LISTED_ARCHS:
             raise UserError(
                 f"search.sampler is all, which takes every Arch, and the space has "
                 f"{experiment.count():,}; set search.sampler to bayes"
@@ -80,7 +80,7 @@ def check(experiment: Experiment) -> None:
         )
 
 
-def run(
+def run_trials(
     experiment: Experiment,
     workdir: epath.Path,
     superlms: Mapping[str, dict],
@@ -102,23 +102,27 @@ def run(
     """
     works = {
         "latency": latency,
-        "evaluate": _evaluate(experiment, workdir, superlms, task, stage),
+        "evaluate": _evaluate_fn(experiment, workdir, superlms, task, stage),
     }
     # The first process has the study and says what comes next; all compute it.
-    return multihost.led(
-        lambda ask: _led(experiment, workdir, ask, bound, dict(conditions), stage),
+    return multihost.run_on_leader(
+        lambda ask: _run_study(
+            experiment, workdir, ask, bound, dict(conditions), stage
+        ),
         lambda what, *given: works[what](*given),
     )
 
 
-def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, dict]:
+def _run_study(
+    experiment, workdir, ask, bound, conditions, stage
+) -> dict[AnyArch, dict]:
     # With it optuna and scipy's optimisers are loaded, which other jobs do without.
     from autodistill_jax.search import study_loop
 
     config = experiment.config
     settings = config.search
     (space,) = experiment.spaces.values()
-    kin, bounds = search_of(config, conditions)
+    kin, bounds = study_fingerprint(config, conditions)
     made = study_storage.open_study(
         workdir / "search",
         experiment.spaces,
@@ -128,12 +132,12 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
     )
     allowed = experiment.affordable.__contains__
     begun = len(made.trials)
-    made.sampler = study_loop.sampler(
+    made.sampler = study_loop.make_sampler(
         settings.sampler, space, config.seed, allowed, begun
     )
     if not begun:
         kind = f"{proxy_inputs.study_name(experiment)}-{kin}"
-        count = study_loop.inherit(made, kind, space, allowed, bound)
+        count = study_loop.warm_start(made, kind, space, allowed, bound)
         if count:
             log.say(f"{stage}: {count} trials under other bounds are known already")
     if settings.arch and not begun:
@@ -150,10 +154,12 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
         )
 
     def evaluate(arch):
-        others = [one.user_attrs.get("transfer") for one in study_loop.finished(made)]
+        others = [
+            one.user_attrs.get("transfer") for one in study_loop.finished_trials(made)
+        ]
         return ask("evaluate", arch, [loss for loss in others if loss is not None])
 
-    study_loop.run(
+    study_loop.run_study(
         made,
         space,
         1 if settings.arch else settings.trials,
@@ -163,16 +169,20 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
         allowed=allowed,
         stage=stage,
         alone=not settings.storage,
-        keep=lambda: study_storage.keep(workdir / "search"),
+        keep=lambda: study_storage.upload_study(workdir / "search"),
     )
     done = {}
-    for one in study_loop.finished(made):
+    for one in study_loop.finished_trials(made):
         arch = space.at(one.params)
         if arch in experiment.affordable:
             done[arch] = {
                 "flops": experiment.budget.counted(experiment.cost(arch))["flops"],
                 "proxy": one.values[0],
-                **{k: v for k, v in one.user_attrs.items() if k not in study_loop.OWN},
+                **{
+                    k: v
+                    for k, v in one.user_attrs.items()
+                    if k not in study_loop.INTERNAL_ATTRS
+                },
                 "latency_ms": one.values[1],
             }
     if not done:
@@ -194,27 +204,27 @@ def _led(experiment, workdir, ask, bound, conditions, stage) -> dict[AnyArch, di
     return done
 
 
-def _evaluate(experiment, workdir, superlms, task, stage) -> Evaluate:
+def _evaluate_fn(experiment, workdir, superlms, task, stage) -> EvaluateFn:
     settings = experiment.config.search
     if settings.proxy != "flash":
         ((home, params),) = superlms.items()
-        labels = labelled_data.rows(experiment, task) if task else None
-        given = proxy_inputs.given(
+        labels = labelled_data.classification_data(experiment, task) if task else None
+        given = proxy_inputs.proxy_inputs(
             experiment, workdir, home, params, labels, experiment.config.seed
         )
-        proxy = proxies.make(settings.proxy, given)
+        proxy = proxies.make_proxy(settings.proxy, given)
         return lambda arch, others: proxy([arch])[arch]
 
     from autodistill_jax.search import proxy_flash
 
-    text = rows(experiment, workdir, "train")
-    judged_on = held_out(experiment, workdir)[0]
+    text = text_rows(experiment, workdir, "train")
+    judged_on = heldout_splits(experiment, workdir)[0]
 
     def evaluate(arch, others):
-        how = recipe(experiment)
-        return proxy_flash.score(
-            transfer(experiment, arch),
-            loader.training(text, how["batch_size"], experiment.config.seed),
+        how = transfer_settings(experiment)
+        return proxy_flash.flash_proxy(
+            blockwise_transfer(experiment, arch),
+            loader.train_batches(text, how["batch_size"], experiment.config.seed),
             judged_on,
             how,
             experiment.mesh,
@@ -226,54 +236,8 @@ def _evaluate(experiment, workdir, superlms, task, stage) -> Evaluate:
     return evaluate
 
 
-def transfer(experiment: Experiment, arch: AnyArch) -> flash_distillation.Transfer:
-    """Of the teacher's knowledge to a student of this Arch, from where training starts."""
-    teacher, config = experiment.teacher, experiment.config
-    there, params = experiment.start
-    objective = objectives.transfer(
-        config.distill.to_dict(),
-        arch.layers,
-        teacher,
-        experiment.special,
-        config.data.unit == "pair",
-    )
-    same = experiment.sizes.family == teacher.sizes.family
-    student = extract.extract(params, there, arch) | distillation.matcher(
-        objective,
-        arch.hidden,
-        teacher.arch.hidden,
-        teacher.head if same else None,
-        experiment.sizes,
-    )
-    word = "embeddings_word"
-    return flash_distillation.Transfer(
-        build.module(
-            arch,
-            experiment.sizes,
-            dtype=jnp.dtype(config.distill.dtype),
-            dropout=config.distill.dropout,
-            mesh=experiment.mesh,
-            remat=config.mesh.remat,
-        ),
-        student,
-        experiment.teacher_module(),
-        teacher.params | (teacher.head or {}),
-        objective,
-        # Equal to the teacher's own, not a cut or a projection of them.
-        copied=np.array_equal(student[word], teacher.params[word]),
-        parts=config.mesh.accumulate,
-    )
-
-
-def recipe(experiment: Experiment) -> dict[str, Any]:
-    """The settings of a transfer: the section flash, what is common from distill."""
-    distill = experiment.config.distill
-    common = ("batch_size", "weight_decay", "clip")
-    return experiment.config.flash.to_dict() | {name: distill[name] for name in common}
-
-
-def latencies(
-    experiment: Experiment, path: epath.Path, how: table.How, stage: str
+def latency_fn(
+    experiment: Experiment, path: epath.Path, how: table.LatencyConditions, stage: str
 ) -> Callable[[AnyArch], dict]:
     """ask(arch): the latency of a student, or of the teacher, out of the table at `path`
     or taken now, with random weights: they do not matter to it."""
@@ -283,17 +247,21 @@ def latencies(
         log.say(f"{stage}: {text}")
 
     def ask(arch):
-        known = multihost.once(lambda: table.read(path))
-        there = multihost.once(lambda: table.find(known, arch, experiment.sizes, how))
+        known = multihost.on_first_process(lambda: table.read_table(path))
+        there = multihost.on_first_process(
+            lambda: table.find_latency(known, arch, experiment.sizes, how)
+        )
         params, sizes, name = None, experiment.sizes, str(arch)
         if arch == teacher.arch:
             params, sizes, name = teacher.params, teacher.sizes, "teacher"
         elif not (how.target or there):
-            params = build.init(build.module(arch, sizes), jax.random.key(0))
+            params = build.init_params(
+                build.build_module(arch, sizes), jax.random.key(0)
+            )
         count, network = len(known[how.source]), {name: (arch, sizes, params)}
-        made = table.latencies(known, network, how, False, tell)[name]
+        made = table.take_latencies(known, network, how, False, tell)[name]
         if new := known[how.source][count:]:
-            latest = table.read(path)  # Others may have written meanwhile.
+            latest = table.read_table(path)  # Others may have written meanwhile.
             latest[how.source] += new
             storage.write_json(path, latest)
         return made

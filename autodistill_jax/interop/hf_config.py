@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, check_split
-from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.errors import UserError, json_object
+from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, check_head_split
+from autodistill_jax.archs.cost import ModelDims
+from autodistill_jax.errors import UserError, read_json_object
 from autodistill_jax.interop.hf_weights import FAMILIES
 from autodistill_jax.models.layers import ACTIVATIONS
 
 # Fields that would change the computation, and the one value that is known here.
-_FIXED = {
+_FIXED_FIELDS = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
@@ -19,16 +19,16 @@ _FIXED = {
     "quantization_config": None,
 }
 # Of a MobileBERT alone: other values are another computation.
-_MOBILE_FIXED = {"trigram_input": True, "use_bottleneck": True}
-# The families that a stock class may not hold: see `stock`.
-_OWN = {
+_MOBILEBERT_FIXED_FIELDS = {"trigram_input": True, "use_bottleneck": True}
+# The families that a stock class may not hold: see `is_stock`.
+_ELASTIC_TYPES = {
     f"elastic_{name.replace('-', '_')}": name
     for name in FAMILIES
     if name != "mobilebert"
 }
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_config_json(folder: Path) -> dict[str, Any]:
     """config.json of a folder.
 
     Raises:
@@ -37,21 +37,21 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{folder} has no config.json; give a Hugging Face folder")
-    return json_object(path)
+    return read_json_object(path)
 
 
-def read_config(folder: Path) -> tuple[AnyArch, Sizes]:
+def read_arch_and_dims(folder: Path) -> tuple[AnyArch, ModelDims]:
     """Sizes from config.json (read, not assumed).
 
     Raises:
       UserError: another model type, or a field that is missing, or that asks for a
         computation that is not known here.
     """
-    config, path = read(folder), folder / "config.json"
+    config, path = read_config_json(folder), folder / "config.json"
     kind = config.get("model_type")
-    if kind not in FAMILIES and kind not in _OWN:
+    if kind not in FAMILIES and kind not in _ELASTIC_TYPES:
         raise UserError(f"{path} has model_type {kind!r}; known: {', '.join(FAMILIES)}")
-    fixed = _FIXED | (_MOBILE_FIXED if kind == "mobilebert" else {})
+    fixed = _FIXED_FIELDS | (_MOBILEBERT_FIXED_FIELDS if kind == "mobilebert" else {})
     for field, known in fixed.items():
         given = config.get(field)
         if given is not None and given != known and (given or known):
@@ -74,8 +74,8 @@ def read_config(folder: Path) -> tuple[AnyArch, Sizes]:
         return value
 
     if kind == "mobilebert":
-        return _read_mobile(config, path, size, activation)
-    family = _OWN.get(kind, kind)
+        return _read_mobilebert(config, path, size, activation)
+    family = _ELASTIC_TYPES.get(kind, kind)
     hidden, heads = size("hidden_size"), size("num_attention_heads")
     if kind in FAMILIES and hidden % heads:
         raise UserError(
@@ -95,9 +95,9 @@ def read_config(folder: Path) -> tuple[AnyArch, Sizes]:
         # Our own code can project between equal widths; the stock model cannot.
         if config.get("embeddings_project", width != hidden):
             embedding = width
-    return arch, Sizes(
+    return arch, ModelDims(
         vocab=size("vocab_size"),
-        positions=size("max_position_embeddings") - skipped(config, path),
+        positions=size("max_position_embeddings") - position_offset(config, path),
         types=size("type_vocab_size", 2),
         norm_epsilon=config.get("layer_norm_eps", 1e-12),
         activation=activation,
@@ -107,7 +107,7 @@ def read_config(folder: Path) -> tuple[AnyArch, Sizes]:
     )
 
 
-def _read_mobile(config, path, size, activation) -> tuple[MobileArch, Sizes]:
+def _read_mobilebert(config, path, size, activation) -> tuple[MobileArch, ModelDims]:
     """Defaults are those of transformers' MobileBertConfig."""
     arch = MobileArch(
         layers=size("num_hidden_layers", 24),
@@ -117,7 +117,7 @@ def _read_mobile(config, path, size, activation) -> tuple[MobileArch, Sizes]:
         ffn=size("intermediate_size", 512),
         stacks=size("num_feedforward_networks", 4),
     )
-    check_split(arch.bottleneck, arch.heads, str(path))
+    check_head_split(arch.bottleneck, arch.heads, str(path))
     norm = config.get("normalization_type", "no_norm")
     if norm not in ("no_norm", "layer_norm"):
         raise UserError(
@@ -126,7 +126,7 @@ def _read_mobile(config, path, size, activation) -> tuple[MobileArch, Sizes]:
     reads = "shared" if config.get("key_query_shared_bottleneck", True) else "stream"
     if config.get("use_bottleneck_attention", False):
         reads = "bottleneck"
-    return arch, Sizes(
+    return arch, ModelDims(
         vocab=size("vocab_size", 30522),
         positions=size("max_position_embeddings", 512),
         types=size("type_vocab_size", 2),
@@ -141,7 +141,7 @@ def _read_mobile(config, path, size, activation) -> tuple[MobileArch, Sizes]:
     )
 
 
-def skipped(config: dict[str, Any], path: Path) -> int:
+def position_offset(config: dict[str, Any], path: Path) -> int:
     """How many leading rows of the position table are for padding, never for a token.
 
     RoBERTa counts positions from the padding's id + 1.
@@ -149,7 +149,7 @@ def skipped(config: dict[str, Any], path: Path) -> int:
     Raises:
       UserError: RoBERTa without such an id, or with so few positions that none is left.
     """
-    family = FAMILIES[_OWN.get(config["model_type"], config["model_type"])]
+    family = FAMILIES[_ELASTIC_TYPES.get(config["model_type"], config["model_type"])]
     if not family.counted:
         return 0
     pad = config.get("pad_token_id", 1)
@@ -162,7 +162,7 @@ def skipped(config: dict[str, Any], path: Path) -> int:
     return pad + 1
 
 
-def labels(config: dict[str, Any]) -> tuple[str, ...] | None:
+def class_names(config: dict[str, Any]) -> tuple[str, ...] | None:
     """The names of a classifier's classes in the order of its logits; None if unnamed
     (LABEL_0, LABEL_1, ... are no names)."""
     named = config.get("id2label")
@@ -177,7 +177,7 @@ def labels(config: dict[str, Any]) -> tuple[str, ...] | None:
     return None if any(unnamed) else ordered
 
 
-def stock(arch: AnyArch, sizes: Sizes) -> bool:
+def is_stock(arch: AnyArch, sizes: ModelDims) -> bool:
     """Does a class of transformers itself have this shape, without code of ours?
 
     Stock ELECTRA projects its embeddings only to another width than theirs.
@@ -187,8 +187,8 @@ def stock(arch: AnyArch, sizes: Sizes) -> bool:
     )
 
 
-def student(
-    arch: AnyArch, sizes: Sizes, teacher: dict[str, Any], modeling: str
+def student_config(
+    arch: AnyArch, sizes: ModelDims, teacher: dict[str, Any], modeling: str
 ) -> dict:
     """config.json of a student.
 
@@ -197,7 +197,7 @@ def student(
       modeling: the module of our own classes, for what stock classes cannot hold.
     """
     family = FAMILIES[sizes.family]
-    rows = skipped({**teacher, "model_type": sizes.family}, Path("config.json"))
+    rows = position_offset({**teacher, "model_type": sizes.family}, Path("config.json"))
     config = {
         "architectures": [f"{family.model}Model"],
         "model_type": sizes.family,
@@ -235,9 +235,9 @@ def student(
             "use_bottleneck_attention": sizes.reads == "bottleneck",
         }
         del config["position_embedding_type"]
-    if stock(arch, sizes):
+    if is_stock(arch, sizes):
         return config
-    own = {name: kind for kind, name in _OWN.items()}
+    own = {name: kind for kind, name in _ELASTIC_TYPES.items()}
     config |= {
         "architectures": [f"Elastic{family.model}Model"],
         "model_type": own[sizes.family],

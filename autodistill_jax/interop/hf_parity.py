@@ -11,7 +11,7 @@ import numpy as np
 NOT_INSTALLED = "autodistill_jax (transformers and torch are not installed)"
 
 
-def outputs(
+def transformers_outputs(
     folder: Path,
     batch: Mapping[str, np.ndarray],
     kind: str = "AutoModel",

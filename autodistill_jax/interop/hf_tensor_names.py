@@ -3,22 +3,26 @@
 from collections.abc import Iterator
 
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
-from autodistill_jax.archs.cost import Sizes
-from autodistill_jax.models.mobilebert import READS
+from autodistill_jax.archs.cost import ModelDims
+from autodistill_jax.models.mobilebert import ATTENTION_INPUTS
 
 
-def tensors(arch: AnyArch, sizes: Sizes, skipped: int, pooler: bool) -> Iterator[tuple]:
+def checkpoint_tensors(
+    arch: AnyArch, sizes: ModelDims, skipped: int, pooler: bool
+) -> Iterator[tuple]:
     """(tensor, parameter, the tensor's shape, its place in the parameter) of a body.
 
     skipped: rows of the position table that are for padding. pooler: is there one?
     Torch keeps the weights of a Linear as [out, in]; ours are [in, out].
     """
     if isinstance(arch, MobileArch):
-        return _mobilebert(arch, sizes)
-    return _bert(arch, sizes, skipped, pooler)
+        return _mobilebert_tensors(arch, sizes)
+    return _bert_tensors(arch, sizes, skipped, pooler)
 
 
-def _bert(arch: Arch, sizes: Sizes, skipped: int, pooler: bool) -> Iterator[tuple]:
+def _bert_tensors(
+    arch: Arch, sizes: ModelDims, skipped: int, pooler: bool
+) -> Iterator[tuple]:
     d, w, f = arch.hidden, arch.width, arch.ffn
     e = sizes.embedding or d
     for name, parameter, shape in (
@@ -57,7 +61,7 @@ def _bert(arch: Arch, sizes: Sizes, skipped: int, pooler: bool) -> Iterator[tupl
         yield "pooler.dense.bias", "pooler_bias", (d,), ...
 
 
-def _mobilebert(arch: MobileArch, sizes: Sizes) -> Iterator[tuple]:
+def _mobilebert_tensors(arch: MobileArch, sizes: ModelDims) -> Iterator[tuple]:
     d, w, f, e = arch.hidden, arch.bottleneck, arch.ffn, sizes.embedding
     for name, parameter, shape in (
         ("word_embeddings.weight", "word", (sizes.vocab, e)),
@@ -69,7 +73,7 @@ def _mobilebert(arch: MobileArch, sizes: Sizes) -> Iterator[tuple]:
         ("LayerNorm.bias", "norm_bias", (d,)),
     ):
         yield f"embeddings.{name}", f"embeddings_{parameter}", shape, ...
-    # The names of what a block's two products make, see `mobilebert.READS`.
+    # The names of what a block's two products make, see `mobilebert.ATTENTION_INPUTS`.
     own = {
         "input": "bottleneck.input.dense",
         "keys": "bottleneck.attention.dense",
@@ -80,7 +84,7 @@ def _mobilebert(arch: MobileArch, sizes: Sizes) -> Iterator[tuple]:
     for i in range(arch.layers):
         prefix = f"encoder.layer.{i}."
         for product, parts, width in zip(
-            ("first", "second"), READS[sizes.reads], (d, w)
+            ("first", "second"), ATTENTION_INPUTS[sizes.reads], (d, w)
         ):
             for part, name in enumerate(parts):
                 tensor = prefix + own[name]

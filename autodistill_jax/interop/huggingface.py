@@ -11,11 +11,11 @@ from etils import epath
 
 from autodistill_jax import multihost, storage
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import hf_config, hf_weights, sentence_transformers
-from autodistill_jax.interop.hf_config import read_config, stock
-from autodistill_jax.interop.hub import locate
+from autodistill_jax.interop.hf_config import is_stock, read_arch_and_dims
+from autodistill_jax.interop.hub import locate_teacher
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -26,22 +26,22 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
-_MODELING = Path(__file__).with_name("modeling_elastic_bert.py")
+_MODELING_FILE = Path(__file__).with_name("modeling_elastic_bert.py")
 
 
 class Teacher(NamedTuple):
     """A loaded BERT, ELECTRA, RoBERTa or MobileBERT (`sizes.family`).
 
     `embeds`: a sentence-embedding model (its folder names the pooling). `pooling`: what
-    stands for a text, see `losses.pool`: as the folder names it; else "pooler", or
+    stands for a text, see `losses.pool_tokens`: as the folder names it; else "pooler", or
     "mean" where the weights have no pooler. `folder` is where it came from. `head`: the
-    masked-word head, where the checkpoint has one, see `hf_weights.head`. `labels`: the
+    masked-word head, where the checkpoint has one, see `hf_weights.read_mlm_head`. `labels`: the
     names of a classifier's classes, in the order of its logits, where they have names.
-    `next`: the next-sentence head, where there is one, see `hf_weights.next_head`.
+    `next`: the next-sentence head, where there is one, see `hf_weights.read_nsp_head`.
     """
 
     arch: AnyArch
-    sizes: Sizes
+    sizes: ModelDims
     params: dict[str, np.ndarray]
     pooling: str
     embeds: bool
@@ -51,19 +51,19 @@ class Teacher(NamedTuple):
     next: dict[str, np.ndarray] | None = None
 
 
-def load(name: str) -> Teacher:
+def load_pretrained(name: str) -> Teacher:
     """A teacher or student by folder, packaged name or Hugging Face hub name.
 
     Raises:
       UserError: no such folder, package or hub model; another model type; pickled
         weights only; a tensor that is missing or of the wrong shape; a wrong checksum.
     """
-    folder = locate(name)
-    arch, sizes = read_config(folder)
-    config = hf_config.read(folder)
+    folder = locate_teacher(name)
+    arch, sizes = read_arch_and_dims(folder)
+    config = hf_config.read_config_json(folder)
     path = folder / "model.safetensors"
     if not path.exists():
-        _refuse_weights(folder)
+        _refuse_missing_weights(folder)
     from safetensors.numpy import load_file
 
     try:
@@ -72,9 +72,9 @@ def load(name: str) -> Teacher:
         raise UserError(
             f"{path} is not a readable safetensors file: {error}"
         ) from error
-    pooling = sentence_transformers.pooling(folder)
-    rows = hf_config.skipped(config, folder / "config.json")
-    params = hf_weights.read(tensors, arch, sizes, rows, path)
+    pooling = sentence_transformers.read_pooling(folder)
+    rows = hf_config.position_offset(config, folder / "config.json")
+    params = hf_weights.params_from_tensors(tensors, arch, sizes, rows, path)
     # A student of a teacher without a pooler goes out with one of zeros. A MobileBERT
     # without one was trained to speak by its first token.
     has_pooler = not sizes.pooler or params["pooler_kernel"].any()
@@ -85,13 +85,13 @@ def load(name: str) -> Teacher:
         pooling or ("pooler" if has_pooler else "mean"),
         pooling is not None,
         folder,
-        hf_weights.head(tensors, sizes),
-        hf_config.labels(config),
-        hf_weights.next_head(tensors, sizes),
+        hf_weights.read_mlm_head(tensors, sizes),
+        hf_config.class_names(config),
+        hf_weights.read_nsp_head(tensors, sizes),
     )
 
 
-def _refuse_weights(folder: Path) -> None:
+def _refuse_missing_weights(folder: Path) -> None:
     pickled = folder / "pytorch_model.bin"
     if pickled.exists():
         raise UserError(
@@ -104,10 +104,10 @@ def _refuse_weights(folder: Path) -> None:
     raise UserError(f"{folder} has no model.safetensors; the weights are needed there")
 
 
-def save(
+def save_pretrained(
     folder: epath.PathLike,
     arch: AnyArch,
-    sizes: Sizes,
+    sizes: ModelDims,
     params: dict,
     teacher: Path,
     pooling: str,
@@ -125,34 +125,34 @@ def save(
     teacher's folder. `check` is called on the finished folder before it takes its final
     name.
 
-    head: for a folder of a masked-word head (`hf_weights.head`), ...ForMaskedLM, or of
-    that and a next-sentence head (`hf_weights.next_head`) in one, ...ForPreTraining.
+    head: for a folder of a masked-word head (`hf_weights.read_mlm_head`), ...ForMaskedLM, or of
+    that and a next-sentence head (`hf_weights.read_nsp_head`) in one, ...ForPreTraining.
     """
     from safetensors.numpy import save_file
 
     folder = epath.Path(folder)
-    theirs = hf_config.read(teacher)
-    config = hf_config.student(arch, sizes, theirs, _MODELING.stem)
+    theirs = hf_config.read_config_json(teacher)
+    config = hf_config.student_config(arch, sizes, theirs, _MODELING_FILE.stem)
     if head:
-        kind = "ForPreTraining" if "next_kernel" in head else "ForMaskedLM"
+        kind = "ForPreTraining" if "nsp_kernel" in head else "ForMaskedLM"
         config["architectures"] = [f"{hf_weights.FAMILIES[sizes.family].model}{kind}"]
-    rows = hf_config.skipped(config, folder / "config.json")
-    tensors = hf_weights.write(params, arch, sizes, rows, head)
+    rows = hf_config.position_offset(config, folder / "config.json")
+    tensors = hf_weights.tensors_from_params(params, arch, sizes, rows, head)
 
     def write():
-        with storage.whole(folder, folder=True) as partial:
+        with storage.atomic_write(folder, folder=True) as partial:
             metadata = {"format": "pt"}
             save_file(tensors, partial / "model.safetensors", metadata=metadata)
-            if not stock(arch, sizes):
-                shutil.copy(_MODELING, partial / _MODELING.name)
+            if not is_stock(arch, sizes):
+                shutil.copy(_MODELING_FILE, partial / _MODELING_FILE.name)
             text = json.dumps(config, indent=2) + "\n"
             (partial / "config.json").write_text(text)
             for name in TOKENIZER_FILES:
                 if (teacher / name).exists():
                     shutil.copy(teacher / name, partial / name)
             if embeds:
-                sentence_transformers.save(partial, arch, pooling)
+                sentence_transformers.write_modules(partial, arch, pooling)
             (partial / "README.md").write_text(card)
             check(partial)
 
-    multihost.once(write)
+    multihost.on_first_process(write)

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.errors import UserError, json_object
+from autodistill_jax.errors import UserError, read_json_object
 
 
-def pooling(folder: Path) -> str | None:
+def read_pooling(folder: Path) -> str | None:
     """How a sentence-embedding model pools, "mean" or "cls"; None for other models.
 
     Raises:
@@ -16,14 +16,14 @@ def pooling(folder: Path) -> str | None:
     path = folder / "1_Pooling" / "config.json"
     if not path.exists():
         return None
-    settings = json_object(path)
+    settings = read_json_object(path)
     for key, name in (("mean_tokens", "mean"), ("cls_token", "cls")):
         if settings.get(f"pooling_mode_{key}"):
             return name
     raise UserError(f"{path} pools neither by mean_tokens nor by cls_token")
 
 
-def save(folder: Path, arch: Arch, pooling: str) -> None:
+def write_modules(folder: Path, arch: Arch, pooling: str) -> None:
     """What sentence-transformers reads beside the model: pooling, unit length."""
     kinds = (
         ("", "Transformer"),
@@ -44,7 +44,7 @@ def save(folder: Path, arch: Arch, pooling: str) -> None:
     (folder / "2_Normalize").mkdir()
     pooling = {
         "word_embedding_dimension": arch.hidden,
-        "pooling_mode_cls_token": pooling == "cls",
-        "pooling_mode_mean_tokens": pooling == "mean",
+        "pooling_mode_cls_token": read_pooling == "cls",
+        "pooling_mode_mean_tokens": read_pooling == "mean",
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling) + "\n")

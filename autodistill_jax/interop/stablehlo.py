@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.interop import hf_config
-from autodistill_jax.interop.hf_tensor_names import tensors as body
+from autodistill_jax.interop.hf_tensor_names import checkpoint_tensors as body
 from autodistill_jax.interop.hf_weights import FAMILIES
 from autodistill_jax.models import build
 
-FILE = "student.stablehlo"
+STABLEHLO_FILE = "student.stablehlo"
 PLATFORMS = ("tpu", "cuda", "cpu")
 
 
-def program(folder: Path) -> bytes:
+def export_program(folder: Path) -> bytes:
     """The network of a student's folder, a serialized `jax.export.Exported`.
 
     (weights, ids, tokens, types) -> {last_hidden_state [batch, length, D] and, where the
@@ -31,20 +31,22 @@ def program(folder: Path) -> bytes:
     positions. Products at JAX's default precision: of f32 on CPUs, while TPUs and GPUs
     may round what they multiply.
     """
-    arch, sizes = hf_config.read_config(folder)
-    padding = hf_config.skipped(hf_config.read(folder), folder / "config.json")
+    arch, sizes = hf_config.read_arch_and_dims(folder)
+    padding = hf_config.position_offset(
+        hf_config.read_config_json(folder), folder / "config.json"
+    )
     pooler = FAMILIES[sizes.family].pooler
     parts = list(body(arch, sizes, padding, pooler))
-    module = build.module(arch, sizes, unroll=True)
+    module = build.build_module(arch, sizes, unroll=True)
 
     def run(weights: dict, ids: jax.Array, tokens: jax.Array, types: jax.Array) -> dict:
-        params = _params(weights, parts)
+        params = _params_from_weights(weights, parts)
         params["embeddings_position"] = params["embeddings_position"][padding:]
         if not pooler:  # The module asks for one; nothing comes of it.
             params["pooler_kernel"] = jnp.zeros((arch.hidden, arch.hidden))
             params["pooler_bias"] = jnp.zeros(arch.hidden)
         out = module.apply({"params": params}, ids, tokens, types=types)
-        return dict(zip(_made(sizes), (out.hidden, out.pooler)))
+        return dict(zip(_output_names(sizes), (out.hidden, out.pooler)))
 
     weights = {
         name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, _, shape, _ in parts
@@ -69,8 +71,8 @@ def _no_source_lines() -> Iterator[None]:
         jax.config.update("jax_traceback_in_locations_limit", before)
 
 
-def _params(weights: Mapping[str, jax.Array], parts: list[tuple]) -> dict:
-    """`hf_weights.read` inside a program: parameters of an unrolled module, the position
+def _params_from_weights(weights: Mapping[str, jax.Array], parts: list[tuple]) -> dict:
+    """`hf_weights.params_from_tensors` inside a program: parameters of an unrolled module, the position
     table with its rows for padding."""
     params: dict[str, jax.Array] = {}
     joined: dict[tuple[str, int], list[jax.Array]] = {}
@@ -89,11 +91,11 @@ def _params(weights: Mapping[str, jax.Array], parts: list[tuple]) -> dict:
     }
 
 
-def outputs(
+def run_program(
     program: bytes, folder: Path, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """What a program makes of `ids`, `tokens` and, where they are there, `types` with the
-    weights of a folder, called as `loader` tells others to."""
+    weights of a folder, called as `loader_snippet` tells others to."""
     from safetensors.numpy import load_file
 
     student = jax.jit(export.deserialize(bytearray(program)).call)
@@ -103,7 +105,7 @@ def outputs(
     return {name: np.asarray(value) for name, value in out.items()}
 
 
-def loader(name: str, sizes: Sizes) -> str:
+def loader_snippet(name: str, sizes: ModelDims) -> str:
     """Python that calls the program in a folder of that name; it imports jax, numpy and
     safetensors, and jax imports flatbuffers."""
     return f"""\
@@ -112,15 +114,15 @@ import numpy as np
 from jax import export
 from safetensors.numpy import load_file
 
-with open("{name}/{FILE}", "rb") as file:
+with open("{name}/{STABLEHLO_FILE}", "rb") as file:
     student = jax.jit(export.deserialize(bytearray(file.read())).call)
 weights = jax.device_put(load_file("{name}/model.safetensors"))
 ids = np.zeros((2, 8), np.int32)  # Token ids: [texts, at most {sizes.positions} tokens].
 tokens, types = np.ones_like(ids), np.zeros_like(ids)  # 0: padding; 1: second text.
-out = student(weights, ids, tokens, types)  # {", ".join(_made(sizes))}
+out = student(weights, ids, tokens, types)  # {", ".join(_output_names(sizes))}
 """
 
 
-def _made(sizes: Sizes) -> list[str]:
+def _output_names(sizes: ModelDims) -> list[str]:
     """The names of what comes out."""
     return ["last_hidden_state", "pooler_output"][: 1 + FAMILIES[sizes.family].pooler]

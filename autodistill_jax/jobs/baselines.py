@@ -6,52 +6,54 @@ from etils import epath
 
 from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.space import only
+from autodistill_jax.archs.space import single
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import trials
 from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.superlm import train
+from autodistill_jax.experiment.superlm import train_superlm
 from autodistill_jax.interop import huggingface
-from autodistill_jax.models import extract
-from autodistill_jax.train import checkpoint, distillation
+from autodistill_jax.models import extract, heads
+from autodistill_jax.train import checkpoint
 from autodistill_jax.train import objective as objectives
 
-# Those that distil nothing; all others are `twin` or in `objective.RECIPES`.
-UNTRAINED = ("truncated", "scratch")
-NAMES = (*UNTRAINED, "twin", *objectives.RECIPES)
+# Those that distil nothing; all others are `twin` or in `objective.LOSS_RECIPES`.
+UNTRAINED_BASELINES = ("truncated", "scratch")
+BASELINES = (*UNTRAINED_BASELINES, "twin", *objectives.LOSS_RECIPES)
 
 
-def check(experiment: Experiment) -> None:
+def check_baselines(experiment: Experiment) -> None:
     """Raises UserError for a baseline that is not known, or that no Arch could have."""
     spaces, named = experiment.spaces.values(), experiment.config.search.arch
     ends = list(experiment.affordable) if named else [s.smallest() for s in spaces]
     narrowest = min(ends, key=lambda arch: arch.heads)
     for baseline in experiment.config.baselines:
-        if baseline not in NAMES:
+        if baseline not in BASELINES:
             raise UserError(
-                f"baselines has {baseline!r}; it must be some of {', '.join(NAMES)}"
+                f"baselines has {baseline!r}; it must be some of {', '.join(BASELINES)}"
             )
         if baseline == "truncated":
-            _check_cut(experiment)
-        if baseline not in UNTRAINED:
-            of(experiment, baseline, narrowest)
+            _check_truncation(experiment)
+        if baseline not in UNTRAINED_BASELINES:
+            baseline_experiment(experiment, baseline, narrowest)
 
 
-def _check_cut(experiment: Experiment) -> None:
+def _check_truncation(experiment: Experiment) -> None:
     """Raises UserError if the teacher does not hold all Archs that may be chosen."""
     there = experiment.teacher.arch
     try:
         for space in experiment.spaces.values():
             extract.check_fits(there, space.largest())
     except UserError:
-        if experiment.count() > trials.LISTED:
+        if experiment.count() > trials.MAX_LISTED_ARCHS:
             raise
         for arch in experiment.affordable:  # The largest may cost too much.
             extract.check_fits(there, arch)
 
 
-def of(experiment: Experiment, baseline: str, arch: AnyArch) -> Experiment:
+def baseline_experiment(
+    experiment: Experiment, baseline: str, arch: AnyArch
+) -> Experiment:
     """The experiment of one baseline: a space of one Arch, its recipe, all else equal.
 
     "twin" is the SuperLM's own objective on the Arch alone.
@@ -59,31 +61,35 @@ def of(experiment: Experiment, baseline: str, arch: AnyArch) -> Experiment:
     Raises:
       UserError: the recipe does not fit the Arch.
     """
-    space = only(arch)
+    space = single(arch)
     settings = experiment.config.distill.to_dict()
     if baseline != "twin":
-        settings |= objectives.RECIPES[baseline]
+        settings |= objectives.LOSS_RECIPES[baseline]
         # As many relation heads as there are channels, where those are fewer.
         settings["relation_heads"] = min(settings["relation_heads"], arch.width)
-    objective = objectives.objective(
+    objective = objectives.parse_objective(
         settings, [space], experiment.teacher, experiment.special
     )
     return experiment._replace(spaces={baseline: space}, objective=objective)
 
 
-def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -> None:
+def run_baselines(
+    experiment: Experiment, workdir: epath.Path, stage: str = "baselines"
+) -> None:
     """Leaves students/<baseline>-<name>/, Hugging Face folders like the student's."""
-    found = common.front(experiment.config, workdir)
-    arch = common.arch_of(found["chosen"])
+    found = common.read_front(experiment.config, workdir)
+    arch = common.arch_from_json(found["chosen"])
     made = 0
     for baseline in experiment.config.baselines:
         folder = common.baseline_folder(workdir, baseline, arch)
         # From scratch, each seed of the fine-tuning has random weights of its own.
-        if baseline == "scratch" or storage.there(folder):
+        if baseline == "scratch" or storage.is_complete(folder):
             continue
-        params = _params(experiment, workdir, baseline, arch, f"{stage} {baseline}")
+        params = _baseline_params(
+            experiment, workdir, baseline, arch, f"{stage} {baseline}"
+        )
         teacher = experiment.teacher
-        huggingface.save(
+        huggingface.save_pretrained(
             folder,
             arch,
             experiment.sizes,
@@ -101,13 +107,15 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "baselines") -
         log.say(f"{stage}: nothing left to do")
 
 
-def _params(experiment, workdir, baseline, arch, stage) -> dict:
+def _baseline_params(experiment, workdir, baseline, arch, stage) -> dict:
     if baseline == "truncated":
         return extract.extract(experiment.teacher.params, experiment.teacher.arch, arch)
-    own = of(experiment, baseline, arch)
+    own = baseline_experiment(experiment, baseline, arch)
     folder = common.superlm_folder(workdir, f"{baseline}-{arch.name}")
-    train(own, workdir, folder, own.spaces[baseline], f"baselines/{baseline}", stage)
-    state = checkpoint.restore_on(
-        checkpoint.manager(folder), sharding.replicated(experiment.mesh)
+    train_superlm(
+        own, workdir, folder, own.spaces[baseline], f"baselines/{baseline}", stage
     )
-    return distillation.network({**state["params"], **state["frozen"]})
+    state = checkpoint.restore_sharded(
+        checkpoint.checkpoint_manager(folder), sharding.replicated(experiment.mesh)
+    )
+    return heads.encoder_params({**state["params"], **state["frozen"]})

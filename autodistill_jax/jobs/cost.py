@@ -7,7 +7,7 @@ from autodistill_jax.archs.cost import cost
 from autodistill_jax.experiment import arch_flag, schema
 
 
-def run(config: ConfigDict, text: str | None) -> None:
+def run_cost(config: ConfigDict, text: str | None) -> None:
     """Prints {arch, params, flops, params_paper, flops_paper} on stdout.
 
     params and flops (multiply-adds) in the `executed` convention, flops for one text of
@@ -17,6 +17,6 @@ def run(config: ConfigDict, text: str | None) -> None:
     Raises:
       UserError: an Arch that is neither; a text longer than the teacher's positions.
     """
-    schema.check(config)
-    told, arch, sizes = arch_flag.network(config, text, "data.length")
-    log.result({"arch": told, **cost(arch, sizes, config.data.length)})
+    schema.check_config(config)
+    told, arch, sizes = arch_flag.resolve_arch_flag(config, text, "data.length")
+    log.print_result({"arch": told, **cost(arch, sizes, config.data.length)})

@@ -4,18 +4,20 @@ from etils import epath
 
 from autodistill_jax import log
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.superlm import train
+from autodistill_jax.experiment.superlm import train_superlm
 from autodistill_jax.experiment.workdir import superlm_folder
 
 
-def run(experiment: Experiment, workdir: epath.Path, stage: str = "distill") -> None:
+def run_distill(
+    experiment: Experiment, workdir: epath.Path, stage: str = "distill"
+) -> None:
     """Trains each until `distill.steps`; goes on from the last checkpoints."""
     if experiment.config.search.proxy == "flash":
         log.say(f"{stage}: off (search.proxy is flash: no weights are inherited)")
         return
     for name, space in experiment.spaces.items():
         several = len(experiment.spaces) > 1
-        train(
+        train_superlm(
             experiment,
             workdir,
             superlm_folder(workdir, name),

@@ -11,57 +11,64 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, metrics, multihost, sharding, storage
-from autodistill_jax.archs.arch import described
+from autodistill_jax.archs.arch import describe
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import fingerprints
 from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.superlm import trained_superlm
-from autodistill_jax.experiment.text_rows import held_out
+from autodistill_jax.experiment.text_rows import heldout_splits
 from autodistill_jax.interop import hf_parity, huggingface, stablehlo
 from autodistill_jax.latency import table
-from autodistill_jax.models import build, extract
-from autodistill_jax.train import distillation, losses, sandwich
+from autodistill_jax.models import build, extract, heads
+from autodistill_jax.train import losses, sandwich
 
 _TOLERANCE = 1e-4
 
 
-def run(experiment: Experiment, workdir: epath.Path, stage: str = "export") -> None:
+def run_export(
+    experiment: Experiment, workdir: epath.Path, stage: str = "export"
+) -> None:
     """Leaves students/<name>/, checked by equal outputs, and its similarity.json."""
-    found = common.front(experiment.config, workdir)
-    for arch in common.students(experiment.config, found):
-        home, weights = common.trial_of(found, arch)["space"], None
-        done = _made(experiment.config, workdir / "students" / arch.name)
+    found = common.read_front(experiment.config, workdir)
+    for arch in common.student_archs(experiment.config, found):
+        home, weights = common.find_trial(found, arch)["space"], None
+        done = _is_exported(experiment.config, workdir / "students" / arch.name)
         if not done and experiment.config.search.proxy != "flash":
             # Off the mesh: what follows is the first process' alone.
-            weights = distillation.network(trained_superlm(experiment, workdir, home))
-            weights = jax.tree.map(sharding.fetch, weights)
-        one = functools.partial(_one, experiment, workdir, found, arch, weights, stage)
-        multihost.once(one)
+            weights = heads.encoder_params(trained_superlm(experiment, workdir, home))
+            weights = jax.tree.map(sharding.to_host, weights)
+        one = functools.partial(
+            _export_student, experiment, workdir, found, arch, weights, stage
+        )
+        multihost.on_first_process(one)
 
 
-def _one(experiment, workdir, found, arch, weights, stage) -> None:
+def _export_student(experiment, workdir, found, arch, weights, stage) -> None:
     folder = workdir / "students" / arch.name
-    if _made(experiment.config, folder):
-        if not (folder / stablehlo.FILE).exists():
-            sample = _sample(held_out(experiment, workdir)[1])
-            made = _served(storage.near(folder), sample, stage)
-            with storage.whole(folder / stablehlo.FILE) as one:
+    if _is_exported(experiment.config, folder):
+        if not (folder / stablehlo.STABLEHLO_FILE).exists():
+            sample = _sample_rows(heldout_splits(experiment, workdir)[1])
+            made = _checked_program(storage.local_copy(folder), sample, stage)
+            with storage.atomic_write(folder / stablehlo.STABLEHLO_FILE) as one:
                 one.write_bytes(made)
         # A later search may have taken its latency anew, or for another target.
         similarity = json.loads((folder / "similarity.json").read_text())
-        card = _card(experiment, arch, found, similarity)
+        card = _model_card(experiment, arch, found, similarity)
         storage.write_text(folder / "README.md", card)
         log.say(f"{stage}: done already, {folder}")
         return
     if experiment.config.search.proxy == "flash":
-        student = _transferred(experiment.config, workdir, arch)
-        inside = functools.partial(_outputs, experiment, arch, student)
+        student = _transferred_params(experiment.config, workdir, arch)
+        inside = functools.partial(_student_outputs, experiment, arch, student)
     else:
-        space = experiment.spaces[common.trial_of(found, arch)["space"]]
+        space = experiment.spaces[common.find_trial(found, arch)["space"]]
         student = extract.extract(weights, experiment.envelope(space), arch)
-        inside = functools.partial(_inside, experiment, space, weights, arch)
-    judged_on = held_out(experiment, workdir)[1]
+        inside = functools.partial(
+            _subnetwork_outputs, experiment, space, weights, arch
+        )
+    judged_on = heldout_splits(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
     similarity = _similarities(experiment, judged_on, arch, student)
     log.say(
@@ -71,12 +78,12 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
     )
     if similarity["student"] <= similarity["truncated"]:
         log.say(f"{stage}: distillation did not help this student; train it longer")
-    sample = _sample(judged_on)
-    with _exactly():
+    sample = _sample_rows(judged_on)
+    with _cpu_precision():
         expected = inside(sample)
 
     def check(partial: Path) -> None:
-        error, by = _difference(partial, arch, expected, sample)
+        error, by = _max_difference(partial, arch, expected, sample)
         log.say(
             f"{stage}: outputs differ by at most {error:.1e} after reloading by {by}"
         )
@@ -84,9 +91,11 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
             raise RuntimeError(
                 f"the exported student's outputs differ by {error}, over {_TOLERANCE}"
             )
-        (partial / stablehlo.FILE).write_bytes(_served(partial, sample, stage))
+        (partial / stablehlo.STABLEHLO_FILE).write_bytes(
+            _checked_program(partial, sample, stage)
+        )
 
-    huggingface.save(
+    huggingface.save_pretrained(
         folder,
         arch,
         experiment.sizes,
@@ -94,7 +103,7 @@ def _one(experiment, workdir, found, arch, weights, stage) -> None:
         experiment.teacher.folder,
         experiment.teacher.pooling,
         experiment.teacher.embeds,
-        _card(experiment, arch, found, similarity),
+        _model_card(experiment, arch, found, similarity),
         check,
     )
     storage.write_json(folder / "similarity.json", similarity)
@@ -118,20 +127,22 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     def cosines(module, params):
         @jax.jit
         def embed(params, batch):
-            out = _apply(module, params, batch)
-            return losses.pool(out.hidden, out.pooler, batch["tokens"], teacher.pooling)
+            out = _apply_module(module, params, batch)
+            return losses.pool_tokens(
+                out.hidden, out.pooler, batch["tokens"], teacher.pooling
+            )
 
         made = [
             np.asarray(embed(params, batch))
-            for batch in loader.evaluation(texts, min(100, 2 * pairs))
+            for batch in loader.eval_batches(texts, min(100, 2 * pairs))
         ]
         made = jnp.asarray(np.concatenate(made)[: 2 * pairs])
         return np.asarray(losses.cosine(made[:pairs], made[pairs:]))
 
-    reference = cosines(build.module(teacher.arch, teacher.sizes), teacher.params)
-    module = build.module(arch, experiment.sizes)
+    reference = cosines(build.build_module(teacher.arch, teacher.sizes), teacher.params)
+    module = build.build_module(arch, experiment.sizes)
     return {
-        "origin": common.origin(experiment.config),
+        "origin": fingerprints.weight_source(experiment.config),
         "pairs": pairs,
         "seed": experiment.config.seed,
         "student": metrics.spearman(reference, cosines(module, student)),
@@ -140,37 +151,37 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     }
 
 
-def _made(config, folder) -> bool:
+def _is_exported(config, folder) -> bool:
     """Is the student there, and of the weights that are asked for?"""
     path = folder / "similarity.json"
     if not path.exists():
         return False
     there = json.loads(path.read_text()).get("origin", "superlm")
-    return there == common.origin(config)
+    return there == fingerprints.weight_source(config)
 
 
-def _transferred(config, workdir, arch) -> dict:
-    path = common.transferred(config, workdir, arch)
+def _transferred_params(config, workdir, arch) -> dict:
+    path = common.transfer_path(config, workdir, arch)
     if not path.exists():
         raise UserError(f"{path} is not there; run the job transfer first")
     return storage.read_arrays(path)
 
 
-def _outputs(experiment, arch, student, sample) -> np.ndarray:
+def _student_outputs(experiment, arch, student, sample) -> np.ndarray:
     """A student's own output, before it is written."""
-    module = build.module(arch, experiment.sizes)
-    return np.asarray(_apply(module, student, sample).hidden)
+    module = build.build_module(arch, experiment.sizes)
+    return np.asarray(_apply_module(module, student, sample).hidden)
 
 
-def _inside(experiment, space, weights, arch, sample) -> np.ndarray:
+def _subnetwork_outputs(experiment, space, weights, arch, sample) -> np.ndarray:
     """The sub-network's own output, inside the SuperLM."""
     superlm = experiment.superlm(space).clone(dtype=jnp.float32, dropout=0.0, mesh=None)
-    one = jax.tree.map(lambda x: x[0], sandwich.as_arrays([arch]))
-    out = jax.jit(lambda p, a: _apply(superlm, p, sample, a))(weights, one)
+    one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
+    out = jax.jit(lambda p, a: _apply_module(superlm, p, sample, a))(weights, one)
     return np.asarray(out.hidden)[..., : arch.hidden]
 
 
-def _apply(module, params, batch, *arch):
+def _apply_module(module, params, batch, *arch):
     return module.apply(
         {"params": params},
         batch["ids"],
@@ -180,16 +191,16 @@ def _apply(module, params, batch, *arch):
     )
 
 
-def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
+def _max_difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     """The largest difference at real tokens between sub-network and written student,
     loaded by us, and by transformers where it is installed with torch; and by whom."""
     real = sample["tokens"].astype(bool)
-    again = huggingface.load(str(folder))
-    module = build.module(again.arch, again.sizes)
-    with _exactly():
-        out = _apply(module, again.params, sample)
+    again = huggingface.load_pretrained(str(folder))
+    module = build.build_module(again.arch, again.sizes)
+    with _cpu_precision():
+        out = _apply_module(module, again.params, sample)
     error = np.abs(np.asarray(out.hidden) - inside)[real].max()
-    theirs = hf_parity.outputs(
+    theirs = hf_parity.transformers_outputs(
         folder, sample, remote=not huggingface.stock(arch, again.sizes)
     )
     if theirs is None:
@@ -199,7 +210,7 @@ def _difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     return float(error), "transformers"
 
 
-def _exactly():
+def _cpu_precision():
     """On a CPU, if JAX may use one: TPUs and GPUs round float32 that they multiply."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
@@ -207,39 +218,39 @@ def _exactly():
         return contextlib.nullcontext()
 
 
-def _served(folder: Path, sample, stage) -> bytes:
+def _checked_program(folder: Path, sample, stage) -> bytes:
     """The program that serves a student, once it was run: its outputs at real tokens are
     those of the network that we load from the folder."""
     real = sample["tokens"].astype(bool)
-    again = huggingface.load(str(folder))
-    module = build.module(again.arch, again.sizes)
-    made = stablehlo.program(folder)
-    with _exactly():
-        wanted = _apply(module, again.params, sample)
-        out = stablehlo.outputs(made, folder, sample)
+    again = huggingface.load_pretrained(str(folder))
+    module = build.build_module(again.arch, again.sizes)
+    made = stablehlo.export_program(folder)
+    with _cpu_precision():
+        wanted = _apply_module(module, again.params, sample)
+        out = stablehlo.run_program(made, folder, sample)
     error = np.abs(out["last_hidden_state"] - np.asarray(wanted.hidden))[real].max()
     if "pooler_output" in out:
         pooled = np.abs(out["pooler_output"] - np.asarray(wanted.pooler)).max()
         error = max(error, pooled)
     if not error <= _TOLERANCE:
         raise RuntimeError(
-            f"the outputs of {stablehlo.FILE} differ by {error}, over {_TOLERANCE}"
+            f"the outputs of {stablehlo.STABLEHLO_FILE} differ by {error}, over {_TOLERANCE}"
         )
     log.say(
-        f"{stage}: {stablehlo.FILE} for {', '.join(stablehlo.PLATFORMS)}, "
+        f"{stage}: {stablehlo.STABLEHLO_FILE} for {', '.join(stablehlo.PLATFORMS)}, "
         f"{len(made) / 1000:.0f} kB; its outputs differ by at most {error:.1e}"
     )
     return made
 
 
-def _sample(rows) -> dict:
+def _sample_rows(rows) -> dict:
     """The few texts that outputs are compared on."""
     return {name: value[:4] for name, value in rows.items()}
 
 
-def _card(experiment, arch, found, similarity) -> str:
+def _model_card(experiment, arch, found, similarity) -> str:
     """The model card: what it is, what it costs, how to load it."""
-    trial = common.trial_of(found, arch)
+    trial = common.find_trial(found, arch)
     teacher, how = found["teacher"], found["latency"]
     sizes = experiment.sizes
     remote = "" if huggingface.stock(arch, sizes) else ", trust_remote_code=True"
@@ -264,14 +275,14 @@ tags: [{sizes.family}, distillation, autodistill_jax]
 
 # {arch.name}
 
-A model of type {sizes.family}: {described(arch)}; distilled by autodistill_jax from
+A model of type {sizes.family}: {describe(arch)}; distilled by autodistill_jax from
 {experiment.taught_by}.
 
 | | student | teacher | share |
 |---|---|---|---|
 {rows}
 
-Latency: {table.about(how)}.
+Latency: {table.describe_conditions(how)}.
 Agreement of its text similarities with the teacher's (Spearman, {similarity["pairs"]}
 held-out pairs): {similarity["student"]:.3f}; the same Arch before this distillation:
 {similarity["truncated"]:.3f}.
@@ -283,12 +294,12 @@ model = AutoModel.from_pretrained("{arch.name}"{remote})
 tokenizer = AutoTokenizer.from_pretrained("{arch.name}"{remote})
 ```
 
-To serve it, `{stablehlo.FILE}` is the network as StableHLO for
+To serve it, `{stablehlo.STABLEHLO_FILE}` is the network as StableHLO for
 {", ".join(stablehlo.PLATFORMS)}, without its weights, which stand in `model.safetensors`.
 It wants `pip install jax safetensors flatbuffers` and nothing of autodistill_jax:
 
 ```python
-{stablehlo.loader(arch.name, sizes)}```
+{stablehlo.loader_snippet(arch.name, sizes)}```
 
 Each new shape is compiled once; a text that is too long is a ValueError ("Error refining
 shapes"). The jax that reads the file must be as new as the one that wrote it, and at most

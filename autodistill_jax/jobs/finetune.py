@@ -12,7 +12,12 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import log, metrics, storage
 from autodistill_jax.data import glue, loader, squad, tasks
-from autodistill_jax.experiment import labelled_data, qa_finetuning
+from autodistill_jax.experiment import (
+    fingerprints,
+    labelled_data,
+    qa_finetuning,
+    results,
+)
 from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
@@ -20,10 +25,12 @@ from autodistill_jax.models import build
 from autodistill_jax.report import tables
 from autodistill_jax.train import classification
 
-_FROZEN = "frozen encoder, linear head"
+_FROZEN_TEXT = "frozen encoder, linear head"
 
 
-def read(experiment: Experiment, workdir: epath.Path) -> list[tasks.Task | squad.Squad]:
+def pending_tasks(
+    experiment: Experiment, workdir: epath.Path
+) -> list[tasks.Task | squad.Squad]:
     """The labelled tasks that have no result yet, read before any work starts.
 
     Raises:
@@ -32,23 +39,33 @@ def read(experiment: Experiment, workdir: epath.Path) -> list[tasks.Task | squad
     config = experiment.config
     settings = config.finetune
     made = []
-    chosen = common.chosen_already(config, workdir)
-    archs = common.students(config, common.front(config, workdir)) if chosen else []
+    chosen = common.chosen_arch(config, workdir)
+    archs = (
+        common.student_archs(config, common.read_front(config, workdir))
+        if chosen
+        else []
+    )
     for name in settings.tasks:
-        folder = common.task_folder(settings, name)
-        keys = glue.keys(name) if settings.predict and name in glue.NAMES else ()
+        folder = fingerprints.task_dirname(settings, name)
+        keys = (
+            glue.submission_keys(name)
+            if settings.predict and name in glue.GLUE_TASKS
+            else ()
+        )
         homes = [workdir / "finetune" / arch.name / folder for arch in archs]
-        if homes and not any(_missing(h, config, keys, h == homes[0]) for h in homes):
+        if homes and not any(
+            _missing_models(h, config, keys, h == homes[0]) for h in homes
+        ):
             continue
-        if name == squad.NAME:
-            made.append(qa_finetuning.task(experiment))
+        if name == squad.SQUAD:
+            made.append(qa_finetuning.load_squad_task(experiment))
             continue
-        task = labelled_data.task(config, name, experiment.teacher.labels)
+        task = labelled_data.load_task(config, name, experiment.teacher.labels)
         made.append(task._replace(name=folder))
     return made
 
 
-def run(
+def run_finetune(
     experiment: Experiment,
     workdir: epath.Path,
     given: list[tasks.Task | squad.Squad],
@@ -56,36 +73,42 @@ def run(
 ) -> None:
     """Leaves finetune/<student>/<task>/<model>.json, table.md, the student's fine-tuned
     weights, and GLUE's submission files where `finetune.predict` asks for them."""
-    found = common.front(experiment.config, workdir)
-    archs = common.students(experiment.config, found)
+    found = common.read_front(experiment.config, workdir)
+    archs = common.student_archs(experiment.config, found)
     for arch in archs:
-        common.read_json(workdir / "students" / arch.name / "similarity.json", "export")
+        common.require_json(
+            workdir / "students" / arch.name / "similarity.json", "export"
+        )
     for task in given:
-        asks = task.name == squad.NAME
+        asks = task.name == squad.SQUAD
         rows = (qa_finetuning if asks else labelled_data).rows(experiment, task)
         keys = tuple(task.tests) if experiment.config.finetune.predict else ()
-        wanted = glue.keys(task.name) if task.name in glue.NAMES else ()
+        wanted = glue.submission_keys(task.name) if task.name in glue.GLUE_TASKS else ()
         if experiment.config.finetune.predict and set(wanted) - set(keys):
             lacking = ", ".join(f"{key}.tsv" for key in wanted if key not in keys)
             log.say(f"{stage}: {task.name} has no texts for {lacking}: not written")
         for arch in archs:
             home = workdir / "finetune" / arch.name / task.name
-            models = _missing(home, experiment.config, keys, arch == archs[0])
+            models = _missing_models(home, experiment.config, keys, arch == archs[0])
             if asks:  # The teacher's soft labels may be learned from.
                 models.sort(key=lambda model: model != "teacher")
             for model in models:
                 which = model if len(archs) == 1 else f"{model} {arch.name}"
                 what = f"{stage} {task.name}, {which}"
-                source = _source(experiment, workdir, model, arch)
+                source = _starting_network(experiment, workdir, model, arch)
                 first = workdir / "finetune" / archs[0].name / task.name
-                result = _one(experiment, source, model, rows, home, task, what, first)
+                result = _finetune_model(
+                    experiment, source, model, rows, home, task, what, first
+                )
                 storage.write_json(
                     home / f"{model}.json",
                     {
                         "task": task.name,
                         "model": model,
                         "metric": task.metric,
-                        "settings": tables.recipe(experiment.config, model, task.name),
+                        "settings": results.result_settings(
+                            experiment.config, model, task.name
+                        ),
                         **result,
                     },
                 )
@@ -94,60 +117,68 @@ def run(
                 )
     for arch in archs:
         home = workdir / "finetune" / arch.name
-        if made := tables.read(experiment.config, home):
-            table = tables.markdown(*tables.side_by_side(made))
-            told = tables.notes(made, labelled_data.words(experiment, workdir, made))
+        if made := results.read_results(experiment.config, home):
+            table = tables.markdown_table(*tables.task_table(made))
+            told = tables.table_notes(
+                made, labelled_data.mlm_head_report(experiment, workdir, made)
+            )
             text = table + "\n" + "\n".join(told) + "\n"
             storage.write_text(home / "table.md", text)
             log.say(table.rstrip())
         log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
     if len(archs) > 1:
-        table = tables.markdown(*tables.standing(experiment.config, found, workdir))
+        table = tables.markdown_table(
+            *tables.students_table(experiment.config, found, workdir)
+        )
         storage.write_text(workdir / "finetune" / "students.md", table)
         log.say(table.rstrip())
 
 
-def _missing(
+def _missing_models(
     folder: epath.Path, config: ConfigDict, keys: Sequence[str], first: bool
 ) -> list[str]:
     """The models that lack their result on a task, in its folder, under these settings,
     or one of the submission files `keys`. What a student is compared with is made for
     the `first` one alone."""
-    done = tables.there(config, folder)
+    done = results.results_in_folder(config, folder)
 
     def submitted(model):
         # A head on the frozen teacher is there to compare with, and predicts nothing.
         if model == "teacher" and config.finetune.teacher == "frozen":
             return True
-        return all(_submission(folder, model, key).exists() for key in keys)
+        return all(_submission_path(folder, model, key).exists() for key in keys)
 
-    models = tables.models(config) if first else ["student"]
+    models = results.compared_models(config) if first else ["student"]
     return [m for m in models if m not in done or not submitted(m)]
 
 
-def _submission(folder: epath.Path, model: str, key: str) -> epath.Path:
+def _submission_path(folder: epath.Path, model: str, key: str) -> epath.Path:
     return folder.parent / "submission" / model / f"{key}.tsv"
 
 
-def _source(experiment, workdir, model, arch) -> huggingface.Teacher:
+def _starting_network(experiment, workdir, model, arch) -> huggingface.Teacher:
     """The network a model starts its fine-tuning from."""
     if model == "teacher":
         return experiment.teacher
     if model in ("student", "scratch"):
-        return huggingface.load(str(workdir / "students" / arch.name))
+        return huggingface.load_pretrained(str(workdir / "students" / arch.name))
     folder = common.baseline_folder(workdir, model, arch)
-    common.read_json(folder / "config.json", "baselines")
-    return huggingface.load(str(folder))
+    common.require_json(folder / "config.json", "baselines")
+    return huggingface.load_pretrained(str(folder))
 
 
-def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
+def _finetune_model(experiment, source, model, rows, folder, task, what, first) -> dict:
     """One model's result on one task, over all seeds."""
     config, teacher = experiment.config, experiment.teacher
     settings = config.finetune.to_dict()
-    asks = task.name == squad.NAME
-    counts = qa_finetuning.counts(task, rows) if asks else labelled_data.counts(rows)
+    asks = task.name == squad.SQUAD
+    counts = (
+        qa_finetuning.window_counts(task, rows)
+        if asks
+        else labelled_data.row_counts(rows)
+    )
     frozen = model == "teacher" and settings["teacher"] == "frozen"
-    module = build.module(
+    module = build.build_module(
         source.arch,
         source.sizes,
         dtype=jnp.dtype(settings["dtype"]),
@@ -155,7 +186,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
     )
     if frozen and not asks:
         log.say(f"{what}: a head on the frozen teacher ...")
-        score = classification.frozen(
+        score = classification.frozen_score(
             module,
             source.params,
             rows,
@@ -163,9 +194,9 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
             settings["batch_size"],
             experiment.mesh,
         )
-        told = {"score": score, "how": _FROZEN}
-        return counts | told | _similarity(experiment, module, source.params, task)
-    how, count = _FROZEN if frozen else "fine-tuned", settings["seeds"]
+        told = {"score": score, "how": _FROZEN_TEXT}
+        return counts | told | _cosine_spearman(experiment, module, source.params, task)
+    how, count = _FROZEN_TEXT if frozen else "fine-tuned", settings["seeds"]
     if model == "teacher":
         count = settings["teacher_seeds"]
     if model in ("teacher", "scratch"):
@@ -173,7 +204,7 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
 
     def params(seed):
         if model == "scratch":
-            return build.init(module, jax.random.key(seed))
+            return build.init_params(module, jax.random.key(seed))
         return source.params
 
     if model == "scratch":
@@ -181,9 +212,11 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
     seeds = range(config.seed, config.seed + count)
     if asks:
         rest = (settings, seeds, rows, folder, first / "teacher", what)
-        made = qa_finetuning.one(experiment, module, source, model, params, *rest)
+        made = qa_finetuning.finetune_squad(
+            experiment, module, source, model, params, *rest
+        )
         return counts | made | {"how": how}
-    made = classification.fine_tune(
+    made = classification.finetune_classifier(
         module,
         params,
         rows,
@@ -193,26 +226,28 @@ def _one(experiment, source, model, rows, folder, task, what, first) -> dict:
         seeds,
         what,
     )
-    best = tables.best(made)
+    best = results.best_seed(made)
     if model == "student":
-        _save(experiment, folder, source, best.params, task.labels, rows)
+        _save_classifier(experiment, folder, source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
-        text = glue.submission(task, key, predictions)
-        storage.write_text(_submission(folder, model, key), text)
-    told = {"how": how, "more": tables.mean([one.more for one in made])}
-    similarity = _similarity(experiment, module, params(config.seed), task)
-    return counts | tables.over_seeds(made) | told | similarity
+        text = glue.submission_text(task, key, predictions)
+        storage.write_text(_submission_path(folder, model, key), text)
+    told = {"how": how, "more": results.mean_figures([one.more for one in made])}
+    similarity = _cosine_spearman(experiment, module, params(config.seed), task)
+    return counts | results.summarize_seeds(made) | told | similarity
 
 
-def _similarity(experiment, module, params, task) -> dict[str, float]:
+def _cosine_spearman(experiment, module, params, task) -> dict[str, float]:
     """Without any fine-tuning: the Spearman of the cosines of a task's pairs with its
     labels; nothing for a task whose labels are not numbers of pairs."""
     if task.classes != 1 or isinstance(task.dev[0][0], str):
         return {}
-    dev = labelled_data.pairs_apart(experiment, task)
+    dev = labelled_data.separate_pairs(experiment, task)
     pooling = experiment.teacher.pooling
-    cosines = jax.jit(lambda p, b: classification.features(module, p, b, pooling, 1))
-    made = loader.over(
+    cosines = jax.jit(
+        lambda p, b: classification.task_features(module, p, b, pooling, 1)
+    )
+    made = loader.map_batches(
         partial(cosines, params),
         dev,
         experiment.config.finetune.batch_size,
@@ -221,7 +256,9 @@ def _similarity(experiment, module, params, task) -> dict[str, float]:
     return {"similarity": metrics.spearman(dev["label"], made[:, 0])}
 
 
-def _save(experiment, folder: epath.Path, student, params: dict, labels, rows) -> None:
+def _save_classifier(
+    experiment, folder: epath.Path, student, params: dict, labels, rows
+) -> None:
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 
@@ -253,7 +290,7 @@ def _save(experiment, folder: epath.Path, student, params: dict, labels, rows) -
         save_file(head, partial / "head.safetensors")
         (partial / "head.json").write_text(json.dumps(said, indent=2) + "\n")
 
-    huggingface.save(
+    huggingface.save_pretrained(
         folder / "student",
         student.arch,
         student.sizes,

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from autodistill_jax import log, sharding
-from autodistill_jax.data.tokenization import Special
+from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import experiment, lowering, schema, trials
 from autodistill_jax.experiment import teacher as teachers
@@ -20,7 +20,7 @@ from autodistill_jax.latency import topology as topologies
 from autodistill_jax.search import proxies
 
 
-def run(config: ConfigDict) -> bool:
+def run_preflight(config: ConfigDict) -> bool:
     """Compiles the experiment's programs for `mesh.topology` (the devices at hand if
     ''), runs none, and prints one JSON object on stdout. Does it fit?
 
@@ -33,30 +33,30 @@ def run(config: ConfigDict) -> bool:
     Raises:
       UserError: what cannot work on that mesh; no such topology; no libtpu.
     """
-    schema.check(config)
+    schema.check_config(config)
     topology = config.mesh.topology
-    part = topologies.find(topology) if topology else None
-    made = _experiment(config, part)
+    part = topologies.find_slice(topology) if topology else None
+    made = _abstract_experiment(config, part)
     chip = estimate.CHIPS[part.chip] if part else None
     here = jax.devices()[0].memory_stats() or {}  # A CPU says nothing.
     limit = int(chip.memory) if chip else here.get("bytes_limit")
     start = time.monotonic()
-    programs: dict[str, topologies.Compiled] = {}
+    programs: dict[str, topologies.CompiledProgram] = {}
     rates: dict[str, dict] = {}
-    trained = lowering.of(made)
+    trained = lowering.lowered_steps(made)
     for name, step in trained.items():
-        found = _compiled(name, step, step.batch_size)
+        found = _compile_step(name, step, step.batch_size)
         programs[f"step/{name}"] = found
         if not found.parts:
             continue
         if chip:
-            rates[name] = _rate(made, step, found.text, chip)
+            rates[name] = _step_estimates(made, step, found.text, chip)
         for what, lower in step.judged:
             # The teacher is one, however many spaces learn from it.
             key = what if what == "teacher" else f"{what}/{name}"
             if key not in programs:
                 log.say(f"preflight: compiling the {what} of {name} ...")
-                programs[key] = topologies.compiled(lower(found.made))
+                programs[key] = topologies.compile_program(lower(found.made))
             found = programs[key]
             if not found.parts:
                 break
@@ -67,7 +67,7 @@ def run(config: ConfigDict) -> bool:
         if not one.parts or (limit is not None and one.needed > limit)
     ]
     try:
-        student = {"student": _student(made, trained, part)} if part else {}
+        student = {"student": _student_estimate(made, trained, part)} if part else {}
     except UserError as error:  # Of a batch that one chip has no room for.
         student = {"student": {"error": str(error)}}
         over.append("student")
@@ -85,27 +85,27 @@ def run(config: ConfigDict) -> bool:
             k: one.parts | {"total": one.needed} for k, one in programs.items()
         },
     }
-    told |= _told(made, trained, rates) | student
+    told |= _recipe_estimates(made, trained, rates) | student
     told["left_out"] = ["baselines", "finetune", "the head of a task, or of words"]
-    if config.search.proxy in proxies.LABELLED:
+    if config.search.proxy in proxies.LABELLED_PROXIES:
         told["left_out"].append(f"search.proxy={config.search.proxy}, by its labels")
     if training := {n: one for n, one in trained.items() if f"step/{n}" in over}:
-        told["largest_batch_size"] = _largest(made, training, programs, limit)
+        told["largest_batch_size"] = _largest_batch(made, training, programs, limit)
     told["compile_seconds"] = round(time.monotonic() - start, 1)
     for name in ("jax", "libtpu") if part else ("jax",):
         told[name] = metadata.version(name)
-    log.result(told)
+    log.print_result(told)
     if limit is None:
         log.say(
             f"preflight: compiled for the {made.mesh.size} device(s) here, whose memory is "
             "not known; mesh.topology names a TPU slice, v5litepod-64, say"
         )
     if over:
-        log.say(f"preflight: {_cure(over, needed, limit, told)}")
+        log.say(f"preflight: {_advice(over, needed, limit, told)}")
     return not over
 
 
-def _cure(over: list[str], needed: int, limit: int, told: Mapping[str, Any]) -> str:
+def _advice(over: list[str], needed: int, limit: int, told: Mapping[str, Any]) -> str:
     """What does not fit, and what to do."""
     text = f"{', '.join(over)}: it does not fit"
     if over != ["student"]:
@@ -123,30 +123,36 @@ def _cure(over: list[str], needed: int, limit: int, told: Mapping[str, Any]) -> 
     return text
 
 
-def _experiment(config: ConfigDict, part: topologies.Slice | None) -> Experiment:
-    """As `experiment.read`, on the slice's mesh."""
-    teacher = teachers.sized(config)
+def _abstract_experiment(
+    config: ConfigDict, part: topologies.TpuSlice | None
+) -> Experiment:
+    """As `experiment.load_experiment`, on the slice's mesh."""
+    teacher = teachers.abstract_teacher(config)
     mesh = sharding.make_mesh(config.mesh, part.devices if part else None)
     experiment.check_batches(config, mesh)
-    special = Special(pad=0, cls=1, sep=2, hide=3)  # Numbers that cost nothing.
+    special = SpecialTokens(pad=0, cls=1, sep=2, hide=3)  # Numbers that cost nothing.
     made = Experiment(config, teacher, teacher, None, special, mesh)
-    made = experiment.complete(made)
+    made = experiment.with_spaces(made)
     search = config.search
-    proxies.check(search.proxy, "search.proxy", made.objective.weights, search.task)
-    trials.check(made)
+    proxies.check_proxy(
+        search.proxy, "search.proxy", made.objective.weights, search.task
+    )
+    trials.check_search(made)
     return made
 
 
-def _compiled(name: str, step: lowering.Step, batch_size: int) -> topologies.Compiled:
+def _compile_step(
+    name: str, step: lowering.LoweredStep, batch_size: int
+) -> topologies.CompiledProgram:
     log.say(f"preflight: compiling the step of {name}, batch {batch_size} ...")
-    return topologies.compiled(step.lower(batch_size))
+    return topologies.compile_program(step.lower(batch_size))
 
 
-def _rate(
-    made: Experiment, step: lowering.Step, text: str, chip: estimate.Chip
+def _step_estimates(
+    made: Experiment, step: lowering.LoweredStep, text: str, chip: estimate.Chip
 ) -> dict:
     """Seconds of a step by three estimates, and its collectives."""
-    found = hlo.executed(text)
+    found = hlo.count_executed(text)
     collectives = {
         kind: {"count": count, "bytes": moved}
         for kind, (count, moved) in found.collectives.items()
@@ -161,8 +167,10 @@ def _rate(
     return {"step_seconds": max(three.values()), **three, "collectives": collectives}
 
 
-def _told(
-    made: Experiment, trained: Mapping[str, lowering.Step], rates: Mapping[str, dict]
+def _recipe_estimates(
+    made: Experiment,
+    trained: Mapping[str, lowering.LoweredStep],
+    rates: Mapping[str, dict],
 ) -> dict[str, Any]:
     """Time and cost of the whole recipe, one kind of step after the other; of them all
     the figures of the slowest stand first."""
@@ -188,31 +196,33 @@ def _told(
     }
 
 
-def _student(
-    made: Experiment, trained: Mapping[str, lowering.Step], part: topologies.Slice
+def _student_estimate(
+    made: Experiment,
+    trained: Mapping[str, lowering.LoweredStep],
+    part: topologies.TpuSlice,
 ) -> dict[str, Any]:
-    """The largest student's forward pass on one chip, see `estimate.estimate`."""
+    """The largest student's forward pass on one chip, see `estimate.estimate_latency`."""
     how = made.config.latency
     students = {step.arch: name for name, step in trained.items() if name != "pretrain"}
     arch = max(students)
     given = {"batch": how.batch, "length": how.length, "dtype": how.dtype}
     log.say(f"preflight: compiling the student {arch} ...")
-    return estimate.estimate(arch, made.sizes, target=part.chip, **given)
+    return estimate.estimate_latency(arch, made.sizes, target=part.chip, **given)
 
 
-def _largest(
+def _largest_batch(
     made: Experiment,
-    trained: Mapping[str, lowering.Step],
-    programs: Mapping[str, topologies.Compiled],
+    trained: Mapping[str, lowering.LoweredStep],
+    programs: Mapping[str, topologies.CompiledProgram],
     limit: int,
 ) -> int:
     """The largest batch of what takes most that fits: guessed from what a row takes, and
     compiled."""
-    unit = sharding.rows(made.mesh) * made.config.mesh.accumulate
+    unit = sharding.num_batch_shards(made.mesh) * made.config.mesh.accumulate
     worst = max(trained, key=lambda name: programs[f"step/{name}"].needed)
     step, most = trained[worst], trained[worst].batch_size
     needed = programs[f"step/{worst}"].needed
-    fixed = _compiled(worst, step, unit)
+    fixed = _compile_step(worst, step, unit)
     if not fixed.parts or fixed.needed > limit:
         return 0
     low, known = unit, fixed.needed
@@ -220,7 +230,7 @@ def _largest(
         a_row = max(needed - known, 1) / (most - low)
         guess = low + math.floor((limit - known) / a_row)
         guess = min(max(guess // unit * unit, low + unit), most - unit)
-        found = _compiled(worst, step, guess)
+        found = _compile_step(worst, step, guess)
         if found.parts and found.needed <= limit:
             low, known = guess, found.needed
             if (limit - known) / a_row < unit:

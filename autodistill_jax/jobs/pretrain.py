@@ -10,24 +10,24 @@ from clu import parameter_overview
 from etils import epath
 
 from autodistill_jax import log, sharding, storage
-from autodistill_jax.archs.arch import described
+from autodistill_jax.archs.arch import describe
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.superlm import pretraining
-from autodistill_jax.experiment.text_rows import rows
+from autodistill_jax.experiment.programs import pretraining_step
+from autodistill_jax.experiment.text_rows import text_rows
 from autodistill_jax.interop import hf_parity, huggingface
-from autodistill_jax.interop.hf_config import read as read_config
-from autodistill_jax.models import build
+from autodistill_jax.interop.hf_config import read_config_json as read_config
+from autodistill_jax.models import build, heads
 from autodistill_jax.train import checkpoint, loop, optimizer
 from autodistill_jax.train import pretraining as pretrain
 
-_JUDGED_ON = 4096  # Held-out rows, at most.
+_MAX_HELD_OUT_ROWS = 4096  # Held-out rows, at most.
 _TOLERANCE = 1e-4
 
 
-def check(experiment: Experiment) -> None:
+def check_pretrain(experiment: Experiment) -> None:
     """Raises UserError if the job cannot be done."""
     config = experiment.config
     if not config.pretrain.steps:
@@ -40,59 +40,61 @@ def check(experiment: Experiment) -> None:
             "pretrain hides words, and the teacher's tokenizer has no token for a hidden "
             "word ([MASK]); use the tokenizer files of another teacher"
         )
-    teachers.check(config, experiment.source)
+    teachers.check_pretraining(config, experiment.source)
 
 
-def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") -> None:
+def run_pretrain(
+    experiment: Experiment, workdir: epath.Path, stage: str = "pretrain"
+) -> None:
     """Leaves pretrained/, a Hugging Face folder with the heads; goes on from the last
     checkpoint."""
     settings = experiment.config.pretrain
-    folder = teachers.pretrained(workdir)
-    if storage.there(folder):
+    folder = teachers.pretrained_folder(workdir)
+    if storage.is_complete(folder):
         log.say(f"{stage}: done already, {folder}")
         return
     seed, mesh = experiment.config.seed, experiment.mesh
-    began = teachers.start(experiment.config, experiment.source)
+    began = teachers.pretraining_start(experiment.config, experiment.source)
     arch, sizes = began.arch, began.sizes
-    made = pretraining(experiment, began)
+    made = pretraining_step(experiment, began)
     module = made.module
-    data = rows(experiment, workdir, "train")
-    state = optimizer.begin(made.moves, made.params, made.axes, mesh)
-    kept = checkpoint.manager(workdir / "pretrain" / "checkpoints")
+    data = text_rows(experiment, workdir, "train")
+    state = optimizer.init_state(made.moves, made.params, made.axes, mesh)
+    kept = checkpoint.checkpoint_manager(workdir / "pretrain" / "checkpoints")
     start = kept.latest_step() or 0
     if start:
-        state = checkpoint.restore(kept, state)
+        state = checkpoint.restore_checkpoint(kept, state)
         log.say(f"{stage}: going on after step {start}")
     else:
         count = parameter_overview.count_parameters(made.params)
         source = "random weights" if settings.arch else experiment.config.teacher
         what = "hidden words" + " and next sentences" * ("next" in data)
         log.say(
-            f"{stage}: {described(arch)}, {count:,} parameters from {source}; {what}; "
+            f"{stage}: {describe(arch)}, {count:,} parameters from {source}; {what}; "
             f"{mesh.size} device(s); compiling ..."
         )
-    writer = log.Writer(workdir, experiment.config.tensorboard)
-    feed = loader.training(data, settings.batch_size, seed)
+    writer = log.MetricsWriter(workdir, experiment.config.tensorboard)
+    feed = loader.train_batches(data, settings.batch_size, seed)
     key = jax.random.key(seed)
-    with checkpoint.finished(kept):
+    with checkpoint.wait_until_saved(kept):
         state = loop.fit(
             made.step,
             state,
-            lambda i: (loader.of_step(feed, i, mesh), jax.random.fold_in(key, i)),
+            lambda i: (loader.batch_at_step(feed, i, mesh), jax.random.fold_in(key, i)),
             settings.steps,
             what=stage,
             start=start,
-            save=lambda done, state: checkpoint.save(kept, done, state),
+            save=lambda done, state: checkpoint.save_checkpoint(kept, done, state),
             save_every=settings.save_every,
             tell=lambda done, values: writer.write("pretrain", done, values),
         )
-    params = jax.tree.map(sharding.fetch, state["params"])
-    held_out = rows(experiment, workdir, "heldout")
-    held_out = {name: value[:_JUDGED_ON] for name, value in held_out.items()}
-    right = pretrain.accuracies(
+    params = jax.tree.map(sharding.to_host, state["params"])
+    held_out = text_rows(experiment, workdir, "heldout")
+    held_out = {name: value[:_MAX_HELD_OUT_ROWS] for name, value in held_out.items()}
+    right = pretrain.pretraining_accuracies(
         module,
-        pretrain.body(params),
-        pretrain.head(params),
+        heads.encoder_params(params),
+        heads.head_params(params),
         held_out,
         experiment.special,
         mesh,
@@ -103,7 +105,7 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
     )
     writer.write("pretrain/heldout", settings.steps, right)
     sample = {name: value[:4] for name, value in held_out.items()}
-    huggingface.save(
+    huggingface.save_pretrained(
         folder,
         arch,
         sizes,
@@ -111,27 +113,32 @@ def run(experiment: Experiment, workdir: epath.Path, stage: str = "pretrain") ->
         experiment.source.folder,
         "pooler",
         False,
-        _card(experiment, module, right, len(held_out["ids"])),
-        lambda partial: _check(partial, module, params, sample, stage),
-        pretrain.head(params),
+        _model_card(experiment, module, right, len(held_out["ids"])),
+        lambda partial: _check_parity(partial, module, params, sample, stage),
+        heads.head_params(params),
     )
-    log.say(f"{stage}: on {len(held_out['ids']):,} held-out rows, {_told(right)}")
+    log.say(
+        f"{stage}: on {len(held_out['ids']):,} held-out rows, {_format_accuracies(right)}"
+    )
     log.say(f"{stage}: made {folder}, this run's teacher from here on")
 
 
-def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None:
+def _check_parity(folder: Path, module, params: dict, sample: dict, stage: str) -> None:
     """Raises RuntimeError unless the written folder gives the trained network's logits,
     loaded by us, and by transformers where it is installed with torch."""
     module = module.clone(dtype=jnp.float32, mesh=None)
     places = np.tile(np.arange(sample["ids"].shape[1]), (len(sample["ids"]), 1))
     batch = sample | {"places": places}
-    again = huggingface.load(str(folder))
+    again = huggingface.load_pretrained(str(folder))
     reread = {**again.params, **again.head, **(again.next or {})}
-    alike = build.module(again.arch, again.sizes)
-    wanted = jax.jit(partial(pretrain.logits, module))(params, batch)
-    made = [jax.jit(partial(pretrain.logits, alike))(reread, batch)]
+    alike = build.build_module(again.arch, again.sizes)
+    wanted = jax.jit(partial(pretrain.pretraining_logits, module))(params, batch)
+    made = [jax.jit(partial(pretrain.pretraining_logits, alike))(reread, batch)]
     (kind,) = read_config(folder)["architectures"]
-    theirs, by = hf_parity.outputs(folder, sample, kind), hf_parity.NOT_INSTALLED
+    theirs, by = (
+        hf_parity.transformers_outputs(folder, sample, kind),
+        hf_parity.NOT_INSTALLED,
+    )
     if theirs is not None:
         by = f"transformers ({kind})"
         named_so = {"words": "prediction_logits", "next": "seq_relationship_logits"}
@@ -151,14 +158,14 @@ def _check(folder: Path, module, params: dict, sample: dict, stage: str) -> None
         )
 
 
-def _told(right: dict[str, float]) -> str:
+def _format_accuracies(right: dict[str, float]) -> str:
     told = f"{right['words']:.1%} of hidden words named right"
     if "next" in right:
         told += f", {right['next']:.1%} of next sentences told right"
     return told
 
 
-def _card(experiment: Experiment, module, right: dict, count: int) -> str:
+def _model_card(experiment: Experiment, module, right: dict, count: int) -> str:
     """The model card: what it is, what it was trained on, what it can do."""
     config, sizes = experiment.config, module.sizes
     settings = config.pretrain
@@ -175,10 +182,10 @@ tags: [{sizes.family}, autodistill_jax]
 
 # {module.arch.name}, pre-trained
 
-A model of type {sizes.family}: {described(module.arch)}; pre-trained by autodistill_jax
+A model of type {sizes.family}: {describe(module.arch)}; pre-trained by autodistill_jax
 from {start}.
 
 {settings.steps:,} steps of {settings.batch_size} rows of {config.data.length} tokens
 ({seen:,} tokens) of `{config.data.source}`, {settings.hide:.0%} of words hidden. On
-{count:,} held-out rows: {_told(right)}.
+{count:,} held-out rows: {_format_accuracies(right)}.
 """

@@ -9,20 +9,20 @@ from etils import epath
 
 from autodistill_jax import log, storage
 from autodistill_jax.data.tasks import Task
-from autodistill_jax.experiment import labelled_data, proxy_inputs
+from autodistill_jax.experiment import fingerprints, labelled_data, proxy_inputs
 from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.superlm import trained_superlm
-from autodistill_jax.models import build, extract
+from autodistill_jax.models import build, extract, heads
 from autodistill_jax.search import proxies, ranking
-from autodistill_jax.train import classification, distillation
+from autodistill_jax.train import classification
 
 # Below it a bootstrap over Archs says little.
-_ENOUGH = 24
-_DRAWN_FROM = 20_000  # Archs of a space, at most.
+_MIN_ARCHS = 24
+_MAX_DRAWN_FROM = 20_000  # Archs of a space, at most.
 
 
-def run(
+def run_rank(
     experiment: Experiment,
     workdir: epath.Path,
     task: Task | None = None,
@@ -39,33 +39,35 @@ def run(
         log.say(f"{stage}: off (rank.archs is 0)")
         return
     path = workdir / "search" / "rank.json"
-    if common.ranked(experiment.config, workdir):
+    if common.read_rank_table(experiment.config, workdir):
         log.say(f"{stage}: done already, {path}")
         return
     grid = {}
     for home, space in experiment.spaces.items():
-        archs = space.some(_DRAWN_FROM, experiment.config.seed)
+        archs = space.some(_MAX_DRAWN_FROM, experiment.config.seed)
         grid = dict.fromkeys(archs, home) | grid
     flops = {arch: experiment.cost(arch)["flops"] for arch in grid}
-    bands = ranking.draw(flops, settings.archs, settings.bands, experiment.config.seed)
-    if len(bands) < _ENOUGH:
+    bands = ranking.draw_by_flops(
+        flops, settings.archs, settings.bands, experiment.config.seed
+    )
+    if len(bands) < _MIN_ARCHS:
         log.say(
-            f"{stage}: only {len(bands)} Archs: with fewer than {_ENOUGH} the intervals "
+            f"{stage}: only {len(bands)} Archs: with fewer than {_MIN_ARCHS} the intervals "
             "are too wide to tell proxies apart"
         )
     homes = {home: [a for a in bands if grid[a] == home] for home in experiment.spaces}
     homes = {home: archs for home, archs in homes.items() if archs}
     superlms = {home: trained_superlm(experiment, workdir, home) for home in homes}
     names = proxy_inputs.ranked_proxies(experiment.config)
-    mine, theirs = _sides(
-        labelled_data.rows(experiment, task._replace(tests={})), names
+    mine, theirs = _split_dev_rows(
+        labelled_data.classification_data(experiment, task._replace(tests={})), names
     )
-    quality = _quality(experiment, workdir, homes, superlms, mine, stage)
+    quality = _finetuned_quality(experiment, workdir, homes, superlms, mine, stage)
     # A seed that quality has not seen: the first steps of its fine-tuning would be
     # those of the proxy.
     seed = experiment.config.seed + settings.seeds
     given = {
-        home: proxy_inputs.given(
+        home: proxy_inputs.proxy_inputs(
             experiment, workdir, home, superlms[home], theirs, seed
         )
         for home in homes
@@ -75,10 +77,10 @@ def run(
         log.say(f"{stage}: {name}: {proxies.PROXIES[name]} ...")
         scores[name] = {}
         for home, archs in homes.items():
-            for arch, values in proxies.make(name, given[home])(archs).items():
+            for arch, values in proxies.make_proxy(name, given[home])(archs).items():
                 scores[name][arch] = -values["proxy"]  # More is better here.
     archs = list(bands)
-    made = ranking.table(
+    made = ranking.rank_table(
         [np.mean(quality[arch]) for arch in archs],
         {name: [values[arch] for arch in archs] for name, values in scores.items()},
         [bands[arch] for arch in archs],
@@ -86,14 +88,14 @@ def run(
     storage.write_json(
         path,
         {
-            "asked": common.ranked_of(experiment.config),
+            "asked": fingerprints.rank_fingerprint(experiment.config),
             "task": task.name,
             "dev_rows": len(mine.dev["label"]),
             "metric": task.metric,
             "table": made,
             "archs": [
                 {
-                    "arch": common.record_of(arch),
+                    "arch": common.arch_to_json(arch),
                     "band": bands[arch],
                     "quality": quality[arch],
                     **{name: float(values[arch]) for name, values in scores.items()},
@@ -113,15 +115,15 @@ def run(
     log.say(f"{stage}: made {path}")
 
 
-def _sides(
-    rows: classification.Rows, names: tuple[str, ...]
-) -> tuple[classification.Rows, classification.Rows]:
+def _split_dev_rows(
+    rows: classification.ClassificationData, names: tuple[str, ...]
+) -> tuple[classification.ClassificationData, classification.ClassificationData]:
     """What quality is measured on, and what the proxies see of the task.
 
     Each other dev row for either where a proxy has labels: on the same rows both would
     have the same luck.
     """
-    if not set(names) & set(proxies.LABELLED):
+    if not set(names) & set(proxies.LABELLED_PROXIES):
         return rows, rows
     mine, theirs = (
         rows._replace(dev={name: x[start::2] for name, x in rows.dev.items()})
@@ -130,11 +132,13 @@ def _sides(
     return mine, theirs
 
 
-def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
+def _finetuned_quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
     """{Arch: its dev scores after fine-tuning, a seed each}, as the job finetune does
     it; those there are are kept, and written as they come."""
     settings, config = experiment.config.rank, experiment.config
-    asked = common.ranked_of(config)["tuning"] | {"dev": len(rows.dev["label"])}
+    asked = fingerprints.rank_fingerprint(config)["tuning"] | {
+        "dev": len(rows.dev["label"])
+    }
     path = workdir / "search" / f"quality-{asked['task']}.json"
     kept = {}
     if path.exists():
@@ -143,7 +147,7 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
     count = sum(len(archs) for archs in homes.values())
     done = 0
     for home, archs in homes.items():
-        params = jax.tree.map(np.asarray, distillation.network(superlms[home]))
+        params = jax.tree.map(np.asarray, heads.encoder_params(superlms[home]))
         envelope = experiment.envelope(experiment.spaces[home])
         for arch in archs:
             done += 1
@@ -152,8 +156,8 @@ def _quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
             if not seeds:
                 continue
             student = extract.extract(params, envelope, arch)
-            made = classification.fine_tune(
-                build.module(
+            made = classification.finetune_classifier(
+                build.build_module(
                     arch,
                     experiment.sizes,
                     dtype=jnp.dtype(config.finetune.dtype),

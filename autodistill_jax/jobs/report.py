@@ -9,82 +9,90 @@ from importlib import metadata
 from etils import epath
 
 from autodistill_jax import __version__, log, multihost, storage
-from autodistill_jax.archs.arch import described
-from autodistill_jax.experiment import labelled_data
+from autodistill_jax.archs.arch import describe
+from autodistill_jax.experiment import labelled_data, results
 from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.latency import table
 from autodistill_jax.report import html as page
 from autodistill_jax.report import plots, tables
 
-_DOCS = (
+_DOCS_NOTE = (
     ' "docs" asks which package a docstring is from, packages\' names blanked out, whole '
     "modules held out."
 )
 
 
-def run(experiment: Experiment, workdir: epath.Path, stage: str = "report") -> None:
+def run_report(
+    experiment: Experiment, workdir: epath.Path, stage: str = "report"
+) -> None:
     """Writes report.html anew; parts whose job has not run yet say so."""
-    multihost.once(functools.partial(_write, experiment, workdir, stage))
+    multihost.on_first_process(
+        functools.partial(_write_report, experiment, workdir, stage)
+    )
 
 
-def _write(experiment, workdir, stage) -> None:
-    found = common.front(experiment.config, workdir)
-    arch = common.arch_of(found["chosen"])
+def _write_report(experiment, workdir, stage) -> None:
+    found = common.read_front(experiment.config, workdir)
+    arch = common.arch_from_json(found["chosen"])
     student = workdir / "students" / arch.name
 
     def there(path):
         return json.loads(path.read_text()) if path.exists() else None
 
-    tasks = tables.read(experiment.config, workdir / "finetune" / arch.name)
+    tasks = results.read_results(experiment.config, workdir / "finetune" / arch.name)
     body = "\n".join(
         [
-            _head(experiment, found, arch, student),
-            _costs(found, arch),
-            plots.front(found, arch),
-            _similarity(there(student / "similarity.json")),
-            _tasks(tasks, labelled_data.words(experiment, workdir, tasks)),
-            _ranks(common.ranked(experiment.config, workdir), found["proxy"]),
-            _students(experiment, found, workdir),
-            *_losses(experiment, found, workdir),
-            _trials(found, arch),
-            _how(experiment, found),
+            _header(experiment, found, arch, student),
+            _cost_section(found, arch),
+            plots.plot_front(found, arch),
+            _similarity_section(there(student / "similarity.json")),
+            _task_section(
+                tasks, labelled_data.mlm_head_report(experiment, workdir, tasks)
+            ),
+            _rank_section(
+                common.read_rank_table(experiment.config, workdir), found["proxy"]
+            ),
+            _students_section(experiment, found, workdir),
+            *_loss_plots(experiment, found, workdir),
+            _front_section(found, arch),
+            _recipe_section(experiment, found),
         ]
     )
     path = workdir / "report.html"
-    storage.write_text(path, page.whole(arch.name, body))
+    storage.write_text(path, page.html_page(arch.name, body))
     log.say(f"{stage}: made {path}")
 
 
-def _losses(experiment, found, workdir) -> list[str]:
+def _loss_plots(experiment, found, workdir) -> list[str]:
     if found["proxy"] == "flash":
-        archs = common.students(experiment.config, found)
-        lines = {a.name: log.read(workdir, f"transfer/{a.name}") for a in archs}
-        return [plots.transfers(lines)]
+        archs = common.student_archs(experiment.config, found)
+        lines = {a.name: log.read_metrics(workdir, f"transfer/{a.name}") for a in archs}
+        return [plots.plot_transfers(lines)]
     names = list(experiment.spaces)
     # One SuperLM's losses stand under the job's own name.
     jobs = {"": "distill"} if len(names) == 1 else {n: f"distill/{n}" for n in names}
     return [
-        plots.losses(log.read(workdir, job), experiment.objective, name)
+        plots.plot_losses(log.read_metrics(workdir, job), experiment.objective, name)
         for name, job in jobs.items()
     ]
 
 
-def _students(experiment, found, workdir) -> str:
+def _students_section(experiment, found, workdir) -> str:
     """All that are handed over, where there are several."""
-    if len(common.students(experiment.config, found)) < 2:
+    if len(common.student_archs(experiment.config, found)) < 2:
         return ""
-    head, rows = tables.standing(experiment.config, found, workdir)
+    head, rows = tables.students_table(experiment.config, found, workdir)
     return (
         "<h2>All students, side by side</h2>\n"
-        + page.table(head, rows, [i == 0 for i in range(len(rows))])
+        + page.html_table(head, rows, [i == 0 for i in range(len(rows))])
         + '<p class="note">What is marked as printed stands in AutoDistill (arXiv '
         "2201.08539) and was not run here.</p>"
     )
 
 
-def _head(experiment, found, arch, student) -> str:
-    trial, teacher = common.trial_of(found, arch), found["teacher"]
+def _header(experiment, found, arch, student) -> str:
+    trial, teacher = common.find_trial(found, arch), found["teacher"]
     told = (
         f"{trial['flops'] / teacher['flops']:.0%} of the teacher's multiply-adds, "
         f"{trial['params'] / teacher['params']:.0%} of its parameters"
@@ -101,15 +109,15 @@ def _head(experiment, found, arch, student) -> str:
         f"<h1>A student of {html.escape(experiment.taught_by)}</h1>\n"
         f'<p class="note">{datetime.date.today()} &middot; '
         f"autodistill_jax {__version__} &middot; jax {metadata.version('jax')}</p>\n"
-        f'<p class="lead"><b>{described(arch)}'
+        f'<p class="lead"><b>{describe(arch)}'
         f"</b>: {told}.<br>"
         f"Chosen as {html.escape(found['reason'])}.<br>{there}</p>"
     )
 
 
-def _costs(found, arch) -> str:
+def _cost_section(found, arch) -> str:
     trial, teacher, how = (
-        common.trial_of(found, arch),
+        common.find_trial(found, arch),
         found["teacher"],
         found["latency"],
     )
@@ -136,17 +144,17 @@ def _costs(found, arch) -> str:
         rows.append(cells)
     return (
         "<h2>What it costs</h2>\n"
-        + page.table(["", "teacher", "student", "share"], rows)
-        + f'<p class="note">Latency: {html.escape(table.about(how))}.</p>'
+        + page.html_table(["", "teacher", "student", "share"], rows)
+        + f'<p class="note">Latency: {html.escape(table.describe_conditions(how))}.</p>'
     )
 
 
-def _similarity(found: dict | None) -> str:
+def _similarity_section(found: dict | None) -> str:
     head = "<h2>What it keeps</h2>\n"
     if found is None:
         return head + "<p>Not exported yet: run the job <code>export</code>.</p>"
     rows = [
-        [name, f"{found[key]:.3f}", _below(found[key], 1.0)]
+        [name, f"{found[key]:.3f}", _compare_scores(found[key], 1.0)]
         for name, key in (
             ("teacher", "teacher"),
             ("student", "student"),
@@ -156,25 +164,27 @@ def _similarity(found: dict | None) -> str:
     return (
         head
         + "<h3>Text similarities that agree with the teacher's</h3>"
-        + page.table(["", "Spearman", "against the teacher"], rows)
+        + page.html_table(["", "Spearman", "against the teacher"], rows)
         + '<p class="note">Rank correlation of the cosine similarities of '
         f"{found['pairs']:,} held-out pairs of texts with the teacher's own, "
         f"seed {found['seed']}; no labels, no fine-tuning.</p>"
     )
 
 
-def _tasks(tasks: dict, words: dict | None) -> str:
+def _task_section(tasks: dict, words: dict | None) -> str:
     if not tasks:
         return "<p>Not fine-tuned yet: run the job <code>finetune</code>.</p>"
-    told = " ".join(tables.notes(tasks, words)) + (_DOCS if "docs" in tasks else "")
+    told = " ".join(tables.table_notes(tasks, words)) + (
+        _DOCS_NOTE if "docs" in tasks else ""
+    )
     return (
         "<h3>Labelled tasks, dev score</h3>"
-        + page.table(*tables.side_by_side(tasks))
+        + page.html_table(*tables.task_table(tasks))
         + f'<p class="note">{html.escape(told)}</p>'
     )
 
 
-def _ranks(found: dict | None, chosen_by: str) -> str:
+def _rank_section(found: dict | None, chosen_by: str) -> str:
     """How far the ranking can be trusted; nothing where it was not measured."""
     if found is None:
         return ""
@@ -196,7 +206,7 @@ def _ranks(found: dict | None, chosen_by: str) -> str:
     seeds = len(found["archs"][0]["quality"])
     return (
         "<h2>How far to trust the ranking</h2>\n"
-        + page.table(head, rows, [name == chosen_by for name in found["table"]])
+        + page.html_table(head, rows, [name == chosen_by for name in found["table"]])
         + f'<p class="note">Kendall\'s tau with the dev score after fine-tuning on '
         f"{html.escape(found['task'])} ({seeds} seed(s)) of {len(found['archs'])} Archs "
         f"drawn over the whole space in {bands} bands of multiply-adds; within: only "
@@ -206,7 +216,7 @@ def _ranks(found: dict | None, chosen_by: str) -> str:
     )
 
 
-def _latency(trial) -> str:
+def _format_trial_latency(trial) -> str:
     if "latency_ms" not in trial:
         return ""
     told = f"{trial['latency_ms']:.2f} ms"
@@ -215,7 +225,7 @@ def _latency(trial) -> str:
     return told
 
 
-def _below(score, reference) -> str:
+def _compare_scores(score, reference) -> str:
     if reference is None:
         return ""
     if score == reference:
@@ -223,7 +233,7 @@ def _below(score, reference) -> str:
     return f"{abs(reference - score):.3f} {'below' if score <= reference else 'above'}"
 
 
-def _trials(found, arch) -> str:
+def _front_section(found, arch) -> str:
     shown = sorted(
         (t for t in found["trials"] if t["on_front"]), key=lambda t: t["proxy"]
     )
@@ -232,20 +242,20 @@ def _trials(found, arch) -> str:
     spread = spread if source == "measured" else ""
     rows, marks = [], []
     for trial in shown:
-        one = common.arch_of(trial["arch"])
+        one = common.arch_from_json(trial["arch"])
         rows.append(
             [
                 str(one),
                 f"{trial['proxy']:.4f}",
                 f"{trial['params'] / 1e6:.2f} M",
                 f"{trial['flops'] / 1e9:.3f} G",
-                _latency(trial),
+                _format_trial_latency(trial),
             ]
         )
         marks.append(one == arch)
     return (
         "<h2>Archs on the front</h2>\n"
-        + page.table(
+        + page.html_table(
             [
                 "Arch",
                 f"proxy: {found['proxy']}",
@@ -261,7 +271,7 @@ def _trials(found, arch) -> str:
     )
 
 
-def _how(experiment, found) -> str:
+def _recipe_section(experiment, found) -> str:
     settings = experiment.config.distill
     return (
         "<h2>How it was made</h2>\n"

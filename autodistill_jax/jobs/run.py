@@ -34,19 +34,19 @@ from autodistill_jax.latency import estimate
 from autodistill_jax.search import study_storage
 
 _STAGES = {
-    "pretrain": pretrain.run,
-    "distill": distill.run,
-    "search": search.run,
-    "transfer": transfer.run,
-    "export": export.run,
-    "baselines": baselines.run,
-    "finetune": finetune.run,
-    "rank": rank.run,
-    "report": report.run,
+    "pretrain": pretrain.run_pretrain,
+    "distill": distill.run_distill,
+    "search": search.run_search,
+    "transfer": transfer.run_transfer,
+    "export": export.run_export,
+    "baselines": baselines.run_baselines,
+    "finetune": finetune.run_finetune,
+    "rank": rank.run_rank,
+    "report": report.run_report,
 }
 
 
-def job(
+def run_job(
     name: str,
     config: ConfigDict,
     folder: str | None,
@@ -60,28 +60,28 @@ def job(
       UserError: the input cannot work.
     """
     if name == "cost":
-        cost.run(config, arch)
+        cost.run_cost(config, arch)
         return 0
-    _check_alike(name, config)
+    _check_same_everywhere(name, config)
     if name == "latency":
-        latency.run(config, folder, arch, calibrate)
+        latency.run_latency(config, folder, arch, calibrate)
         return 0
     if name == "preflight":
-        return 0 if preflight.run(config) else 1
+        return 0 if preflight.run_preflight(config) else 1
     if config.mesh.topology:
         raise UserError(
             f"mesh.topology is {config.mesh.topology}, which only the job preflight "
             "compiles for; take it out to run on the devices at hand"
         )
     start = time.monotonic()
-    schema.check(config)
+    schema.check_config(config)
     home = workdir.open_workdir(config, folder)
     if name == "pretrain":  # A teacher need not fit this config's space.
-        made = experiment.basis(config)
+        made = experiment.load_teacher_side(config)
     else:
-        made = experiment.read(config, home)
-        baselines.check(made)
-        trials.check(made)
+        made = experiment.load_experiment(config, home)
+        baselines.check_baselines(made)
+        trials.check_search(made)
     stages = [stage for stage in _STAGES if name in ("run", stage)]
     if name == "run":
         flash = config.search.proxy == "flash"
@@ -89,50 +89,58 @@ def job(
         off |= set() if config.pretrain.steps else {"pretrain"}
         stages = [stage for stage in stages if stage not in off]
     if "pretrain" in stages:
-        pretrain.check(made)
-    elif config.pretrain.steps and not storage.there(teachers.pretrained(home)):
+        pretrain.check_pretrain(made)
+    elif config.pretrain.steps and not storage.is_complete(
+        teachers.pretrained_folder(home)
+    ):
         raise UserError(
-            f"pretrain.steps is {config.pretrain.steps}, and {teachers.pretrained(home)} "
+            f"pretrain.steps is {config.pretrain.steps}, and {teachers.pretrained_folder(home)} "
             "is not there; run the job pretrain first"
         )
     # Labelled rows are read, and refused, before anything is trained.
-    tasks = {} if name == "pretrain" else proxy_inputs.tasks(made, home, stages)
+    tasks = {} if name == "pretrain" else proxy_inputs.proxy_tasks(made, home, stages)
     if "search" in stages and config.latency.target:
-        estimate.check(config.latency.target)
+        estimate.check_target(config.latency.target)
     if {"search", "rank"} & set(stages):
-        multihost.once(lambda: study_storage.check(config.search.storage, home))
+        multihost.on_first_process(
+            lambda: study_storage.check_storage(config.search.storage, home)
+        )
     if "finetune" in stages:
-        tasks["finetune"] = finetune.read(made, home)
+        tasks["finetune"] = finetune.pending_tasks(made, home)
     first = {"pretrain", "distill"}
     first |= {"search"} if config.search.proxy == "flash" else set()
     if name == "pretrain":
-        text_rows.rows(made, home, "heldout")
+        text_rows.text_rows(made, home, "heldout")
     elif first & set(stages) or (home / "data" / "rows.npz").exists():
-        enough = functools.partial(proxy_inputs.check_text, made)
-        held_out = text_rows.rows(made, home, "heldout", enough)
+        enough = functools.partial(proxy_inputs.check_heldout, made)
+        held_out = text_rows.text_rows(made, home, "heldout", enough)
         if {"distill", "search", "rank"} & set(stages):
             enough(held_out)
     if (home / "config.json").exists():
-        workdir.settle(config, home)  # Some fields may differ from last time.
+        workdir.write_config(config, home)  # Some fields may differ from last time.
     try:
         for i, stage in enumerate(stages, 1):
             told = f"[{i}/{len(stages)} {stage}]" if name == "run" else stage
             rest = (tasks[stage],) if stage in tasks else ()
             _STAGES[stage](made, home, *rest, stage=told)
             if stage == "pretrain" and name == "run":
-                made = experiment.read(config, home)  # Under the teacher there now is.
+                made = experiment.load_experiment(
+                    config, home
+                )  # Under the teacher there now is.
     finally:
-        log.keep(home)
-    multihost.once(lambda: None)  # The end comes for all at once.
+        log.upload_metrics(home)
+    multihost.on_first_process(lambda: None)  # The end comes for all at once.
     log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")
     return 0
 
 
-def _check_alike(name: str, config: ConfigDict) -> None:
+def _check_same_everywhere(name: str, config: ConfigDict) -> None:
     """Raises UserError, on all processes, where not all were asked for the same."""
-    theirs = multihost.once(lambda: {"job": name, **schema.flat(workdir.plain(config))})
-    mine = {"job": name, **schema.flat(workdir.plain(config))}
-    if multihost.every(mine == theirs):
+    theirs = multihost.on_first_process(
+        lambda: {"job": name, **schema.flatten(schema.to_json(config))}
+    )
+    mine = {"job": name, **schema.flatten(schema.to_json(config))}
+    if multihost.all_processes(mine == theirs):
         return
     differ = [
         f"{key} is {mine.get(key)!r} here and {theirs.get(key)!r} there"

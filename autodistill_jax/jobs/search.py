@@ -8,23 +8,23 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, multihost, sharding, storage
-from autodistill_jax.archs.arch import AnyArch, front
+from autodistill_jax.archs.arch import AnyArch, pareto_indices
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.experiment import labelled_data, proxy_inputs
 from autodistill_jax.experiment import trials as studied
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.fingerprints import choice_fingerprint
 from autodistill_jax.experiment.superlm import trained_superlm
-from autodistill_jax.experiment.workdir import asked_of, chosen_already, record_of
+from autodistill_jax.experiment.workdir import arch_to_json, chosen_arch
 from autodistill_jax.latency import table as latency_table
-from autodistill_jax.models import extract
+from autodistill_jax.models import extract, heads
 from autodistill_jax.search import proxies, study_storage
-from autodistill_jax.train import distillation
 
 # Archs evaluated before their trials are recorded: what a stop can lose.
-_TOGETHER = 8
+_ARCHS_A_RECORD = 8
 
 
-def run(
+def run_search(
     experiment: Experiment,
     workdir: epath.Path,
     task: Task | None = None,
@@ -38,8 +38,8 @@ def run(
     them and of the latencies, make another choice.
     """
     folder = workdir / "search"
-    asked = asked_of(experiment.config)
-    if chosen_already(experiment.config, workdir):
+    asked = choice_fingerprint(experiment.config)
+    if chosen_arch(experiment.config, workdir):
         log.say(f"{stage}: done already, {folder / 'front.json'}")
         return
     listed = experiment.config.search.sampler == "all"
@@ -50,14 +50,19 @@ def run(
         name: trained_superlm(experiment, workdir, name) for name in sorted(homes)
     }
     settings = experiment.config.latency
-    how = latency_table.How(*(settings[name] for name in latency_table.How._fields))
+    how = latency_table.LatencyConditions(
+        *(settings[name] for name in latency_table.LatencyConditions._fields)
+    )
     if listed:
-        trials = _proxies(experiment, workdir, superlms, task, stage)
+        trials = _listed_trials(experiment, workdir, superlms, task, stage)
     else:
-        trials, latencies = _driven(experiment, workdir, superlms, how, task, stage)
+        trials, latencies = _sampled_trials(
+            experiment, workdir, superlms, how, task, stage
+        )
     archs, cost = list(trials), "flops" if listed else "latency_ms"
     on_front = [
-        archs[i] for i in front((trials[a][cost], trials[a]["proxy"]) for a in archs)
+        archs[i]
+        for i in pareto_indices((trials[a][cost], trials[a]["proxy"]) for a in archs)
     ]
     on_front.sort(key=lambda arch: trials[arch]["proxy"])
     # Each is a compile, so only the front's, evenly over it, the best always in.
@@ -65,34 +70,36 @@ def run(
     picks = sorted({round(i) for i in np.linspace(0, len(on_front) - 1, count)})
     if listed:
         timed = [on_front[i] for i in picks]
-        latencies = _latencies(
+        latencies = _student_latencies(
             experiment, folder, superlms, on_front, timed, how, stage
         )
     there = on_front if listed else trials
     timed = [arch for arch in there if str(arch) in latencies]
     for arch in timed:
-        trials[arch] |= latency_table.of_a_trial(latencies[str(arch)])
+        trials[arch] |= latency_table.trial_fields(latencies[str(arch)])
     teacher = {
         **experiment.cost(experiment.teacher.arch),
-        **latency_table.of_a_trial(latencies["teacher"]),
+        **latency_table.trial_fields(latencies["teacher"]),
     }
-    chosen, reason = choose(experiment, trials, on_front, timed, teacher)
+    chosen, reason = choose_arch(experiment, trials, on_front, timed, teacher)
     # The chosen one's figure is of its own extracted weights, too.
     if superlms and not (listed and chosen in timed):
-        latencies = _latencies(experiment, folder, superlms, [], [chosen], how, stage)
-        trials[chosen] |= latency_table.of_a_trial(latencies[str(chosen)])
+        latencies = _student_latencies(
+            experiment, folder, superlms, [], [chosen], how, stage
+        )
+        trials[chosen] |= latency_table.trial_fields(latencies[str(chosen)])
     # Last, so that params and flops are the executed ones whatever the budget counts.
     table = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
-    storage.write_text(folder / "trials.csv", study_storage.csv_of(table))
+    storage.write_text(folder / "trials.csv", study_storage.trials_csv(table))
     storage.write_json(
         folder / "front.json",
         {
-            "chosen": record_of(chosen),
+            "chosen": arch_to_json(chosen),
             "reason": reason,
-            "front": [record_of(arch) for arch in on_front],
+            "front": [arch_to_json(arch) for arch in on_front],
             "trials": [
                 {
-                    "arch": record_of(arch),
+                    "arch": arch_to_json(arch),
                     "space": experiment.affordable[arch],
                     **values,
                     "on_front": arch in on_front,
@@ -100,7 +107,7 @@ def run(
                 for arch, values in table.items()
             ],
             "asked": asked,
-            "teacher": {"arch": record_of(experiment.teacher.arch), **teacher},
+            "teacher": {"arch": arch_to_json(experiment.teacher.arch), **teacher},
             "space": experiment.count(),
             "proxy": experiment.config.search.proxy,
             "sampler": experiment.config.search.sampler,
@@ -111,19 +118,21 @@ def run(
     log.say(f"{stage}: made {folder / 'front.json'}")
 
 
-def _driven(experiment, workdir, superlms, how, task, stage) -> tuple[dict, dict]:
+def _sampled_trials(
+    experiment, workdir, superlms, how, task, stage
+) -> tuple[dict, dict]:
     """The trials of a study that does not take every Arch, and {Arch or "teacher":
     latency}, asked before they are evaluated: so with random weights."""
     path = workdir / "search" / "latency.json"
-    ask = studied.latencies(experiment, path, how, stage)
+    ask = studied.latency_fn(experiment, path, how, stage)
     teacher = experiment.teacher.arch
-    full = latency_table.of_a_trial(ask(teacher))["latency_ms"]
+    full = latency_table.trial_fields(ask(teacher))["latency_ms"]
     bounds = experiment.budget.bounds({**experiment.cost(teacher), "latency_ms": full})
-    trials = studied.run(
+    trials = studied.run_trials(
         experiment,
         workdir,
         superlms,
-        lambda arch: latency_table.of_a_trial(ask(arch))["latency_ms"],
+        lambda arch: latency_table.trial_fields(ask(arch))["latency_ms"],
         # A named Arch is taken whatever it costs.
         None if experiment.config.search.arch else bounds.get("latency_ms"),
         how.conditions(),
@@ -133,7 +142,7 @@ def _driven(experiment, workdir, superlms, how, task, stage) -> tuple[dict, dict
     return trials, {"teacher": ask(teacher)} | {str(arch): ask(arch) for arch in trials}
 
 
-def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
+def _listed_trials(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
     """The trials under the budget; those in the study already are not run again."""
     spaces, name = experiment.spaces, experiment.config.search.proxy
     folder = workdir / "search"
@@ -145,17 +154,17 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
         made = study_storage.open_study(
             folder, spaces, proxy_inputs.study_name(experiment)
         )
-        return study_storage.trials(made, spaces)
+        return study_storage.read_trials(made, spaces)
 
     def record(found):
         for arch, values in found.items():
-            study_storage.record(made, spaces, arch, values)
-        study_storage.keep(folder)
+            study_storage.record_trial(made, spaces, arch, values)
+        study_storage.upload_study(folder)
 
     def flops(arch):
         return experiment.budget.counted(experiment.cost(arch))["flops"]
 
-    there = multihost.once(known)
+    there = multihost.on_first_process(known)
     missing = [arch for arch in experiment.affordable if arch not in there]
     log.say(
         f"{stage}: {len(experiment.affordable)} of {experiment.count()} "
@@ -163,27 +172,31 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
         f"{len(missing)} to evaluate by {name!r}: "
         f"{proxies.PROXIES[name]}"
     )
-    rows = labelled_data.rows(experiment, task) if task and missing else None
+    rows = (
+        labelled_data.classification_data(experiment, task)
+        if task and missing
+        else None
+    )
     progress = log.Progress(f"{stage}: proxies", len(missing))
     done = 0
     for home, params in superlms.items():
         archs = [arch for arch in missing if experiment.affordable[arch] == home]
         if not archs:
             continue
-        proxy = proxies.make(
+        proxy = proxies.make_proxy(
             name,
-            proxy_inputs.given(
+            proxy_inputs.proxy_inputs(
                 experiment, workdir, home, params, rows, experiment.config.seed
             ),
         )
-        together = max(_TOGETHER, experiment.mesh.size)
+        together = max(_ARCHS_A_RECORD, experiment.mesh.size)
         for start in range(0, len(archs), together):
             found = {
                 arch: {"proxy": values["proxy"], "flops": flops(arch), **values}
                 for arch, values in proxy(archs[start : start + together]).items()
             }
-            multihost.once(functools.partial(record, found))
-            multihost.go_on()
+            multihost.on_first_process(functools.partial(record, found))
+            multihost.raise_if_preempted()
             there |= found
             done += len(found)
             progress(done)
@@ -194,21 +207,23 @@ def _proxies(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
     }
 
 
-def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dict:
+def _student_latencies(
+    experiment, folder, superlms, on_front, picks, how, stage
+) -> dict:
     """{Arch or "teacher": latency} of extracted students, measured or compiled: of the
     teacher, the picks, and what the table of earlier searches knows of the front."""
     path = folder / "latency.json"
-    known = latency_table.read(path)
+    known = latency_table.read_table(path)
     teacher, sizes = experiment.teacher, experiment.sizes
     networks = {"teacher": (teacher.arch, teacher.sizes, teacher.params)}
 
     @functools.cache  # On this host, whatever the mesh is.
     def weights_of(home):
-        return jax.tree.map(sharding.fetch, distillation.network(superlms[home]))
+        return jax.tree.map(sharding.to_host, heads.encoder_params(superlms[home]))
 
     for arch in dict.fromkeys([*picks, *on_front]):
-        there = multihost.once(
-            functools.partial(latency_table.find, known, arch, sizes, how, True)
+        there = multihost.on_first_process(
+            functools.partial(latency_table.find_latency, known, arch, sizes, how, True)
         )
         if not (there or arch in picks):
             continue
@@ -219,14 +234,14 @@ def _latencies(experiment, folder, superlms, on_front, picks, how, stage) -> dic
             student = extract.extract(weights_of(home), envelope, arch)
             student = jax.tree.map(jnp.asarray, student)
         networks[str(arch)] = (arch, sizes, student)
-    made = latency_table.latencies(
+    made = latency_table.take_latencies(
         known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
     )
     storage.write_json(path, known)
     return made
 
 
-def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
+def choose_arch(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
     """The best student and why, among those that meet every bound.
 
     The rule for the best trade-off: of the Archs whose proxy is within
@@ -265,7 +280,7 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
     what = "Archs" if experiment.config.search.proxy == "flash" else "sub-networks"
     those = f"{count} {what} that meet" if count > 1 else "one that meets"
     reason = (
-        f"{_rule(tolerance)} ({experiment.config.search.proxy} "
+        f"{_choice_rule(tolerance)} ({experiment.config.search.proxy} "
         f"{trials[chosen]['proxy']:.4f}) of the {those} the budget ({told or 'no bound'}; "
         f"{experiment.budget.convention} convention)"
     )
@@ -280,7 +295,7 @@ def choose(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
     return chosen, reason
 
 
-def _rule(tolerance: float) -> str:
+def _choice_rule(tolerance: float) -> str:
     if tolerance == 0:
         return "the lowest proxy"
     return f"the fewest multiply-adds within {tolerance:g} of the lowest proxy"

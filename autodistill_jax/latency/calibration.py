@@ -7,11 +7,12 @@ import numpy as np
 
 from autodistill_jax import metrics
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.cost import Sizes, cost
-from autodistill_jax.search import ranking
+from autodistill_jax.archs.cost import ModelDims, cost
 
 
-def counted(arch: AnyArch, sizes: Sizes, batch: int, length: int) -> dict[str, float]:
+def latency_features(
+    arch: AnyArch, sizes: ModelDims, batch: int, length: int
+) -> dict[str, float]:
     """What a latency is predicted from without a compiler: the multiply-adds of a pass,
     the bytes of the weights that it reads (float32, without the word table), its layers.
     """
@@ -24,7 +25,7 @@ def counted(arch: AnyArch, sizes: Sizes, batch: int, length: int) -> dict[str, f
     }
 
 
-def fit(
+def fit_latency(
     features: Mapping[str, Sequence[float]],
     seconds: Sequence[float],
     seen: Sequence[bool],
@@ -55,21 +56,23 @@ def fit(
     return {
         "coefficients": dict(zip(columns, (found / scale).tolist())),
         "predicted": predicted.tolist(),
-        **judged(predicted[~seen], y[~seen]),
+        **prediction_errors(predicted[~seen], y[~seen]),
     }
 
 
-def judged(predicted: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
+def prediction_errors(predicted: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
     """{mape, kendall, spearman} of predictions."""
     return {
         "mape": float(np.mean(np.abs(predicted - seconds) / seconds)),
-        "kendall": ranking.tau(predicted, seconds),
+        "kendall": metrics.kendall_tau(predicted, seconds),
         "spearman": metrics.spearman(seconds, predicted),
     }
 
 
-def predict(coefficients: Mapping[str, float], features: Mapping[str, float]) -> float:
-    """Seconds by a `fit`'s coefficients."""
+def predict_latency(
+    coefficients: Mapping[str, float], features: Mapping[str, float]
+) -> float:
+    """Seconds by a `fit_latency`'s coefficients."""
     rest = (
         weight * features[name]
         for name, weight in coefficients.items()

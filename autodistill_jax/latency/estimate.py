@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.cost import Sizes, cost
+from autodistill_jax.archs.cost import ModelDims, cost
 from autodistill_jax.errors import UserError
 from autodistill_jax.latency import hlo, measure
 from autodistill_jax.models import build
@@ -66,10 +66,10 @@ _ENVIRONMENT = {
     "TPU_LOG_DIR": "disabled",
 }
 # Two estimates further apart than this disagree.
-APART = 3.0
+MAX_DISAGREEMENT = 3.0
 
 
-def check(target: str, field: str = "latency.target") -> None:
+def check_target(target: str, field: str = "latency.target") -> None:
     """Can it be compiled for? field: of the config.
 
     Raises:
@@ -84,7 +84,9 @@ def check(target: str, field: str = "latency.target") -> None:
         )
 
 
-def conditions(target: str, batch: int, length: int, dtype: str) -> dict[str, Any]:
+def compiled_conditions(
+    target: str, batch: int, length: int, dtype: str
+) -> dict[str, Any]:
     """What a compiled latency depends on besides the network."""
     return {
         "source": "compiled",
@@ -97,8 +99,8 @@ def conditions(target: str, batch: int, length: int, dtype: str) -> dict[str, An
     }
 
 
-def estimate(
-    arch: AnyArch, sizes: Sizes, *, target: str, batch: int, length: int, dtype: str
+def estimate_latency(
+    arch: AnyArch, sizes: ModelDims, *, target: str, batch: int, length: int, dtype: str
 ) -> dict[str, Any]:
     """Seconds of one forward pass, layers unrolled, by three estimates side by side.
 
@@ -118,22 +120,24 @@ def estimate(
     Returns:
       {arch, seconds, the three, apart (optimal_seconds over seconds, or the other way
       round: at least 1), bytes (of memory: arguments, results, temporaries), and
-      `conditions`}.
+      `compiled_conditions`}.
 
     Raises:
-      UserError: as `check`; libtpu does not know the chip; it does not fit into its
+      UserError: as `check_target`; libtpu does not know the chip; it does not fit into its
         memory.
     """
-    chip, device = CHIPS[target], _device(target)
-    weights = jax.eval_shape(functools.partial(_weights, arch, sizes, dtype))
-    made = _compile(arch, sizes, weights, device, batch, length, dtype)
+    chip, device = CHIPS[target], _target_device(target)
+    weights = jax.eval_shape(functools.partial(_abstract_weights, arch, sizes, dtype))
+    made = _compile_forward(arch, sizes, weights, device, batch, length, dtype)
     memory = made.memory_analysis()
-    traffic = _traffic(weights, arch, batch, length)
+    traffic = _min_traffic_bytes(weights, arch, batch, length)
     operations = 2 * batch * cost(arch, sizes, length)["flops"]
     three = {
-        "cycles_seconds": hlo.executed(made.as_text()).cycles / chip.clock,
+        "cycles_seconds": hlo.count_executed(made.as_text()).cycles / chip.clock,
         "roofline_seconds": max(operations / chip.peak, traffic / chip.bandwidth),
-        "optimal_seconds": repaired(made.cost_analysis()["optimal_seconds"]),
+        "optimal_seconds": repair_optimal_seconds(
+            made.cost_analysis()["optimal_seconds"]
+        ),
     }
     seconds = max(three["cycles_seconds"], three["roofline_seconds"])
     ratio = three["optimal_seconds"] / seconds
@@ -145,21 +149,21 @@ def estimate(
         "bytes": memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes,
-        **conditions(target, batch, length, dtype),
+        **compiled_conditions(target, batch, length, dtype),
     }
 
 
-def repaired(optimal: float) -> float:
+def repair_optimal_seconds(optimal: float) -> float:
     """`optimal_seconds` as returned has -1 s of each of some custom calls in it."""
     return optimal + round(-optimal) if optimal < 0 else optimal
 
 
-def _device(target: str) -> jax.Device:
+def _target_device(target: str) -> jax.Device:
     from jax.experimental import topologies
 
-    check(target)
+    check_target(target)
     chip = CHIPS[target]
-    with environment():
+    with libtpu_environment():
         try:
             found = topologies.get_topology_desc(
                 platform="tpu",
@@ -177,7 +181,7 @@ def _device(target: str) -> jax.Device:
 
 
 @contextlib.contextmanager
-def environment() -> Iterator[None]:
+def libtpu_environment() -> Iterator[None]:
     """Where there is no TPU, and only while libtpu may be loading; what the user has set
     stays."""
     # This also makes the ordinary devices first, under the user's own environment.
@@ -191,7 +195,7 @@ def environment() -> Iterator[None]:
             del os.environ[name]
 
 
-def _traffic(
+def _min_traffic_bytes(
     weights: dict[str, jax.ShapeDtypeStruct], arch: AnyArch, batch: int, length: int
 ) -> int:
     """Bytes that a pass must read and write, whatever the compiler does."""
@@ -204,14 +208,16 @@ def _traffic(
     return count
 
 
-def _weights(arch: AnyArch, sizes: Sizes, dtype: str) -> dict[str, jax.Array]:
-    module = build.module(arch, sizes)
-    return measure.served(build.init(module, jax.random.key(0)), dtype)
+def _abstract_weights(
+    arch: AnyArch, sizes: ModelDims, dtype: str
+) -> dict[str, jax.Array]:
+    module = build.build_module(arch, sizes)
+    return measure.serving_params(build.init_params(module, jax.random.key(0)), dtype)
 
 
-def _compile(
+def _compile_forward(
     arch: AnyArch,
-    sizes: Sizes,
+    sizes: ModelDims,
     weights: dict[str, jax.ShapeDtypeStruct],
     device: jax.Device,
     batch: int,
@@ -219,9 +225,9 @@ def _compile(
     dtype: str,
 ) -> jax.stages.Compiled:
     ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-    forward = measure.forward(arch, sizes, dtype)
+    forward = measure.forward_fn(arch, sizes, dtype)
     try:
-        return measure.lowered(forward, (weights, ids, ids), device).compile()
+        return measure.lower_for_device(forward, (weights, ids, ids), device).compile()
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 _COLLECTIVES = (
     "all-gather",
@@ -14,7 +14,7 @@ _COLLECTIVES = (
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "c64": 8, "token": 0}
 
 
-class Executed(NamedTuple):
+class ExecutedOps(NamedTuple):
     """Of one execution of a module, or of a part of it.
 
     cycles: the compiler's `estimated_cycles`, summed. collectives: {kind: (how many
@@ -24,21 +24,21 @@ class Executed(NamedTuple):
     cycles: int
     collectives: dict[str, tuple[int, int]]
 
-    def times(self, count: int) -> "Executed":
+    def scaled(self, count: int) -> Self:
         made = {
             k: (n * count, size * count) for k, (n, size) in self.collectives.items()
         }
-        return Executed(self.cycles * count, made)
+        return ExecutedOps(self.cycles * count, made)
 
-    def and_(self, other: "Executed") -> "Executed":
+    def plus(self, other: Self) -> Self:
         made = dict(self.collectives)
         for kind, (n, size) in other.collectives.items():
             before = made.get(kind, (0, 0))
             made[kind] = (before[0] + n, before[1] + size)
-        return Executed(self.cycles + other.cycles, made)
+        return ExecutedOps(self.cycles + other.cycles, made)
 
 
-def executed(hlo: str) -> Executed:
+def count_executed(hlo: str) -> ExecutedOps:
     """What a module runs, by its text.
 
     A loop's body counts as often as it runs: its condition compares with a constant. Of
@@ -59,27 +59,27 @@ def executed(hlo: str) -> Executed:
             bodies[name] = []
         elif name:
             bodies[name].append(line)
-    known: dict[str, Executed] = {}
+    known: dict[str, ExecutedOps] = {}
 
-    def total(name: str) -> Executed:
+    def total(name: str) -> ExecutedOps:
         if name not in known:
-            made, seen = Executed(0, {}), set()
+            made, seen = ExecutedOps(0, {}), set()
             for line in bodies[name]:
-                made = made.and_(one(line))
+                made = made.plus(one(line))
                 for channel, kind, size in moves(line):
                     if channel is None or channel not in seen:
-                        made = made.and_(Executed(0, {kind: (1, size)}))
+                        made = made.plus(ExecutedOps(0, {kind: (1, size)}))
                     seen.add(channel)
             known[name] = made
         return known[name]
 
-    def one(line: str) -> Executed:
+    def one(line: str) -> ExecutedOps:
         own = re.search(r'"estimated_cycles":"(\d+)"', line)
-        made = Executed(int(own[1]) if own else 0, {})
+        made = ExecutedOps(int(own[1]) if own else 0, {})
         if loop := re.search(
             r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line
         ):
-            made = made.and_(total(loop[2]).times(trips(loop[1])))
+            made = made.plus(total(loop[2]).scaled(trips(loop[1])))
         if " conditional(" in line:
             branches = re.search(r"branch_computations=\{([^}]*)\}", line)
             names = (
@@ -88,15 +88,15 @@ def executed(hlo: str) -> Executed:
                 else re.findall(r"(?:true|false)_computation=(%?[\w.\-]+)", line)
             )
             each = [total(name.strip().lstrip("%")) for name in names]
-            made = made.and_(max(each, key=lambda one: one.cycles))
+            made = made.plus(max(each, key=lambda one: one.cycles))
         if call := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
-            made = made.and_(total(call[1]))
+            made = made.plus(total(call[1]))
         return made
 
     def moves(line: str) -> list[tuple[str | None, str, int]]:
         if fusion := re.search(r" fusion\(.*calls=%?([\w.\-]+)", line):
             return [one for inner in bodies.get(fusion[1], ()) for one in moves(inner)]
-        return _collective(line)
+        return _parse_collective(line)
 
     def trips(condition: str) -> int:
         text = "\n".join(bodies[condition])
@@ -108,7 +108,7 @@ def executed(hlo: str) -> Executed:
     return total(entry)
 
 
-def _collective(line: str) -> list[tuple[str | None, str, int]]:
+def _parse_collective(line: str) -> list[tuple[str | None, str, int]]:
     """[(its channel, its kind, bytes of its result)] of a line with one, else nothing."""
     kinds = "|".join(_COLLECTIVES)
     found = re.search(rf" = (.*?) (?:all-reduce-scatter|({kinds}))(-start)?\(", line)
@@ -121,10 +121,10 @@ def _collective(line: str) -> list[tuple[str | None, str, int]]:
         parts = re.findall(r"\([^()]*\)|\w+\[[\d,]*\]", bare)
         shapes = parts[1]
     channel = re.search(r"channel_id=(\d+)", line)
-    return [(channel and channel[1], kind, _bytes(shapes))]
+    return [(channel and channel[1], kind, _shape_bytes(shapes))]
 
 
-def _bytes(shapes: str) -> int:
+def _shape_bytes(shapes: str) -> int:
     """Of a result's type, or of a tuple of them."""
     count = 0
     for kind, sizes in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes):

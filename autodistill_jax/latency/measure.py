@@ -13,13 +13,13 @@ import numpy as np
 from jax.experimental.layout import Format, Layout
 
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build
 
 
-def measure(
-    networks: Mapping[str, tuple[AnyArch, Sizes, dict]],
+def measure_latency(
+    networks: Mapping[str, tuple[AnyArch, ModelDims, dict]],
     *,
     batch: int,
     length: int,
@@ -46,9 +46,9 @@ def measure(
     ids = jnp.asarray(ids, jnp.int32)
     calls = []
     for arch, sizes, params in networks.values():
-        own = jax.device_put(served(params, dtype))
+        own = jax.device_put(serving_params(params, dtype))
         args = (own, ids, jnp.ones_like(ids))
-        calls.append((forward(arch, sizes, dtype), args))
+        calls.append((forward_fn(arch, sizes, dtype), args))
     made = {}
     for (name, (arch, *_)), times in zip(networks.items(), device_times(calls, runs)):
         low, high = np.percentile(times, (10, 90))
@@ -58,15 +58,15 @@ def measure(
             "minimum": float(times.min()),
             "spread": float(high - low),
             "runs": len(times),
-            **conditions(batch, length, dtype),
+            **measured_conditions(batch, length, dtype),
         }
     return made
 
 
-def forward(arch: AnyArch, sizes: Sizes, dtype: str) -> Callable:
-    """The pass that a latency is of: (`served` weights, ids, tokens) -> the last hidden
+def forward_fn(arch: AnyArch, sizes: ModelDims, dtype: str) -> Callable:
+    """The pass that a latency is of: (`serving_params` weights, ids, tokens) -> the last hidden
     states, layers unrolled."""
-    module = build.module(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
+    module = build.build_module(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
 
     def run(params: dict, ids: jax.Array, tokens: jax.Array) -> jax.Array:
         return module.apply({"params": params}, ids, tokens).hidden
@@ -74,16 +74,18 @@ def forward(arch: AnyArch, sizes: Sizes, dtype: str) -> Callable:
     return run
 
 
-def served(params: dict, dtype: str) -> dict:
+def serving_params(params: dict, dtype: str) -> dict:
     """Weights as they would be served: a parameter a layer, those of products in their
     dtype, or every pass would convert them."""
     return {
         name: jnp.asarray(value, dtype) if "kernel" in name else jnp.asarray(value)
-        for name, value in build.unstack(params).items()
+        for name, value in build.unstack_layers(params).items()
     }
 
 
-def lowered(fn: Callable, args: Sequence, device: jax.Device) -> jax.stages.Lowered:
+def lower_for_device(
+    fn: Callable, args: Sequence, device: jax.Device
+) -> jax.stages.Lowered:
     """A function lowered for one device, free to say how its arguments lie in memory.
 
     They are put there once. In an order given to it a TPU's program would re-order whole
@@ -95,7 +97,7 @@ def lowered(fn: Callable, args: Sequence, device: jax.Device) -> jax.stages.Lowe
     return jax.jit(fn, in_shardings=free).lower(*shapes)
 
 
-def conditions(batch: int, length: int, dtype: str) -> dict[str, Any]:
+def measured_conditions(batch: int, length: int, dtype: str) -> dict[str, Any]:
     """What a measured latency depends on besides the network: two are comparable only if
     equal."""
     return {
@@ -143,7 +145,7 @@ def device_times(
         # The profile tells programs apart by their names.
         named.__name__ = f"timed_{i}"
         device = jax.local_devices()[0]  # Of this process.
-        made = lowered(named, args, device).compile()
+        made = lower_for_device(named, args, device).compile()
         # From however many devices they are on to the one, and then into their order.
         args = jax.device_put(jax.device_put(args, device), made.input_formats[0])
         compiled.append((made, args))
@@ -159,10 +161,12 @@ def device_times(
                     jax.block_until_ready(fn(*args))
         path = next(Path(folder).rglob("*.xplane.pb"))
         data = jax.profiler.ProfileData.from_file(str(path))
-        return [executions(data, f"jit_timed_{i}", runs) for i in range(len(calls))]
+        return [
+            execution_seconds(data, f"jit_timed_{i}", runs) for i in range(len(calls))
+        ]
 
 
-def executions(data: Any, module: str, runs: int) -> np.ndarray:
+def execution_seconds(data: Any, module: str, runs: int) -> np.ndarray:
     """Seconds of each of `runs` executions of an XLA module in a profile.
 
     TPU: the events of the line "XLA Modules". CPU and GPU: from the first to the last
@@ -175,7 +179,7 @@ def executions(data: Any, module: str, runs: int) -> np.ndarray:
     spans: dict[Any, list[float]] = {}
     loose: list[tuple[float, float]] = []
     planes = list(data.planes)
-    for line, on_tpu in _lines(planes):
+    for line, on_tpu in _execution_lines(planes):
         for event in line.events:
             start, end = event.start_ns, event.start_ns + event.duration_ns
             if on_tpu:
@@ -202,7 +206,7 @@ def executions(data: Any, module: str, runs: int) -> np.ndarray:
     return np.asarray([end - start for start, end in made]) / 1e9
 
 
-def _lines(planes: Sequence) -> Iterator[tuple[Any, bool]]:
+def _execution_lines(planes: Sequence) -> Iterator[tuple[Any, bool]]:
     """The lines of the first device that tell of executions, and whether it is a TPU."""
     for plane in planes:
         for line in plane.lines:

@@ -12,15 +12,15 @@ from etils import epath
 
 from autodistill_jax import multihost
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.latency import estimate, measure
 
-# {"measured": entries, "compiled": entries, "corrections": see `correction`}; an entry
+# {"measured": entries, "compiled": entries, "corrections": see `find_correction`}; an entry
 # is a latency with its "network" and, if measured, its "weights".
-Table = dict[str, list[dict[str, Any]]]
+LatencyTable = dict[str, list[dict[str, Any]]]
 
 
-class How(NamedTuple):
+class LatencyConditions(NamedTuple):
     """target "": measured on the device at hand. Else compiled for that TPU."""
 
     target: str
@@ -36,42 +36,48 @@ class How(NamedTuple):
     def conditions(self) -> dict[str, Any]:
         """What a latency depends on besides the network."""
         if self.target:
-            return estimate.conditions(self.target, self.batch, self.length, self.dtype)
-        return measure.conditions(self.batch, self.length, self.dtype)
+            return estimate.compiled_conditions(
+                self.target, self.batch, self.length, self.dtype
+            )
+        return measure.measured_conditions(self.batch, self.length, self.dtype)
 
 
-def empty() -> Table:
+def empty_table() -> LatencyTable:
     return {"measured": [], "compiled": [], "corrections": []}
 
 
-def read(path: epath.Path) -> Table:
+def read_table(path: epath.Path) -> LatencyTable:
     """The table in a file; an empty one where there is none."""
-    made = empty()
+    made = empty_table()
     found = json.loads(path.read_text()) if path.exists() else {}
     # Of 0.2.0 it was {name: latency}, whose networks nothing told: not to be found.
     return made | {kind: found[kind] for kind in made if kind in found}
 
 
-def find(
-    table: Table, arch: AnyArch, sizes: Sizes, how: How, trained: bool = False
+def find_latency(
+    table: LatencyTable,
+    arch: AnyArch,
+    sizes: ModelDims,
+    how: LatencyConditions,
+    trained: bool = False,
 ) -> dict[str, Any] | None:
     """The latency of a network under these conditions; None: not known.
 
     trained: only one that was measured on trained weights, not on random ones.
     """
-    wanted = {"network": _network(arch, sizes), **how.conditions()}
+    wanted = {"network": _network_key(arch, sizes), **how.conditions()}
     if trained and not how.target:
         wanted["weights"] = "trained"
     for entry in reversed(table[how.source]):
-        if _holds(entry, wanted):
+        if _matches(entry, wanted):
             return entry
     return None
 
 
-def latencies(
-    table: Table,
-    networks: Mapping[str, tuple[AnyArch, Sizes, dict | None]],
-    how: How,
+def take_latencies(
+    table: LatencyTable,
+    networks: Mapping[str, tuple[AnyArch, ModelDims, dict | None]],
+    how: LatencyConditions,
     trained: bool,
     tell: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
@@ -80,9 +86,10 @@ def latencies(
     networks: {name: (arch, its sizes, its weights)}; what is only compiled needs none.
     trained: the weights are, and random ones' latencies in the table do not count.
     """
-    made = multihost.once(
+    made = multihost.on_first_process(
         lambda: {
-            name: find(table, *one[:2], how, trained) for name, one in networks.items()
+            name: find_latency(table, *one[:2], how, trained)
+            for name, one in networks.items()
         }
     )
     missing = {name: networks[name] for name, found in made.items() if found is None}
@@ -93,24 +100,24 @@ def latencies(
     tell(f"latency: {doing} {conditions['device']}: {len(missing)} network(s) ...")
     given = {key: conditions[key] for key in ("batch", "length", "dtype")}
     if how.target:
-        new = multihost.once(
+        new = multihost.on_first_process(
             lambda: {
-                name: estimate.estimate(arch, sizes, target=how.target, **given)
+                name: estimate.estimate_latency(arch, sizes, target=how.target, **given)
                 for name, (arch, sizes, _) in missing.items()
             }
         )
     else:  # By every process on a device of its own: the first one's is what stands.
-        new = measure.measure(missing, **given, runs=how.runs)
-        new = multihost.once(lambda: new)
+        new = measure.measure_latency(missing, **given, runs=how.runs)
+        new = multihost.on_first_process(lambda: new)
     for name, (arch, sizes, _) in missing.items():
         kind = {} if how.target else {"weights": "trained" if trained else "random"}
-        made[name] = {"network": _network(arch, sizes), **kind, **new[name]}
+        made[name] = {"network": _network_key(arch, sizes), **kind, **new[name]}
         table[how.source].append(made[name])
-        tell(f"{name}: {told(made[name])}")
+        tell(f"{name}: {format_latency(made[name])}")
     return made
 
 
-def of_a_trial(latency: Mapping[str, Any]) -> dict[str, Any]:
+def trial_fields(latency: Mapping[str, Any]) -> dict[str, Any]:
     """What a trial says of its network's latency: {latency_ms, latency_source}, and
     latency_spread_ms of one that was measured."""
     made = {
@@ -122,7 +129,7 @@ def of_a_trial(latency: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def about(conditions: Mapping[str, Any]) -> str:
+def describe_conditions(conditions: Mapping[str, Any]) -> str:
     """How latencies under these conditions were come by, for whoever reads them."""
     where = (
         f"batch {conditions['batch']}, {conditions['length']} tokens, "
@@ -139,12 +146,12 @@ def about(conditions: Mapping[str, Any]) -> str:
     )
 
 
-def told(latency: Mapping[str, Any]) -> str:
+def format_latency(latency: Mapping[str, Any]) -> str:
     """A latency in words, with its source: "3.87 ms measured (spread 0.12 ms)"."""
     text = f"{latency['seconds'] * 1e3:.3g} ms {latency['source']}"
     if latency["source"] == "measured":
         return f"{text} (spread {latency['spread'] * 1e3:.2g} ms)"
-    if latency["apart"] <= estimate.APART:
+    if latency["apart"] <= estimate.MAX_DISAGREEMENT:
         return text
     return (
         f"{text} (the compiler's two estimates disagree, {latency['apart']:.1f}-fold: "
@@ -152,20 +159,22 @@ def told(latency: Mapping[str, Any]) -> str:
     )
 
 
-def correction(table: Table, how: How) -> dict[str, Any] | None:
-    """The last `calibration.fit` under these conditions; None: there was none."""
+def find_correction(
+    table: LatencyTable, how: LatencyConditions
+) -> dict[str, Any] | None:
+    """The last `calibration.fit_latency` under these conditions; None: there was none."""
     wanted = how.conditions()
     for made in reversed(table["corrections"]):
-        if _holds(made, wanted):
+        if _matches(made, wanted):
             return made
     return None
 
 
-def _holds(entry: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def _matches(entry: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return all(entry.get(key) == value for key, value in wanted.items())
 
 
-def _network(arch: AnyArch, sizes: Sizes) -> dict[str, Any]:
+def _network_key(arch: AnyArch, sizes: ModelDims) -> dict[str, Any]:
     # The heads in the sizes are the teacher's: nothing here depends on them.
     return {
         "arch": dataclasses.asdict(arch),

@@ -12,8 +12,8 @@ from autodistill_jax.latency import estimate
 
 # Accelerator types count cores, two a chip, before v5e; a slice of so many chips has
 # these sides (cloud.google.com/tpu/docs, the page of each version).
-_CORES = ("v4", "v5p")
-_SIDES = {
+_COUNTED_BY_CORES = ("v4", "v5p")
+_SLICE_SIDES = {
     2: {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16"}
     | {256: "16x16"},
     3: {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
@@ -23,7 +23,7 @@ _SIDES = {
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class Slice(NamedTuple):
+class TpuSlice(NamedTuple):
     """name: as "v5e:8x8". chip: the key in `estimate.CHIPS`. devices: one a chip."""
 
     name: str
@@ -31,7 +31,7 @@ class Slice(NamedTuple):
     devices: list[jax.Device]
 
 
-def read(text: str) -> tuple[str, str]:
+def parse_topology(text: str) -> tuple[str, str]:
     """(chip, sides) of "v5e:8x8", or of an accelerator type like v5e-64 or v4-32.
 
     Raises:
@@ -48,24 +48,26 @@ def read(text: str) -> tuple[str, str]:
     chip, kind, rest = found.groups()
     if kind == ":":
         return chip, rest
-    sides = _SIDES[3 if chip in _CORES else 2]
-    count = int(rest) // (2 if chip in _CORES else 1) if rest.isdigit() else 0
+    sides = _SLICE_SIDES[3 if chip in _COUNTED_BY_CORES else 2]
+    count = (
+        int(rest) // (2 if chip in _COUNTED_BY_CORES else 1) if rest.isdigit() else 0
+    )
     if count not in sides:
         raise wrong
     return chip, sides[count]
 
 
-def find(text: str) -> Slice:
+def find_slice(text: str) -> TpuSlice:
     """Raises UserError: no such name; libtpu is not installed, or does not know it."""
     from jax.experimental import topologies
 
-    name, sides = read(text)
-    estimate.check(name, "mesh.topology")
+    name, sides = parse_topology(text)
+    estimate.check_target(name, "mesh.topology")
     chip = estimate.CHIPS[name]
     version = chip.topology.partition(":")[0]
     alone = math.prod(map(int, sides.split("x"))) == 1
     try:
-        with estimate.environment():
+        with estimate.libtpu_environment():
             found = topologies.get_topology_desc(
                 platform="tpu",
                 topology_name=f"{version}:{sides}",
@@ -77,10 +79,10 @@ def find(text: str) -> Slice:
             f"libtpu {metadata.version('libtpu')} does not know mesh.topology {text} "
             f"({version}:{sides}: {str(error).splitlines()[0]}); give other sides"
         ) from error
-    return Slice(f"{name}:{sides}", name, found.devices)
+    return TpuSlice(f"{name}:{sides}", name, found.devices)
 
 
-class Compiled(NamedTuple):
+class CompiledProgram(NamedTuple):
     """A program's bytes on one device, by part (none where it did not fit), and in all;
     and the program (None, then)."""
 
@@ -93,7 +95,7 @@ class Compiled(NamedTuple):
         return self.made.as_text()
 
 
-def compiled(lowered: jax.stages.Lowered) -> Compiled:
+def compile_program(lowered: jax.stages.Lowered) -> CompiledProgram:
     """Compiles a program, whether it fits or not."""
     try:
         made = lowered.compile()
@@ -104,7 +106,7 @@ def compiled(lowered: jax.stages.Lowered) -> Compiled:
         # "Used 20.1G of 15.75G hbm.", or "... memory required ... (20.1G)".
         found = re.search(r"Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\)", told)
         size, unit = [part for part in found.groups() if part is not None]
-        return Compiled({}, int(float(size) * _UNITS[unit]))
+        return CompiledProgram({}, int(float(size) * _UNITS[unit]))
     memory = made.memory_analysis()
     parts = {
         "arguments": memory.argument_size_in_bytes,
@@ -115,4 +117,4 @@ def compiled(lowered: jax.stages.Lowered) -> Compiled:
     }
     # What is given away is the place of what comes out.
     total = sum(parts.values()) - 2 * parts["aliased"]
-    return Compiled(parts, total, made)
+    return CompiledProgram(parts, total, made)

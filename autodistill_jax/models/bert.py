@@ -16,16 +16,16 @@ from jaxtyping import Array, Int
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.archs.cost import BERT_SIZES, Sizes
+from autodistill_jax.archs.cost import BERT_DIMS, ModelDims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.models import elastic, encoder
-from autodistill_jax.models.encoder import Outputs, normal, ones, zeros
+from autodistill_jax.models.encoder import Outputs, normal_init, ones_init, zeros_init
 from autodistill_jax.models.layers import (
-    activation,
+    activation_fn,
     attention,
     dropout,
+    einsum_f32acc,
     layer_norm,
-    product,
 )
 
 
@@ -38,7 +38,7 @@ class Bert(nn.Module):
       space: of a SuperLM, the Space whose sub-networks it can run; else None.
       dtype: of the products' operands; parameters, sums, softmax and LayerNorm are f32.
       dropout: rate, in force where a call gives a random key.
-      unroll: a parameter for each layer (see `build.unstack`) and no loop, as a
+      unroll: a parameter for each layer (see `build.unstack_layers`) and no loop, as a
         program that serves has them: longer to compile; slicing a stack costs time.
       mesh: what it runs on, where that is more than one device; see `sharding`.
       remat: a layer's inner results are made again in the backward pass, not kept: it
@@ -46,7 +46,7 @@ class Bert(nn.Module):
     """
 
     arch: Arch
-    sizes: Sizes = BERT_SIZES
+    sizes: ModelDims = BERT_DIMS
     space: Space | None = None
     dtype: Any = jnp.float32
     dropout: float = 0.0
@@ -91,7 +91,7 @@ class Bert(nn.Module):
         norm = functools.partial(
             layer_norm, n=arch.hidden, epsilon=self.sizes.norm_epsilon
         )
-        x = encoder.lookup(embeddings["word"], ids, self.mesh)
+        x = encoder.embedding_lookup(embeddings["word"], ids, self.mesh)
         x = x + embeddings["position"][:length]
         # RoBERTa has one type, whatever a tokenizer says of the second text.
         kinds = jnp.zeros_like(ids) if types is None else types
@@ -101,34 +101,34 @@ class Bert(nn.Module):
         x = norm(x, embeddings["norm_scale"], embeddings["norm_bias"], n=wide)
         x = dropout(x, self.dropout, keys[0])
         if self.sizes.embedding:
-            x = product("te,ed->td", x, embeddings["project_kernel"], self.dtype)
+            x = einsum_f32acc("te,ed->td", x, embeddings["project_kernel"], self.dtype)
             x = x + embeddings["project_bias"]
             if space is not None:
-                x = x * elastic.keep(arch.hidden, x.shape[-1])
+                x = x * elastic.channel_mask(arch.hidden, x.shape[-1])
 
         cuts = {}
         if space is not None:
             cut = functools.partial(
-                elastic.cut,
+                elastic.choose_slices,
                 space,
                 arch,
                 "hidden",
-                parts=sharding.tensor(self.mesh),
+                parts=sharding.num_tensor_shards(self.mesh),
                 units=self.arch.units,
                 platform=sharding.platform(self.mesh),
             )
             cuts = {"attention": cut("heads"), "ffn": cut("ffn")}
         layer = functools.partial(
-            _layer,
+            _bert_layer,
             norm=norm,
             tokens=tokens,
             head_size=self.arch.head_size,
-            activation=activation(self.sizes.activation),
+            activation=activation_fn(self.sizes.activation),
             dtype=self.dtype,
             rate=self.dropout,
             mesh=self.mesh,
         )
-        return encoder.run(
+        return encoder.run_layers(
             layer, params, cuts, x, keys[1], self, arch, batch, qkv, states, depth
         )
 
@@ -148,52 +148,56 @@ class Bert(nn.Module):
         }
         wide = "embedding" if sizes.embedding else "hidden"
         spec = {
-            "word": (normal, ("vocab", wide)),
-            "position": (normal, ("position", wide)),
-            "type": (normal, ("type", wide)),
-            "norm_scale": (ones, (wide,)),
-            "norm_bias": (zeros, (wide,)),
+            "word": (normal_init, ("vocab", wide)),
+            "position": (normal_init, ("position", wide)),
+            "type": (normal_init, ("type", wide)),
+            "norm_scale": (ones_init, (wide,)),
+            "norm_bias": (zeros_init, (wide,)),
         }
         if sizes.embedding:
-            spec["project_kernel"] = (normal, ("embedding", "hidden"))
-            spec["project_bias"] = (zeros, ("hidden",))
+            spec["project_kernel"] = (normal_init, ("embedding", "hidden"))
+            spec["project_bias"] = (zeros_init, ("hidden",))
         layer = {
-            "qkv_kernel": (normal, ("layers", "hidden", "qkv", "heads")),
-            "qkv_bias": (zeros, ("layers", "qkv", "heads")),
-            "attention_kernel": (normal, ("layers", "heads", "hidden")),
-            "attention_bias": (zeros, ("layers", "hidden")),
-            "attention_norm_scale": (ones, ("layers", "hidden")),
-            "attention_norm_bias": (zeros, ("layers", "hidden")),
-            "ffn_in_kernel": (normal, ("layers", "hidden", "ffn")),
-            "ffn_in_bias": (zeros, ("layers", "ffn")),
-            "ffn_out_kernel": (normal, ("layers", "ffn", "hidden")),
-            "ffn_out_bias": (zeros, ("layers", "hidden")),
-            "ffn_norm_scale": (ones, ("layers", "hidden")),
-            "ffn_norm_bias": (zeros, ("layers", "hidden")),
+            "qkv_kernel": (normal_init, ("layers", "hidden", "qkv", "heads")),
+            "qkv_bias": (zeros_init, ("layers", "qkv", "heads")),
+            "attention_kernel": (normal_init, ("layers", "heads", "hidden")),
+            "attention_bias": (zeros_init, ("layers", "hidden")),
+            "attention_norm_scale": (ones_init, ("layers", "hidden")),
+            "attention_norm_bias": (zeros_init, ("layers", "hidden")),
+            "ffn_in_kernel": (normal_init, ("layers", "hidden", "ffn")),
+            "ffn_in_bias": (zeros_init, ("layers", "ffn")),
+            "ffn_out_kernel": (normal_init, ("layers", "ffn", "hidden")),
+            "ffn_out_bias": (zeros_init, ("layers", "hidden")),
+            "ffn_norm_scale": (ones_init, ("layers", "hidden")),
+            "ffn_norm_bias": (zeros_init, ("layers", "hidden")),
         }
         pooler = {
-            "kernel": (normal, ("hidden", "hidden")),
-            "bias": (zeros, ("hidden",)),
+            "kernel": (normal_init, ("hidden", "hidden")),
+            "bias": (zeros_init, ("hidden",)),
         }
-        return encoder.parameters(self, size, spec, layer, pooler)
+        return encoder.encoder_parameters(self, size, spec, layer, pooler)
 
 
-def _layer(p, carry, cuts, *, norm, tokens, head_size, activation, dtype, rate, mesh):
+def _bert_layer(
+    p, carry, cuts, *, norm, tokens, head_size, activation, dtype, rate, mesh
+):
     """One encoder layer, [T, D] -> [T, D], in four pieces that `elastic` may cut."""
-    split = functools.partial(sharding.split, mesh=mesh)
+    split = functools.partial(sharding.split_channels, mesh=mesh)
     x, key = carry["x"], carry["key"]
     keys = [None] * 4
     if key is not None:
         *keys, key = jax.random.split(key, 4)
 
     def project(x, kernel, bias):
-        if sharding.tensor(mesh) > 1:  # One matrix would have to be gathered.
-            return product("td,dcw->tcw", x, kernel, dtype) + bias
+        if (
+            sharding.num_tensor_shards(mesh) > 1
+        ):  # One matrix would have to be gathered.
+            return einsum_f32acc("td,dcw->tcw", x, kernel, dtype) + bias
         # As one matrix: XLA's CPU backend has no bf16 product of three dimensions.
-        flat = product("td,dw->tw", x, kernel.reshape(kernel.shape[0], -1), dtype)
+        flat = einsum_f32acc("td,dw->tw", x, kernel.reshape(kernel.shape[0], -1), dtype)
         return flat.reshape(-1, *bias.shape) + bias
 
-    qkv = elastic.call(
+    qkv = elastic.sliced_call(
         project,
         cuts.get("attention"),
         (x, p["qkv_kernel"], p["qkv_bias"]),
@@ -204,10 +208,10 @@ def _layer(p, carry, cuts, *, norm, tokens, head_size, activation, dtype, rate, 
 
     def attend(qkv, kernel, bias, tokens, *key):
         context = attention(qkv, tokens, head_size, dtype, rate, *key)
-        return product("tw,wd->td", context, kernel, dtype) + bias
+        return einsum_f32acc("tw,wd->td", context, kernel, dtype) + bias
 
     random = () if key is None else (keys[0],)
-    y = elastic.call(
+    y = elastic.sliced_call(
         attend,
         cuts.get("attention"),
         (qkv, p["attention_kernel"], p["attention_bias"]),
@@ -219,9 +223,9 @@ def _layer(p, carry, cuts, *, norm, tokens, head_size, activation, dtype, rate, 
     x = norm(x, p["attention_norm_scale"], p["attention_norm_bias"])
 
     def widen(x, kernel, bias):
-        return product("td,df->tf", x, kernel, dtype) + bias
+        return einsum_f32acc("td,df->tf", x, kernel, dtype) + bias
 
-    inner = elastic.call(
+    inner = elastic.sliced_call(
         widen,
         cuts.get("ffn"),
         (x, p["ffn_in_kernel"], p["ffn_in_bias"]),
@@ -230,9 +234,9 @@ def _layer(p, carry, cuts, *, norm, tokens, head_size, activation, dtype, rate, 
     )
 
     def narrow(inner, kernel, bias):
-        return product("tf,fd->td", activation(inner), kernel, dtype) + bias
+        return einsum_f32acc("tf,fd->td", activation(inner), kernel, dtype) + bias
 
-    y = elastic.call(
+    y = elastic.sliced_call(
         narrow,
         cuts.get("ffn"),
         (split(inner), p["ffn_out_kernel"], p["ffn_out_bias"]),
@@ -241,4 +245,4 @@ def _layer(p, carry, cuts, *, norm, tokens, head_size, activation, dtype, rate, 
     )
     x = x + dropout(split(y, whole=True), rate, keys[2])
     x = norm(x, p["ffn_norm_scale"], p["ffn_norm_bias"])
-    return encoder.noted(carry, x, qkv, key)
+    return encoder.record_outputs(carry, x, qkv, key)

@@ -5,19 +5,19 @@ import numpy as np
 from flax import linen as nn
 
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.models.mobilebert import MobileBert
 
 Module = Bert | MobileBert
 
 
-def module(arch: AnyArch, sizes: Sizes, **settings) -> Module:
+def build_module(arch: AnyArch, sizes: ModelDims, **settings) -> Module:
     """The module of an Arch's family; settings: its further attributes."""
     return {Arch: Bert, MobileArch: MobileBert}[type(arch)](arch, sizes, **settings)
 
 
-def axes(module: Module) -> dict[str, tuple[str, ...]]:
+def param_axes(module: Module) -> dict[str, tuple[str, ...]]:
     """The logical axis names of every parameter: {name: (axis, ...)}."""
     shapes = jax.eval_shape(
         module.clone(mesh=None).init,
@@ -28,14 +28,14 @@ def axes(module: Module) -> dict[str, tuple[str, ...]]:
     return {k: tuple(v) for k, v in nn.get_partition_spec(shapes)["params"].items()}
 
 
-def init(module: Module, key: jax.Array) -> dict[str, jax.Array]:
+def init_params(module: Module, key: jax.Array) -> dict[str, jax.Array]:
     """Random parameters (normal, 0.02), without the boxes of their axis names."""
     example = np.zeros((1, 2), np.int32)
     first = jax.jit(module.clone(mesh=None).init)
     return nn.unbox(first(key, example, example))["params"]
 
 
-def unstack(params: dict) -> dict:
+def unstack_layers(params: dict) -> dict:
     """Stacked layers as a parameter each: `layers_x` [N, ...] -> `layers_x_0` ..."""
     flat = {}
     for name, value in params.items():
@@ -46,8 +46,8 @@ def unstack(params: dict) -> dict:
     return flat
 
 
-def stack(params: dict) -> dict:
-    """What `unstack` took apart, together again."""
+def stack_layers(params: dict) -> dict:
+    """What `unstack_layers` took apart, together again."""
     layers: dict[str, dict[int, jax.Array]] = {}
     made = {}
     for name, value in params.items():

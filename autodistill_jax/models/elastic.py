@@ -1,10 +1,10 @@
 """How does the cost of a sub-network follow its sizes, under one trace?
 
-A piece of a layer is written once, as a plain function of arrays. `call` runs it on the
+A piece of a layer is written once, as a plain function of arrays. `sliced_call` runs it on the
 first n channels that the sub-network has in use, by a `lax.switch` over the static
 slices that the space can ask for, and pads the results back with zeros. Forward and
 backward are a switch each (a custom vjp that keeps nothing but the arguments), so that
-neither time nor memory grows with the number of branches. `repeat` does the same for
+neither time nor memory grows with the number of branches. `scan_layers` does the same for
 depth. With an Arch of Python ints both do nothing: a student has no overhead.
 """
 
@@ -26,19 +26,19 @@ from autodistill_jax.models import elastic_vjp
 # platform -> (branches, tile). Above so many pairs of sizes, sizes are rounded up to a
 # tile: a branch each would take minutes to compile. On a TPU compiling takes longer, and
 # sizes inside one tile of 128 lanes cost the same.
-BRANCHES = {"cpu": (16, 32), "tpu": (4, 128)}
+BRANCH_LIMITS = {"cpu": (16, 32), "tpu": (4, 128)}
 
 
-keep = elastic_vjp.keep
+channel_mask = elastic_vjp.channel_mask
 
 
-class Cut(NamedTuple):
+class SliceChoice(NamedTuple):
     """The sizes that one piece of a layer can be asked for, and which it is now.
 
     `options` are static sizes, a dict {axis: size} each; `index` (int32) picks one.
     `counts` {axis: int32} are the exact sizes in use where options were rounded up,
     else empty. `parts` {axis: int}: its channels are dealt out in so many parts (see
-    `sharding.deal`), of each of which the first are in use. `on`: does the layer run at
+    `sharding.interleave`), of each of which the first are in use. `on`: does the layer run at
     all? Where it does not, its pieces are 0 and cost nothing; None: it always does.
     """
 
@@ -49,7 +49,7 @@ class Cut(NamedTuple):
     on: jax.Array | None = None
 
 
-def cut(
+def choose_slices(
     space: Space,
     arch: AnyArch,
     *axes: str,
@@ -57,13 +57,13 @@ def cut(
     parts: int = 1,
     units: Mapping[str, int] | None = None,
     platform: str = "cpu",
-) -> Cut:
+) -> SliceChoice:
     """The Cut of these axes for a (traced) Arch of the space.
 
     `exact` never rounds up, at the price of a branch for each size. `parts`: the axes in
     `units` {axis: channels of a unit} are dealt out in so many. `platform`: see BRANCHES.
     """
-    most, first_tile = BRANCHES.get(platform, BRANCHES["cpu"])
+    most, first_tile = BRANCH_LIMITS.get(platform, BRANCH_LIMITS["cpu"])
     dealt = units if units and parts > 1 else {}
     whole = {axis: parts * unit for axis, unit in dealt.items()}
     big = space.largest()
@@ -77,30 +77,30 @@ def cut(
     while len(rounded) > most and not exact:
         tile = first_tile if tile == 1 else tile * 2
         tiles = [math.lcm(tile, whole.get(axis, 1)) for axis in axes]
-        rounded = sorted({_round(size, tiles, limits.values()) for size in sizes})
+        rounded = sorted({_round_up(size, tiles, limits.values()) for size in sizes})
     # Every size of the space -> its branch; the position in `sizes` is found at run
     # time by comparison, so the index costs nothing next to a product.
     branch = np.asarray(
-        [rounded.index(_round(s, tiles, limits.values())) for s in sizes]
+        [rounded.index(_round_up(s, tiles, limits.values())) for s in sizes]
     )
     now = jnp.stack([jnp.asarray(arch.channels(axis), jnp.int32) for axis in axes])
     position = jnp.argmax((jnp.asarray(sizes) == now).all(axis=1))
     counts = dict(zip(axes, now)) if tile > 1 else {}
     options = tuple(dict(zip(axes, size)) for size in rounded)
     own = {axis: parts for axis in axes if axis in dealt}
-    return Cut(options, jnp.asarray(branch, jnp.int32)[position], counts, own)
+    return SliceChoice(options, jnp.asarray(branch, jnp.int32)[position], counts, own)
 
 
-def _round(sizes, tiles, limits):
+def _round_up(sizes, tiles, limits):
     return tuple(
         min(-(-size // tile) * tile, limit)
         for size, tile, limit in zip(sizes, tiles, limits)
     )
 
 
-def call(
+def sliced_call(
     fn: Callable,
-    cut: Cut | None,
+    cut: SliceChoice | None,
     args: Sequence[jax.Array],
     in_axes: Sequence[tuple],
     out_axes: tuple,
@@ -134,7 +134,7 @@ def call(
     shapes = [
         jax.eval_shape(
             lambda *a, f=f, option=option: f(
-                *elastic_vjp.take(a, in_axes, option, cut.parts), *constants
+                *elastic_vjp.slice_args(a, in_axes, option, cut.parts), *constants
             ),
             *args,
         )
@@ -143,16 +143,18 @@ def call(
     sizes = zip(*(made.shape for made in shapes))
     full = jax.ShapeDtypeStruct(tuple(map(max, sizes)), shapes[0].dtype)
     pairs = functools.partial(
-        elastic_vjp.pairs, fns, cut.options, tuple(in_axes), out_axes, cut.parts
+        elastic_vjp.branch_pairs, fns, cut.options, tuple(in_axes), out_axes, cut.parts
     )
     index = cut.index
     if cut.on is not None:
-        pairs = functools.partial(elastic_vjp.or_off, pairs)
+        pairs = functools.partial(elastic_vjp.with_off_branch, pairs)
         index = jnp.where(cut.on, index, len(cut.options))
-    return elastic_vjp.switched(pairs, full, args, (index, cut.counts, constants))
+    return elastic_vjp.switch_with_vjp(
+        pairs, full, args, (index, cut.counts, constants)
+    )
 
 
-def repeat(
+def scan_layers(
     body: Callable,
     stack: Any,
     carry: Any,
@@ -163,7 +165,7 @@ def repeat(
     """carry = body(layer's parameters, carry), layer after layer.
 
     Args:
-      body: one layer; with a space it is told whether it is on, see `while_on`.
+      body: one layer; with a space it is told whether it is on, see `masked_scan`.
       stack: parameters, each with a leading axis over the layers there are; or a list
         of each layer's, which are then run one after another, without a loop.
       carry: what goes from layer to layer.
@@ -175,7 +177,7 @@ def repeat(
     if isinstance(stack, list):
         return functools.reduce(lambda c, layer: body(layer, c), stack, carry)
     if depth is not None:
-        return first(lambda i, own, carry: body(own, carry), stack, carry, depth)
+        return scan_first_n(lambda i, own, carry: body(own, carry), stack, carry, depth)
     if space is None:
         return lax.scan(lambda c, layer: (body(layer, c), None), carry, stack)[0]
     there = jax.tree.leaves(stack)[0].shape[0]
@@ -185,14 +187,14 @@ def repeat(
         table[count, :count] = kept_layers(count, there)
     index = jnp.asarray(table)[arch.layers]
     gathered = jax.tree.map(lambda x: x[index], stack)
-    return while_on(lambda i, *rest: body(*rest), gathered, carry, arch.layers)
+    return masked_scan(lambda i, *rest: body(*rest), gathered, carry, arch.layers)
 
 
-def first(body: Callable, stack: dict, carry: Any, n: Any) -> Any:
+def scan_first_n(body: Callable, stack: dict, carry: Any, n: Any) -> Any:
     """carry = body(i, parameters, carry) for the first n of a stack, i = 0 .. n - 1.
 
     n: an int, or int32: what is behind it costs nothing then. The body is whole: for one
-    of pieces that are cut see `while_on`.
+    of pieces that are cut see `masked_scan`.
     """
     if isinstance(n, int):
         for i in range(n):
@@ -208,7 +210,7 @@ def first(body: Callable, stack: dict, carry: Any, n: Any) -> Any:
     return lax.scan(step, carry, (jnp.arange(there), stack))[0]
 
 
-def while_on(body: Callable, stack: Any, carry: Any, n: Any) -> Any:
+def masked_scan(body: Callable, stack: Any, carry: Any, n: Any) -> Any:
     """carry = body(i, parameters, carry, on) for all of a stack; where `on`, i < n, is
     false the carry stays as it is. The body hands `on` to its Cuts, so that its products
     cost nothing then.

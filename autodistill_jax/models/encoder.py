@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.models import elastic
-from autodistill_jax.models.layers import product
+from autodistill_jax.models.layers import einsum_f32acc
 
-normal = nn.initializers.normal(0.02)
-zeros, ones = nn.initializers.zeros, nn.initializers.ones
+normal_init = nn.initializers.normal(0.02)
+zeros_init, ones_init = nn.initializers.zeros, nn.initializers.ones
 
 
 class Outputs(NamedTuple):
@@ -34,12 +34,12 @@ class Outputs(NamedTuple):
     qkvs: jax.Array | None = None
 
 
-Spec = Mapping[str, tuple[Callable, tuple[str, ...]]]
+ParamSpec = Mapping[str, tuple[Callable, tuple[str, ...]]]
 
 
-class Parameters(NamedTuple):
+class EncoderParameters(NamedTuple):
     """Of an encoder. The layers' `stack` is as it is stored, and so is the word table
-    (see `lookup`); the others are as they are used.
+    (see `embedding_lookup`); the others are as they are used.
 
     axes: of a layer's parameters, "layers" not among them.
     """
@@ -50,13 +50,13 @@ class Parameters(NamedTuple):
     axes: dict[str, tuple[str, ...]]
 
 
-def parameters(
+def encoder_parameters(
     module: nn.Module,
     size: Mapping[str, int],
-    embeddings: Spec,
-    layer: Spec,
-    pooler: Spec,
-) -> Parameters:
+    embeddings: ParamSpec,
+    layer: ParamSpec,
+    pooler: ParamSpec,
+) -> EncoderParameters:
     """The parameters of an encoder, made or fetched.
 
     Args:
@@ -80,7 +80,7 @@ def parameters(
         return {key: axes for key, (_, axes) in spec.items()}
 
     def used(made, spec):
-        return sharding.gather(made, axes(spec), module.mesh)
+        return sharding.gather_params(made, axes(spec), module.mesh)
 
     made = group("embeddings", embeddings)
     others = {key: value for key, value in made.items() if key != "word"}
@@ -90,10 +90,12 @@ def parameters(
         stack = [group("layers", one, f"_{i}") for i in range(module.arch.layers)]
     else:
         stack = group("layers", layer)
-    return Parameters(made, stack, used(group("pooler", pooler), pooler), axes(one))
+    return EncoderParameters(
+        made, stack, used(group("pooler", pooler), pooler), axes(one)
+    )
 
 
-def lookup(table: jax.Array, ids: jax.Array, mesh: Mesh | None) -> jax.Array:
+def embedding_lookup(table: jax.Array, ids: jax.Array, mesh: Mesh | None) -> jax.Array:
     """table[ids], [B, L, E]. No device gathers the table: each looks its channels up for
     all rows of its `fsdp` group, which are then handed round."""
     if mesh is None or mesh.shape["fsdp"] == 1:
@@ -104,13 +106,13 @@ def lookup(table: jax.Array, ids: jax.Array, mesh: Mesh | None) -> jax.Array:
         table = sharding.constrain(table, mesh, None, "fsdp")
         found = table[sharding.constrain(ids, mesh, "data")]
         found = sharding.constrain(found, mesh, "data", None, "fsdp")
-    return sharding.constrain(found, mesh, sharding.BATCH)
+    return sharding.constrain(found, mesh, sharding.BATCH_AXES)
 
 
-def run(
+def run_layers(
     layer: Callable,
-    params: Parameters,
-    cuts: Mapping[str, elastic.Cut],
+    params: EncoderParameters,
+    cuts: Mapping[str, elastic.SliceChoice],
     x: jax.Array,
     key: jax.Array | None,
     module: nn.Module,
@@ -123,7 +125,7 @@ def run(
     """All layers over x [T, D], and what is asked for of them on the way.
 
     Args:
-      layer: (a layer's parameters as they are used, carry, cuts) -> carry, see `noted`.
+      layer: (a layer's parameters as they are used, carry, cuts) -> carry, see `record_outputs`.
       params: of the pooler kernel and bias, or nothing: the first token itself is the
         pooler's then.
       cuts: of a layer's pieces, by name; none where the Arch is the module's own.
@@ -133,20 +135,20 @@ def run(
     """
     space = None if arch is module.arch else module.space
     stack, pooler = params.stack, params.pooler
-    mesh, parts = module.mesh, sharding.tensor(module.mesh)
+    mesh, parts = module.mesh, sharding.num_tensor_shards(module.mesh)
     # Where one trace has many widths, channels are dealt out over the devices.
     dealt = module.arch.units if space is not None and parts > 1 else None
 
     def body(p, carry, on=None):
-        carry = dict(carry, x=sharding.constrain(carry["x"], mesh, sharding.BATCH))
-        p = sharding.gather(p, params.axes, mesh, dealt)
+        carry = dict(carry, x=sharding.constrain(carry["x"], mesh, sharding.BATCH_AXES))
+        p = sharding.gather_params(p, params.axes, mesh, dealt)
         return layer(p, carry, {k: cut._replace(on=on) for k, cut in cuts.items()})
 
     if module.remat:
         body = jax.checkpoint(body, prevent_cse=isinstance(stack, list))
     elif mesh is not None and mesh.size > mesh.shape["data"]:
         body = jax.checkpoint(
-            body, prevent_cse=isinstance(stack, list), policy=_is_kept
+            body, prevent_cse=isinstance(stack, list), policy=_is_saved_for_backward
         )
     carry = {"x": x, "key": key}
     if qkv:
@@ -158,10 +160,10 @@ def run(
         carry["i"] = 0
         if qkv:
             carry["qkvs"] = jnp.zeros((there - 1, *carry["qkv"].shape), x.dtype)
-    carry = elastic.repeat(body, stack, carry, arch, space, depth)
+    carry = elastic.scan_layers(body, stack, carry, arch, space, depth)
     if qkv and dealt and module.arch.qkv in dealt:
         unit = dealt[module.arch.qkv]
-        carry["qkv"] = sharding.collect(carry["qkv"], 2, parts, unit)
+        carry["qkv"] = sharding.deinterleave(carry["qkv"], 2, parts, unit)
 
     def shaped(name, *before):
         if name not in carry:
@@ -173,23 +175,25 @@ def run(
     hidden = shaped("x")
     pooled = hidden[:, 0]
     if pooler:
-        pooled = product("bd,de->be", pooled, pooler["kernel"], module.dtype)
+        pooled = einsum_f32acc("bd,de->be", pooled, pooler["kernel"], module.dtype)
         pooled = jnp.tanh(pooled + pooler["bias"])
         if space is not None:
-            pooled = pooled * elastic.keep(arch.hidden, pooled.shape[-1])
+            pooled = pooled * elastic.channel_mask(arch.hidden, pooled.shape[-1])
     return Outputs(
         hidden, pooled, shaped("qkv"), shaped("states", -1), shaped("qkvs", -1)
     )
 
 
-def _is_kept(primitive: Any, *_, **params) -> bool:
+def _is_saved_for_backward(primitive: Any, *_, **params) -> bool:
     """For the backward pass: all but gathered parameters, and what they are cast to."""
     if primitive.name == "name":
-        return params["name"] != sharding.GATHERED
+        return params["name"] != sharding.GATHERED_NAME
     return primitive.name not in ("reshape", "convert_element_type", "transpose")
 
 
-def noted(carry: dict, x: jax.Array, qkv: jax.Array, key: jax.Array | None) -> dict:
+def record_outputs(
+    carry: dict, x: jax.Array, qkv: jax.Array, key: jax.Array | None
+) -> dict:
     """What a layer hands on: x [T, D], and what of its qkv [T, 3, W] is asked for."""
     new = dict(carry, x=x, key=key)
     if "qkv" in carry:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from autodistill_jax.archs.arch import AnyArch, Arch, kept_layers
-from autodistill_jax.archs.cost import Sizes
+from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build
 
@@ -25,9 +25,11 @@ def extract(params: dict, there: AnyArch, arch: AnyArch) -> dict:
     check_fits(there, arch)
     projection = params.get("embeddings_project_kernel")
     embedding = 0 if projection is None else projection.shape[0]
-    sizes = Sizes(vocab=2, positions=2, embedding=embedding)
-    names = build.axes(build.module(there, sizes))
-    return {name: _slice(x, names[name], there, arch) for name, x in params.items()}
+    sizes = ModelDims(vocab=2, positions=2, embedding=embedding)
+    names = build.param_axes(build.build_module(there, sizes))
+    return {
+        name: _slice_param(x, names[name], there, arch) for name, x in params.items()
+    }
 
 
 def superlm_arch(teacher: AnyArch, envelope: AnyArch) -> AnyArch:
@@ -58,7 +60,7 @@ def check_fits(there: AnyArch, arch: AnyArch) -> None:
         )
 
 
-def _slice(x, names, there, arch):
+def _slice_param(x, names, there, arch):
     for dimension, axis in enumerate(names):
         if axis == "layers":
             x = x[np.asarray(kept_layers(arch.layers, there.layers))]

@@ -23,7 +23,7 @@ _ACTIVATIONS = {
 ACTIVATIONS = tuple(_ACTIVATIONS)
 
 
-def activation(name: str):
+def activation_fn(name: str):
     """The function of a config.json's `hidden_act`."""
     return _ACTIVATIONS[name]
 
@@ -42,14 +42,14 @@ def attention(
         qkv.reshape(batch, length, 3, -1, head_size), (2, 0, 3, 1, 4)
     )
     query, key_, value = qkv_CBHLK
-    scores = product("bhlk,bhmk->bhlm", query * head_size**-0.5, key_, dtype)
+    scores = einsum_f32acc("bhlk,bhmk->bhlm", query * head_size**-0.5, key_, dtype)
     scores = jnp.where(tokens[:, None, None, :], scores, -1e30)
     weights = dropout(jax.nn.softmax(scores, axis=-1), rate, key)
     if key is not None and rate:
         # Apart from the product: libtpu 0.0.42 crashes where it fuses the random numbers
         # into it, at 8 rows of 128 tokens a device.
         weights = jax.lax.optimization_barrier(weights)
-    context = product("bhlm,bhmk->bhlk", weights, value, dtype)
+    context = einsum_f32acc("bhlm,bhmk->bhlk", weights, value, dtype)
     return jnp.transpose(context, (0, 2, 1, 3)).reshape(batch * length, -1)
 
 
@@ -63,7 +63,7 @@ def layer_norm(x, scale, bias, *, n, epsilon):
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         return centred * jax.lax.rsqrt(variance + epsilon) * scale + bias
     # Dead channels must stay exactly 0: the residual would carry them on.
-    kept = elastic.keep(n, x.shape[-1])
+    kept = elastic.channel_mask(n, x.shape[-1])
     x = x * kept
     centred = (x - x.sum(axis=-1, keepdims=True) / n) * kept
     variance = jnp.square(centred).sum(axis=-1, keepdims=True) / n
@@ -74,7 +74,7 @@ def no_norm(x, scale, bias, *, n, epsilon=0.0):
     """What MobileBERT has in place of LayerNorm (arXiv 2004.02984, section 4.2):
     scale and bias of the first n channels; the others come out exactly 0."""
     if not isinstance(n, int):
-        kept = elastic.keep(n, x.shape[-1])
+        kept = elastic.channel_mask(n, x.shape[-1])
         x, bias = x * kept, bias * kept
     return x * scale + bias
 
@@ -88,7 +88,7 @@ def dropout(x, rate, key):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def product(spec: str, x: ArrayLike, y: ArrayLike, dtype: Any) -> jax.Array:
+def einsum_f32acc(spec: str, x: ArrayLike, y: ArrayLike, dtype: Any) -> jax.Array:
     """einsum(spec, x, y) of operands cast to dtype, summed up in f32.
 
     Forward and backward alike: JAX's own transpose would multiply an f32 gradient.
@@ -98,17 +98,17 @@ def product(spec: str, x: ArrayLike, y: ArrayLike, dtype: Any) -> jax.Array:
     )
 
 
-def _product_forward(spec, x, y, dtype):
-    return product(spec, x, y, dtype), (x, y)
+def _einsum_forward(spec, x, y, dtype):
+    return einsum_f32acc(spec, x, y, dtype), (x, y)
 
 
-def _product_backward(spec, dtype, saved, gradient):
+def _einsum_backward(spec, dtype, saved, gradient):
     x, y = saved
     (of_x, of_y), out = spec.split("->")[0].split(","), spec.split("->")[1]
     return (
-        product(f"{out},{of_y}->{of_x}", gradient, y, dtype).astype(x.dtype),
-        product(f"{of_x},{out}->{of_y}", x, gradient, dtype).astype(y.dtype),
+        einsum_f32acc(f"{out},{of_y}->{of_x}", gradient, y, dtype).astype(x.dtype),
+        einsum_f32acc(f"{of_x},{out}->{of_y}", x, gradient, dtype).astype(y.dtype),
     )
 
 
-product.defvjp(_product_forward, _product_backward)
+einsum_f32acc.defvjp(_einsum_forward, _einsum_backward)

@@ -15,22 +15,22 @@ from jaxtyping import Array, Int
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import MobileArch
-from autodistill_jax.archs.cost import MOBILEBERT_SIZES, Sizes
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS, ModelDims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.models import elastic, encoder
-from autodistill_jax.models.encoder import Outputs, normal, ones, zeros
+from autodistill_jax.models.encoder import Outputs, normal_init, ones_init, zeros_init
 from autodistill_jax.models.layers import (
-    activation,
+    activation_fn,
     attention,
     dropout,
+    einsum_f32acc,
     layer_norm,
     no_norm,
-    product,
 )
 
 # What a block's first product makes of its input, and what its second makes of the
-# bottleneck of the attention: see `cost.Sizes.reads`.
-READS = {
+# bottleneck of the attention: see `cost.ModelDims.reads`.
+ATTENTION_INPUTS = {
     "shared": (("input", "keys", "value"), ("query", "key")),
     "stream": (("input", "query", "key", "value"), ()),
     "bottleneck": (("input",), ("query", "key", "value")),
@@ -47,7 +47,7 @@ class MobileBert(nn.Module):
     """
 
     arch: MobileArch
-    sizes: Sizes = MOBILEBERT_SIZES
+    sizes: ModelDims = MOBILEBERT_DIMS
     space: Space | None = None
     dtype: Any = jnp.float32
     dropout: float = 0.0
@@ -79,12 +79,12 @@ class MobileBert(nn.Module):
         kind = {"layer_norm": layer_norm, "no_norm": no_norm}[self.sizes.norm]
         norm = functools.partial(kind, epsilon=self.sizes.norm_epsilon)
 
-        word = encoder.lookup(embeddings["word"], ids, self.mesh)
+        word = encoder.embedding_lookup(embeddings["word"], ids, self.mesh)
         # Each token with its neighbours, the next one first; nothing beyond the ends.
         after = jnp.pad(word[:, 1:], ((0, 0), (0, 1), (0, 0)))
         before = jnp.pad(word[:, :-1], ((0, 0), (1, 0), (0, 0)))
         trigram = jnp.concatenate([after, word, before], axis=-1)
-        x = product(
+        x = einsum_f32acc(
             "te,ed->td",
             trigram.reshape(batch * length, -1),
             embeddings["trigram_kernel"],
@@ -100,9 +100,11 @@ class MobileBert(nn.Module):
 
         cuts = {}
         if space is not None:
-            parts = sharding.tensor(self.mesh)
+            parts = sharding.num_tensor_shards(self.mesh)
             platform = sharding.platform(self.mesh)
-            cut = functools.partial(elastic.cut, space, arch, platform=platform)
+            cut = functools.partial(
+                elastic.choose_slices, space, arch, platform=platform
+            )
             cuts = {
                 "stream": cut("hidden", "bottleneck"),
                 "bottleneck": cut("bottleneck"),
@@ -111,25 +113,25 @@ class MobileBert(nn.Module):
                 "ffn": cut("bottleneck", "ffn", parts=parts, units=self.arch.units),
             }
         layer = functools.partial(
-            _layer,
+            _mobilebert_layer,
             arch=arch,
             heads=self.arch.heads,  # where no sub-network says otherwise
             norm=norm,
             tokens=tokens,
             reads=self.sizes.reads,
-            activation=activation(self.sizes.activation),
+            activation=activation_fn(self.sizes.activation),
             dtype=self.dtype,
             rate=self.dropout,
             mesh=self.mesh,
         )
-        return encoder.run(
+        return encoder.run_layers(
             layer, params, cuts, x, keys[1], self, arch, batch, qkv, states, depth
         )
 
     def _parameters(self):
         """Parameters with their logical axes; layers stacked along `layers`."""
         arch, sizes = self.arch, self.sizes
-        first, second = READS[sizes.reads]
+        first, second = ATTENTION_INPUTS[sizes.reads]
         size = {
             "vocab": sizes.vocab,
             "position": sizes.positions,
@@ -143,61 +145,61 @@ class MobileBert(nn.Module):
             "stacks": arch.stacks,
             "first": len(first),
             "second": len(second),
-            "norms": _norms(sizes.reads),
+            "norms": _num_input_norms(sizes.reads),
         }
         embeddings = {
-            "word": (normal, ("vocab", "embedding")),
-            "trigram_kernel": (normal, ("trigram", "hidden")),
-            "trigram_bias": (zeros, ("hidden",)),
-            "position": (normal, ("position", "hidden")),
-            "type": (normal, ("type", "hidden")),
-            "norm_scale": (ones, ("hidden",)),
-            "norm_bias": (zeros, ("hidden",)),
+            "word": (normal_init, ("vocab", "embedding")),
+            "trigram_kernel": (normal_init, ("trigram", "hidden")),
+            "trigram_bias": (zeros_init, ("hidden",)),
+            "position": (normal_init, ("position", "hidden")),
+            "type": (normal_init, ("type", "hidden")),
+            "norm_scale": (ones_init, ("hidden",)),
+            "norm_bias": (zeros_init, ("hidden",)),
         }
         layer = {
-            "first_kernel": (normal, ("hidden", "first", "bottleneck")),
-            "first_bias": (zeros, ("first", "bottleneck")),
-            "first_norm_scale": (ones, ("norms", "bottleneck")),
-            "first_norm_bias": (zeros, ("norms", "bottleneck")),
-            "attention_kernel": (normal, ("bottleneck", "bottleneck")),
-            "attention_bias": (zeros, ("bottleneck",)),
-            "attention_norm_scale": (ones, ("bottleneck",)),
-            "attention_norm_bias": (zeros, ("bottleneck",)),
-            "ffn_in_kernel": (normal, ("stacks", "bottleneck", "ffn")),
-            "ffn_in_bias": (zeros, ("stacks", "ffn")),
-            "ffn_out_kernel": (normal, ("stacks", "ffn", "bottleneck")),
-            "ffn_out_bias": (zeros, ("stacks", "bottleneck")),
-            "ffn_norm_scale": (ones, ("stacks", "bottleneck")),
-            "ffn_norm_bias": (zeros, ("stacks", "bottleneck")),
-            "out_kernel": (normal, ("bottleneck", "hidden")),
-            "out_bias": (zeros, ("hidden",)),
-            "out_norm_scale": (ones, ("hidden",)),
-            "out_norm_bias": (zeros, ("hidden",)),
+            "first_kernel": (normal_init, ("hidden", "first", "bottleneck")),
+            "first_bias": (zeros_init, ("first", "bottleneck")),
+            "first_norm_scale": (ones_init, ("norms", "bottleneck")),
+            "first_norm_bias": (zeros_init, ("norms", "bottleneck")),
+            "attention_kernel": (normal_init, ("bottleneck", "bottleneck")),
+            "attention_bias": (zeros_init, ("bottleneck",)),
+            "attention_norm_scale": (ones_init, ("bottleneck",)),
+            "attention_norm_bias": (zeros_init, ("bottleneck",)),
+            "ffn_in_kernel": (normal_init, ("stacks", "bottleneck", "ffn")),
+            "ffn_in_bias": (zeros_init, ("stacks", "ffn")),
+            "ffn_out_kernel": (normal_init, ("stacks", "ffn", "bottleneck")),
+            "ffn_out_bias": (zeros_init, ("stacks", "bottleneck")),
+            "ffn_norm_scale": (ones_init, ("stacks", "bottleneck")),
+            "ffn_norm_bias": (zeros_init, ("stacks", "bottleneck")),
+            "out_kernel": (normal_init, ("bottleneck", "hidden")),
+            "out_bias": (zeros_init, ("hidden",)),
+            "out_norm_scale": (ones_init, ("hidden",)),
+            "out_norm_bias": (zeros_init, ("hidden",)),
         }
         if second:
             layer |= {
-                "second_kernel": (normal, ("bottleneck", "second", "bottleneck")),
-                "second_bias": (zeros, ("second", "bottleneck")),
+                "second_kernel": (normal_init, ("bottleneck", "second", "bottleneck")),
+                "second_bias": (zeros_init, ("second", "bottleneck")),
             }
         layer = {key: (init, ("layers", *axes)) for key, (init, axes) in layer.items()}
         pooler = {
-            "kernel": (normal, ("hidden", "hidden")),
-            "bias": (zeros, ("hidden",)),
+            "kernel": (normal_init, ("hidden", "hidden")),
+            "bias": (zeros_init, ("hidden",)),
         }
         pooler = pooler if sizes.pooler else {}
-        return encoder.parameters(self, size, embeddings, layer, pooler)
+        return encoder.encoder_parameters(self, size, embeddings, layer, pooler)
 
 
-def _norms(reads: str) -> int:
+def _num_input_norms(reads: str) -> int:
     """Bottlenecks of a block's input: each has a norm of its own."""
-    return sum(name in ("input", "keys") for name in READS[reads][0])
+    return sum(name in ("input", "keys") for name in ATTENTION_INPUTS[reads][0])
 
 
-def _layer(
+def _mobilebert_layer(
     p, carry, cuts, *, arch, heads, norm, tokens, reads, activation, dtype, rate, mesh
 ):
     """One block, [T, D] -> [T, D], in pieces that `elastic` may cut."""
-    split = functools.partial(sharding.split, mesh=mesh)
+    split = functools.partial(sharding.split_channels, mesh=mesh)
     x, key = carry["x"], carry["key"]
     keys = [None] * 2
     if key is not None:
@@ -205,27 +207,27 @@ def _layer(
 
     def several(x, kernel, bias):
         """x [T, i], kernel [i, parts, o] -> [T, parts, o], as one product."""
-        flat = product("ti,io->to", x, kernel.reshape(kernel.shape[0], -1), dtype)
+        flat = einsum_f32acc("ti,io->to", x, kernel.reshape(kernel.shape[0], -1), dtype)
         return flat.reshape(-1, *bias.shape) + bias
 
     def one(x, kernel, bias):
-        return product("ti,io->to", x, kernel, dtype) + bias
+        return einsum_f32acc("ti,io->to", x, kernel, dtype) + bias
 
-    made = elastic.call(
+    made = elastic.sliced_call(
         several,
         cuts.get("stream"),
         (x, p["first_kernel"], p["first_bias"]),
         ((None, "hidden"), ("hidden", None, "bottleneck"), (None, "bottleneck")),
         (None, None, "bottleneck"),
     )
-    first, second = READS[reads]
+    first, second = ATTENTION_INPUTS[reads]
     parts = {name: made[:, i] for i, name in enumerate(first)}
     # The norms' order is the parts': input, then keys.
-    for i in range(_norms(reads)):
+    for i in range(_num_input_norms(reads)):
         scale, bias = p["first_norm_scale"][i], p["first_norm_bias"][i]
         parts[first[i]] = norm(parts[first[i]], scale, bias, n=arch.bottleneck)
     if second:
-        made = elastic.call(
+        made = elastic.sliced_call(
             several,
             cuts.get("bottleneck"),
             (
@@ -246,10 +248,10 @@ def _layer(
     def attend(qkv, kernel, bias, tokens, *key, heads=heads):
         size = qkv.shape[-1] // heads
         context = attention(qkv, tokens, size, dtype, rate, *key)
-        return product("ti,io->to", context, kernel, dtype) + bias
+        return einsum_f32acc("ti,io->to", context, kernel, dtype) + bias
 
     random = () if key is None else (keys[0],)
-    y = elastic.call(
+    y = elastic.sliced_call(
         attend,
         cuts.get("heads"),
         (qkv, p["attention_kernel"], p["attention_bias"]),
@@ -265,14 +267,14 @@ def _layer(
         cut = cuts.get("ffn")
         if on is not None:  # The layer is, and in it the stack.
             cut = cut._replace(on=on & cut.on)
-        inner = elastic.call(
+        inner = elastic.sliced_call(
             one,
             cut,
             (y, p["ffn_in_kernel"], p["ffn_in_bias"]),
             ((None, "bottleneck"), ("bottleneck", "ffn"), ("ffn",)),
             (None, "ffn"),
         )
-        z = elastic.call(
+        z = elastic.sliced_call(
             lambda inner, kernel, bias: one(activation(inner), kernel, bias),
             cut,
             (split(inner), p["ffn_out_kernel"], p["ffn_out_bias"]),
@@ -286,9 +288,9 @@ def _layer(
         return norm(z + y, scale, bias, n=arch.bottleneck, epsilon=epsilon)
 
     ffns = {name: value for name, value in p.items() if name.startswith("ffn_")}
-    stacked = elastic.while_on if cuts else elastic.first
+    stacked = elastic.masked_scan if cuts else elastic.scan_first_n
     y = stacked(ffn, ffns, y, arch.stacks)
-    z = elastic.call(
+    z = elastic.sliced_call(
         one,
         cuts.get("stream"),
         (y, p["out_kernel"], p["out_bias"]),
@@ -297,4 +299,4 @@ def _layer(
     )
     x = dropout(z, rate, keys[1]) + x
     x = norm(x, p["out_norm_scale"], p["out_norm_bias"], n=arch.hidden)
-    return encoder.noted(carry, x, qkv, key)
+    return encoder.record_outputs(carry, x, qkv, key)

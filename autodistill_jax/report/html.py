@@ -21,7 +21,7 @@ img { width: 100%; height: auto; } code { background: #f2f5f8; padding: 0 .25rem
 """
 
 
-def whole(title: str, body: str) -> str:
+def html_page(title: str, body: str) -> str:
     """A page that needs nothing beside it."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -31,7 +31,7 @@ def whole(title: str, body: str) -> str:
     )
 
 
-def table(head: list[str], rows: list[list[str]], marks: list[bool] = ()) -> str:
+def html_table(head: list[str], rows: list[list[str]], marks: list[bool] = ()) -> str:
     """A table of text cells; marked rows stand out."""
 
     def line(cells, tag, mark=False):
@@ -43,7 +43,7 @@ def table(head: list[str], rows: list[list[str]], marks: list[bool] = ()) -> str
     return f'<div class="wide"><table>\n{line(head, "th")}\n{body}\n</table></div>'
 
 
-def figure(rows: int, columns: int, size: tuple[float, float]):
+def new_figure(rows: int, columns: int, size: tuple[float, float]):
     """(figure, axes) of matplotlib, inches."""
     # Without pyplot, whose pictures may be a notebook's: it calls jobs in its own process.
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def figure(rows: int, columns: int, size: tuple[float, float]):
     return drawn, drawn.subplots(rows, columns)
 
 
-def picture(drawn, alt: str) -> str:
+def html_image(drawn, alt: str) -> str:
     """A matplotlib figure as an <img>, the data inside."""
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=130)

@@ -3,23 +3,23 @@
 import html
 
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.archs.arch import front as pareto
+from autodistill_jax.archs.arch import pareto_indices as pareto
 from autodistill_jax.experiment import workdir as common
 from autodistill_jax.report import html as page
-from autodistill_jax.search.proxies import LABELLED, PROXIES
+from autodistill_jax.search.proxies import LABELLED_PROXIES, PROXIES
 from autodistill_jax.train import sandwich
 
 _COLORS = {"largest": "#1f5f99", "smallest": "#5aa469", "random": "#a4aeb8"}
-_CHOSEN = "#d9822b"
+_CHOSEN_COLOR = "#d9822b"
 
 
-def front(found: dict, arch: Arch) -> str:
+def plot_front(found: dict, arch: Arch) -> str:
     """Proxy against latency and against FLOPs; the choice and the teacher."""
     if len(found["trials"]) == 1:
         return "<h2>The front</h2>\n<p>One Arch alone: nothing to choose from.</p>"
     how = found["latency"]
     timed = [t for t in found["trials"] if "latency_ms" in t]
-    drawn, (left, right) = page.figure(1, 2, (11, 4.4))
+    drawn, (left, right) = page.new_figure(1, 2, (11, 4.4))
     for axes, trials, key, scale, label in (
         (
             left,
@@ -49,19 +49,19 @@ def front(found: dict, arch: Arch) -> str:
             lw=1,
             label="front",
         )
-        mine = common.trial_of(found, arch)
+        mine = common.find_trial(found, arch)
         if key in mine:
             axes.plot(
                 mine[key] / scale,
                 mine["proxy"],
                 "*",
                 ms=17,
-                color=_CHOSEN,
+                color=_CHOSEN_COLOR,
                 label="chosen",
                 zorder=5,
             )
         # All others compare with the teacher.
-        if found["proxy"] not in (*LABELLED, "flash"):
+        if found["proxy"] not in (*LABELLED_PROXIES, "flash"):
             axes.plot(
                 found["teacher"][key] / scale,
                 0,
@@ -80,16 +80,16 @@ def front(found: dict, arch: Arch) -> str:
     right.legend(fontsize=8, loc="best", framealpha=0.9)
     return (
         "<h2>The front</h2>\n"
-        + page.picture(
+        + page.html_image(
             drawn, f"proxy against {how['source']} latency and multiply-adds"
         )
-        + f'<p class="note">{_which(found)} Lower and further left is better. The '
+        + f'<p class="note">{_describe_points(found)} Lower and further left is better. The '
         f"proxy {html.escape(found['proxy'])}: "
         f"{html.escape(PROXIES[found['proxy']])}.</p>"
     )
 
 
-def _which(found: dict) -> str:
+def _describe_points(found: dict) -> str:
     count, space = len(found["trials"]), found["space"]
     inherited = "a sub-network with the weights it has in the SuperLM."
     if found["sampler"] == "all":
@@ -105,12 +105,12 @@ def _which(found: dict) -> str:
     )
 
 
-def transfers(lines: dict[str, list[dict]]) -> str:
+def plot_transfers(lines: dict[str, list[dict]]) -> str:
     """The losses of full transfers, {name of the student: its lines}."""
     lines = {name: steps for name, steps in lines.items() if steps}
     if not lines:
         return "<h2>Losses</h2>\n<p>Nothing in metrics.jsonl yet.</p>"
-    drawn, axes = page.figure(1, 1, (11, 3.4))
+    drawn, axes = page.new_figure(1, 1, (11, 3.4))
     for name, steps in lines.items():
         axes.plot(*zip(*((s["step"], s["loss"]) for s in steps)), label=name, lw=1.4)
     axes.set_xlabel("step")
@@ -119,13 +119,13 @@ def transfers(lines: dict[str, list[dict]]) -> str:
     axes.legend(fontsize=8)
     return (
         "<h2>Losses of the transfers</h2>\n"
-        + page.picture(drawn, "training loss of each student, block after block")
+        + page.html_image(drawn, "training loss of each student, block after block")
         + '<p class="note">A stage a block (attention and output), then soft labels, '
         "hidden words and what else there is to learn.</p>"
     )
 
 
-def losses(steps: list[dict], objective, space: str = "") -> str:
+def plot_losses(steps: list[dict], objective, space: str = "") -> str:
     """The training losses of each role, of one of several spaces if it is named."""
     of = f" of the SuperLM {html.escape(space)}" if space else ""
     if not steps:
@@ -136,7 +136,7 @@ def losses(steps: list[dict], objective, space: str = "") -> str:
         if name.startswith("largest/") and not name.endswith("/total")
     ]
     names = ["total", *terms] if len(terms) > 1 else ["total"]
-    drawn, axes = page.figure(1, len(names), (11, 3.4))
+    drawn, axes = page.new_figure(1, len(names), (11, 3.4))
     for place, name in zip(axes if len(names) > 1 else [axes], names):
         for role in sandwich.ROLES:
             points = [
@@ -155,7 +155,7 @@ def losses(steps: list[dict], objective, space: str = "") -> str:
     )
     return (
         f"<h2>Losses by role{of}</h2>\n"
-        + page.picture(
+        + page.html_image(
             drawn, "training losses of largest, smallest, random sub-networks"
         )
         + f'<p class="note">total = {weights}; relation form '

@@ -17,28 +17,30 @@ from threadpoolctl import threadpool_limits
 from autodistill_jax.errors import UserError
 from autodistill_jax.search import ehvi
 
-_LISTED = 50_000  # A space up to here is listed, a larger one is drawn from.
-_SCORED = 2_000  # Candidates that are looked at before the moves around the best.
-_ROUNDS, _BEST = 4, 10  # Of moves, and how many points each starts from.
-_LONG = 16  # Values of an axis, from which not all are moved to.
-_FINALISTS = 300  # Candidates over which the front's own uncertainty is integrated.
-_PATIENCE = 30.0  # Seconds that another process has between a trial and its parameters.
+_MAX_LISTED = 50_000  # A space up to here is listed, a larger one is drawn from.
+_MAX_SCORED = 2_000  # Candidates that are looked at before the moves around the best.
+_MOVE_ROUNDS, _MOVE_STARTS = 4, 10  # Of moves, and how many points each starts from.
+_LONG_AXIS = 16  # Values of an axis, from which not all are moved to.
+_NUM_FINALISTS = 300  # Candidates over which the front's own uncertainty is integrated.
+_PARAMETERS_TIMEOUT = (
+    30.0  # Seconds that another process has between a trial and its parameters.
+)
 
 
 # The attribute of a trial that died with its process and is run again as another.
-LOST = "lost"
+ABANDONED = "lost"
 
 
-def lost(trial: optuna.trial.FrozenTrial) -> bool:
+def is_abandoned(trial: optuna.trial.FrozenTrial) -> bool:
     """One that came to an end after all is not."""
-    return bool(trial.user_attrs.get(LOST)) and trial.state != TrialState.COMPLETE
+    return bool(trial.user_attrs.get(ABANDONED)) and trial.state != TrialState.COMPLETE
 
 
-class Exhausted(UserError):
+class SpaceExhausted(UserError):
     """No point is left that may be tried."""
 
 
-class Sampler(optuna.samplers.BaseSampler):
+class BayesSampler(optuna.samplers.BaseSampler):
     """Bayesian search of a finite grid, one objective or more.
 
     A Gaussian process an objective and a constraint. The next point has the largest
@@ -79,7 +81,7 @@ class Sampler(optuna.samplers.BaseSampler):
         self._listed = None
         if self._size < 2:
             raise UserError("a space of one point needs no search; give an axis two")
-        if self._size <= _LISTED:
+        if self._size <= _MAX_LISTED:
             grid = itertools.product(*map(range, self._levels))
             self._listed = dict.fromkeys(filter(self._permits, grid))
 
@@ -92,14 +94,14 @@ class Sampler(optuna.samplers.BaseSampler):
         )
 
     def sample_relative(self, study, trial, search_space):
-        trials = _in_turn(study, trial, self._space.keys())
+        trials = _earlier_trials(study, trial, self._space.keys())
         rng = np.random.default_rng([self._seed, trial.number])
         data = self._read(trials, study.directions)
         fixed = trial.system_attrs.get("fixed_params", {})
         pool = self._pool(rng, data, fixed)
         if not pool:
             study.tell(trial.number, state=TrialState.FAIL)
-            raise Exhausted(
+            raise SpaceExhausted(
                 f"nothing is left to try: {len(data.taken)} of the space's "
                 f"{self._size} points are in the study and no other that is allowed "
                 "was found; widen the space or the budget, or end the search here"
@@ -128,12 +130,12 @@ class Sampler(optuna.samplers.BaseSampler):
         return np.stack([axis.scale[one] for axis, one in zip(axes, ranks)], axis=1)
 
     def _read(self, trials, directions):
-        data = _Data([], [], [], [], [], set(), {})
+        data = _TrialPoints([], [], [], [], [], set(), {})
         signs = [-1 if one.name == "MAXIMIZE" else 1 for one in directions]
         for trial in trials:
             fixed = trial.system_attrs.get("fixed_params", {})
             point = self.point(fixed | trial.params)
-            if point is None or lost(trial):
+            if point is None or is_abandoned(trial):
                 continue
             data.taken.add(point)
             if not trial.state.is_finished():
@@ -166,17 +168,17 @@ class Sampler(optuna.samplers.BaseSampler):
         """What is left, or some of it."""
         if self._listed is not None:
             left = self._open(self._listed, data.taken, fixed)
-            if len(left) <= _SCORED:
+            if len(left) <= _MAX_SCORED:
                 return left
-            return [left[i] for i in rng.choice(len(left), _SCORED, replace=False)]
+            return [left[i] for i in rng.choice(len(left), _MAX_SCORED, replace=False)]
         some = []
         # Where little is allowed it is the small: each round leans further to it.
         for lean in range(1, 21):
-            draws = rng.random((_SCORED, len(self._levels))) ** lean * self._levels
+            draws = rng.random((_MAX_SCORED, len(self._levels))) ** lean * self._levels
             some += self._open(
                 map(tuple, draws.astype(int).tolist()), data.taken, fixed
             )
-            if len(some) >= _SCORED // 2:
+            if len(some) >= _MAX_SCORED // 2:
                 break
         return some or self._moves(data.points, data.taken, fixed)
 
@@ -186,7 +188,7 @@ class Sampler(optuna.samplers.BaseSampler):
             (*point[:axis], rank, *point[axis + 1 :])
             for point in points
             for axis, levels in enumerate(self._levels)
-            for rank in _around(point[axis], levels)
+            for rank in _nearby_ranks(point[axis], levels)
         )
         return self._open(moves, taken, fixed)
 
@@ -216,19 +218,19 @@ class Sampler(optuna.samplers.BaseSampler):
         if len(pool) + len(data.taken) < self._size:
             # Moves start from measured points, too.
             scores.update(zip(data.points, rough(self._coordinates(data.points))))
-            for _ in range(_ROUNDS):
-                best = sorted(scores, key=scores.get)[-_BEST:]
+            for _ in range(_MOVE_ROUNDS):
+                best = sorted(scores, key=scores.get)[-_MOVE_STARTS:]
                 near = self._moves(best, data.taken | scores.keys(), fixed)
                 if not near:
                     break
                 scores.update(zip(near, rough(self._coordinates(near))))
         new = [point for point in scores if point not in data.taken]
-        finalists = sorted(new, key=scores.get)[-_FINALISTS:]
+        finalists = sorted(new, key=scores.get)[-_NUM_FINALISTS:]
         return finalists[np.argmax(fine(self._coordinates(finalists)))]
 
 
-def _around(rank, levels):
-    if levels <= _LONG:
+def _nearby_ranks(rank, levels):
+    if levels <= _LONG_AXIS:
         return range(levels)
     steps = [2**i for i in range(levels.bit_length())]
     near = {rank + sign * step for step in steps for sign in (-1, 1)}
@@ -256,7 +258,7 @@ def _axis(name, distribution):
     return _Axis(values, {value: i for i, value in enumerate(values)}, scale)
 
 
-class _Data(NamedTuple):
+class _TrialPoints(NamedTuple):
     """Trials as points. `values` are to be minimised; `counts`: which of `points` may be
     on the front; `constraints`: name -> (point, value) pairs."""
 
@@ -269,13 +271,15 @@ class _Data(NamedTuple):
     constraints: dict
 
 
-def _in_turn(study, trial, names):
+def _earlier_trials(study, trial, names):
     """The other trials, once those before this one have their parameters: its number is
     a ticket, and no two processes choose at once. One that died is not waited for."""
     start = time.monotonic()
     while True:
         others = [t for t in study.get_trials(False) if t.number != trial.number]
-        latest = datetime.datetime.now() - datetime.timedelta(seconds=_PATIENCE)
+        latest = datetime.datetime.now() - datetime.timedelta(
+            seconds=_PARAMETERS_TIMEOUT
+        )
         choosing = [
             other
             for other in others
@@ -284,6 +288,6 @@ def _in_turn(study, trial, names):
             and not names <= other.params.keys()
             and other.datetime_start > latest
         ]
-        if not choosing or time.monotonic() - start > _PATIENCE:
+        if not choosing or time.monotonic() - start > _PARAMETERS_TIMEOUT:
             return others
         time.sleep(0.01)

@@ -9,12 +9,14 @@ from scipy.special import log_ndtr, ndtr
 
 from autodistill_jax.search import gp
 
-_FITTED = 80  # Trials that hyper-parameters are fitted on: more change them little.
-_DRAWS = 16  # Of the front.
-_MARGIN = 0.5  # Of an objective's range, from its worst value to the reference point.
+_MAX_FITTED = 80  # Trials that hyper-parameters are fitted on: more change them little.
+_NUM_DRAWS = 16  # Of the front.
+_REFERENCE_MARGIN = (
+    0.5  # Of an objective's range, from its worst value to the reference point.
+)
 
 
-class Belief(NamedTuple):
+class Predictive(NamedTuple):
     """What is believed of one objective at c points: normal, or log-normal where `log`
     is set; mean and deviation: [c], of the logarithm then."""
 
@@ -23,7 +25,7 @@ class Belief(NamedTuple):
     log: bool = False
 
 
-def shortfall(belief: Belief, level: float) -> np.ndarray:
+def expected_shortfall(belief: Predictive, level: float) -> np.ndarray:
     """E[max(level - Y, 0)], [c]: by how much Y is expected to stay below the level."""
     if belief.log and level <= 0:
         return np.zeros_like(belief.mean)
@@ -38,8 +40,8 @@ def shortfall(belief: Belief, level: float) -> np.ndarray:
     return np.maximum(made, 0.0)
 
 
-def improvement(
-    beliefs: Sequence[Belief], front: np.ndarray, reference: np.ndarray
+def expected_improvement(
+    beliefs: Sequence[Predictive], front: np.ndarray, reference: np.ndarray
 ) -> np.ndarray:
     """The expected hypervolume improvement of c points, [c], exactly; of one objective:
     the expected improvement.
@@ -54,14 +56,16 @@ def improvement(
       reference: [objectives]; what is worse does not count.
     """
     if len(beliefs) == 1:
-        return shortfall(beliefs[0], min([reference[0], *front[:, 0]]))
+        return expected_shortfall(beliefs[0], min([reference[0], *front[:, 0]]))
     front = nondominated(front[(front < reference).all(axis=1)])
     total = before = np.zeros_like(beliefs[0].mean)
     for cut in [*np.unique(front[:, 0]), reference[0]]:
         left = front[front[:, 0] < cut]
-        now = shortfall(beliefs[0], cut)
+        now = expected_shortfall(beliefs[0], cut)
         width, before = now - before, now
-        total = total + width * improvement(beliefs[1:], left[:, 1:], reference[1:])
+        total = total + width * expected_improvement(
+            beliefs[1:], left[:, 1:], reference[1:]
+        )
     return total
 
 
@@ -73,17 +77,19 @@ def nondominated(values: np.ndarray) -> np.ndarray:
     return values[as_good.sum(axis=0) == 1]
 
 
-class Objective(NamedTuple):
+class FittedObjective(NamedTuple):
     """One objective's processes, of values that were shifted, scaled and perhaps made
     logarithms; the first has the best hyper-parameters, others are plausible."""
 
-    processes: list[gp.Process]
+    processes: list[gp.GPPosterior]
     centre: float
     spread: float
     log: bool
 
 
-def objective(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Objective:
+def fit_objective(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator
+) -> FittedObjective:
     """Fits y: [n], to be minimised, at x: [n, axes].
 
     What is far worse than the rest is drawn nearer, since its exact value says nothing
@@ -93,13 +99,13 @@ def objective(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Objecti
     low, middle, high = np.quantile(finite, (0.25, 0.5, 0.75))
     worst = middle + 5 * max(high - low, middle - finite.min())
     y = np.clip(np.nan_to_num(y, nan=worst), finite.min(), worst)
-    some = np.unique(np.linspace(0, len(y) - 1, _FITTED).astype(int))
+    some = np.unique(np.linspace(0, len(y) - 1, _MAX_FITTED).astype(int))
     made = []
     for log in (False, True) if y.min() > 0 else (False,):
         scaled = np.log(y) if log else y
         centre, spread = scaled.mean(), max(scaled.std(), 1e-9)
         scaled = (scaled - centre) / spread
-        theta = gp.fit(x[some], scaled[some])
+        theta = gp.fit_hyperparameters(x[some], scaled[some])
         # The densities of y itself: of the same thing in different units.
         evidence = -gp.negative_evidence(theta, x[some], scaled[some])[0]
         evidence -= len(some) * math.log(spread)
@@ -108,43 +114,43 @@ def objective(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Objecti
         made.append((evidence, log, centre, spread, theta, scaled))
     _, log, centre, spread, theta, scaled = max(made, key=lambda one: one[0])
     count = min(8, max(1, 500 // len(y)))  # Many trials leave little open.
-    thetas = gp.plausible(theta, x[some], scaled[some], rng, count)
-    processes = [gp.condition(one, x, scaled) for one in (theta, *thetas)]
-    return Objective(processes, centre, spread, log)
+    thetas = gp.plausible_hyperparameters(theta, x[some], scaled[some], rng, count)
+    processes = [gp.gp_posterior(one, x, scaled) for one in (theta, *thetas)]
+    return FittedObjective(processes, centre, spread, log)
 
 
-def belief(one: Objective, at: np.ndarray) -> Belief:
-    return _belief(one, *gp.predict(one.processes[0], at))
+def predictive(one: FittedObjective, at: np.ndarray) -> Predictive:
+    return _unscaled_predictive(one, *gp.predict_gp(one.processes[0], at))
 
 
-def _belief(one, mean, variance):
-    return Belief(
+def _unscaled_predictive(one, mean, variance):
+    return Predictive(
         one.centre + one.spread * mean, one.spread * np.sqrt(variance), one.log
     )
 
 
-def _raw(one, values):
+def _to_raw(one, values):
     return np.exp(values) if one.log else values
 
 
-def middle(one: Objective, at: np.ndarray) -> np.ndarray:
+def median_value(one: FittedObjective, at: np.ndarray) -> np.ndarray:
     """The median of an objective at points, in its own units."""
-    return _raw(one, belief(one, at).mean)
+    return _to_raw(one, predictive(one, at).mean)
 
 
-def drawn(
-    one: Objective, base: np.ndarray, at: np.ndarray, rng: np.random.Generator
-) -> Iterator[tuple[np.ndarray, Belief]]:
+def sample_fronts(
+    one: FittedObjective, base: np.ndarray, at: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, Predictive]]:
     """Values that the objective may have at base, and the belief at points then."""
     processes = one.processes[1:]
     for i, process in enumerate(processes):
-        share = _DRAWS // len(processes) + (i < _DRAWS % len(processes))
-        for values, mean, variance in gp.draws(process, base, at, rng, share):
-            raw = _raw(one, one.centre + one.spread * values)
-            yield raw, _belief(one, mean, variance)
+        share = _NUM_DRAWS // len(processes) + (i < _NUM_DRAWS % len(processes))
+        for values, mean, variance in gp.posterior_draws(process, base, at, rng, share):
+            raw = _to_raw(one, one.centre + one.spread * values)
+            yield raw, _unscaled_predictive(one, mean, variance)
 
 
-def chance(
+def feasibility_prob(
     told: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> Callable[[np.ndarray], np.ndarray]:
     """at -> the logarithm of the chance that all constraints are at most 0 there, [m].
@@ -160,13 +166,15 @@ def chance(
         y = np.clip(y / np.median(sizes) if len(sizes) else np.sign(y), -10, 10)
         # Not shifted: 0 is the limit, and where nothing is known both sides may be.
         y = y / max(np.sqrt(np.mean(y * y)), 1e-9)
-        some = np.unique(np.linspace(0, len(y) - 1, _FITTED).astype(int))
-        processes.append(gp.condition(gp.fit(x[some], y[some]), x, y))
+        some = np.unique(np.linspace(0, len(y) - 1, _MAX_FITTED).astype(int))
+        processes.append(
+            gp.gp_posterior(gp.fit_hyperparameters(x[some], y[some]), x, y)
+        )
 
     def of(at):
         made = np.zeros(len(at))
         for process in processes:
-            mean, variance = gp.predict(process, at)
+            mean, variance = gp.predict_gp(process, at)
             made = made + log_ndtr(-mean / np.sqrt(variance))
         return made
 
@@ -193,29 +201,31 @@ def acquisition(
       told: a constraint each: points and its values there, at most 0 is feasible.
       pending: [p, axes].
     """
-    objectives = [objective(x, column, rng) for column in values.T]
-    feasible = chance(told)
-    means = np.stack([middle(one, x) for one in objectives], axis=1)
+    objectives = [fit_objective(x, column, rng) for column in values.T]
+    feasible = feasibility_prob(told)
+    means = np.stack([median_value(one, x) for one in objectives], axis=1)
     seen = means[counts] if counts.any() else means
     # Beyond the worst, so that the ends of the front, not seen yet, are worth a trial.
     reach = np.maximum(np.ptp(seen, axis=0), 1e-9)
-    reference = seen.max(axis=0) + _MARGIN * reach
+    reference = seen.max(axis=0) + _REFERENCE_MARGIN * reach
 
     def worth(gain, at):
         return np.log(np.maximum(gain, 1e-300)) + feasible(at)
 
     def rough(at):
-        beliefs = [belief(one, at) for one in objectives]
-        return worth(improvement(beliefs, means[counts], reference), at)
+        beliefs = [predictive(one, at) for one in objectives]
+        return worth(expected_improvement(beliefs, means[counts], reference), at)
 
     def fine(at):
         base = np.concatenate([x, pending])
         likely = np.exp(feasible(pending)) if len(pending) else np.zeros(0)
         total = np.zeros(len(at))
-        for draw in zip(*(drawn(one, base, at, rng) for one in objectives)):
+        for draw in zip(*(sample_fronts(one, base, at, rng) for one in objectives)):
             points, beliefs = zip(*draw)
             front = np.concatenate([counts, rng.random(len(pending)) < likely])
-            total += improvement(beliefs, np.stack(points, axis=1)[front], reference)
+            total += expected_improvement(
+                beliefs, np.stack(points, axis=1)[front], reference
+            )
         return worth(total, at)
 
     return rough, fine

@@ -11,14 +11,14 @@ from scipy import linalg, optimize
 # cube and values of mean 0 and deviation 1: a length scale an axis, the deviation of
 # the function and that of the noise. They keep a fit of five points sane and are
 # outweighed by fifty.
-_LENGTH, _FUNCTION, _NOISE = (0.0, 0.7), (0.0, 0.7), (-2.0, 1.0)
-_LOWEST, _HIGHEST = -7.0, 4.0
-_OFFSET = 1.0  # Variance of the constant that the values are scattered about.
+_LENGTH_PRIOR, _FUNCTION_PRIOR, _NOISE_PRIOR = (0.0, 0.7), (0.0, 0.7), (-2.0, 1.0)
+_MIN_THETA, _MAX_THETA = -7.0, 4.0
+_OFFSET_VARIANCE = 1.0  # Variance of the constant that the values are scattered about.
 _JITTER = 1e-8
-_STEPS = 25
+_MAX_ITERATIONS = 25
 
 
-class Process(NamedTuple):
+class GPPosterior(NamedTuple):
     """A fitted process.
 
     Attributes:
@@ -42,7 +42,7 @@ def covariance(theta: np.ndarray, x: np.ndarray, z: np.ndarray) -> np.ndarray:
     square = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
     root = np.sqrt(5 * np.maximum(square, 0))
     matern = (1 + root + root * root / 3) * np.exp(-root)
-    return math.exp(2 * theta[axes]) * matern + _OFFSET
+    return math.exp(2 * theta[axes]) * matern + _OFFSET_VARIANCE
 
 
 def negative_evidence(
@@ -59,7 +59,7 @@ def negative_evidence(
     root = np.sqrt(5 * squares.sum(axis=0))
     decay = np.exp(-root)
     matern = variances[0] * (1 + root + root * root / 3) * decay
-    cov = matern + _OFFSET
+    cov = matern + _OFFSET_VARIANCE
     cov[np.diag_indices(count)] += variances[1] + _JITTER
     chol = linalg.cholesky(cov, lower=True, check_finite=False)
     weights = linalg.cho_solve((chol, True), y, check_finite=False)
@@ -86,11 +86,11 @@ def negative_evidence(
 
 def _priors(axes):
     # More axes, longer scales: distances grow with the root of their number.
-    length = (_LENGTH[0] + 0.5 * math.log(axes), _LENGTH[1])
-    return np.array([length] * axes + [_FUNCTION, _NOISE]).T
+    length = (_LENGTH_PRIOR[0] + 0.5 * math.log(axes), _LENGTH_PRIOR[1])
+    return np.array([length] * axes + [_FUNCTION_PRIOR, _NOISE_PRIOR]).T
 
 
-def fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def fit_hyperparameters(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The theta of the highest evidence, [d + 2], from one start: the priors' means."""
     start = _priors(x.shape[1])[0]
     found = optimize.minimize(
@@ -99,31 +99,35 @@ def fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         (x, y),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(_LOWEST, _HIGHEST)] * len(start),
-        options={"maxiter": _STEPS},
+        bounds=[(_MIN_THETA, _MAX_THETA)] * len(start),
+        options={"maxiter": _MAX_ITERATIONS},
     )
     return found.x
 
 
-def condition(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> Process:
+def gp_posterior(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> GPPosterior:
     """The process of that theta, having seen y: [n] at x: [n, d]."""
     cov = covariance(theta, x, x)
     cov[np.diag_indices(len(x))] += math.exp(2 * theta[-1]) + _JITTER
     chol = linalg.cholesky(cov, lower=True, check_finite=False)
-    return Process(x, theta, chol, linalg.cho_solve((chol, True), y))
+    return GPPosterior(x, theta, chol, linalg.cho_solve((chol, True), y))
 
 
-def predict(process: Process, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predict_gp(process: GPPosterior, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the function itself at z: [m, d]."""
     cross = covariance(process.theta, process.x, z)
     part = linalg.solve_triangular(process.chol, cross, lower=True, check_finite=False)
-    own = math.exp(2 * process.theta[-2]) + _OFFSET
+    own = math.exp(2 * process.theta[-2]) + _OFFSET_VARIANCE
     variance = np.maximum(own - (part * part).sum(axis=0), _JITTER)
     return cross.T @ process.weights, variance
 
 
-def draws(
-    process: Process, base: np.ndarray, z: np.ndarray, rng: np.random.Generator, n: int
+def posterior_draws(
+    process: GPPosterior,
+    base: np.ndarray,
+    z: np.ndarray,
+    rng: np.random.Generator,
+    n: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """What the function may be at `base`, jointly, and what is then expected at z.
 
@@ -145,7 +149,7 @@ def draws(
     gain = linalg.solve_triangular(
         chol, covariance(theta, base, z), lower=True, check_finite=False
     )
-    own = math.exp(2 * theta[-2]) + _OFFSET
+    own = math.exp(2 * theta[-2]) + _OFFSET_VARIANCE
     variance = np.maximum(own - (gain * gain).sum(axis=0), _JITTER)
     for _ in range(n):
         values = seen.T @ process.weights + root @ rng.normal(size=len(base))
@@ -153,7 +157,7 @@ def draws(
         yield values, gain.T @ white, variance
 
 
-def plausible(
+def plausible_hyperparameters(
     best: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator, n: int
 ) -> np.ndarray:
     """n thetas, [n, d + 2], from the normal distribution that the evidence has about
@@ -169,4 +173,4 @@ def plausible(
     values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
     # No flatter than the priors are: the top may lie at a bound.
     normal = rng.normal(size=(n, len(best))) / np.sqrt(np.maximum(values, 1.0))
-    return np.clip(best + normal @ vectors.T, _LOWEST, _HIGHEST)
+    return np.clip(best + normal @ vectors.T, _MIN_THETA, _MAX_THETA)

@@ -14,12 +14,13 @@ from autodistill_jax import metrics, sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
+from autodistill_jax.models import heads
 from autodistill_jax.models.build import Module
 from autodistill_jax.search import proxy_programs
-from autodistill_jax.search.proxy_finetune import tuned
+from autodistill_jax.search.proxy_finetune import parallel_finetune
 from autodistill_jax.train import classification, distillation
 from autodistill_jax.train.objective import Objective
-from autodistill_jax.train.sandwich import as_arrays
+from autodistill_jax.train.sandwich import stack_archs
 
 # name -> what it is; lower is better for all of them.
 PROXIES = {
@@ -34,11 +35,11 @@ PROXIES = {
     "relation_code": "held-out relation loss, squared error of scores",
     "relation_minilmv2": "held-out relation loss, KL of softmaxes",
 }
-LABELLED = ("proxy", "probe")
+LABELLED_PROXIES = ("proxy", "probe")
 Proxy = Callable[[Sequence[AnyArch]], dict[AnyArch, dict[str, float]]]
 
 
-class Given(NamedTuple):
+class ProxyInputs(NamedTuple):
     """What proxies look at.
 
     module, params: the SuperLM (with its matchers). teacher, teacher_params: with its
@@ -54,13 +55,13 @@ class Given(NamedTuple):
     batch_size: int
     objective: Objective
     mesh: jax.sharding.Mesh
-    labelled: classification.Rows | None = None
+    labelled: classification.ClassificationData | None = None
     tuning: Mapping[str, Any] | None = None
     tuned_module: Module | None = None
     seed: int = 0
 
 
-def check(name: str, field: str, weights: Mapping[str, float], task: str) -> None:
+def check_proxy(name: str, field: str, weights: Mapping[str, float], task: str) -> None:
     """Raises UserError if there is no such proxy, or it lacks what it needs."""
     if name not in PROXIES:
         raise UserError(f"{field} has {name!r}; it must be one of {', '.join(PROXIES)}")
@@ -74,14 +75,16 @@ def check(name: str, field: str, weights: Mapping[str, float], task: str) -> Non
             f"{field} has 'pooled', but distill.terms has no pooled term whose matcher "
             "it could use; add the term or take another proxy, e.g. 'similarity'"
         )
-    if name in LABELLED and not task:
+    if name in LABELLED_PROXIES and not task:
         raise UserError(
             f"{field} has {name!r}, which needs a labelled task; set "
             f"{field.split('.')[0]}.task, e.g. 'stsb'"
         )
 
 
-def enough(held_out: Mapping[str, np.ndarray], width: int, field: str) -> None:
+def check_heldout_size(
+    held_out: Mapping[str, np.ndarray], width: int, field: str
+) -> None:
     """Raises UserError if "hidden" had too few tokens to fit so wide a network on: it
     would fit noise, and call narrow networks better."""
     half = int(held_out["tokens"].sum()) // 2
@@ -93,18 +96,20 @@ def enough(held_out: Mapping[str, np.ndarray], width: int, field: str) -> None:
         )
 
 
-def make(name: str, given: Given) -> Proxy:
+def make_proxy(name: str, given: ProxyInputs) -> Proxy:
     """proxy(archs) -> {arch: {"proxy": lower is better, and what else is known}}."""
     if name == "proxy":
-        return _tuned(given)
+        return _finetune_proxy(given)
     if name in ("probe", "similarity", "hidden"):
-        return {"probe": _probe, "similarity": _similarity, "hidden": _hidden}[name](
-            given
-        )
-    return _loss(given._replace(objective=judged_by(name, given.objective)))
+        return {
+            "probe": _probe_proxy,
+            "similarity": _similarity_proxy,
+            "hidden": _hidden_proxy,
+        }[name](given)
+    return _loss_proxy(given._replace(objective=proxy_objective(name, given.objective)))
 
 
-def judged_by(name: str, objective: Objective) -> Objective:
+def proxy_objective(name: str, objective: Objective) -> Objective:
     """What a proxy that is a held-out loss takes of the terms that were trained."""
     if name == "pooled":
         return objective._replace(weights={"pooled": 1.0})
@@ -114,7 +119,7 @@ def judged_by(name: str, objective: Objective) -> Objective:
     return objective
 
 
-def _loss(given: Given) -> Proxy:
+def _loss_proxy(given: ProxyInputs) -> Proxy:
     """The mean held-out distillation terms; the teacher's targets are made once a call,
     and only one batch of them is held at a time."""
     objective, vocab = given.objective, given.module.sizes.vocab
@@ -128,7 +133,9 @@ def _loss(given: Given) -> Proxy:
             )
         ),
     )
-    of_teacher, sums = proxy_programs.of_losses(given.module, given.teacher, objective)
+    of_teacher, sums = proxy_programs.loss_programs(
+        given.module, given.teacher, objective
+    )
     teacher_params = jax.device_put(
         given.teacher_params, sharding.replicated(given.mesh)
     )
@@ -136,12 +143,12 @@ def _loss(given: Given) -> Proxy:
     def proxy(archs):
         totals = {arch: [] for arch in archs}
         count = 0.0
-        for rows in loader.evaluation(held_out, given.batch_size):
-            batch = loader.put(rows, given.mesh)
+        for rows in loader.eval_batches(held_out, given.batch_size):
+            batch = loader.to_devices(rows, given.mesh)
             target = of_teacher(teacher_params, batch)
             count += float(rows["rows"].sum())
             for arch in archs:
-                made = sums(given.params, batch, target, as_arrays([arch]))
+                made = sums(given.params, batch, target, stack_archs([arch]))
                 totals[arch].append(made)
         made = {}
         for arch, parts in totals.items():
@@ -155,10 +162,10 @@ def _loss(given: Given) -> Proxy:
     return proxy
 
 
-def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
+def _outputs_fn(given: ProxyInputs, side: Mapping, pooled: bool) -> Callable:
     """outputs(arch) -> embeddings [rows, hidden], or hidden states of all real tokens
     [tokens, hidden]; of the teacher where arch is None."""
-    teacher, student = proxy_programs.of_outputs(
+    teacher, student = proxy_programs.output_programs(
         given.module, given.teacher, given.objective, pooled
     )
 
@@ -167,13 +174,13 @@ def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
         if arch is None:
             everywhere = sharding.replicated(given.mesh)
             params = jax.device_put(given.teacher_params, everywhere)
-        for rows in loader.evaluation(side, given.batch_size):
-            batch = loader.put(rows, given.mesh)
+        for rows in loader.eval_batches(side, given.batch_size):
+            batch = loader.to_devices(rows, given.mesh)
             if arch is None:
                 out = teacher(params, batch)
             else:
-                out = student(given.params, batch, as_arrays([arch]))
-            out = sharding.fetch(out)[rows["rows"]]
+                out = student(given.params, batch, stack_archs([arch]))
+            out = sharding.to_host(out)[rows["rows"]]
             made.append(out if pooled else out[rows["tokens"][rows["rows"]] > 0])
         made = np.concatenate(made)
         return made if arch is None else made[:, : arch.hidden]
@@ -181,8 +188,8 @@ def _outputs(given: Given, side: Mapping, pooled: bool) -> Callable:
     return outputs
 
 
-def _similarity(given: Given) -> Proxy:
-    outputs = _outputs(given, given.held_out, pooled=True)
+def _similarity_proxy(given: ProxyInputs) -> Proxy:
+    outputs = _outputs_fn(given, given.held_out, pooled=True)
     count = len(given.held_out["ids"])
     # Each text with its ten followers: pairs enough for a steady rank correlation.
     pairs = [(i, (i + step) % count) for step in range(1, 11) for i in range(count)]
@@ -206,10 +213,10 @@ def _similarity(given: Given) -> Proxy:
     return proxy
 
 
-def _hidden(given: Given) -> Proxy:
+def _hidden_proxy(given: ProxyInputs) -> Proxy:
     from sklearn.linear_model import Ridge
 
-    outputs = _outputs(given, given.held_out, pooled=False)
+    outputs = _outputs_fn(given, given.held_out, pooled=False)
     wanted = None
 
     def proxy(archs):
@@ -227,14 +234,14 @@ def _hidden(given: Given) -> Proxy:
     return proxy
 
 
-def _probe(given: Given) -> Proxy:
+def _probe_proxy(given: ProxyInputs) -> Proxy:
     rows = given.labelled
-    params = proxy_programs.network(given.params)
+    params = heads.encoder_params(given.params)
 
     @jax.jit
     def read(params, batch):
         arch = jax.tree.map(lambda x: x[0], params["archs"])
-        return classification.features(
+        return classification.task_features(
             given.module,
             params["network"],
             batch,
@@ -246,16 +253,18 @@ def _probe(given: Given) -> Proxy:
     def proxy(archs):
         made = {}
         for arch in archs:
-            both = {"network": params, "archs": as_arrays([arch])}
-            score = classification.probe(read, both, rows, given.batch_size, given.mesh)
+            both = {"network": params, "archs": stack_archs([arch])}
+            score = classification.linear_probe_score(
+                read, both, rows, given.batch_size, given.mesh
+            )
             made[arch] = {"proxy": 1 - score, "score": score}
         return made
 
     return proxy
 
 
-def _tuned(given: Given) -> Proxy:
-    run = tuned(
+def _finetune_proxy(given: ProxyInputs) -> Proxy:
+    run = parallel_finetune(
         given.tuned_module,
         given.params,
         given.labelled,

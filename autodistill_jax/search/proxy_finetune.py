@@ -11,16 +11,16 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.metrics import METRICS
-from autodistill_jax.models import build
+from autodistill_jax.models import build, heads
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import classification, distillation, optimizer
-from autodistill_jax.train.sandwich import as_arrays
+from autodistill_jax.train import classification, optimizer
+from autodistill_jax.train.sandwich import stack_archs
 
 
-def tuned(
+def parallel_finetune(
     module: Module,
     params: dict,
-    rows: classification.Rows,
+    rows: classification.ClassificationData,
     settings: Mapping[str, Any],
     pooling: str,
     mesh: Mesh,
@@ -37,12 +37,12 @@ def tuned(
       settings: steps, batch_size, learning_rate, warmup, weight_decay, clip.
     """
     steps, batch_size = settings["steps"], settings["batch_size"]
-    moves = optimizer.make(settings, steps, build.axes(module))
+    moves = optimizer.make_optimizer(settings, steps, build.param_axes(module))
     module = module.clone(mesh=None)  # Inside, each device is alone.
-    step = classification.make_step(module, rows, moves, pooling)
-    own = PartitionSpec(sharding.AXES)
+    step = classification.classification_step(module, rows, moves, pooling)
+    own = PartitionSpec(sharding.MESH_AXES)
     there = NamedSharding(mesh, own)
-    encoder = jax.tree.map(np.asarray, distillation.network(params))
+    encoder = jax.tree.map(np.asarray, heads.encoder_params(params))
 
     def each(fn):
         """fn of one candidate -> the same of one a device, stacked."""
@@ -63,7 +63,7 @@ def tuned(
     train = jax.jit(each(moved), donate_argnums=0)
     predict = jax.jit(
         each(
-            lambda p, b, a: classification.logits(
+            lambda p, b, a: classification.task_logits(
                 module, p, b, pooling, rows.classes, a
             )
         )
@@ -74,26 +74,30 @@ def tuned(
 
     def together(candidates):
         """As many candidates as there are devices."""
-        archs = jax.device_put(as_arrays([arch for arch, _ in candidates]), there)
-        feeds = [loader.training(rows.train, batch_size, s) for _, s in candidates]
+        archs = jax.device_put(stack_archs([arch for arch, _ in candidates]), there)
+        feeds = [loader.train_batches(rows.train, batch_size, s) for _, s in candidates]
         seeds = np.asarray([seed for _, seed in candidates], np.int32)
         keys = [jax.random.key(seed) for seed in seeds]
-        heads = [classification.head(k, module.arch.hidden, rows) for k in keys]
+        heads = [
+            classification.init_task_head(k, module.arch.hidden, rows) for k in keys
+        ]
         seeds = jax.device_put(seeds, there)
         started = [{**encoder, **jax.tree.map(np.asarray, head)} for head in heads]
-        state = begin(jax.device_put(_stack(started), there))
+        state = begin(jax.device_put(_stack_trees(started), there))
         for i in range(steps):
-            batch = jax.device_put(_stack([feed[i] for feed in feeds]), there)
+            batch = jax.device_put(_stack_trees([feed[i] for feed in feeds]), there)
             now = jax.device_put(np.full(len(candidates), i, np.int32), there)
             state = train(state, batch, seeds, now, archs)
         made = []
-        for batch in loader.evaluation(rows.dev, batch_size):
+        for batch in loader.eval_batches(rows.dev, batch_size):
             batch.pop("rows")
-            same = jax.device_put(_stack([batch] * len(candidates)), there)
-            made.append(sharding.fetch(predict(state["params"], same, archs)))
+            same = jax.device_put(_stack_trees([batch] * len(candidates)), there)
+            made.append(sharding.to_host(predict(state["params"], same, archs)))
         made = np.concatenate(made, axis=1)[:, : len(rows.dev["label"])]
         return [
-            METRICS[rows.metric](rows.dev["label"], classification.decide(one, rows))
+            METRICS[rows.metric](
+                rows.dev["label"], classification.predictions_from_logits(one, rows)
+            )
             for one in made
         ]
 
@@ -109,5 +113,5 @@ def tuned(
     return run
 
 
-def _stack(trees: Sequence[Mapping]) -> dict[str, np.ndarray]:
+def _stack_trees(trees: Sequence[Mapping]) -> dict[str, np.ndarray]:
     return {name: np.stack([tree[name] for tree in trees]) for name in trees[0]}

@@ -9,12 +9,13 @@ import numpy as np
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
-from autodistill_jax.search.study_loop import Unpromising
+from autodistill_jax.models import heads
+from autodistill_jax.search.study_loop import TrialPruned
 from autodistill_jax.train import distillation, flash_distillation, pretraining
 
 
-def score(
-    transfer: flash_distillation.Transfer,
+def flash_proxy(
+    transfer: flash_distillation.BlockwiseTransfer,
     feed: Sequence[Mapping[str, np.ndarray]],
     rows: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
@@ -32,21 +33,21 @@ def score(
     when all blocks are done, and there is no last stage.
 
     Args:
-      settings: see `flash_distillation.run`; batch_size for the rows, too; stop: above so many times
+      settings: see `flash_distillation.run_transfer`; batch_size for the rows, too; stop: above so many times
         the median of the transfer losses of `others` a candidate stops there; 0: never.
 
     Raises:
       Unpromising: it was stopped by that rule.
     """
     size = settings["batch_size"]
-    loss = held_out_loss(transfer, rows, size, mesh, seed)
+    loss = heldout_block_loss(transfer, rows, size, mesh, seed)
     found = {}
 
     def judge(params):
         found["transfer"] = loss(params)
         limit = settings["stop"] * float(np.median(others)) if others else 0.0
         if limit and found["transfer"] > limit:
-            raise Unpromising(
+            raise TrialPruned(
                 f"transfer loss {found['transfer']:.4f}, over flash.stop "
                 f"{settings['stop']:g} times the median"
             )
@@ -54,7 +55,7 @@ def score(
     headed = "logits" in transfer.objective.weights
     if not headed:
         transfer = transfer._replace(objective=transfer.objective._replace(weights={}))
-    params = flash_distillation.run(
+    params = flash_distillation.run_transfer(
         transfer,
         feed,
         settings,
@@ -67,10 +68,10 @@ def score(
     if not headed:
         return {"proxy": found["transfer"], **found}
     objective = transfer.objective
-    right = pretraining.accuracies(
+    right = pretraining.pretraining_accuracies(
         transfer.module.clone(dropout=0.0),
-        distillation.network(params),
-        distillation.heads(params),
+        heads.encoder_params(params),
+        heads.head_params(params),
         rows,
         objective.special,
         mesh,
@@ -83,8 +84,8 @@ def score(
     return {"proxy": 1 - float(np.mean(list(right.values()))), **told, **found}
 
 
-def held_out_loss(
-    transfer: flash_distillation.Transfer,
+def heldout_block_loss(
+    transfer: flash_distillation.BlockwiseTransfer,
     rows: Mapping[str, np.ndarray],
     batch_size: int,
     mesh: jax.sharding.Mesh,
@@ -97,11 +98,11 @@ def held_out_loss(
         dict(distillation.shown(rows, transfer.objective, vocab, jax.random.key(seed))),
     )
     theirs = jax.device_put(dict(transfer.teacher_params), sharding.replicated(mesh))
-    one = of_block(transfer)
+    one = block_loss_program(transfer)
 
     def loss(params):
         blocks = [
-            loader.over(
+            loader.map_batches(
                 lambda batch, k=k: one(params, theirs, batch, jnp.int32(k)),
                 rows,
                 batch_size,
@@ -114,8 +115,8 @@ def held_out_loss(
     return loss
 
 
-def of_block(transfer: flash_distillation.Transfer) -> Callable:
+def block_loss_program(transfer: flash_distillation.BlockwiseTransfer) -> Callable:
     """loss(params, teacher_params, batch, k) of block k, [B]: one program for all."""
     return jax.jit(
-        lambda p, t, b, k: flash_distillation.block(transfer, p, t, b, k)["total"]
+        lambda p, t, b, k: flash_distillation.block_loss(transfer, p, t, b, k)["total"]
     )

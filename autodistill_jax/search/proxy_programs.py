@@ -5,13 +5,12 @@ from collections.abc import Callable
 import jax
 
 from autodistill_jax.models.build import Module
+from autodistill_jax.models.heads import encoder_params
 from autodistill_jax.train import distillation, losses
 from autodistill_jax.train.objective import Objective
 
-_NOT = (distillation.AUXILIARY, "words_", "head_")
 
-
-def of_losses(
+def loss_programs(
     module: Module, teacher: Module, objective: Objective
 ) -> tuple[Callable, Callable]:
     """(targets(teacher_params, batch), sums(params, batch, targets, archs)): {term: its sum
@@ -19,14 +18,18 @@ def of_losses(
 
     def sums(params, batch, target, archs):
         arch = jax.tree.map(lambda x: x[0], archs)
-        made = distillation.terms(module, params, batch, target, objective, arch)
+        made = distillation.distillation_losses(
+            module, params, batch, target, objective, arch
+        )
         return {name: (value * batch["rows"]).sum() for name, value in made.items()}
 
-    targets = jax.jit(lambda p, b: distillation.targets(teacher, p, b, objective))
+    targets = jax.jit(
+        lambda p, b: distillation.teacher_targets(teacher, p, b, objective)
+    )
     return targets, jax.jit(sums)
 
 
-def of_outputs(
+def output_programs(
     module: Module, teacher: Module, objective: Objective, pooled: bool
 ) -> tuple[Callable, Callable]:
     """(of_teacher(teacher_params, batch), of_student(params, batch, archs)): embeddings
@@ -35,7 +38,7 @@ def of_outputs(
     def run(module, params, batch, archs):
         arch = None if archs is None else jax.tree.map(lambda x: x[0], archs)
         out = module.apply(
-            {"params": network(params)},
+            {"params": encoder_params(params)},
             batch["ids"],
             batch["tokens"],
             arch,
@@ -43,14 +46,11 @@ def of_outputs(
         )
         if not pooled:
             return out.hidden
-        return losses.pool(out.hidden, out.pooler, batch["tokens"], objective.pooling)
+        return losses.pool_tokens(
+            out.hidden, out.pooler, batch["tokens"], objective.pooling
+        )
 
     return (
         jax.jit(lambda p, b: run(teacher, p, b, None)),
         jax.jit(lambda p, b, a: run(module, p, b, a)),
     )
-
-
-def network(params: dict) -> dict:
-    """Parameters without matchers and heads."""
-    return {k: v for k, v in params.items() if not k.startswith(_NOT)}

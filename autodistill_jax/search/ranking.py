@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from autodistill_jax.archs.arch import Arch
+from autodistill_jax.metrics import kendall_tau
 
-_DRAWS = 2000
+_NUM_BOOTSTRAPS = 2000
 
 
-def draw(
+def draw_by_flops(
     flops: Mapping[Arch, float], count: int, bands: int, seed: int
 ) -> dict[Arch, int]:
     """{Arch: its band}: `count` Archs over the whole space, evenly over bands of FLOPs.
@@ -28,22 +29,7 @@ def draw(
     return made
 
 
-def tau(
-    one: Sequence[float], other: Sequence[float], same: np.ndarray | None = None
-) -> float:
-    """Kendall's tau-b, over the pairs that `same` [n, n] admits (all, if None).
-
-    0 where no pair is ordered on one of the sides.
-    """
-    signs = [np.sign(np.subtract.outer(x, x)) for x in map(np.asarray, (one, other))]
-    admitted = np.ones_like(signs[0]) if same is None else same
-    ordered = [(admitted * np.square(sign)).sum() for sign in signs]
-    if min(ordered) == 0:
-        return 0.0
-    return float((admitted * signs[0] * signs[1]).sum() / np.sqrt(np.prod(ordered)))
-
-
-def table(
+def rank_table(
     quality: Sequence[float],
     scores: Mapping[str, Sequence[float]],
     bands: Sequence[int],
@@ -66,7 +52,7 @@ def table(
     """
     rng = np.random.default_rng(seed)
     quality, bands = np.asarray(quality), np.asarray(bands)
-    draws = rng.integers(len(quality), size=(_DRAWS, len(quality)))
+    draws = rng.integers(len(quality), size=(_NUM_BOOTSTRAPS, len(quality)))
     made: dict[str, dict[str, Any]] = {name: {} for name in scores}
     for scope in ("overall", "within"):
 
@@ -81,12 +67,12 @@ def table(
             values = np.asarray(values)
             spread[name] = np.asarray(
                 [
-                    tau(values[picks], quality[picks], pairs)
+                    kendall_tau(values[picks], quality[picks], pairs)
                     for picks, pairs in zip(draws, admitted)
                 ]
             )
             made[name][scope] = {
-                "tau": tau(values, quality, same(whole)),
+                "tau": kendall_tau(values, quality, same(whole)),
                 "interval": _interval(spread[name]),
             }
         for name in scores:

@@ -19,17 +19,17 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.search import bayes
 
 # The attribute of a trial that another study has run.
-EARLIER = "earlier"
-OWN = ("beat", EARLIER)  # What trials carry for this file alone.
-BEAT = 10.0  # Seconds between a running trial's signs of life.
-PATIENCE = 60.0  # Seconds without one after which it is taken for lost.
+WARM_START = "earlier"
+INTERNAL_ATTRS = ("beat", WARM_START)  # What trials carry for this file alone.
+HEARTBEAT_SECONDS = 10.0  # Seconds between a running trial's signs of life.
+HEARTBEAT_TIMEOUT = 60.0  # Seconds without one after which it is taken for lost.
 
 
-class Unpromising(Exception):
+class TrialPruned(Exception):
     """An evaluation that a rule has stopped."""
 
 
-def sampler(
+def make_sampler(
     name: str,
     space: Space,
     seed: int,
@@ -42,8 +42,10 @@ def sampler(
     process: with the same seed they would suggest the same again.
     """
     if name == "bayes":
-        return bayes.Sampler(
-            distributions(space), seed, allowed=lambda chosen: allowed(space.at(chosen))
+        return bayes.BayesSampler(
+            search_distributions(space),
+            seed,
+            allowed=lambda chosen: allowed(space.at(chosen)),
         )
     made = {
         "random": optuna.samplers.RandomSampler,
@@ -53,14 +55,14 @@ def sampler(
     return made[name](seed=zlib.crc32(repr((seed, begun)).encode()))
 
 
-def distributions(space: Space) -> dict[str, CategoricalDistribution]:
+def search_distributions(space: Space) -> dict[str, CategoricalDistribution]:
     return {
         name: CategoricalDistribution(values)
         for name, values in space.choices().items()
     }
 
 
-def run(
+def run_study(
     study: optuna.Study,
     space: Space,
     trials: int,
@@ -89,12 +91,12 @@ def run(
       keep: called after each trial.
     """
     exhausted = waiting = False
-    patience = 0.0 if alone else PATIENCE
+    patience = 0.0 if alone else HEARTBEAT_TIMEOUT
     while True:
-        if _rescue(study, space, patience, stage):
+        if _requeue_stale(study, space, patience, stage):
             exhausted = False
-        patience = PATIENCE
-        there = living(study)
+        patience = HEARTBEAT_TIMEOUT
+        there = counted_trials(study)
         if exhausted or len(there) >= trials:
             others = [one for one in there if not one.state.is_finished()]
             if not others:
@@ -102,42 +104,42 @@ def run(
             if not waiting:
                 log.say(f"{stage}: waiting for {len(others)} trials of other processes")
             waiting = True
-            time.sleep(min(1.0, BEAT))
+            time.sleep(min(1.0, HEARTBEAT_SECONDS))
             continue
         try:
-            trial = study.ask(distributions(space))
-        except bayes.Exhausted as error:
+            trial = study.ask(search_distributions(space))
+        except bayes.SpaceExhausted as error:
             log.say(f"{stage}: {error}")
             exhausted = True
             continue
-        if sum(one.number < trial.number for one in living(study)) >= trials:
-            _lose(study, trial.number)  # Another process was faster.
+        if sum(one.number < trial.number for one in counted_trials(study)) >= trials:
+            _requeue(study, trial.number)  # Another process was faster.
             continue
         arch = space.at(trial.params)
         told = f"{stage}: trial {len(there) + 1}/{trials}, {arch}"
-        known = {space.at(one.params): one for one in finished(study)}
-        with _beating(trial):
+        known = {space.at(one.params): one for one in finished_trials(study)}
+        with _heartbeat(trial):
             try:
-                _tried(
+                _try_trial(
                     study, trial, arch, known, latency, evaluate, bound, allowed, told
                 )
                 keep()
             except (UpdateFinishedTrialError, ValueError):
                 now = study.get_trials(deepcopy=False)[trial.number].state
                 if not now.is_finished():
-                    _lose(study, trial.number, again=trial.params)
+                    _requeue(study, trial.number, again=trial.params)
                     raise
                 log.say(f"{told}: was taken for lost meanwhile; another process has it")
             except BaseException:
-                _lose(study, trial.number, again=trial.params)
+                _requeue(study, trial.number, again=trial.params)
                 raise
 
 
-def _tried(study, trial, arch, *args):
+def _try_trial(study, trial, arch, *args):
     told = args[-1]
     try:
-        _one(study, trial, arch, *args)
-    except Unpromising as reason:
+        _run_trial(study, trial, arch, *args)
+    except TrialPruned as reason:
         study.tell(trial, state=TrialState.PRUNED)
         log.say(f"{told}: stopped early: {reason}")
     except UpdateFinishedTrialError:
@@ -149,14 +151,14 @@ def _tried(study, trial, arch, *args):
         log.say(f"{told}: failed: {reason}")
 
 
-def _one(study, trial, arch, known, latency, evaluate, bound, allowed, told):
+def _run_trial(study, trial, arch, known, latency, evaluate, bound, allowed, told):
     if not allowed(arch):
         study.tell(trial, state=TrialState.PRUNED)
         log.say(f"{told}: over a bound that is known without a trial")
         return
     if arch in known:  # Other samplers than ours may repeat themselves.
         for name, value in known[arch].user_attrs.items():
-            if name not in OWN:
+            if name not in INTERNAL_ATTRS:
                 trial.set_user_attr(name, value)
         study.tell(trial, known[arch].values)
         return
@@ -177,7 +179,7 @@ def _one(study, trial, arch, known, latency, evaluate, bound, allowed, told):
     log.say(f"{told}: proxy {proxy:.4f}, {milliseconds:.3g} ms")
 
 
-def inherit(
+def warm_start(
     study: optuna.Study,
     kin: str,
     space: Space,
@@ -192,16 +194,16 @@ def inherit(
         if other.study_name == study.study_name or other.user_attrs.get("kin") != kin:
             continue
         earlier = optuna.load_study(study_name=other.study_name, storage=study._storage)
-        known = {tuple(one.params.items()) for one in finished(study)}
+        known = {tuple(one.params.items()) for one in finished_trials(study)}
         fit = [
             optuna.trial.create_trial(
                 values=one.values,
                 params=one.params,
-                distributions=distributions(space),
-                user_attrs={**one.user_attrs, EARLIER: True},
+                distributions=search_distributions(space),
+                user_attrs={**one.user_attrs, WARM_START: True},
                 constraints=_constraints(one.values[1], bound),
             )
-            for one in finished(earlier)
+            for one in finished_trials(earlier)
             if tuple(one.params.items()) not in known
             and allowed(space.at(one.params))
             and (bound is None or one.values[1] <= bound)
@@ -215,27 +217,29 @@ def _constraints(milliseconds: float, bound: float | None) -> dict[str, float] |
     return None if bound is None else {"latency_ms": milliseconds - bound}
 
 
-def living(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def counted_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """The trials that count: all but the lost ones, which others run again, and those
     that came from an earlier study."""
     return [
         one
         for one in study.get_trials(deepcopy=False)
-        if not (bayes.lost(one) or one.user_attrs.get(EARLIER))
+        if not (bayes.is_abandoned(one) or one.user_attrs.get(WARM_START))
         and one.state != TrialState.WAITING
     ]
 
 
-def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _rescue(study: optuna.Study, space: Space, patience: float, stage: str) -> bool:
+def _requeue_stale(
+    study: optuna.Study, space: Space, patience: float, stage: str
+) -> bool:
     """Hands on the trials whose process gives no sign of life any more; were there any?"""
     now, found = time.time(), False
     for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         began = one.datetime_start.timestamp() if one.datetime_start else now
-        if now - max(one.user_attrs.get("beat", 0.0), began) >= patience and _lose(
+        if now - max(one.user_attrs.get("beat", 0.0), began) >= patience and _requeue(
             study, one.number, again=one.params
         ):
             arch = space.at(one.params) if one.params else "a trial"
@@ -244,12 +248,12 @@ def _rescue(study: optuna.Study, space: Space, patience: float, stage: str) -> b
     return found
 
 
-def _lose(study, number: int, again: Mapping[str, Any] | None = None) -> bool:
+def _requeue(study, number: int, again: Mapping[str, Any] | None = None) -> bool:
     """Marks a trial as lost, to be run again with the same parameters. False if another
     process was faster."""
     one = study.get_trials(deepcopy=False)[number]
     try:
-        study._storage.set_trial_user_attr(one._trial_id, bayes.LOST, True)
+        study._storage.set_trial_user_attr(one._trial_id, bayes.ABANDONED, True)
         study.tell(number, state=TrialState.FAIL)
     except (RuntimeError, ValueError):  # Finished meanwhile.
         return False
@@ -259,7 +263,7 @@ def _lose(study, number: int, again: Mapping[str, Any] | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def _beating(trial: optuna.Trial) -> Iterator[None]:
+def _heartbeat(trial: optuna.Trial) -> Iterator[None]:
     """Gives signs of life while a trial runs."""
     over = threading.Event()
 
@@ -268,7 +272,7 @@ def _beating(trial: optuna.Trial) -> Iterator[None]:
             # Told meanwhile, or the storage is away for a moment: the next may get there.
             with contextlib.suppress(Exception):
                 trial.set_user_attr("beat", time.time())
-            over.wait(BEAT)
+            over.wait(HEARTBEAT_SECONDS)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

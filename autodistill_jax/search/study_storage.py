@@ -15,7 +15,7 @@ from autodistill_jax.archs.arch import AnyArch, Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 
-_FILE = "study.db"
+_STUDY_FILE = "study.db"
 
 
 def open_study(
@@ -40,11 +40,11 @@ def open_study(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _created(folder, name, storage)
+    study = _create_study(folder, name, storage)
     with warnings.catch_warnings():  # That it may change one day.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["proxy", second])
-    ours = json.loads(json.dumps(_values(spaces)))
+    ours = json.loads(json.dumps(_axis_sizes(spaces)))
     theirs = study.user_attrs.get("space")
     if theirs is None:
         study.set_user_attr("space", ours)
@@ -52,22 +52,22 @@ def open_study(
         axes = ours | theirs
         axis = next(axis for axis in axes if ours.get(axis) != theirs.get(axis))
         raise UserError(
-            f"{shown(storage) or folder / 'study.db'} holds a study {name!r} of another "
+            f"{redacted_url(storage) or folder / 'study.db'} holds a study {name!r} of another "
             f"space: {axis} is {theirs.get(axis)} there and {ours.get(axis)} here; use "
             "another --workdir" + (" or storage" if storage else "")
         )
     return study
 
 
-def keep(folder: epath.Path) -> None:
+def upload_study(folder: epath.Path) -> None:
     """Sends a study that is a file to where it belongs, if that is a bucket."""
-    stored_files.keep(folder / _FILE)
+    stored_files.upload_mirror(folder / _STUDY_FILE)
 
 
-def check(storage: str, folder: epath.Path) -> None:
+def check_storage(storage: str, folder: epath.Path) -> None:
     """Raises UserError for a database that does not answer, within 10 s, and for a
     journal in a folder that cannot hold one."""
-    if storage == "journal" and stored_files.remote(folder):
+    if storage == "journal" and stored_files.is_remote(folder):
         raise UserError(
             f"search.storage is journal, a file that grows, and {folder} is in a bucket, "
             "whose files do not; use '' for one program, a database's URL for several"
@@ -76,14 +76,14 @@ def check(storage: str, folder: epath.Path) -> None:
         return
     if "://" not in storage:
         raise UserError(
-            f"search.storage is {shown(storage)!r}; it must be '' (a file in the workdir), "
+            f"search.storage is {redacted_url(storage)!r}; it must be '' (a file in the workdir), "
             "'journal' (one that several machines may share) or a database's URL, such as "
             "postgresql://user:password@host/name"
         )
-    _answering(storage, lambda: _database(storage))
+    _with_storage_errors(storage, lambda: _open_database(storage))
 
 
-def _created(folder: epath.Path, name: str, storage: str):
+def _create_study(folder: epath.Path, name: str, storage: str):
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -93,12 +93,12 @@ def _created(folder: epath.Path, name: str, storage: str):
             folder.mkdir(parents=True, exist_ok=True)
             made = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
         elif storage:
-            made = _database(storage)
+            made = _open_database(storage)
         else:
-            stored_files.mirror(folder / _FILE).parent.mkdir(
+            stored_files.local_mirror(folder / _STUDY_FILE).parent.mkdir(
                 parents=True, exist_ok=True
             )
-            made = f"sqlite:///{stored_files.mirror(folder / _FILE)}"
+            made = f"sqlite:///{stored_files.local_mirror(folder / _STUDY_FILE)}"
         return optuna.create_study(
             study_name=name,
             storage=made,
@@ -106,10 +106,10 @@ def _created(folder: epath.Path, name: str, storage: str):
             load_if_exists=True,
         )
 
-    return _answering(storage, create)
+    return _with_storage_errors(storage, create)
 
 
-def _database(url: str):
+def _open_database(url: str):
     from optuna.storages import RDBStorage
 
     url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
@@ -117,7 +117,7 @@ def _database(url: str):
     return RDBStorage(url, engine_kwargs={"connect_args": wait})
 
 
-def _answering(storage: str, make: Callable[[], Any]) -> Any:
+def _with_storage_errors(storage: str, make: Callable[[], Any]) -> Any:
     """What make() gives; what it raises is the storage's."""
     try:
         return make()
@@ -128,24 +128,24 @@ def _answering(storage: str, make: Callable[[], Any]) -> Any:
             ours = storage.startswith("postgres")
             cure = "pip install 'autodistill_jax[postgres]'" if ours else str(error)
             raise UserError(
-                f"search.storage={shown(storage)} needs its database's driver, which is "
+                f"search.storage={redacted_url(storage)} needs its database's driver, which is "
                 f"not installed; {'run' if ours else 'install it'}: {cure}"
             ) from error
         reason = (str(error.__cause__ or error).strip() or repr(error)).splitlines()[0]
         raise UserError(
-            f"search.storage={shown(storage)} does not answer: {reason}; start the "
+            f"search.storage={redacted_url(storage)} does not answer: {reason}; start the "
             "database, correct the URL, or use 'journal' or ''"
         ) from error
 
 
-def shown(storage: str) -> str:
+def redacted_url(storage: str) -> str:
     """A URL without its password."""
     # Whatever the slip: all between the first colon of the address and the last @.
     plain = re.sub(r"^(.*?://)?([^:/@]*):.*@", r"\1\2:***@", storage)
     return re.sub(r"(password=)[^&]*", r"\1***", plain)
 
 
-def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
+def _axis_sizes(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
     family = next(iter(spaces.values())).family
     made = {
         axis: sorted({size for s in spaces.values() for (size,) in s.combined(axis)})
@@ -156,13 +156,13 @@ def _values(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
     return made
 
 
-def record(
+def record_trial(
     study, spaces: Mapping[str, Space], arch: AnyArch, values: Mapping[str, float]
 ) -> None:
     """Adds a finished trial: `values` has proxy and flops; the rest are attributes."""
     import optuna
 
-    choices = _values(spaces)
+    choices = _axis_sizes(spaces)
     study.add_trial(
         optuna.trial.create_trial(
             params={axis: getattr(arch, axis) for axis in arch.axes},
@@ -176,7 +176,7 @@ def record(
     )
 
 
-def trials(study, spaces: Mapping[str, Space]) -> dict[AnyArch, dict[str, float]]:
+def read_trials(study, spaces: Mapping[str, Space]) -> dict[AnyArch, dict[str, float]]:
     """The finished trials: {arch: {"proxy", "flops", ...}}."""
     import optuna
 
@@ -194,7 +194,7 @@ def trials(study, spaces: Mapping[str, Space]) -> dict[AnyArch, dict[str, float]
     }
 
 
-def csv_of(table: Mapping[AnyArch, Mapping[str, float]]) -> str:
+def trials_csv(table: Mapping[AnyArch, Mapping[str, float]]) -> str:
     """trials.csv: a line an Arch."""
     columns = list(dict.fromkeys(key for values in table.values() for key in values))
     buffer = io.StringIO()

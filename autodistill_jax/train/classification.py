@@ -15,25 +15,26 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Module
+from autodistill_jax.models.heads import encoder_params
 from autodistill_jax.models.layers import dropout
-from autodistill_jax.train import epochs, losses, optimizer
+from autodistill_jax.train import loop, losses, optimizer
 
-Side = Mapping[str, np.ndarray]
+Split = Mapping[str, np.ndarray]
 
 
-class Rows(NamedTuple):
+class ClassificationData(NamedTuple):
     """A task's token rows: {"ids", "tokens", "types", "label"} for train and dev.
 
     Of a pair that is embedded apart the second text is {"other_ids", "other_tokens",
     "other_types"}. more: further labelled sides by name; tests: sides without labels.
     """
 
-    train: Side
-    dev: Side
+    train: Split
+    dev: Split
     classes: int
     metric: str
-    more: Mapping[str, Side] = {}
-    tests: Mapping[str, Side] = {}
+    more: Mapping[str, Split] = {}
+    tests: Mapping[str, Split] = {}
 
     @property
     def apart(self) -> bool:
@@ -48,7 +49,7 @@ class Rows(NamedTuple):
         return float(label.mean()), float(label.std()) or 1.0
 
 
-class Tuned(NamedTuple):
+class FinetuneResult(NamedTuple):
     """What one seed gave.
 
     scores: dev score of every epoch. params: of the best epoch. parts: the single
@@ -62,8 +63,10 @@ class Tuned(NamedTuple):
     tests: dict[str, np.ndarray]
 
 
-def head(key: jax.Array, hidden: int, rows: Rows) -> dict[str, jax.Array]:
-    """The parameters of a task's head: one linear layer on `features`.
+def init_task_head(
+    key: jax.Array, hidden: int, rows: ClassificationData
+) -> dict[str, jax.Array]:
+    """The parameters of a task's head: one linear layer on `task_features`.
 
     Of the similarity of two texts it is a line through the cosine, at first the one
     that takes 0 to the lowest label and 1 to the highest (Sentence-BERT, section 3).
@@ -82,7 +85,7 @@ def head(key: jax.Array, hidden: int, rows: Rows) -> dict[str, jax.Array]:
     }
 
 
-def features(
+def task_features(
     module: Module,
     params: dict,
     batch: Mapping[str, jax.Array],
@@ -96,7 +99,7 @@ def features(
 
     Of a network, or of a sub-network (`arch`) of a SuperLM: channels out of use are 0.
     """
-    encoder = {k: v for k, v in params.items() if not k.startswith("head_")}
+    encoder = encoder_params(params)
     apart = "other_ids" in batch
 
     def both(name):
@@ -112,7 +115,7 @@ def features(
         types=both("types"),
         key=key,
     )
-    pooled = losses.pool(out.hidden, out.pooler, both("tokens"), pooling)
+    pooled = losses.pool_tokens(out.hidden, out.pooler, both("tokens"), pooling)
     if not apart:
         return pooled
     one, other = jnp.split(pooled, 2)
@@ -121,7 +124,7 @@ def features(
     return losses.pair_features(one, other)
 
 
-def logits(
+def task_logits(
     module: Module,
     params: dict,
     batch: Mapping[str, jax.Array],
@@ -130,50 +133,53 @@ def logits(
     arch: AnyArch | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """[B, classes]; see `features`. Numbers are standardised, see `Rows.scale`."""
+    """[B, classes]; see `task_features`. Numbers are standardised, see `ClassificationData.scale`."""
     keys = (None, None) if key is None else jax.random.split(key)
-    read = features(module, params, batch, pooling, classes, arch, keys[0])
+    read = task_features(module, params, batch, pooling, classes, arch, keys[0])
     read = dropout(read, module.dropout if read.shape[1] > 1 else 0.0, keys[1])
     return read @ params["head_kernel"] + params["head_bias"]
 
 
-def make_step(
-    module: Module, rows: Rows, moves: optax.GradientTransformation, pooling: str
+def classification_step(
+    module: Module,
+    rows: ClassificationData,
+    moves: optax.GradientTransformation,
+    pooling: str,
 ) -> Callable:
     """step(state, batch, key, arch=None) -> (state, {"loss": ...}), not yet compiled."""
     classes, (mean, deviation) = rows.classes, rows.scale
 
     def step(state, batch, key, arch=None):
         def loss(params):
-            made = logits(module, params, batch, pooling, classes, arch, key)
+            made = task_logits(module, params, batch, pooling, classes, arch, key)
             if classes == 1:
                 wanted = (batch["label"] - mean) / deviation
                 return jnp.square(made[:, 0] - wanted).mean()
             return losses.cross_entropy(made, batch["label"]).mean()
 
         value, gradient = jax.value_and_grad(loss)(state["params"])
-        return optimizer.moved(moves, gradient, state), {"loss": value}
+        return optimizer.apply_gradients(moves, gradient, state), {"loss": value}
 
     return step
 
 
-def fine_tune(
+def finetune_classifier(
     module: Module,
     params: Callable[[int], dict],
-    rows: Rows,
+    rows: ClassificationData,
     settings: Mapping[str, Any],
     pooling: str,
     mesh: Mesh,
     seeds: Sequence[int],
     what: str,
-) -> list[Tuned]:
+) -> list[FinetuneResult]:
     """Trains encoder and head, once a seed; keeps the best dev epoch of each.
 
     Args:
       module: a standalone network; its dropout is in force.
       params: a seed's parameters to start from.
       settings: epochs, batch_size, learning_rate, warmup, weight_decay, clip.
-      pooling: what the head reads, see `losses.pool`.
+      pooling: what the head reads, see `losses.pool_tokens`.
       seeds: of the head's first weights, the order of the rows, and dropout.
       what: for the progress line.
     """
@@ -181,19 +187,21 @@ def fine_tune(
     # third of the time of small networks.
     module = module.clone(unroll=True)
     batch_size = settings["batch_size"]
-    steps = epochs.steps(rows.train, settings)
-    moves = optimizer.make(settings, steps, build.axes(module))
-    step = jax.jit(make_step(module, rows, moves, pooling), donate_argnums=0)
+    steps = loop.total_steps(rows.train, settings)
+    moves = optimizer.make_optimizer(settings, steps, build.param_axes(module))
+    step = jax.jit(classification_step(module, rows, moves, pooling), donate_argnums=0)
     predict = jax.jit(
-        lambda params, batch: logits(module, params, batch, pooling, rows.classes)
+        lambda params, batch: task_logits(module, params, batch, pooling, rows.classes)
     )
 
     def predicted(params, side):
-        made = loader.over(partial(predict, params), side, batch_size, mesh)
-        return decide(made, rows)
+        made = loader.map_batches(partial(predict, params), side, batch_size, mesh)
+        return predictions_from_logits(made, rows)
 
     def first(seed, key):
-        return build.unstack(params(seed)) | head(key, module.arch.hidden, rows)
+        return build.unstack_layers(params(seed)) | init_task_head(
+            key, module.arch.hidden, rows
+        )
 
     def judge(params):
         made = predicted(params, rows.dev)
@@ -202,15 +210,15 @@ def fine_tune(
     results = []
     for seed in seeds:
         told = f"{what}, seed {seed}" if len(seeds) > 1 else what
-        scores, best = epochs.best(
+        scores, best = loop.train_epochs(
             step, moves, first, rows.train, judge, settings, mesh, seed, told
         )
         dev = predicted(best, rows.dev)
         results.append(
-            Tuned(
+            FinetuneResult(
                 scores,
-                build.stack(best),
-                metrics.parts(rows.metric, rows.dev["label"], dev),
+                build.stack_layers(best),
+                metrics.metric_parts(rows.metric, rows.dev["label"], dev),
                 {
                     name: metrics.METRICS[rows.metric](
                         side["label"], predicted(best, side)
@@ -223,7 +231,7 @@ def fine_tune(
     return results
 
 
-def decide(logits: np.ndarray, rows: Rows) -> np.ndarray:
+def predictions_from_logits(logits: np.ndarray, rows: ClassificationData) -> np.ndarray:
     """Classes, or numbers on the labels' scale, of logits [rows, classes]."""
     if rows.classes > 1:
         return logits.argmax(axis=1)
@@ -231,12 +239,17 @@ def decide(logits: np.ndarray, rows: Rows) -> np.ndarray:
     return logits[:, 0] * deviation + mean
 
 
-def frozen(
-    module: Module, params: dict, rows: Rows, pooling: str, batch_size: int, mesh: Mesh
+def frozen_score(
+    module: Module,
+    params: dict,
+    rows: ClassificationData,
+    pooling: str,
+    batch_size: int,
+    mesh: Mesh,
 ) -> float:
     """The dev score of a linear head on an encoder that is not trained."""
-    return probe(
-        jax.jit(lambda p, b: features(module, p, b, pooling, rows.classes)),
+    return linear_probe_score(
+        jax.jit(lambda p, b: task_features(module, p, b, pooling, rows.classes)),
         jax.device_put(params, sharding.replicated(mesh)),
         rows,
         batch_size,
@@ -244,8 +257,8 @@ def frozen(
     )
 
 
-def probe(
-    read: Callable, params: dict, rows: Rows, batch_size: int, mesh: Mesh
+def linear_probe_score(
+    read: Callable, params: dict, rows: ClassificationData, batch_size: int, mesh: Mesh
 ) -> float:
     """The dev score of a linear head on what `read(params, batch)` gives, [B, F].
 
@@ -256,7 +269,7 @@ def probe(
     from sklearn.preprocessing import StandardScaler
 
     def over(side):
-        return loader.over(partial(read, params), side, batch_size, mesh)
+        return loader.map_batches(partial(read, params), side, batch_size, mesh)
 
     line = Ridge() if rows.classes == 1 else LogisticRegression(C=0.1, max_iter=300)
     model = make_pipeline(StandardScaler(), line)

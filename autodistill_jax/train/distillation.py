@@ -7,28 +7,30 @@ import jax.numpy as jnp
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.cost import BERT_SIZES, Sizes
-from autodistill_jax.data.mlm import hide
-from autodistill_jax.models import elastic, follows, words
+from autodistill_jax.archs.cost import BERT_DIMS, ModelDims
+from autodistill_jax.data.mlm import mask_tokens
+from autodistill_jax.models import elastic
 from autodistill_jax.models.build import Module
+from autodistill_jax.models.heads import (
+    PROJECTION,
+    encoder_params,
+    head_params,
+    init_mlm_head,
+    init_nsp_head,
+    mlm_logits,
+    nsp_logits,
+    slice_mlm_head,
+)
 from autodistill_jax.train import losses
 from autodistill_jax.train.objective import Objective
 
-# Parameters that only training needs; they are thrown away after it.
-AUXILIARY = "matcher_"
 
-
-def network(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """A network's own parameters, without what only training needs."""
-    return {k: v for k, v in params.items() if not k.startswith(AUXILIARY)}
-
-
-def matcher(
+def init_projections(
     objective: Objective,
     student: int,
     teacher: int,
     head: Mapping[str, jax.Array] | None = None,
-    sizes: Sizes = BERT_SIZES,
+    sizes: ModelDims = BERT_DIMS,
 ) -> dict[str, jax.Array]:
     """Linear maps from the student's width to the teacher's, the identity at first, and
     the student's masked-word head, cut out of the teacher's (`head`), or, where that is
@@ -41,20 +43,18 @@ def matcher(
         objective.weights
     )
     needed |= {"embeddings"} if "layers" in needed else set()
-    made = {AUXILIARY + term: jnp.eye(student, teacher) for term in sorted(needed)}
+    made = {PROJECTION + term: jnp.eye(student, teacher) for term in sorted(needed)}
     if objective.needs("words"):
-        cut = words.cut(head, student, sizes) if head else words.init(student, sizes)
-        made |= {AUXILIARY + name: jnp.asarray(value) for name, value in cut.items()}
+        cut = (
+            slice_mlm_head(head, student, sizes)
+            if head
+            else init_mlm_head(student, sizes)
+        )
+        made |= {name: jnp.asarray(value) for name, value in cut.items()}
     if "next" in objective.weights:
-        fresh = follows.init(student, jax.random.key(0))
-        made |= {AUXILIARY + name: value for name, value in fresh.items()}
+        fresh = init_nsp_head(student, jax.random.key(0))
+        made |= fresh
     return made
-
-
-def heads(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The student's own heads among its `matcher`s, by their names: words_*, next_*."""
-    own = {k.removeprefix(AUXILIARY): v for k, v in params.items()}
-    return {k: v for k, v in own.items() if k.startswith(("words_", "next_"))}
 
 
 def shown(
@@ -63,22 +63,22 @@ def shown(
     """The batch as teacher and student see it: with words hidden, where they are."""
     if not objective.hide:
         return batch
-    return hide(
+    return mask_tokens(
         key, batch, objective.special, vocab, objective.hide, objective.hide_at_most
     )
 
 
-def targets(
+def teacher_targets(
     module: Module, params: dict, batch: Mapping[str, jax.Array], objective: Objective
 ) -> dict[str, jax.Array]:
     """What the teacher says of a batch: made once, for however many sub-networks.
 
-    params: the teacher's, and its masked-word head (`words_*`) where a term needs it.
+    params: the teacher's, and its masked-word head (`mlm_*`) where a term needs it.
     """
     weights = objective.weights
     tokens = batch["tokens"]
     out = module.apply(
-        {"params": {k: v for k, v in params.items() if not k.startswith("words_")}},
+        {"params": encoder_params(params)},
         batch["ids"],
         tokens,
         types=batch.get("types"),
@@ -91,14 +91,16 @@ def targets(
             out.qkv, objective.relation_heads, objective.relation_pairs
         )
         made["relation"] = sharding.constrain(
-            made["relation"], module.mesh, sharding.BATCH, None, "tensor"
+            made["relation"], module.mesh, sharding.BATCH_AXES, None, "tensor"
         )
     if weights.keys() & {"hidden", "cosine"}:
         made["hidden"] = out.hidden
     if "pooled" in weights:
-        made["pooled"] = losses.pool(out.hidden, out.pooler, tokens, objective.pooling)
+        made["pooled"] = losses.pool_tokens(
+            out.hidden, out.pooler, tokens, objective.pooling
+        )
     if "attention" in weights:
-        made["attention"] = _attention(
+        made["attention"] = _attention_scores(
             out.qkvs[jnp.asarray(objective.mapped)], module.arch.heads
         )
     if "layers" in weights:
@@ -106,7 +108,7 @@ def targets(
         places = jnp.asarray([0, *(i + 1 for i in objective.mapped)])
         made["layers"] = out.states[places]
     if "logits" in weights:
-        made["logits"] = words.logits(
+        made["logits"] = mlm_logits(
             params,
             params["embeddings_word"],
             out.hidden,
@@ -119,7 +121,7 @@ def targets(
     return jax.lax.stop_gradient(made)
 
 
-def terms(
+def distillation_losses(
     module: Module,
     params: dict,
     batch: Mapping[str, jax.Array],
@@ -130,13 +132,13 @@ def terms(
 ) -> dict[str, jax.Array]:
     """The unweighted distillation terms of a (sub-)network, [B] each, and their sum.
 
-    `total` is the weighted sum. params hold the network's and the `matcher`'s.
+    `total` is the weighted sum. params hold the network's and the `init_projections`'s.
     """
     weights = objective.weights
     tokens = batch["tokens"]
     inside = arch is not None and module.space is not None
     out = module.apply(
-        {"params": network(params)},
+        {"params": encoder_params(params)},
         batch["ids"],
         tokens,
         arch,
@@ -149,13 +151,13 @@ def terms(
     if "relation" in weights:
 
         def distance(qkv, teacher, tokens):
-            return losses.relations(
+            return losses.relation_losses(
                 qkv, teacher, tokens, objective.relation_form, objective.relation_pairs
             )
 
-        made["relation"] = elastic.call(
+        made["relation"] = elastic.sliced_call(
             distance,
-            elastic.cut(module.space, arch, module.arch.qkv, exact=True)
+            elastic.choose_slices(module.space, arch, module.arch.qkv, exact=True)
             if inside
             else None,
             (out.qkv,),
@@ -165,39 +167,39 @@ def terms(
         )
     # Channels out of use are exactly 0, so the whole matcher serves every width.
     if "hidden" in weights:
-        matched = out.hidden @ params["matcher_hidden"]
-        made["hidden"] = losses.hidden_states(matched, target["hidden"], tokens)
+        matched = out.hidden @ params["projection_hidden"]
+        made["hidden"] = losses.hidden_loss(matched, target["hidden"], tokens)
     if "cosine" in weights:
-        matched = out.hidden @ params["matcher_cosine"]
+        matched = out.hidden @ params["projection_cosine"]
         made["cosine"] = losses.token_cosine_distance(matched, target["hidden"], tokens)
     if "pooled" in weights:
-        pooled = losses.pool(out.hidden, out.pooler, tokens, objective.pooling)
-        pooled = pooled @ params["matcher_pooled"]
+        pooled = losses.pool_tokens(out.hidden, out.pooler, tokens, objective.pooling)
+        pooled = pooled @ params["projection_pooled"]
         made["pooled"] = losses.cosine_distance(pooled, target["pooled"])
     if "attention" in weights:
-        ours = _attention(out.qkvs, target["attention"].shape[2])
+        ours = _attention_scores(out.qkvs, target["attention"].shape[2])
         made["attention"] = sum(
-            losses.relation(one, other, tokens, "code")
+            losses.relation_loss(one, other, tokens, "code")
             for one, other in zip(ours, target["attention"])
         )
     if "layers" in weights:
-        matchers = [params["matcher_embeddings"]]
-        matchers += [params["matcher_layers"]] * len(objective.mapped)
+        matchers = [params["projection_embeddings"]]
+        matchers += [params["projection_layers"]] * len(objective.mapped)
         made["layers"] = sum(
-            losses.hidden_states(state @ matcher, other, tokens)
+            losses.hidden_loss(state @ matcher, other, tokens)
             for state, matcher, other in zip(out.states, matchers, target["layers"])
         )
     if "next" in weights:
         made["next"] = losses.cross_entropy(
-            follows.logits(heads(params), out.pooler), batch["next"]
+            nsp_logits(head_params(params), out.pooler), batch["next"]
         )
     if objective.needs("words"):
-        made |= _words(module, params, batch, target, objective, out, arch, inside)
+        made |= _mlm_losses(module, params, batch, target, objective, out, arch, inside)
     total = sum(weight * made[term] for term, weight in weights.items())
     return made | {"total": total}
 
 
-def _attention(qkvs: jax.Array, heads: int) -> jax.Array:
+def _attention_scores(qkvs: jax.Array, heads: int) -> jax.Array:
     """The attention scores of layers [N, B, L, 3, W] in so many heads.
 
     In as many as the network has they are its own; in others its queries and keys are
@@ -208,9 +210,9 @@ def _attention(qkvs: jax.Array, heads: int) -> jax.Array:
     )(qkvs)
 
 
-def _words(module, params, batch, target, objective, out, arch, inside) -> dict:
-    logits = words.logits(
-        heads(params),
+def _mlm_losses(module, params, batch, target, objective, out, arch, inside) -> dict:
+    logits = mlm_logits(
+        head_params(params),
         params["embeddings_word"],
         out.hidden,
         batch["places"],
@@ -227,7 +229,7 @@ def _words(module, params, batch, target, objective, out, arch, inside) -> dict:
     made = {}
     if "logits" in objective.weights:
         made["logits"] = mean(
-            losses.soft_labels(logits, target["logits"], objective.temperature)
+            losses.soft_label_loss(logits, target["logits"], objective.temperature)
         )
     if "words" in objective.weights:
         made["words"] = mean(losses.cross_entropy(logits, batch["targets"]))

@@ -18,31 +18,31 @@ from autodistill_jax import sharding
 from autodistill_jax.data import loader
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Module
+from autodistill_jax.models.heads import PROJECTION, encoder_params
 from autodistill_jax.train import (
     checkpoint,
     distillation,
     loop,
     losses,
     optimizer,
-    pretraining,
     sandwich,
 )
 from autodistill_jax.train.objective import Objective
 
 # The linear maps from each block's output to its teacher's, [N, D, teacher's D].
-MATCHERS = distillation.AUXILIARY + "blocks"
+BLOCK_PROJECTIONS = PROJECTION + "blocks"
 # What an earlier block learns at, where the present one learns at 1.
-_EARLIER = 0.1
+_EARLIER_BLOCKS_SCALE = 0.1
 
 
-class Transfer(NamedTuple):
+class BlockwiseTransfer(NamedTuple):
     """What is transferred, and from whom.
 
     module, params: the student and its weights at the start. teacher, teacher_params:
     with its masked-word head where it has one. mapped: the teacher's layer that each of
     the student's follows. objective: of the last stage (logits, masked words, ...).
     copied: are the word embeddings the teacher's own? Then they stay. parts: of a
-    batch, see `optimizer.accumulated`.
+    batch, see `optimizer.accumulate_gradients`.
     """
 
     module: Module
@@ -58,7 +58,7 @@ class Transfer(NamedTuple):
         return jnp.asarray(self.objective.mapped, jnp.int32)
 
 
-def plan(settings: Mapping[str, Any], layers: int, fraction: float) -> list[int]:
+def stage_steps(settings: Mapping[str, Any], layers: int, fraction: float) -> list[int]:
     """The steps of each stage: one a block, and the last.
 
     Args:
@@ -70,8 +70,8 @@ def plan(settings: Mapping[str, Any], layers: int, fraction: float) -> list[int]
     return [*stages, max(1, round(fraction * last))]
 
 
-def block(
-    transfer: Transfer,
+def block_loss(
+    transfer: BlockwiseTransfer,
     params: Mapping[str, jax.Array],
     teacher_params: Mapping[str, jax.Array],
     batch: Mapping[str, jax.Array],
@@ -87,7 +87,7 @@ def block(
     """
     tokens = batch["tokens"]
     theirs = transfer.teacher.apply(
-        {"params": pretraining.body(teacher_params)},
+        {"params": encoder_params(teacher_params)},
         batch["ids"],
         tokens,
         types=batch.get("types"),
@@ -95,7 +95,7 @@ def block(
         depth=transfer.mapped[k] + 1,
     )
     ours = transfer.module.apply(
-        {"params": distillation.network(params)},
+        {"params": encoder_params(params)},
         batch["ids"],
         tokens,
         types=batch.get("types"),
@@ -108,9 +108,9 @@ def block(
         losses.relation_scores(out.qkv[:, :, 0], out.qkv[:, :, 1], heads)
         for out in (ours, jax.lax.stop_gradient(theirs))
     ]
-    attention = losses.relation(*scores, tokens, "minilmv2")
-    output = losses.hidden_states(
-        ours.hidden @ params[MATCHERS][k],
+    attention = losses.relation_loss(*scores, tokens, "minilmv2")
+    output = losses.hidden_loss(
+        ours.hidden @ params[BLOCK_PROJECTIONS][k],
         jax.lax.stop_gradient(theirs.hidden),
         tokens,
     )
@@ -121,28 +121,30 @@ def block(
     }
 
 
-def rates(names: Sequence[str], layers: int, k: Any, copied: bool) -> dict[str, Any]:
+def lr_scales(
+    names: Sequence[str], layers: int, k: Any, copied: bool
+) -> dict[str, Any]:
     """What each parameter's change is multiplied by while block k learns, {name: ...}.
 
     The block itself 1, earlier ones a tenth, later ones and what comes after them 0.
     The embeddings are before the first block, unless they are the teacher's own.
     """
     i = jnp.arange(layers)
-    by_layer = jnp.where(i == k, 1.0, jnp.where(i < k, _EARLIER, 0.0))
-    before = 0.0 if copied else jnp.where(k == 0, 1.0, _EARLIER)
+    by_layer = jnp.where(i == k, 1.0, jnp.where(i < k, _EARLIER_BLOCKS_SCALE, 0.0))
+    before = 0.0 if copied else jnp.where(k == 0, 1.0, _EARLIER_BLOCKS_SCALE)
     made = {}
     for name in names:
         if name.startswith("layers_"):
             made[name] = by_layer
-        elif name == MATCHERS:
+        elif name == BLOCK_PROJECTIONS:
             made[name] = (i == k).astype(jnp.float32)
         else:
             made[name] = before if name.startswith("embeddings_") else 0.0
     return made
 
 
-def run(
-    transfer: Transfer,
+def run_transfer(
+    transfer: BlockwiseTransfer,
     feed: Sequence[Mapping[str, np.ndarray]],
     settings: Mapping[str, Any],
     fraction: float,
@@ -167,21 +169,23 @@ def run(
       kept: checkpoints to go on from, and to save every `save_every` steps.
     """
     module = transfer.module
-    layers, axes = module.arch.layers, build.axes(module)
-    made = programs(transfer, settings, fraction)
+    layers, axes = module.arch.layers, build.param_axes(module)
+    made = transfer_steps(transfer, settings, fraction)
     ends = np.cumsum(made.stages).tolist()
-    state = optimizer.begin(made.blocks, made.params, axes, mesh)
-    theirs = sharding.place(transfer.teacher_params, build.axes(transfer.teacher), mesh)
+    state = optimizer.init_state(made.blocks, made.params, axes, mesh)
+    theirs = sharding.place_params(
+        transfer.teacher_params, build.param_axes(transfer.teacher), mesh
+    )
     there = kept.latest_step() or 0 if kept else 0
     if there:
-        state = checkpoint.restore(kept, state)
+        state = checkpoint.restore_checkpoint(kept, state)
     key = jax.random.key(seed)
-    one = sandwich.as_arrays([module.arch])
+    one = sandwich.stack_archs([module.arch])
     judged = there > sum(made.stages[:layers])
 
     def save(done, state):
         if kept is not None:
-            checkpoint.save(kept, done, state)
+            checkpoint.save_checkpoint(kept, done, state)
 
     start = 0
     for k, end in enumerate(ends):
@@ -196,14 +200,14 @@ def run(
                 judged = True
 
             def inputs(i, k=k, final=final):
-                batch = loader.of_step(feed, i, mesh)
+                batch = loader.batch_at_step(feed, i, mesh)
                 now = jax.random.fold_in(key, i)
                 if final:
                     return ({}, theirs, batch, one, now)
                 return (theirs, batch, jnp.asarray(k, jnp.int32), now)
 
             told = "last stage" if final else f"block {k + 1}/{layers}"
-            with checkpoint.finished(kept):
+            with checkpoint.wait_until_saved(kept):
                 state = loop.fit(
                     made.of_last if final else made.of_block,
                     state,
@@ -221,10 +225,10 @@ def run(
     return state["params"]
 
 
-class Programs(NamedTuple):
+class TransferSteps(NamedTuple):
     """stages: the steps of each. params: the student's, matchers of its blocks included.
     blocks, last: how they move. of_block(state, teacher_params, batch, k, key), one program
-    for every block, and of_last, as `sandwich.make_step` makes it."""
+    for every block, and of_last, as `sandwich.make_sandwich_step` makes it."""
 
     stages: list[int]
     params: dict[str, jax.Array]
@@ -234,38 +238,44 @@ class Programs(NamedTuple):
     of_last: Callable
 
 
-def programs(
-    transfer: Transfer, settings: Mapping[str, Any], fraction: float
-) -> Programs:
-    """What `run` runs; there is no last stage where the objective has no term."""
+def transfer_steps(
+    transfer: BlockwiseTransfer, settings: Mapping[str, Any], fraction: float
+) -> TransferSteps:
+    """What `run_transfer` runs; there is no last stage where the objective has no term."""
     module = transfer.module
-    layers, axes = module.arch.layers, build.axes(module)
-    stages = plan(settings, layers, fraction)
+    layers, axes = module.arch.layers, build.param_axes(module)
+    stages = stage_steps(settings, layers, fraction)
     if not transfer.objective.weights:
         stages.pop()
-    blocks = optimizer.make(settings, stages[0], axes)
-    last = optimizer.make(settings, stages[-1], axes)  # Of what is the last stage.
+    blocks = optimizer.make_optimizer(settings, stages[0], axes)
+    last = optimizer.make_optimizer(
+        settings, stages[-1], axes
+    )  # Of what is the last stage.
     params = dict(transfer.params)
-    if MATCHERS not in params:
+    if BLOCK_PROJECTIONS not in params:
         wide = transfer.teacher.arch.hidden
-        params[MATCHERS] = jnp.tile(jnp.eye(module.arch.hidden, wide), (layers, 1, 1))
+        params[BLOCK_PROJECTIONS] = jnp.tile(
+            jnp.eye(module.arch.hidden, wide), (layers, 1, 1)
+        )
     of_block = jax.jit(_block_step(transfer, blocks), donate_argnums=0)
-    of_last = sandwich.make_step(
+    of_last = sandwich.make_sandwich_step(
         module, transfer.teacher, transfer.objective, last, transfer.parts
     )
-    return Programs(stages, params, blocks, last, of_block, of_last)
+    return TransferSteps(stages, params, blocks, last, of_block, of_last)
 
 
-def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Callable:
+def _block_step(
+    transfer: BlockwiseTransfer, moves: optax.GradientTransformation
+) -> Callable:
     """step(state, teacher_params, batch, k, key) -> (state, values): one program for
     every block, k is an argument."""
     module = transfer.module
     layers, dropout, vocab = module.arch.layers, module.dropout, module.sizes.vocab
-    axes, parts = build.axes(module), transfer.parts
+    axes, parts = build.param_axes(module), transfer.parts
 
     def step(state, teacher_params, batch, k, key):
         def slowed(change):
-            by = rates(list(change), layers, k, transfer.copied)
+            by = lr_scales(list(change), layers, k, transfer.copied)
             return {
                 name: value * jnp.reshape(by[name], (-1,) + (1,) * (value.ndim - 1))
                 for name, value in change.items()
@@ -278,17 +288,19 @@ def _block_step(transfer: Transfer, moves: optax.GradientTransformation) -> Call
             now = None
             if dropout:
                 now = drop if parts == 1 else jax.random.fold_in(drop, i)
-            made = block(transfer, params, teacher_params, rows, k, now)
+            made = block_loss(transfer, params, teacher_params, rows, k, now)
             made = {name: value.mean() for name, value in made.items()}
             return made["total"], made
 
-        gradient, made = optimizer.accumulated(
+        gradient, made = optimizer.accumulate_gradients(
             functools.partial(jax.grad(loss, has_aux=True), state["params"]),
             batch,
             parts,
             module.mesh,
         )
-        state = optimizer.moved(moves, gradient, state, axes, module.mesh, slowed)
+        state = optimizer.apply_gradients(
+            moves, gradient, state, axes, module.mesh, slowed
+        )
         return state, {"loss": made["total"], **made}
 
     return step

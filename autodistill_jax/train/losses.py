@@ -29,7 +29,7 @@ def relation_scores(
     return jnp.einsum("blhd,bmhd->bhlm", split(x), split(y)) / jnp.sqrt(d)
 
 
-def relation(
+def relation_loss(
     student: Float[Array, "B heads L L"],
     teacher: Float[Array, "B heads L L"],
     tokens: Array,
@@ -69,7 +69,7 @@ def relation(
     return (error[:, None, :] * queries).sum(axis=(1, 2)) / (n * heads)
 
 
-def relations(
+def relation_losses(
     student: Float[Array, "B L 3 W"],
     teacher: Float[Array, "B P heads L L"],
     tokens: Array,
@@ -83,7 +83,7 @@ def relations(
     """
     heads = teacher.shape[2]
     total = sum(
-        relation(
+        relation_loss(
             relation_scores(student[:, :, x], student[:, :, y], heads),
             teacher[:, i],
             tokens,
@@ -112,7 +112,7 @@ def mean_pool(hidden: Float[Array, "B L D"], tokens: Array) -> Float[Array, "B D
     return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
 
 
-def pool(hidden: Array, pooler: Array, tokens: Array, pooling: str) -> Array:
+def pool_tokens(hidden: Array, pooler: Array, tokens: Array, pooling: str) -> Array:
     """One vector a text: the "mean" of the tokens, the first token ("cls"), or the
     "pooler"'s output."""
     if pooling == "mean":
@@ -120,7 +120,7 @@ def pool(hidden: Array, pooler: Array, tokens: Array, pooling: str) -> Array:
     return hidden[:, 0] if pooling == "cls" else pooler
 
 
-def hidden_states(
+def hidden_loss(
     student: Float[Array, "B L D"], teacher: Float[Array, "B L D"], tokens: Array
 ) -> Float[Array, " B"]:
     """Mean squared error over channels and real tokens; widths matched already."""
@@ -140,7 +140,7 @@ def token_cosine_distance(
     )
 
 
-def soft_labels(
+def soft_label_loss(
     student: Float[Array, "... V"], teacher: Float[Array, "... V"], temperature: float
 ) -> Float[Array, "..."]:
     """T^2 KL(teacher || student) of logits at temperature T (arXiv 1503.02531)."""

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data.tokenization import Special
+from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.train import losses
 
 # term -> needs it all layers, or the masked-word head?
-TERMS = {
+LOSSES = {
     "relation": "",  # relations of the last layer's queries, keys and values
     "hidden": "",  # mean squared error of the last hidden states
     "cosine": "",  # 1 - cosine of the last hidden states
@@ -24,7 +24,7 @@ TERMS = {
 
 # What other methods train on, as changes to a config's distill section. They keep the
 # config's text, steps and optimizer, and start where it starts.
-RECIPES: dict[str, dict[str, Any]] = {
+LOSS_RECIPES: dict[str, dict[str, Any]] = {
     # AutoDistil (arXiv 2201.12507), equations 3-6.
     "autodistil": {
         "terms": "relation",
@@ -66,12 +66,12 @@ class Objective(NamedTuple):
     """Which terms, how weighted.
 
     weights: {term: weight}, the terms with a weight above 0.
-    relation_form, relation_heads, relation_pairs: see `losses.relations`.
-    pooling: "mean", "cls" or "pooler" (see `losses.pool`), for the pooled term.
+    relation_form, relation_heads, relation_pairs: see `losses.relation_losses`.
+    pooling: "mean", "cls" or "pooler" (see `losses.pool_tokens`), for the pooled term.
     mapped: for each layer of the student the teacher's layer that it follows.
     hide, hide_at_most: the fraction of words hidden from teacher and student (0: none).
     temperature: of the soft labels.
-    special: of `tokenization.special`; needed where words are hidden.
+    special: of `tokenization.special_tokens`; needed where words are hidden.
     """
 
     weights: Mapping[str, float]
@@ -83,18 +83,18 @@ class Objective(NamedTuple):
     hide: float = 0.0
     hide_at_most: int = 20
     temperature: float = 2.0
-    special: Special | None = None
+    special: SpecialTokens | None = None
 
     def needs(self, what: str) -> bool:
         """Does a term need all "layers", or the "words" head?"""
-        return any(TERMS[term] == what for term in self.weights)
+        return any(LOSSES[term] == what for term in self.weights)
 
 
-def objective(
+def parse_objective(
     settings: Mapping[str, Any],
     spaces: Sequence[Space],
     teacher: Any,
-    special: Special | None = None,
+    special: SpecialTokens | None = None,
 ) -> Objective:
     """The Objective of a config's distill section.
 
@@ -114,11 +114,11 @@ def objective(
       UserError: an unknown term or form, fewer q/k/v channels than relation heads, a
         term that needs a Space of one Arch, hidden words without a token for them.
     """
-    settings = {**settings, **RECIPES.get(settings["terms"], {})}
+    settings = {**settings, **LOSS_RECIPES.get(settings["terms"], {})}
     named = settings["terms"]
     if named == "auto":
         named = "relation+10*pooled" if teacher.embeds else "relation"
-    weights = _weights(named)
+    weights = _parse_weights(named)
     form, pairs = settings["relation_form"], settings["relation_pairs"]
     for value, field, known in (
         (form, "relation_form", losses.RELATION_FORMS),
@@ -142,7 +142,7 @@ def objective(
         heads,
         pairs,
         teacher.pooling,
-        _mapped(spaces[0].smallest().layers, teacher.arch.layers),
+        _layer_map(spaces[0].smallest().layers, teacher.arch.layers),
         settings["hide"],
         settings["hide_at_most"],
         settings["temperature"],
@@ -171,11 +171,11 @@ def objective(
     return made
 
 
-def transfer(
+def transfer_objective(
     settings: Mapping[str, Any],
     student: int,
     teacher: Any,
-    special: Special,
+    special: SpecialTokens,
     pairs: bool,
 ) -> Objective:
     """The Objective of a block-wise transfer (see `flash`) to a student of so many layers.
@@ -198,7 +198,7 @@ def transfer(
         weights,
         relation_heads=teacher.arch.heads,
         pooling=teacher.pooling,
-        mapped=_mapped(student, teacher.arch.layers),
+        mapped=_layer_map(student, teacher.arch.layers),
         hide=settings["hide"] or 0.15,
         hide_at_most=settings["hide_at_most"],
         temperature=1.0,
@@ -206,14 +206,14 @@ def transfer(
     )
 
 
-def _weights(named: str) -> dict[str, float]:
+def _parse_weights(named: str) -> dict[str, float]:
     weights = {}
     for part in named.replace(" ", "").split("+"):
         found = re.fullmatch(r"(?:(\d+\.?\d*|\.\d+)\*)?(\w+)", part)
-        if not found or found[2] not in TERMS:
+        if not found or found[2] not in LOSSES:
             raise UserError(
                 f"distill.terms has {part!r}; it must be 'auto', a recipe "
-                f"({', '.join(RECIPES)}), or some of {', '.join(TERMS)} joined by '+', "
+                f"({', '.join(LOSS_RECIPES)}), or some of {', '.join(LOSSES)} joined by '+', "
                 "with weights like '10*pooled'"
             )
         if (weight := float(found[1] or 1)) > 0:
@@ -225,7 +225,7 @@ def _weights(named: str) -> dict[str, float]:
     return weights
 
 
-def _mapped(student: int, teacher: int) -> tuple[int, ...]:
+def _layer_map(student: int, teacher: int) -> tuple[int, ...]:
     """The teacher's layer (from 0) that each of the student's follows.
 
     Layer m of M follows layer m * N / M of N, counted from 1 (TinyBERT, section 4.1).

@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 
 from autodistill_jax import sharding
 
-Axes = Mapping[str, tuple[str, ...]]
+ParamAxes = Mapping[str, tuple[str, ...]]
 
 
-def make(
-    settings: Mapping[str, Any], steps: int, axes: Axes
+def make_optimizer(
+    settings: Mapping[str, Any], steps: int, axes: ParamAxes
 ) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW (arXiv 1711.05101), decay by axis name.
 
@@ -50,25 +50,25 @@ def make(
     )
 
 
-def begin(
+def init_state(
     moves: optax.GradientTransformation,
     params: Mapping[str, Any],
-    axes: Axes,
+    axes: ParamAxes,
     mesh: Mesh,
 ) -> dict[str, Any]:
     """A state {"params", "optimizer"} on its devices, parameters copied."""
-    where = sharding.state(moves, params, axes, mesh)
+    where = sharding.state_shardings(moves, params, axes, mesh)
     params = {name: jnp.array(value) for name, value in params.items()}
     params = jax.device_put(params, where["params"])
     first = jax.jit(moves.init, out_shardings=where["optimizer"])
     return {"params": params, "optimizer": first(params)}
 
 
-def moved(
+def apply_gradients(
     moves: optax.GradientTransformation,
     gradient: Mapping[str, jax.Array],
     state: Mapping[str, Any],
-    axes: Axes | None = None,
+    axes: ParamAxes | None = None,
     mesh: Mesh | None = None,
     rate: Callable[[dict], dict] = lambda change: change,
 ) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def moved(
     rate: what becomes of {name: change} before it is added.
     """
     if mesh is not None:
-        where = sharding.state(moves, state["params"], axes, mesh)
+        where = sharding.state_shardings(moves, state["params"], axes, mesh)
         hold = jax.lax.with_sharding_constraint
         gradient = hold(dict(gradient), where["params"])
     change, moments = moves.update(gradient, state["optimizer"], state["params"])
@@ -86,7 +86,7 @@ def moved(
     return made if mesh is None else hold(made, where)
 
 
-def accumulated(
+def accumulate_gradients(
     fn: Callable[[Any, Any], Any],
     batch: Mapping[str, jax.Array],
     parts: int,
@@ -100,7 +100,7 @@ def accumulated(
 
     def one(rows, part):
         rows = {
-            name: sharding.constrain(value, mesh, sharding.BATCH)
+            name: sharding.constrain(value, mesh, sharding.BATCH_AXES)
             for name, value in rows.items()
         }
         return fn(rows, part)
@@ -125,4 +125,4 @@ def accumulated(
 def _is_matrix(axes: tuple) -> bool:
     """Biases and LayerNorms are not decayed. What is stacked has axes of its own, so the
     number of dimensions would not tell."""
-    return len([axis for axis in axes if axis not in sharding.STACKED]) > 1
+    return len([axis for axis in axes if axis not in sharding.STACKED_AXES]) > 1

@@ -4,7 +4,8 @@ BERT (arXiv 1810.04805, section 3.1); MobileBERT (arXiv 2004.02984) has the same
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +15,16 @@ from jax.sharding import Mesh
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
-from autodistill_jax.data.mlm import hide
-from autodistill_jax.data.tokenization import Special
-from autodistill_jax.models import build, follows, words
+from autodistill_jax.data.mlm import mask_tokens
+from autodistill_jax.data.tokenization import SpecialTokens
+from autodistill_jax.models import build, heads
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import losses, optimizer
-
-_HEADS = ("words_", "next_")
-
-
-def head(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The heads' parameters out of a network's with its heads."""
-    return {k: v for k, v in params.items() if k.startswith(_HEADS)}
+from autodistill_jax.models.heads import encoder_params
+from autodistill_jax.train import distillation, loop, losses, optimizer
+from autodistill_jax.train.objective import Objective
 
 
-def body(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """A network's parameters without its heads'."""
-    return {k: v for k, v in params.items() if not k.startswith(_HEADS)}
-
-
-def logits(
+def pretraining_logits(
     module: Module,
     params: Mapping[str, jax.Array],
     batch: Mapping[str, jax.Array],
@@ -42,17 +33,17 @@ def logits(
     """{"words": [B, K, V] at the batch's `places`, "next": [B, 2]}.
 
     "next" is there where `params` have its head. params: the network's and its heads',
-    see `words.init` and `follows.init`. key: for dropout; None turns it off.
+    see `heads.init_mlm_head` and `heads.init_nsp_head`. key: for dropout; None turns it off.
     """
     out = module.apply(
-        {"params": body(params)},
+        {"params": encoder_params(params)},
         batch["ids"],
         batch["tokens"],
         types=batch.get("types"),
         key=key,
     )
     made = {
-        "words": words.logits(
+        "words": heads.mlm_logits(
             params,
             params["embeddings_word"],
             out.hidden,
@@ -63,15 +54,15 @@ def logits(
             module.mesh,
         )
     }
-    if "next_kernel" in params:
-        made["next"] = follows.logits(params, out.pooler)
+    if "nsp_kernel" in params:
+        made["next"] = heads.nsp_logits(params, out.pooler)
     return made
 
 
-def make_step(
+def make_pretraining_step(
     module: Module,
     moves: optax.GradientTransformation,
-    special: Special,
+    special: SpecialTokens,
     fraction: float,
     at_most: int,
     parts: int = 1,
@@ -79,15 +70,15 @@ def make_step(
     """step(state, batch, key) -> (state, {"loss", "words" and, of pairs, "next"}).
 
     The loss is the mean cross-entropy of the hidden words, hidden anew at every step,
-    plus that of `next`. state: {"params": of `logits`, "optimizer"}; fraction, at_most:
-    of `hide`; parts: see `optimizer.accumulated`.
+    plus that of `next`. state: {"params": of `pretraining_logits`, "optimizer"}; fraction, at_most:
+    of `hide`; parts: see `optimizer.accumulate_gradients`.
     """
-    axes = build.axes(module)
+    axes = build.param_axes(module)
 
     def step(state, batch, key):
         of_words, of_dropout = jax.random.split(key)
         vocab = module.sizes.vocab
-        batch = hide(of_words, batch, special, vocab, fraction, at_most)
+        batch = mask_tokens(of_words, batch, special, vocab, fraction, at_most)
         # Of a part's share of them: parts have not equally many.
         hidden = jnp.maximum(batch["chosen"].sum(), 1) / parts
 
@@ -95,7 +86,7 @@ def make_step(
             key = None
             if module.dropout:
                 key = of_dropout if parts == 1 else jax.random.fold_in(of_dropout, i)
-            made = logits(module, params, rows, key)
+            made = pretraining_logits(module, params, rows, key)
             each = losses.cross_entropy(made["words"], rows["targets"])
             values = {"words": (each * rows["chosen"]).sum() / hidden}
             if "next" in made:
@@ -103,23 +94,25 @@ def make_step(
             total = sum(values.values())
             return total, {"loss": total, **values}
 
-        gradient, values = optimizer.accumulated(
+        gradient, values = optimizer.accumulate_gradients(
             functools.partial(jax.grad(loss, has_aux=True), state["params"]),
             batch,
             parts,
             module.mesh,
         )
-        return optimizer.moved(moves, gradient, state, axes, module.mesh), values
+        return optimizer.apply_gradients(
+            moves, gradient, state, axes, module.mesh
+        ), values
 
     return jax.jit(step, donate_argnums=0)
 
 
-def accuracies(
+def pretraining_accuracies(
     module: Module,
     params: Mapping[str, jax.Array],
     head: Mapping[str, jax.Array],
     rows: Mapping[str, np.ndarray],
-    special: Special,
+    special: SpecialTokens,
     mesh: Mesh,
     *,
     fraction: float = 0.15,
@@ -134,12 +127,12 @@ def accuracies(
 
     Args:
       module, params: the network.
-      head: `words.init`'s parameters, with or without `follows.init`'s.
+      head: `heads.init_mlm_head`'s parameters, with or without `heads.init_nsp_head`'s.
       rows: held-out token rows; `types` and `next` beside them where they are pairs.
       special, fraction, at_most: of `hide`.
     """
-    asks_next = "next" in rows and "next_kernel" in head
-    hidden = _hide(
+    asks_next = "next" in rows and "nsp_kernel" in head
+    hidden = _mask_once(
         jax.random.key(seed),
         {name: rows[name] for name in rows if asks_next or name != "next"},
         special,
@@ -149,21 +142,26 @@ def accuracies(
     )
     both = jax.device_put({**params, **head}, sharding.replicated(mesh))
     counts = [
-        jax.tree.map(sharding.fetch, _count(module, both, loader.put(batch, mesh)))
-        for batch in loader.evaluation(jax.tree.map(np.asarray, hidden), batch_size)
+        jax.tree.map(
+            sharding.to_host, _count_right(module, both, loader.to_devices(batch, mesh))
+        )
+        for batch in loader.eval_batches(jax.tree.map(np.asarray, hidden), batch_size)
     ]
     totals = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *counts)
     return {name: float(hit / max(of, 1)) for name, (hit, of) in totals.items()}
 
 
 # Compiled once for a shape: many networks of one module are asked the same.
-_hide = jax.jit(hide, static_argnums=(2, 3, 4, 5))
+_mask_once = jax.jit(mask_tokens, static_argnums=(2, 3, 4, 5))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _count(module, params, batch):
+def _count_right(module, params, batch):
     """{name: (right, of how many)} of a batch with words hidden."""
-    made, real = logits(module, params, batch), batch["rows"].astype(jnp.float32)
+    made, real = (
+        pretraining_logits(module, params, batch),
+        batch["rows"].astype(jnp.float32),
+    )
 
     def right(name, labels, weight):
         hit = made[name].argmax(axis=-1) == labels
@@ -175,3 +173,94 @@ def _count(module, params, batch):
     if "next" in batch:
         counts["next"] = right("next", batch["next"], real)
     return counts
+
+
+def fit_mlm_head(
+    module: Module,
+    params: dict,
+    feed: Sequence[Mapping[str, np.ndarray]],
+    held_out: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    objective: Objective,
+    mesh: Mesh,
+    seed: int,
+    what: str,
+) -> tuple[dict[str, np.ndarray], float]:
+    """Trains a head tied to the teacher's word embeddings; the body stays as it is.
+
+    Args:
+      module, params: the teacher.
+      feed: training batches by step.
+      held_out: rows to judge it on.
+      settings: the distill section; `head_steps` steps of it.
+
+    Returns:
+      (the head's parameters, see `heads.init_mlm_head`; the fraction of hidden words of the
+      held-out rows that it names right).
+    """
+    sizes = module.sizes
+    steps = settings["head_steps"]
+    key = jax.random.key(seed)
+    head = heads.init_mlm_head(module.arch.hidden, sizes)
+    moves = optimizer.make_optimizer(settings, steps, {})
+    everywhere = sharding.replicated(mesh)
+    state = {"params": head, "optimizer": moves.init(head)}
+    state = jax.device_put(state, everywhere)
+    body = jax.device_put(params, everywhere)
+
+    def logits(head, body, batch):
+        out = module.apply(
+            {"params": body},
+            batch["ids"],
+            batch["tokens"],
+            types=batch.get("types"),
+        )
+        return heads.mlm_logits(
+            head,
+            body["embeddings_word"],
+            jax.lax.stop_gradient(out.hidden),
+            batch["places"],
+            module.arch.hidden,
+            sizes,
+            module.dtype,
+            module.mesh,
+        )
+
+    @jax.jit
+    def step(state, body, batch, key):
+        batch = distillation.shown(batch, objective, sizes.vocab, key)
+
+        def loss(head):
+            made = logits(head, body, batch)
+            each = losses.cross_entropy(made, batch["targets"])
+            return (each * batch["chosen"]).sum() / batch["chosen"].sum()
+
+        value, gradient = jax.value_and_grad(loss)(state["params"])
+        return optimizer.apply_gradients(moves, gradient, state), {"loss": value}
+
+    state = loop.fit(
+        step,
+        state,
+        lambda i: (
+            body,
+            loader.batch_at_step(feed, i, mesh),
+            jax.random.fold_in(key, i),
+        ),
+        steps,
+        what=what,
+    )
+
+    @jax.jit
+    def right(head, body, batch, key):
+        batch = distillation.shown(batch, objective, sizes.vocab, key)
+        hit = logits(head, body, batch).argmax(axis=-1) == batch["targets"]
+        weight = batch["chosen"] * batch["rows"][:, None]
+        return jnp.stack([(hit * weight).sum(), weight.sum()])
+
+    counts = sum(
+        sharding.to_host(
+            right(state["params"], body, loader.to_devices(batch, mesh), key)
+        )
+        for batch in loader.eval_batches(held_out, settings["batch_size"])
+    )
+    return jax.tree.map(sharding.to_host, state["params"]), float(counts[0] / counts[1])

@@ -168,7 +168,7 @@ def hypervolume(values, worst):
 
 def make_sampler(name, seed, problem):
     if name == "ours":
-        return bayes.Sampler(choices(problem, ordered=False), seed=seed)
+        return bayes.BayesSampler(choices(problem, ordered=False), seed=seed)
     if name == "qlognehvi":
         from optuna_integration import BoTorchSampler
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from autodistill_jax.archs.arch import BERT_BASE, Arch
-from autodistill_jax.archs.papers import partition
+from autodistill_jax.archs.published import partition
 from autodistill_jax.latency import measure
 from autodistill_jax.models import build
 from autodistill_jax.models.bert import Bert
@@ -57,7 +57,7 @@ def main():
     tokens = jnp.ones_like(ids)
 
     def init(module):
-        return build.init(module, jax.random.key(0))
+        return build.init_params(module, jax.random.key(0))
 
     envelope = dataclasses.replace(space.largest(), layers=12)
     superlm = Bert(envelope, space=space)

@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=4)
     args = parser.parse_args()
     told = json.loads((args.workdir / "config.json").read_text())
-    made = experiment.read(ConfigDict(_tuples(told)))
+    made = experiment.load_experiment(ConfigDict(_tuples(told)))
     ((home, space),) = made.spaces.items()
     archs = space.grid()
     chosen = {
@@ -63,11 +63,13 @@ def main():
 
     workdir = epath.Path(args.workdir)
     params = superlm.trained_superlm(made, workdir, home)
-    given = proxy_inputs.given(made, workdir, home, params, None, 0)
-    held_out = text_rows.rows(made, workdir, "heldout")
+    given = proxy_inputs.proxy_inputs(made, workdir, home, params, None, 0)
+    held_out = text_rows.text_rows(made, workdir, "heldout")
     for i in range(args.repeats):
         part = {name: x[i :: args.repeats] for name, x in held_out.items()}
-        proxy = proxies.make(made.config.search.proxy, given._replace(held_out=part))
+        proxy = proxies.make_proxy(
+            made.config.search.proxy, given._replace(held_out=part)
+        )
         missing = [a for a in archs if len(points[tuple(chosen[a])]["proxy"]) <= i]
         progress = log.Progress(f"proxy, part {i + 1}/{args.repeats}", len(missing))
         for count, arch in enumerate(missing, 1):
@@ -83,7 +85,7 @@ def main():
         ids = jnp.ones((settings.batch, settings.length), jnp.int32)
         calls = [
             (
-                measure.forward(arch, made.sizes, settings.dtype),
+                measure.forward_fn(arch, made.sizes, settings.dtype),
                 (_random(arch, made.sizes, settings.dtype), ids, ids),
             )
             for arch in some
@@ -97,8 +99,8 @@ def main():
 
 
 def _random(arch, sizes, dtype):
-    params = build.init(build.module(arch, sizes), jax.random.key(0))
-    return measure.served(params, dtype)
+    params = build.init_params(build.build_module(arch, sizes), jax.random.key(0))
+    return measure.serving_params(params, dtype)
 
 
 def _tuples(tree):

@@ -89,12 +89,12 @@ def _replace_latencies() -> None:
                 "minimum": 0.0,
                 "spread": 0.0,
                 "runs": runs,
-                **measure.conditions(batch, length, dtype),
+                **measure.measured_conditions(batch, length, dtype),
             }
             for name, (arch, sizes, *_) in networks.items()
         }
 
-    measure.measure = by_cost
+    measure.measure_latency = by_cost
 
 
 def _losses(path: Path) -> list[dict]:

@@ -1,0 +1,127 @@
+"""What each kept result depends on, in short hashes: a resume is the same only if equal."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from autodistill_jax.experiment import schema
+from autodistill_jax.experiment.schema import to_json
+
+# A workdir stays the same experiment whatever these are: the trained SuperLMs and the
+# proxies do not depend on them.
+FREE_FIELDS = (
+    "budget.",
+    "latency.",
+    "search.arch",
+    "search.batch_size",
+    "search.proxy",
+    "search.tolerance",
+    "search.task",
+    "search.steps",
+    "search.sampler",
+    "search.trials",
+    "search.storage",
+    "flash.",
+    "rank.",
+    "baselines",
+    "finetune.",
+    "mesh.",
+    "tensorboard",
+    "distill.save_every",
+    "pretrain.save_every",
+)
+
+
+def task_dirname(settings: ConfigDict, task: str) -> str:
+    """Where a task's results go; a file of one's own by content and columns too."""
+    path = Path(task)
+    if not path.is_file():
+        return task
+    fields = ("text", "text_pair", "label", "metric", "dev_file")
+    told = repr([settings[name] for name in fields]).encode()
+    if Path(settings.dev_file).is_file():
+        told += Path(settings.dev_file).read_bytes()
+    return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
+
+
+def weight_source(config: ConfigDict) -> str:
+    """Where students' weights come from: "superlm", or a transfer by which recipe."""
+    if config.search.proxy != "flash":
+        return "superlm"
+    return f"flash-{_short_hash(transfer_fingerprint(config))}"
+
+
+def transfer_fingerprint(config: ConfigDict) -> dict:
+    """What a transfer depends on, of the section flash."""
+    names = ("block_steps", "steps", "fraction", "learning_rate", "warmup")
+    return {name: config.flash[name] for name in names}
+
+
+def _short_hash(value: Any) -> str:
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
+
+
+def study_fingerprint(config: ConfigDict, latency: dict) -> tuple[str, str]:
+    """(what a study's trials depend on, and that with its bounds), shortened.
+
+    latency: the conditions that latencies are taken under.
+    """
+    fixed = {
+        name: value
+        for name, value in schema.flatten(to_json(config)).items()
+        if not name.startswith(FREE_FIELDS)
+    }
+    kin = {**fixed, "latency": latency}
+    bounds = {"budget": to_json(config)["budget"], "arch": config.search.arch}
+    return _short_hash(kin), _short_hash(kin | bounds)
+
+
+def choice_fingerprint(config: ConfigDict) -> dict:
+    """What the choice of an Arch depends on besides the trained SuperLM."""
+    made = {key: to_json(config)[key] for key in ("budget", "latency", "search")}
+    for name in ("storage", "batch_size"):  # The same whatever they are.
+        del made["search"][name]
+    if config.search.proxy == "flash":
+        made["flash"] = transfer_fingerprint(config)
+    del made["latency"]["calibrate"]  # It corrects no figure that a choice sees.
+    if config.search.task:
+        task = task_dirname(config.finetune, config.search.task)
+        made["tuning"] = {"task": task, **finetune_fingerprint(config)}
+    return made
+
+
+def finetune_fingerprint(config: ConfigDict) -> dict:
+    """What a score on a task depends on besides the network, the task and its steps."""
+    names = (
+        "batch_size",
+        "learning_rate",
+        "warmup",
+        "decay",
+        "weight_decay",
+        "clip",
+        "dropout",
+        "dtype",
+        "length",
+        "pairs",
+        "glue_dir",
+        "rows",
+        "dev_rows",
+    )
+    return {name: config.finetune[name] for name in names}
+
+
+def rank_fingerprint(config: ConfigDict) -> dict:
+    """What rank.json depends on besides the trained SuperLM."""
+    return {
+        "rank": to_json(config)["rank"],
+        "proxy": config.search.proxy,
+        "tuning": {
+            "task": task_dirname(config.finetune, config.rank.task),
+            "epochs": config.finetune.epochs,
+            **finetune_fingerprint(config),
+        },
+        "search": {"steps": config.search.steps, "rows": config.search.rows},
+    }
