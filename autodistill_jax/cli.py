@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment.base_config import RENAMED_FIELDS
 
 _JOBS = {
     "run": "all that the config asks for, from pretrain or distill to report",
@@ -93,7 +94,8 @@ def _parse(argv: list[str]):
     except FileNotFoundError as error:
         raise UserError(f"--config: no file {error.filename}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(_preset_error(argv, error) or _describe_error(error)) from error
+        told = _renamed_error(argv) or _preset_error(argv, error)
+        raise UserError(told or _describe_error(error)) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is no flag; usage: {_USAGE}")
     if config is None:
@@ -117,6 +119,15 @@ def _preset_error(argv: list[str], error: BaseException) -> str | None:
             return (
                 f"{told[1]} has no preset {told[2]!r}. {' '.join(filter(None, about))}"
             )
+    return None
+
+
+def _renamed_error(argv: list[str]) -> str | None:
+    """What to say where a flag sets a field by the name that it had before."""
+    for arg in argv:
+        found = re.match(r"--?config\.([\w.]+)(=|$)", arg)
+        if found and found[1] in RENAMED_FIELDS:
+            return f"{found[1]} is now {RENAMED_FIELDS[found[1]]}"
     return None
 
 

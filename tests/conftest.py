@@ -89,8 +89,8 @@ def batch():
     tokens = np.ones((2, 6), np.int32)
     tokens[1, 4:] = 0
     return {
-        "ids": jnp.asarray(rng.integers(1, 60, (2, 6)), jnp.int32),
-        "tokens": jnp.asarray(tokens),
+        "input_ids": jnp.asarray(rng.integers(1, 60, (2, 6)), jnp.int32),
+        "attention_mask": jnp.asarray(tokens),
     }
 
 

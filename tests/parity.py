@@ -9,12 +9,12 @@ from autodistill_jax.models import build
 
 def outputs(folder, batch):
     loaded = huggingface.load_pretrained(str(folder))
-    module = build.build_module(loaded.arch, loaded.sizes)
+    module = build.build_module(loaded.arch, loaded.dims)
     return module.apply(
         {"params": loaded.params},
-        batch["ids"],
-        batch["tokens"],
-        types=batch.get("types"),
+        batch["input_ids"],
+        batch["attention_mask"],
+        token_type_ids=batch.get("token_type_ids"),
         states=True,
     )
 
@@ -26,12 +26,16 @@ def theirs(folder, batch, **kwargs):
     def tensor(name):
         return torch.tensor(np.array(batch[name])).long()
 
-    types = {"token_type_ids": tensor("types")} if "types" in batch else {}
+    types = (
+        {"token_type_ids": tensor("token_type_ids")}
+        if "token_type_ids" in batch
+        else {}
+    )
     model = transformers.AutoModel.from_pretrained(str(folder), **kwargs).eval()
     with torch.no_grad():
         made = model(
-            input_ids=tensor("ids"),
-            attention_mask=tensor("tokens"),
+            input_ids=tensor("input_ids"),
+            attention_mask=tensor("attention_mask"),
             output_hidden_states=True,
             **types,
         )
@@ -41,7 +45,7 @@ def theirs(folder, batch, **kwargs):
 def assert_equal(folder, batch, tolerance=1e-4, **kwargs):
     ours = outputs(folder, batch)
     states, made = theirs(folder, batch, **kwargs)
-    real = np.asarray(batch["tokens"], bool)
+    real = np.asarray(batch["attention_mask"], bool)
     assert ours.states.shape == states.shape
     assert np.abs(np.asarray(ours.states) - states)[:, real].max() < tolerance
     # Where the checkpoint has no pooler, transformers makes one at random.

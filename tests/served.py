@@ -17,7 +17,7 @@ sys.modules["autodistill_jax"] = sys.modules["flax"] = None
 AFTER = """
 for name in sys.argv[2:]:
     given = np.load(f"{sys.argv[1]}/{name}.npz")
-    made = student(weights, given["ids"], given["tokens"], given["types"])
+    made = student(weights, given["input_ids"], given["attention_mask"], given["token_type_ids"])
     np.savez(f"{sys.argv[1]}/{name}-served.npz", **made)
 """
 
@@ -53,12 +53,19 @@ def assert_serves(card, tmp_path):
     rng, batches = np.random.default_rng(0), {}
     for name, shape in {"one": (1, 32), "five": (5, 7)}.items():
         real = np.arange(shape[1]) < rng.integers(2, shape[1] + 1, shape[:1])[:, None]
-        ids = rng.integers(0, student.sizes.vocab, shape)
-        batches[name] = {"ids": ids, "tokens": real, "types": ids % 2 * real}
+        ids = rng.integers(0, student.dims.vocab, shape)
+        batches[name] = {
+            "input_ids": ids,
+            "attention_mask": real,
+            "token_type_ids": ids % 2 * real,
+        }
         batches[name] = {k: np.int32(v) for k, v in batches[name].items()}
     made = outputs(card, batches, tmp_path)
     for name, one in batches.items():
-        wanted, real = parity.outputs(card.parent, one), one["tokens"].astype(bool)
+        wanted, real = (
+            parity.outputs(card.parent, one),
+            one["attention_mask"].astype(bool),
+        )
         error = np.abs(made[name]["last_hidden_state"] - wanted.hidden)[real]
         assert error.max() < 1e-5
         assert np.abs(made[name]["pooler_output"] - wanted.pooler).max() < 1e-5

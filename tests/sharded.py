@@ -17,6 +17,7 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
+from autodistill_jax.models.heads import init_mlm_head
 from autodistill_jax.train import distillation, loop, optimizer, sandwich
 from autodistill_jax.train.objective import Objective
 
@@ -32,9 +33,11 @@ SPACE = Space(
 OBJECTIVE = Objective(
     {"relation": 1.0, "hidden": 1.0, "logits": 1.0},
     relation_heads=4,
-    hide=0.2,
-    hide_at_most=3,
-    special=tokenization.SpecialTokens(pad=0, cls=1, sep=2, hide=3),
+    mlm_probability=0.2,
+    max_predictions_per_seq=3,
+    special_tokens=tokenization.SpecialTokens(
+        pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
+    ),
 )
 SETTINGS = {"learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
 BATCH = 16
@@ -44,7 +47,7 @@ def rows(count=48):
     rng = np.random.default_rng(0)
     there = np.arange(8) < rng.integers(4, 9, (count, 1))
     ids = rng.integers(4, 61, (count, 8)).astype(np.int32)
-    return {"ids": ids * there, "tokens": there.astype(np.int8)}
+    return {"input_ids": ids * there, "attention_mask": there.astype(np.int8)}
 
 
 def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
@@ -58,10 +61,7 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
     # At an initial spread of .02 relations are all but flat.
     theirs = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     start = extract.extract(theirs, TEACHER, big)
-    head = {
-        k: np.asarray(v)
-        for k, v in distillation.words.init(TEACHER.hidden, SIZES).items()
-    }
+    head = {k: np.asarray(v) for k, v in init_mlm_head(TEACHER.hidden, SIZES).items()}
     start |= distillation.init_projections(
         OBJECTIVE, big.hidden, TEACHER.hidden, head, SIZES
     )

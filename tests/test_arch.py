@@ -111,7 +111,7 @@ def test_kept_layers(depth, kept):
 def test_space_basics():
     space = Space((2, 4), (64, 128), (), (), (2.0, 4.0), head_size=32)
     assert len(space) == 8
-    assert all(arch.exportable for arch in space)
+    assert all(arch.is_stock_hf for arch in space)
     assert space.largest() == Arch(4, 128, 4, 512, 32)
     assert space.smallest() == Arch(2, 64, 2, 128, 32)
     assert Arch(2, 64, 2, 128, 32) in space and Arch(3, 64, 2, 128, 32) not in space
@@ -164,25 +164,25 @@ def test_a_space_is_its_list_without_listing(space):
         space[len(grid)]
     for axis in space.family.axes:
         sizes = {getattr(arch, axis) for arch in grid}
-        assert space.combined(axis) == [(size,) for size in sorted(sizes)]
+        assert space.axis_values_product(axis) == [(size,) for size in sorted(sizes)]
         ends = (getattr(end, axis) for end in (space.smallest(), space.largest()))
         assert tuple(ends) == (min(sizes), max(sizes))
     pair = space.family.axes[1], space.family.axes[-2]
-    assert space.combined(*pair) == sorted(
+    assert space.axis_values_product(*pair) == sorted(
         {tuple(getattr(arch, axis) for axis in pair) for arch in grid}
     )
     count = [cost(arch)["params"] for arch in grid]
     assert cost(space.smallest())["params"] == min(count)
     assert cost(space.largest())["params"] == max(count)
     for arch in (grid[0], grid[len(grid) // 2], grid[-1]):
-        assert arch in space and space.at(space.chosen(arch)) == arch
+        assert arch in space and space.decode(space.encode(arch)) == arch
         for axis in arch.axes:
             other = dataclasses.replace(arch, **{axis: getattr(arch, axis) + 1})
             assert (other in space) == (other in grid)
             assert space.nearest(other) == nearest_arch(grid, other)
-    assert space.some(len(grid), 0) == grid
-    some = space.some(3, 0)
-    assert len(set(some)) == 3 and set(some) < set(grid) and some == space.some(3, 0)
+    assert space.subset(len(grid), 0) == grid
+    some = space.subset(3, 0)
+    assert len(set(some)) == 3 and set(some) < set(grid) and some == space.subset(3, 0)
 
 
 def test_an_arch_of_another_kind_is_in_no_space():

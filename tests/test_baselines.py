@@ -61,7 +61,7 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
             == 192
         )
     words = json.loads((workdir / "teacher" / "words.json").read_text())
-    assert words["tokens"] == 5 * 8 * 32
+    assert words["attention_mask"] == 5 * 8 * 32
     home = workdir / "finetune" / NAME
     table = (home / "table.md").read_text()
     for text in (

@@ -119,9 +119,9 @@ def test_only_known_targets(capfd):
         estimates.check_target("v9")
 
 
-def estimate(arch, sizes=SIZES, target="v5e", batch=1, dtype="float32"):
+def estimate(arch, dims=SIZES, target="v5e", batch=1, dtype="float32"):
     return estimates.estimate_latency(
-        arch, sizes, target=target, batch=batch, length=8, dtype=dtype
+        arch, dims, target=target, batch=batch, length=8, dtype=dtype
     )
 
 
@@ -178,7 +178,7 @@ def test_a_served_program_compiles_for_v5e(tmp_path, minilm, batch):
     arch = Arch(2, 64, 2, 96, 32)
     params = extract.extract(minilm.params, minilm.arch, arch)
     huggingface.save_pretrained(
-        tmp_path / "s", arch, minilm.sizes, params, minilm.folder, "mean", True, "",
+        tmp_path / "s", arch, minilm.dims, params, minilm.folder, "mean", True, "",
         lambda _: None,
     )  # fmt: skip
     student = export.deserialize(bytearray(stablehlo.export_program(tmp_path / "s")))

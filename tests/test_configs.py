@@ -117,7 +117,7 @@ def test_the_quickstarts_students_are_all_stock():
     (space,) = experiment.spaces_from_config(
         config.space, published.NAMED_ARCHS["minilm"]
     ).values()
-    assert all(arch.exportable for arch in space)
+    assert all(arch.is_stock_hf for arch in space)
 
 
 def run(workdir, *more):
@@ -241,7 +241,7 @@ def _a_student_is_distilled_further(student, tmp_path, capfd):
     grid = {axis: (getattr(before.arch, axis),) for axis in ("layers", "hidden", "ffn")}
     config = load(ROOT / "configs" / "quickstart.py", "smoke")
     with config.unlocked():
-        config.distill.start = str(student)
+        config.distill.init_from = str(student)
         config.space.update({**grid, "ffn_ratio": ()})
     made = experiment.load_experiment(config)
     (space,) = made.spaces.values()

@@ -57,7 +57,7 @@ def test_paper_students_share_of_the_teachers_flops(name, percent):
 
 
 def test_paper_counts_widths_relative_to_the_teachers_heads():
-    large = cost(published.NAMED_ARCHS["bert_large"], ModelDims(heads=16))
+    large = cost(published.NAMED_ARCHS["bert_large"], ModelDims(reference_heads=16))
     # All heads of a teacher are its whole width: the two counts all but agree.
     assert abs(large["flops_paper"] / large["flops"] - 1) < 0.01
 
@@ -113,7 +113,10 @@ def test_executed_params_count_the_tree(name):
 
 @pytest.mark.parametrize("embedding", [16, 24])
 def test_an_embedding_size_of_its_own_is_counted(embedding):
-    arch, sizes = Arch(2, 24, 3, 40, 8), ModelDims(vocab=50, positions=10, types=1)
+    arch, sizes = (
+        Arch(2, 24, 3, 40, 8),
+        ModelDims(vocab=50, positions=10, types=1),
+    )
     own = sizes._replace(embedding=embedding)
     tree = jax.eval_shape(
         lambda key: build.init_params(Bert(arch, own), key), jax.random.key(0)
@@ -217,9 +220,9 @@ def test_names_in_any_spelling():
 def test_named_sizes_hang_together():
     for name, arch in published.NAMED_ARCHS.items():
         found = name in ("agnostic", "proxy_base", "proxy_small", "proxy_tiny")
-        assert arch.exportable != found
+        assert arch.is_stock_hf != found
     for name, (arch, sizes) in published.NAMED_TEACHERS.items():
-        assert arch.exportable and sizes.heads == arch.heads, name
+        assert arch.is_stock_hf and sizes.heads == arch.heads, name
 
 
 def job(capfd, *flags):

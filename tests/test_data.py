@@ -13,7 +13,7 @@ from autodistill_jax.errors import UserError
 
 @pytest.fixture(scope="module")
 def made(minilm):
-    return tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
 
 
 def test_docstrings_are_deterministic_unique_and_held_out_by_module():
@@ -113,7 +113,7 @@ def test_one_text_file_has_two_sides(tmp_path, made):
     for between in ("\n", "\n\n"):
         path.write_text(between.join(lines))
         found = corpus.corpus_rows(corpus.documents(str(path)), made, "sentence", 16)
-        rows = {k: len(v["ids"]) for k, v in found.items()}
+        rows = {k: len(v["input_ids"]) for k, v in found.items()}
         assert sum(rows.values()) == 3000 and 30 < rows["heldout"] < 600
 
 
@@ -178,15 +178,18 @@ def test_tfds_on_this_machine(tmp_path, monkeypatch):
 def test_wikipedia(made):
     source = corpus.documents(str(DATA / "wikipedia-2015" / "AA" / "wiki_00"))
     found = corpus.corpus_rows(source, made, "chunk", 32, limit=300)
-    assert found["train"]["ids"].shape == (300, 32)
-    assert found["train"]["tokens"].mean() > 0.9  # Chunks are filled.
+    assert found["train"]["input_ids"].shape == (300, 32)
+    assert found["train"]["attention_mask"].mean() > 0.9  # Chunks are filled.
 
 
 def test_rows_do_not_leak(made):
     pieces = [(f"Sentence number {i} of all these. Shared by both of them.", i % 2 == 0)
               for i in range(10)]  # fmt: skip
     found = corpus.corpus_rows(iter(pieces), made, "sentence", 16)
-    assert len(found["train"]["ids"]) == 6 and len(found["heldout"]["ids"]) == 5
+    assert (
+        len(found["train"]["input_ids"]) == 6
+        and len(found["heldout"]["input_ids"]) == 5
+    )
     with pytest.raises(UserError, match="one of sentence, chunk, pair"):
         corpus.corpus_rows(iter(pieces), made, "word", 16)
     with pytest.raises(UserError, match="0 held-out rows"):
@@ -196,10 +199,10 @@ def test_rows_do_not_leak(made):
 
 def test_encode_pads_cuts_and_pairs(made):
     found = tokenization.encode_texts(made, ["word " * 20, "a b"], 8)
-    assert found["tokens"].tolist() == [[1] * 8, [1] * 4 + [0] * 4]
-    assert found["ids"][0, -1] == made.token_to_id("[SEP]")
+    assert found["attention_mask"].tolist() == [[1] * 8, [1] * 4 + [0] * 4]
+    assert found["input_ids"][0, -1] == made.token_to_id("[SEP]")
     pair = tokenization.encode_texts(made, [("one", "two")], 8)
-    assert pair["types"][0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
+    assert pair["token_type_ids"][0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
 def test_batches_are_a_function_of_the_step():
@@ -212,7 +215,7 @@ def test_batches_are_a_function_of_the_step():
     epoch = np.concatenate([one[i]["x"] for i in range(5)])
     assert sorted(epoch) == sorted([*range(10), *range(10)])
     last = list(loader.eval_batches(rows, 4))[-1]
-    assert last["rows"].tolist() == [True, True, False, False]
+    assert last["valid_rows"].tolist() == [True, True, False, False]
     with pytest.raises(UserError, match="batch_size 11 is larger than the 10 rows"):
         loader.train_batches(rows, 11, seed=0)
 

@@ -81,7 +81,7 @@ def test_known_bounds_filter_before_anything(study):
     study_loop.run_study(
         study, SPACE, 20, latency=latency, evaluate=proxy, allowed=allowed
     )
-    tried = [SPACE.at(one.params) for one in study.trials if one.params]
+    tried = [SPACE.decode(one.params) for one in study.trials if one.params]
     assert len(tried) == 8 and all(arch.hidden == 8 for arch in tried)
 
 

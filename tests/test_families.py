@@ -12,7 +12,7 @@ from parity import assert_equal
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.interop import huggingface
+from autodistill_jax.interop import hf_config, huggingface
 from autodistill_jax.models import extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.models.layers import layer_norm
@@ -65,7 +65,10 @@ def batch_of(pad, length=16):
     real = np.ones((3, length), np.int32)
     real[1, 9:], real[2, 1:] = 0, 0
     ids[real == 0] = pad
-    return {"ids": jnp.asarray(ids, jnp.int32), "tokens": jnp.asarray(real)}
+    return {
+        "input_ids": jnp.asarray(ids, jnp.int32),
+        "attention_mask": jnp.asarray(real),
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -74,14 +77,16 @@ def test_random_teachers_equal_transformers(tmp_path, case):
     config = write(tmp_path, model, kind, **fields).config
     loaded = huggingface.load_pretrained(str(tmp_path))
     assert loaded.arch == Arch(3, 48, 3, 56, 16)
-    sizes = loaded.sizes
+    sizes = loaded.dims
     assert (sizes.embedding, sizes.positions, sizes.types) == (
         embedding, positions, types)  # fmt: skip
     assert sizes.family == config.model_type
-    assert (loaded.head is None) == (kind != "ForMaskedLM")
+    assert (loaded.mlm_head is None) == (kind != "ForMaskedLM")
     batch = batch_of(config.pad_token_id)
     assert_equal(tmp_path, batch)
-    batch["types"] = jnp.asarray(np.arange(48).reshape(3, 16) % types, jnp.int32)
+    batch["token_type_ids"] = jnp.asarray(
+        np.arange(48).reshape(3, 16) % types, jnp.int32
+    )
     assert_equal(tmp_path, batch)
     # As long as positions reach.
     assert_equal(tmp_path, batch_of(config.pad_token_id, positions))
@@ -90,10 +95,12 @@ def test_random_teachers_equal_transformers(tmp_path, case):
 def test_one_type_for_two_texts(tmp_path):
     write(tmp_path, "Roberta", "Model", type_vocab_size=1)
     loaded, batch = huggingface.load_pretrained(str(tmp_path)), batch_of(1)
-    run = Bert(loaded.arch, loaded.sizes).apply
-    inputs = ({"params": loaded.params}, batch["ids"], batch["tokens"])
-    second = jnp.ones_like(batch["ids"])
-    assert np.array_equal(run(*inputs).hidden, run(*inputs, types=second).hidden)
+    run = Bert(loaded.arch, loaded.dims).apply
+    inputs = ({"params": loaded.params}, batch["input_ids"], batch["attention_mask"])
+    second = jnp.ones_like(batch["input_ids"])
+    assert np.array_equal(
+        run(*inputs).hidden, run(*inputs, token_type_ids=second).hidden
+    )
 
 
 @pytest.mark.parametrize("model", ["Bert", "Roberta", "XLMRoberta"])
@@ -105,21 +112,23 @@ def test_masked_word_heads_equal_transformers(tmp_path, model):
     batch = batch_of(made.config.pad_token_id)
     with torch.no_grad():
         theirs = made(
-            input_ids=torch.tensor(np.array(batch["ids"])).long(),
-            attention_mask=torch.tensor(np.array(batch["tokens"])).long(),
+            input_ids=torch.tensor(np.array(batch["input_ids"])).long(),
+            attention_mask=torch.tensor(np.array(batch["attention_mask"])).long(),
         ).logits.numpy()
-    module, head = Bert(loaded.arch, loaded.sizes), loaded.head
-    x = module.apply({"params": loaded.params}, batch["ids"], batch["tokens"]).hidden
+    module, head = Bert(loaded.arch, loaded.dims), loaded.mlm_head
+    x = module.apply(
+        {"params": loaded.params}, batch["input_ids"], batch["attention_mask"]
+    ).hidden
     x = x.reshape(-1, 48) @ head["mlm_kernel"] + head["mlm_bias"]
     x = layer_norm(
         jax.nn.gelu(x, approximate=False),
         head["mlm_norm_scale"],
         head["mlm_norm_bias"],
         n=48,
-        epsilon=loaded.sizes.norm_epsilon,
+        epsilon=loaded.dims.norm_epsilon,
     )
     logits = x @ loaded.params["embeddings_word"].T + head["mlm_out_bias"]
-    real = np.asarray(batch["tokens"], bool)
+    real = np.asarray(batch["attention_mask"], bool)
     assert np.abs(logits.reshape(theirs.shape) - theirs)[real].max() < 1e-4
 
 
@@ -131,22 +140,29 @@ def test_an_incomplete_or_untied_head_is_none(tmp_path):
     tensors = load_file(path)
     word = tensors["bert.embeddings.word_embeddings.weight"]
     save_file(tensors | {"cls.predictions.decoder.weight": word.copy()}, path)
-    assert huggingface.load_pretrained(str(tmp_path)).head is not None
+    assert huggingface.load_pretrained(str(tmp_path)).mlm_head is not None
     save_file(tensors | {"cls.predictions.decoder.weight": word + 1}, path)
-    assert huggingface.load_pretrained(str(tmp_path)).head is None
+    assert huggingface.load_pretrained(str(tmp_path)).mlm_head is None
     del tensors["cls.predictions.transform.dense.bias"]
     save_file(tensors, path)
-    assert huggingface.load_pretrained(str(tmp_path)).head is None
+    assert huggingface.load_pretrained(str(tmp_path)).mlm_head is None
 
 
 def test_labels_are_names_in_order(tmp_path):
     write(tmp_path, "Roberta", "ForSequenceClassification", num_labels=3)
     loaded = huggingface.load_pretrained(str(tmp_path))
-    assert loaded.labels is None and loaded.pooling == "mean" and loaded.head is None
+    assert (
+        loaded.class_names is None
+        and loaded.pooling == "mean"
+        and loaded.mlm_head is None
+    )
     edit(tmp_path, id2label={"10": "k", **{str(i): "abcdefghij"[i] for i in range(10)}})
-    assert huggingface.load_pretrained(str(tmp_path)).labels == (*"abcdefghij", "k")
+    assert huggingface.load_pretrained(str(tmp_path)).class_names == (
+        *"abcdefghij",
+        "k",
+    )
     edit(tmp_path, id2label={"1": "a", "2": "b"})
-    assert huggingface.load_pretrained(str(tmp_path)).labels is None
+    assert huggingface.load_pretrained(str(tmp_path)).class_names is None
 
 
 def edit(folder, **changes):
@@ -209,21 +225,21 @@ def test_students_go_out_as_their_teachers_family(
     params = extract.extract(loaded.params, loaded.arch, arch)
     folder = tmp_path / "s"
     huggingface.save_pretrained(
-        folder, arch, loaded.sizes, params, loaded.folder, loaded.pooling, False, "",
+        folder, arch, loaded.dims, params, loaded.folder, loaded.pooling, False, "",
         lambda _: None,
     )  # fmt: skip
-    stock = huggingface.stock(arch, loaded.sizes)
+    stock = hf_config.is_stock(arch, loaded.dims)
     assert stock == (arch.hidden == 32 and arch.heads == 2
                      and fields.get("embedding_size") != 32)  # fmt: skip
     assert (folder / "modeling_elastic_bert.py").exists() != stock
     remote = {} if stock else {"trust_remote_code": True}
     made = tokenization.load_tokenizer(folder, VOCAB)
     batch = tokenization.encode_texts(made, TEXTS, 14)
-    batch.pop("types")
+    batch.pop("token_type_ids")
     assert_equal(folder, batch, **remote)
     again = huggingface.load_pretrained(str(folder))
     assert again.arch == arch
-    assert again.sizes == loaded.sizes._replace(heads=arch.heads)
+    assert again.dims == loaded.dims._replace(reference_heads=arch.heads)
     assert all(np.array_equal(again.params[k], v) for k, v in params.items())
     assert again.pooling == loaded.pooling
     # A student can be a teacher: fine-tuned ones are saved from its folder.
@@ -231,7 +247,7 @@ def test_students_go_out_as_their_teachers_family(
     huggingface.save_pretrained(
         third,
         arch,
-        again.sizes,
+        again.dims,
         params,
         folder,
         again.pooling,
@@ -248,7 +264,7 @@ def test_students_go_out_as_their_teachers_family(
         assert getattr(config, field) == getattr(before, field)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **remote)
     ids = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=14)
-    assert np.array_equal(ids["input_ids"], batch["ids"])
+    assert np.array_equal(ids["input_ids"], batch["input_ids"])
 
 
 def test_what_would_change_the_computation_is_refused(tmp_path):

@@ -118,7 +118,7 @@ def test_checkpoints_and_networks_live_in_buckets(bucket, minilm):
         checkpoint.restore_checkpoint(found, state)["params"] == state["params"]
     ).all()
     huggingface.save_pretrained(
-        bucket / "t", minilm.arch, minilm.sizes, minilm.params, minilm.folder,
+        bucket / "t", minilm.arch, minilm.dims, minilm.params, minilm.folder,
         "mean", True, "", lambda folder: None,
     )  # fmt: skip
     again = huggingface.load_pretrained("gs://bucket/t")

@@ -19,10 +19,10 @@ from autodistill_jax.train.objective import Objective
 ARCH = MobileArch(2, 16, 8, 2, 12, 2)
 OWN = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=10)
 OBJECTIVE = Objective(
-    {"logits": 1.0, "words": 1.0, "next": 1.0},
-    mapped=(1, 3),
-    hide=0.2,
-    special=SpecialTokens(0, 1, 2, 3),
+    {"logits": 1.0, "mlm": 1.0, "nsp": 1.0},
+    layer_map=(1, 3),
+    mlm_probability=0.2,
+    special_tokens=SpecialTokens(0, 1, 2, 3),
 )
 SETTINGS = {
     "block_steps": 40,
@@ -41,7 +41,12 @@ def rows():
     ids[:, 0], ids[:, -1] = 1, 2
     types = np.repeat([[0, 0, 0, 1, 1, 1]], 64, axis=0).astype(np.int32)
     follows = (ids[:, 1] > 30).astype(np.int32)  # Something to learn.
-    return {"ids": ids, "tokens": np.ones_like(ids), "types": types, "next": follows}
+    return {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": types,
+        "next_sentence_label": follows,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +89,7 @@ def test_a_depth_is_the_network_cut_there(transfer, rows):
         (transfer.teacher, heads.encoder_params(transfer.teacher_params)),
         (transfer.module, heads.encoder_params(transfer.params)),
     ):
-        inputs = ({"params": params}, batch["ids"], batch["tokens"])
+        inputs = ({"params": params}, batch["input_ids"], batch["attention_mask"])
         whole = module.apply(*inputs, qkv=True, states=True)
         cut = module.apply(*inputs, qkv=True, depth=jnp.int32(1))
         assert np.abs(cut.hidden - whole.states[1]).max() < 1e-5
@@ -98,7 +103,7 @@ def test_a_teacher_is_no_way_from_itself(transfer, rows):
     same = transfer._replace(
         module=transfer.teacher,
         params=heads.encoder_params(own),
-        objective=OBJECTIVE._replace(mapped=(0, 1, 2, 3)),
+        objective=OBJECTIVE._replace(layer_map=(0, 1, 2, 3)),
     )
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
     params = heads.encoder_params(own)
@@ -108,7 +113,7 @@ def test_a_teacher_is_no_way_from_itself(transfer, rows):
     assert all(np.abs(value).max() < 1e-5 for value in made.values())
     # The student's second block follows the teacher's last, not its second.
     last = flash_distillation.block_loss(
-        same._replace(objective=OBJECTIVE._replace(mapped=(1, 3, 3, 3))),
+        same._replace(objective=OBJECTIVE._replace(layer_map=(1, 3, 3, 3))),
         params,
         transfer.teacher_params,
         batch,
@@ -202,11 +207,13 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     made = proxy_flash.flash_proxy(transfer, *args)
     both = [made["accuracy_words"], made["accuracy_next"]]
     assert made["proxy"] == 1 - np.mean(both) and 0.3 < made["proxy"] <= 1
-    headless = OBJECTIVE._replace(weights={"words": 1.0})
+    headless = OBJECTIVE._replace(weights={"mlm": 1.0})
     other = proxy_flash.flash_proxy(transfer._replace(objective=headless), *args)
     assert other["proxy"] == other["transfer"] == pytest.approx(made["transfer"])
     assert asked == [(0.05, OBJECTIVE.weights), (0.05, {})]
-    with pytest.raises(TrialPruned, match=r"over flash.stop 0.5 times the median"):
+    with pytest.raises(
+        TrialPruned, match=r"over flash_distillation.prune_factor 0.5 times the median"
+    ):
         proxy_flash.flash_proxy(transfer, *args, others=[other["transfer"]])
 
 
@@ -214,7 +221,7 @@ def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
     arch = BIG.__class__(2, 16, 2, 24, 8)
     student = extract.extract(heads.encoder_params(transfer.teacher_params), BIG, arch)
     module = build.build_module(arch, SIZES)
-    own = transfer._replace(module=module, params=student, copied=False)
+    own = transfer._replace(module=module, params=student, embeddings_copied=False)
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
     params = student | {
         flash_distillation.BLOCK_PROJECTIONS: jnp.tile(

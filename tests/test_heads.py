@@ -57,39 +57,44 @@ def theirs(folder, batch, name, kind):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     with torch.no_grad():
         return model.eval()(
-            input_ids=torch.tensor(np.array(batch["ids"])).long(),
-            attention_mask=torch.tensor(np.array(batch["tokens"])).long(),
-            token_type_ids=torch.tensor(np.array(batch["types"])).long(),
+            input_ids=torch.tensor(np.array(batch["input_ids"])).long(),
+            attention_mask=torch.tensor(np.array(batch["attention_mask"])).long(),
+            token_type_ids=torch.tensor(np.array(batch["token_type_ids"])).long(),
         )
 
 
 def ours(loaded, batch):
-    module = build.build_module(loaded.arch, loaded.sizes)
-    params = {**loaded.params, **loaded.head, **(loaded.next or {})}
+    module = build.build_module(loaded.arch, loaded.dims)
+    params = {**loaded.params, **loaded.mlm_head, **(loaded.nsp_head or {})}
     places = jnp.tile(jnp.arange(6), (2, 1))
-    return pretraining.pretraining_logits(module, params, batch | {"places": places})
+    return pretraining.pretraining_logits(
+        module, params, batch | {"masked_positions": places}
+    )
 
 
 def save(folder, arch, loaded, params, head):
     huggingface.save_pretrained(
-        folder, arch, loaded.sizes, params, loaded.folder, "pooler", False, "",
+        folder, arch, loaded.dims, params, loaded.folder, "pooler", False, "",
         lambda _: None, head,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_heads_equal_transformers_in_and_out(tmp_path, batch, case):
-    name, batch = case.split(",")[0], batch | {"types": jnp.asarray([[0, 0, 1, 1, 1, 1]] * 2)}  # fmt: skip
-    real = np.asarray(batch["tokens"], bool)
+    name, batch = case.split(",")[0], batch | {"token_type_ids": jnp.asarray([[0, 0, 1, 1, 1, 1]] * 2)}  # fmt: skip
+    real = np.asarray(batch["attention_mask"], bool)
     write(tmp_path / "in", case)
     loaded = huggingface.load_pretrained(str(tmp_path / "in"))
-    assert loaded.head is not None and loaded.next["nsp_kernel"].shape == (24, 2)
+    assert loaded.mlm_head is not None and loaded.nsp_head["nsp_kernel"].shape == (
+        24,
+        2,
+    )
 
     def same(folder, made):
         wanted = theirs(folder, batch, name, "ForPreTraining")
-        off = made["words"] - wanted.prediction_logits.numpy()
+        off = made["mlm"] - wanted.prediction_logits.numpy()
         assert np.abs(off)[real].max() < 1e-4
-        off = made["next"] - wanted.seq_relationship_logits.numpy()
+        off = made["nsp"] - wanted.seq_relationship_logits.numpy()
         assert np.abs(off).max() < 1e-4
 
     same(tmp_path / "in", ours(loaded, batch))
@@ -99,16 +104,19 @@ def test_heads_equal_transformers_in_and_out(tmp_path, batch, case):
         "MobileBert": MobileArch(1, 16, 8, 2, 12, 1),
     }
     arch = small[name]
-    if loaded.sizes.embedding == 24:  # A MobileBERT is no narrower than its words.
+    if loaded.dims.embedding == 24:  # A MobileBERT is no narrower than its words.
         arch = MobileArch(1, 24, 8, 2, 12, 1)
     params = extract.extract(loaded.params, loaded.arch, arch)
-    head = heads.slice_mlm_head(loaded.head, arch.hidden, loaded.sizes)
-    head |= {**loaded.next, "nsp_kernel": loaded.next["nsp_kernel"][: arch.hidden]}
+    head = heads.slice_mlm_head(loaded.mlm_head, arch.hidden, loaded.dims)
+    head |= {
+        **loaded.nsp_head,
+        "nsp_kernel": loaded.nsp_head["nsp_kernel"][: arch.hidden],
+    }
     save(tmp_path / "out", arch, loaded, params, head)
     again = huggingface.load_pretrained(str(tmp_path / "out"))
     assert again.arch == arch
     for key, value in head.items():
-        assert np.array_equal({**again.head, **again.next}[key], value), key
+        assert np.array_equal({**again.mlm_head, **again.nsp_head}[key], value), key
     same(tmp_path / "out", ours(again, batch))
     kind = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"]
     assert kind == [f"{name}ForPreTraining"]
@@ -117,14 +125,14 @@ def test_heads_equal_transformers_in_and_out(tmp_path, batch, case):
 @pytest.mark.parametrize("name", ["Bert", "MobileBert"])
 def test_a_masked_word_head_alone(tmp_path, batch, name):
     """Nothing has trained the pooler then: it is left out, and not taken for one."""
-    batch = batch | {"types": jnp.zeros((2, 6), jnp.int32)}
+    batch = batch | {"token_type_ids": jnp.zeros((2, 6), jnp.int32)}
     write(tmp_path / "in", name)
     loaded = huggingface.load_pretrained(str(tmp_path / "in"))
-    save(tmp_path / "out", loaded.arch, loaded, loaded.params, loaded.head)
+    save(tmp_path / "out", loaded.arch, loaded, loaded.params, loaded.mlm_head)
     again = huggingface.load_pretrained(str(tmp_path / "out"))
-    assert again.next is None and again.pooling == "mean" != loaded.pooling
+    assert again.nsp_head is None and again.pooling == "mean" != loaded.pooling
     made = ours(again, batch)
-    assert made.keys() == {"words"}
+    assert made.keys() == {"mlm"}
     wanted = theirs(tmp_path / "out", batch, name, "ForMaskedLM").logits.numpy()
-    off = np.abs(made["words"] - wanted)[np.asarray(batch["tokens"], bool)]
+    off = np.abs(made["mlm"] - wanted)[np.asarray(batch["attention_mask"], bool)]
     assert off.max() < 1e-4

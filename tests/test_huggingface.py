@@ -45,19 +45,19 @@ def test_random_berts_equal_transformers(tmp_path, batch, headed, activation):
     kind(config).save_pretrained(tmp_path)
     loaded = huggingface.load_pretrained(str(tmp_path))
     assert loaded.arch == Arch(3, 40, 5, 56, 8)
-    assert loaded.sizes == ModelDims(60, 20, 3, 1e-5, activation, heads=5)
+    assert loaded.dims == ModelDims(60, 20, 3, 1e-5, activation, reference_heads=5)
     assert_equal(tmp_path, batch)
 
 
 def test_minilm_equals_transformers(minilm):
-    made = tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
+    made = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
     assert_equal(minilm.folder, tokenization.encode_texts(made, TEXTS, 16))
 
 
 def test_minilm_stored_numbers(minilm):
     # Made with transformers 5.23.0 and torch 2.13.0: the first text's first two
     # channels of the embeddings, of the middle and of the last layer, at [CLS].
-    made = tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
+    made = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
     states = outputs(minilm.folder, tokenization.encode_texts(made, TEXTS, 16)).states
     found = np.asarray(states)[[0, 3, 6], 0, 0, :2]
     assert np.abs(found - np.array(STORED)).max() < 1e-4
@@ -70,13 +70,15 @@ STORED = [[-0.176567, -0.048236], [-0.018262, -0.012279], [-0.300519, -0.001829]
 @needs_data
 def test_minilm_sts_b(minilm):
     task = glue.load_glue_task("stsb", str(DATA / "glue"))
-    made = tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
-    module = Bert(minilm.arch, minilm.sizes)
+    made = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
+    module = Bert(minilm.arch, minilm.dims)
 
     @jax.jit
     def embed(params, batch):
-        out = module.apply({"params": params}, batch["ids"], batch["tokens"])
-        return losses.mean_pool(out.hidden, batch["tokens"])
+        out = module.apply(
+            {"params": params}, batch["input_ids"], batch["attention_mask"]
+        )
+        return losses.mean_pool(out.hidden, batch["attention_mask"])
 
     def side(i):
         rows = tokenization.encode_texts(made, [pair[i] for pair in task.dev[0]], 64)
@@ -97,7 +99,7 @@ def test_students_go_out_with_equal_outputs(tmp_path, minilm, arch):
     huggingface.save_pretrained(
         folder,
         arch,
-        minilm.sizes,
+        minilm.dims,
         student,
         minilm.folder,
         "mean",
@@ -106,18 +108,18 @@ def test_students_go_out_with_equal_outputs(tmp_path, minilm, arch):
         checked.append,
     )
     assert checked and folder.is_dir() and not checked[0].exists()
-    made = tokenization.load_tokenizer(folder, minilm.sizes.vocab)
+    made = tokenization.load_tokenizer(folder, minilm.dims.vocab)
     batch = tokenization.encode_texts(made, TEXTS, 16)
-    remote = {} if arch.exportable else {"trust_remote_code": True}
+    remote = {} if arch.is_stock_hf else {"trust_remote_code": True}
     assert (folder / "modeling_elastic_bert.py").exists() == bool(remote)
     assert_equal(folder, batch, **remote)
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     ids = tokenizer(TEXTS, padding="max_length", max_length=16)["input_ids"]
-    assert np.array_equal(ids, batch["ids"])
+    assert np.array_equal(ids, batch["input_ids"])
     again = huggingface.load_pretrained(str(folder))
-    assert again.pooling == "mean" and again.embeds
+    assert again.pooling == "mean" and again.embeds_sentences
 
 
 def test_a_failed_check_leaves_nothing_behind(tmp_path, minilm):
@@ -131,7 +133,7 @@ def test_a_failed_check_leaves_nothing_behind(tmp_path, minilm):
         huggingface.save_pretrained(
             tmp_path / "s",
             arch,
-            minilm.sizes,
+            minilm.dims,
             student,
             minilm.folder,
             "pooler",
@@ -150,7 +152,7 @@ def folder(tmp_path, minilm):
     huggingface.save_pretrained(
         tmp_path / "t",
         arch,
-        minilm.sizes,
+        minilm.dims,
         student,
         minilm.folder,
         "pooler",
@@ -207,7 +209,9 @@ def test_old_names_and_a_missing_pooler(folder):
     }
     save_file(old, path)
     loaded = huggingface.load_pretrained(str(folder))
-    assert loaded.pooling == "mean" and not loaded.embeds  # No pooler to stand for it.
+    assert (
+        loaded.pooling == "mean" and not loaded.embeds_sentences
+    )  # No pooler to stand for it.
     after = loaded.params
     for name, value in before.items():
         wanted = np.zeros_like(value) if name.startswith("pooler") else value
@@ -242,7 +246,7 @@ def test_a_cls_sentence_model(folder, tmp_path, minilm):
     settings = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
     loaded = huggingface.load_pretrained(str(folder))
-    assert loaded.pooling == "cls" and loaded.embeds
+    assert loaded.pooling == "cls" and loaded.embeds_sentences
     hidden, pooler = jnp.arange(12.0).reshape(1, 3, 4), jnp.ones((1, 4))
     pooled = losses.pool_tokens(hidden, pooler, jnp.ones((1, 3)), loaded.pooling)
     assert pooled.tolist() == [[0.0, 1.0, 2.0, 3.0]]

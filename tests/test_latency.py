@@ -139,15 +139,15 @@ ARCH = Arch(2, 24, 3, 48, 8)
 def entry(how, seconds, **more):
     network = {
         "arch": dataclasses.asdict(ARCH),
-        "sizes": SIZES._replace(heads=0)._asdict(),
+        "sizes": SIZES._replace(reference_heads=0)._asdict(),
     }
     return {"network": network, "seconds": seconds, **how.conditions(), **more}
 
 
 def test_a_table_never_takes_one_source_for_the_other(monkeypatch, tmp_path):
     monkeypatch.setattr(
-        table.compile,
-        "conditions",
+        table.estimate,
+        "compiled_conditions",
         lambda target, *_: {"source": "compiled", "device": target},
     )
     there = HERE._replace(target="v5e")

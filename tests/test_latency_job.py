@@ -107,7 +107,7 @@ BAD = {
     "no runs": (["--arch=minilm", "--config.latency.runs=1"], "runs is 1; it must be"),
     "too long": (
         ["--arch=minilm", "--config.latency.length=513"],
-        "latency.length is 513, more than the teacher's 512 positions",
+        "latency.max_seq_length is 513, more than the teacher's 512 positions",
     ),
     "calibrate nowhere": (["--calibrate"], "--calibrate needs --workdir"),
     "few to fit": (

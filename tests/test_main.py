@@ -69,7 +69,10 @@ BAD = {
     "fraction of a layer": (["--config.space.layers=(2.5,)"], "layers has 2.5"),
     "words for sizes": (["--config.space.hidden=('a',)"], "hidden has 'a'"),
     "seed": (["--config.seed=-1"], "seed is -1; it must be at least 0"),
-    "no length": (["--config.data.length=1"], "data.length is 1; it must be at least"),
+    "no length": (
+        ["--config.data.length=1"],
+        "data.max_seq_length is 1; it must be at least",
+    ),
     "no batch": (["--config.distill.batch_size=0"], "batch_size is 0"),
     "no steps": (["--config.distill.steps=0"], "distill.steps is 0"),
     "unit": (["--config.data.unit=words"], "one of sentence, chunk"),
@@ -80,14 +83,17 @@ BAD = {
     "unknown term": (["--config.distill.terms=relation+logit"], "terms has 'logit'"),
     "unknown baseline": (["--config.baselines=('bert',)"], "baselines has 'bert'"),
     "unknown proxy": (["--config.search.proxy=loss"], "proxy has 'loss'"),
-    "proxy without a task": (["--config.search.proxy=probe"], "set search.task"),
+    "proxy without a task": (["--config.search.proxy=probe"], "set search.proxy_task"),
     "rank without a task": (["--config.rank.archs=24"], "rank.task is empty"),
     "partition and grid": (["--config.space.partition=3"], "give one of the two"),
     "Arch outside": (
         ["--config.search.arch=layers=3,hidden=100,heads=3,ffn=400"],
         "is outside the space; the nearest inside is layers=3",
     ),
-    "no start": (["--config.distill.start="], "distill.start is empty; give teacher"),
+    "no start": (
+        ["--config.distill.start="],
+        "distill.init_from is empty; give teacher",
+    ),
     "no such start": (["--config.distill.start=./nowhere"], "./nowhere: no such"),
     "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
     "part of no package": (["--config.data.packages=('no.such',)"], "names 'no.such'"),
@@ -216,7 +222,7 @@ BAD_COST = {
     ),
     "too long": (
         ["--arch=agnostic", "--config.data.length=1024"],
-        "data.length is 1024, more than the teacher's 512 positions",
+        "data.max_seq_length is 1024, more than the teacher's 512 positions",
     ),
     "bad space": (
         ["--arch=agnostic", "--config.space.hidden=(100,)"],

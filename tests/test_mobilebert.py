@@ -56,17 +56,17 @@ def test_sub_network_is_the_extracted_student(batch, reads, norm, monkeypatch):
     @jax.jit
     def run(params, arch):
         traces.append(arch)
-        inputs = (batch["ids"], batch["tokens"], arch)
+        inputs = (batch["input_ids"], batch["attention_mask"], arch)
         return module.apply({"params": params}, *inputs, qkv=True)
 
-    real = np.asarray(batch["tokens"], bool)
+    real = np.asarray(batch["attention_mask"], bool)
     middle = MobileArch(3, 16, 16, 2, 12, 1)
     some = SPACE.sample(np.random.default_rng(0), 4 if reads == "shared" else 0)
     for arch in [SPACE.smallest(), SPACE.largest(), middle, *some]:
         inside, n = run(params, arrays(arch)), arch.hidden
         student = extract.extract(params, BIG, arch)
         alone = MobileBert(arch, sizes).apply(
-            {"params": student}, batch["ids"], batch["tokens"], qkv=True
+            {"params": student}, batch["input_ids"], batch["attention_mask"], qkv=True
         )
         assert np.abs(inside.hidden[..., :n] - alone.hidden)[real].max() < 1e-5
         assert np.abs(inside.pooler[:, :n] - alone.pooler).max() < 1e-5
@@ -83,7 +83,7 @@ def test_heads_split_the_bottleneck_anew(batch):
     params = random(SIZES)
     one, other = (dataclasses.replace(BIG, heads=heads) for heads in (1, 4))
     assert extract.extract(params, BIG, one).keys() == params.keys()
-    inputs = ({"params": params}, batch["ids"], batch["tokens"])
+    inputs = ({"params": params}, batch["input_ids"], batch["attention_mask"])
     a, b = (MobileBert(arch, SIZES).apply(*inputs).hidden for arch in (one, other))
     assert np.abs(a - b).max() > 1e-3
 
@@ -91,11 +91,11 @@ def test_heads_split_the_bottleneck_anew(batch):
 def test_gradients_are_the_students(batch):
     params, arch = random(SIZES), MobileArch(3, 16, 8, 2, 12, 1)
     mix = jnp.asarray(np.random.default_rng(2).normal(size=(2, 6, BIG.hidden)))
-    mix = (mix * batch["tokens"][:, :, None])[..., : arch.hidden]
+    mix = (mix * batch["attention_mask"][:, :, None])[..., : arch.hidden]
 
     def gradient(module, params, *arch):
         def loss(params):
-            inputs = (batch["ids"], batch["tokens"], *arch)
+            inputs = (batch["input_ids"], batch["attention_mask"], *arch)
             hidden = module.apply({"params": params}, *inputs).hidden
             return (hidden[..., : mix.shape[-1]] * mix).sum()
 
@@ -114,7 +114,7 @@ def test_gradients_are_the_students(batch):
 
 def test_unrolled_padded_and_dropped(batch):
     params = random(SIZES)
-    inputs = (batch["ids"], batch["tokens"])
+    inputs = (batch["input_ids"], batch["attention_mask"])
     looped = MobileBert(BIG, SIZES).apply({"params": params}, *inputs).hidden
     flat = MobileBert(BIG, SIZES, unroll=True).apply(
         {"params": build.unstack_layers(params)}, *inputs
@@ -168,7 +168,7 @@ FIELDS = [
 @pytest.mark.parametrize("fields", FIELDS)
 def test_outputs_equal_transformers_in_and_out(tmp_path, batch, fields):
     write(tmp_path / "teacher", **fields)
-    batch = batch | {"types": jnp.asarray([[0, 0, 0, 1, 1, 1]] * 2)}
+    batch = batch | {"token_type_ids": jnp.asarray([[0, 0, 0, 1, 1, 1]] * 2)}
     parity.assert_equal(tmp_path / "teacher", batch)
     loaded = huggingface.load_pretrained(str(tmp_path / "teacher"))
     arch = MobileArch(2, 16, 8, 2, 12, 1)
@@ -176,7 +176,7 @@ def test_outputs_equal_transformers_in_and_out(tmp_path, batch, fields):
     huggingface.save_pretrained(
         tmp_path / "student",
         arch,
-        loaded.sizes,
+        loaded.dims,
         params,
         loaded.folder,
         loaded.pooling,
@@ -187,7 +187,7 @@ def test_outputs_equal_transformers_in_and_out(tmp_path, batch, fields):
     assert not list((tmp_path / "student").glob("*.py"))  # A stock class loads it.
     parity.assert_equal(tmp_path / "student", batch)
     again = huggingface.load_pretrained(str(tmp_path / "student"))
-    assert (again.arch, again.sizes._replace(heads=4)) == (arch, loaded.sizes)
+    assert (again.arch, again.dims._replace(reference_heads=4)) == (arch, loaded.dims)
 
 
 def test_the_masked_word_head_equals_transformers(tmp_path, batch):
@@ -196,27 +196,29 @@ def test_the_masked_word_head_equals_transformers(tmp_path, batch):
     made = write(tmp_path, "ForPreTraining")
     with torch.no_grad():
         theirs = made(
-            input_ids=torch.tensor(np.array(batch["ids"])).long(),
-            attention_mask=torch.tensor(np.array(batch["tokens"])).long(),
+            input_ids=torch.tensor(np.array(batch["input_ids"])).long(),
+            attention_mask=torch.tensor(np.array(batch["attention_mask"])).long(),
         ).prediction_logits.numpy()
     loaded = huggingface.load_pretrained(str(tmp_path))
-    module = MobileBert(loaded.arch, loaded.sizes)
-    hidden = module.apply({"params": loaded.params}, batch["ids"], batch["tokens"])
+    module = MobileBert(loaded.arch, loaded.dims)
+    hidden = module.apply(
+        {"params": loaded.params}, batch["input_ids"], batch["attention_mask"]
+    )
     places = jnp.tile(jnp.arange(6), (2, 1))
     logits = heads.mlm_logits(
-        loaded.head,
+        loaded.mlm_head,
         loaded.params["embeddings_word"],
         hidden.hidden,
         places,
         loaded.arch.hidden,
-        loaded.sizes,
+        loaded.dims,
     )
-    real = np.asarray(batch["tokens"], bool)
+    real = np.asarray(batch["attention_mask"], bool)
     assert np.abs(logits - theirs)[real].max() < 1e-4
     # A student's is that of its first channels; those beyond the embeddings' too.
-    cut = heads.slice_mlm_head(loaded.head, 16, loaded.sizes)
+    cut = heads.slice_mlm_head(loaded.mlm_head, 16, loaded.dims)
     assert cut["mlm_more"].shape == (6, 60) and cut["mlm_kernel"].shape == (16, 16)
-    fresh = heads.init_mlm_head(16, loaded.sizes)
+    fresh = heads.init_mlm_head(16, loaded.dims)
     assert {k: v.shape for k, v in fresh.items()} == {
         k: v.shape for k, v in cut.items()
     }

@@ -44,15 +44,19 @@ def arrays(arch):
     return jax.tree.map(lambda x: x[0], stack_archs([arch]))
 
 
-def runner(space, traces=None, sizes=SIZES):
-    module = Bert(BIG, sizes, space=space)
+def runner(space, traces=None, dims=SIZES):
+    module = Bert(BIG, dims, space=space)
 
     @jax.jit
     def run(params, batch, arch):
         if traces is not None:
             traces.append(arch)
         return module.apply(
-            {"params": params}, batch["ids"], batch["tokens"], arch, qkv=True
+            {"params": params},
+            batch["input_ids"],
+            batch["attention_mask"],
+            arch,
+            qkv=True,
         )
 
     return run
@@ -66,10 +70,10 @@ def test_sub_network_is_the_extracted_student_everywhere(params, batch):
         inside = run(params, batch, arrays(arch))
         student = extract.extract(params, BIG, arch)
         alone = Bert(arch, SIZES).apply(
-            {"params": student}, batch["ids"], batch["tokens"], qkv=True
+            {"params": student}, batch["input_ids"], batch["attention_mask"], qkv=True
         )
         n, width = arch.hidden, arch.heads * arch.head_size
-        real = np.asarray(batch["tokens"], bool)
+        real = np.asarray(batch["attention_mask"], bool)
         assert np.abs(inside.hidden[..., :n] - alone.hidden)[real].max() < 1e-5
         assert np.abs(inside.pooler[:, :n] - alone.pooler).max() < 1e-5
         assert np.abs(inside.qkv[..., :width] - alone.qkv)[real].max() < 1e-5
@@ -86,7 +90,7 @@ def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch
         monkeypatch.setitem(elastic.BRANCH_LIMITS, "cpu", (3, 32))
     sizes, params = electra
     assert params["embeddings_word"].shape == (60, 10)
-    run, real = runner(SPACE, sizes=sizes), np.asarray(batch["tokens"], bool)
+    run, real = runner(SPACE, dims=sizes), np.asarray(batch["attention_mask"], bool)
     archs = corners(SPACE)
     for arch in [archs[0], archs[-1], *SPACE.sample(np.random.default_rng(0), 6)]:
         inside = run(params, batch, arrays(arch))
@@ -94,7 +98,7 @@ def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch
         assert student["embeddings_word"].shape == (60, 10)
         assert student["embeddings_project_kernel"].shape == (10, arch.hidden)
         alone = Bert(arch, sizes).apply(
-            {"params": student}, batch["ids"], batch["tokens"], qkv=True
+            {"params": student}, batch["input_ids"], batch["attention_mask"], qkv=True
         )
         n, width = arch.hidden, arch.heads * arch.head_size
         assert np.abs(inside.hidden[..., :n] - alone.hidden)[real].max() < 1e-5
@@ -106,11 +110,11 @@ def test_projected_embeddings_have_the_students_gradients(electra, batch):
     sizes, params = electra
     arch = SPACE.smallest()
     mix = jnp.asarray(np.random.default_rng(2).normal(size=(2, 6, BIG.hidden)))
-    mix = (mix * batch["tokens"][:, :, None])[..., : arch.hidden]
+    mix = (mix * batch["attention_mask"][:, :, None])[..., : arch.hidden]
 
     def gradient(module, params, *arch):
         def loss(params):
-            inputs = (batch["ids"], batch["tokens"], *arch)
+            inputs = (batch["input_ids"], batch["attention_mask"], *arch)
             hidden = module.apply({"params": params}, *inputs).hidden
             return (hidden[..., : mix.shape[-1]] * mix).sum()
 
@@ -135,12 +139,14 @@ def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeyp
     module = Bert(BIG, SIZES, space=SPACE)
     rng = np.random.default_rng(2)
     mix = jnp.asarray(rng.normal(size=(2, 6, BIG.hidden)), jnp.float32)
-    mix = mix * batch["tokens"][:, :, None]
+    mix = mix * batch["attention_mask"][:, :, None]
 
     @jax.jit
     def ours(params, arch):
         def loss(params):
-            out = module.apply({"params": params}, batch["ids"], batch["tokens"], arch)
+            out = module.apply(
+                {"params": params}, batch["input_ids"], batch["attention_mask"], arch
+            )
             return (out.hidden * mix).sum(), out.hidden
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -148,12 +154,17 @@ def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeyp
     for arch in (SPACE.smallest(), SPACE.largest(), Arch(2, 16, 2, 24, 8)):
 
         def loss(params, arch=arch):
-            hidden, _ = forward(params, batch["ids"], batch["tokens"], arch, BIG)
+            hidden, _ = forward(
+                params, batch["input_ids"], batch["attention_mask"], arch, BIG
+            )
             return (hidden * mix).sum(), hidden
 
         (_, hidden), gradient = ours(params, arrays(arch))
         (_, expected), wanted = jax.value_and_grad(loss, has_aux=True)(params)
-        assert np.abs((hidden - expected) * batch["tokens"][:, :, None]).max() < 1e-5
+        assert (
+            np.abs((hidden - expected) * batch["attention_mask"][:, :, None]).max()
+            < 1e-5
+        )
         for name in wanted:
             if not name.startswith("pooler"):
                 scale = np.abs(wanted[name]).max() + 1e-6
@@ -185,7 +196,7 @@ def test_extract_refuses_what_is_larger(params):
 
 
 def test_unrolled_and_half_precision_agree(params, batch):
-    inputs = (batch["ids"], batch["tokens"])
+    inputs = (batch["input_ids"], batch["attention_mask"])
     looped = Bert(BIG, SIZES).apply({"params": params}, *inputs).hidden
     flat = Bert(BIG, SIZES, unroll=True).apply(
         {"params": build.unstack_layers(params)}, *inputs
@@ -203,7 +214,9 @@ def test_half_precision_has_gradients_on_every_device(params, batch):
     @jax.jit
     def gradient(params, arch):
         def loss(params):
-            out = module.apply({"params": params}, batch["ids"], batch["tokens"], arch)
+            out = module.apply(
+                {"params": params}, batch["input_ids"], batch["attention_mask"], arch
+            )
             return jnp.square(out.hidden).mean()
 
         return jax.grad(loss)(params)
@@ -214,19 +227,23 @@ def test_half_precision_has_gradients_on_every_device(params, batch):
 
 def test_padding_changes_nothing(params, batch):
     module = Bert(BIG, SIZES)
-    out = module.apply({"params": params}, batch["ids"], batch["tokens"]).hidden
-    other = dict(batch, ids=batch["ids"].at[1, 4:].set(7))
-    again = module.apply({"params": params}, other["ids"], batch["tokens"]).hidden
+    out = module.apply(
+        {"params": params}, batch["input_ids"], batch["attention_mask"]
+    ).hidden
+    other = dict(batch, ids=batch["input_ids"].at[1, 4:].set(7))
+    again = module.apply(
+        {"params": params}, other["input_ids"], batch["attention_mask"]
+    ).hidden
     assert np.array_equal(out[1, :4], again[1, :4])
     short = module.apply(
-        {"params": params}, batch["ids"][1:, :4], batch["tokens"][1:, :4]
+        {"params": params}, batch["input_ids"][1:, :4], batch["attention_mask"][1:, :4]
     )
     assert np.abs(out[1, :4] - short.hidden[0]).max() < 1e-5
 
 
 def test_dropout_drops_only_with_a_key(params, batch):
     module = Bert(BIG, SIZES, dropout=0.5, space=SPACE)
-    inputs = ({"params": params}, batch["ids"], batch["tokens"])
+    inputs = ({"params": params}, batch["input_ids"], batch["attention_mask"])
     plain = module.apply(*inputs).hidden
     dropped = module.apply(*inputs, key=jax.random.key(0)).hidden
     assert np.array_equal(plain, Bert(BIG, SIZES).apply(*inputs).hidden)

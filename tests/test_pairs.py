@@ -11,12 +11,12 @@ from autodistill_jax.data import corpus, tokenization
 from autodistill_jax.data import nsp as data_pairs
 from autodistill_jax.errors import UserError
 
-PAIR_KEYS = {"ids", "tokens", "types", "next"}
+PAIR_KEYS = {"input_ids", "attention_mask", "token_type_ids", "next_sentence_label"}
 
 
 @pytest.fixture(scope="module")
 def made(minilm):
-    return tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
 
 
 def cut(source, made, length=48, **more):
@@ -39,7 +39,10 @@ def read(made, ids, types, real, kind):
 
 def both(made, side):
     for ids, types, real, other in zip(
-        side["ids"], side["types"], side["tokens"], side["next"]
+        side["input_ids"],
+        side["token_type_ids"],
+        side["attention_mask"],
+        side["next_sentence_label"],
     ):
         yield (*(read(made, ids, types, real, kind) for kind in (0, 1)), other)
 
@@ -66,19 +69,21 @@ def test_two_documents_of_unequal_length(made):
     side = data_pairs.sentence_pair_rows(documents, made, 32)["train"]
     found = list(both(made, side))
     assert {run[0][0] for *runs, _ in found for run in runs} == {0, 1}
-    assert 0.1 < side["next"].mean() <= 0.5
+    assert 0.1 < side["next_sentence_label"].mean() <= 0.5
     for first, second, different in found:
         assert (first[0][0] != second[0][0]) == different
 
 
 def test_pairs_are_half_and_half_and_their_form_tells_nothing(pairs, made):
     side = pairs["train"]
-    assert abs(side["next"].mean() - 0.5) < 0.02
-    lengths = side["tokens"].sum(axis=1)
+    assert abs(side["next_sentence_label"].mean() - 0.5) < 0.02
+    lengths = side["attention_mask"].sum(axis=1)
     assert lengths.max() <= 48 and np.median(lengths) > 40  # Rows are filled.
-    second = side["types"].sum(axis=1)
+    second = side["token_type_ids"].sum(axis=1)
     for size in (lengths, second):
-        follows, other = (size[side["next"] == kind].mean() for kind in (0, 1))
+        follows, other = (
+            size[side["next_sentence_label"] == kind].mean() for kind in (0, 1)
+        )
         assert abs(follows - other) < 2
     used = [line for row in both(made, side) for run in row[:2] for line in run]
     assert len(used) == len(set(used)) > 500  # Each sentence once.
@@ -86,7 +91,9 @@ def test_pairs_are_half_and_half_and_their_form_tells_nothing(pairs, made):
 
 def test_types_and_special_tokens_of_a_pair(pairs):
     side, (pad, cls, sep) = pairs["train"], (0, 101, 102)
-    for ids, types, real in zip(side["ids"], side["types"], side["tokens"]):
+    for ids, types, real in zip(
+        side["input_ids"], side["token_type_ids"], side["attention_mask"]
+    ):
         count = int(real.sum())
         ends = np.flatnonzero(ids == sep)
         assert ids[0] == cls and len(ends) == 2 and ends[1] == count - 1
@@ -106,7 +113,10 @@ def test_documents_stay_on_one_side_and_rows_are_the_same_again(pairs, corpus, m
         for key, value in side.items():
             assert np.array_equal(value, again[name][key]), (name, key)
     few = cut(corpus, made, limit=20)
-    assert len(few["train"]["ids"]) == 20 and 0 < few["train"]["next"].mean() < 1
+    assert (
+        len(few["train"]["input_ids"]) == 20
+        and 0 < few["train"]["next_sentence_label"].mean() < 1
+    )
 
 
 def test_sentences_that_are_too_long_are_cut(tmp_path, made):
@@ -115,7 +125,10 @@ def test_sentences_that_are_too_long_are_cut(tmp_path, made):
     lines = [json.dumps({"text": f"{' '.join(long)} Of {d}."}) for d in range(80)]
     path.write_text("\n".join(lines))
     found = cut(path, made, 16)["train"]
-    assert found["tokens"].all() and (found["types"].sum(axis=1) > 4).all()
+    assert (
+        found["attention_mask"].all()
+        and (found["token_type_ids"].sum(axis=1) > 4).all()
+    )
 
 
 @pytest.mark.parametrize(

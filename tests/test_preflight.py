@@ -117,7 +117,7 @@ def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     config.mesh.update({"fsdp": 4, "data": 2})
     made = experiment.load_experiment(config)
     state, frozen, _, theirs = programs.init_training(made, made.spaces["main"], {})
-    rows = config.distill.batch_size // 8 * config.data.length * (4 + 1)
+    rows = config.distill.batch_size // 8 * config.data.max_seq_length * (4 + 1)
     least = on_a_device((state, theirs)) + rows
     # Frozen parameters that the step reads, the Archs and the key are the rest.
     assert least <= parts["arguments"] <= least + on_a_device(frozen) + 4096

@@ -24,7 +24,9 @@ from autodistill_jax.train import distillation, loop, optimizer, pretraining
 from autodistill_jax.train import objective as objectives
 
 ROOT = Path(__file__).parents[1]
-SPECIAL = tokenization.SpecialTokens(pad=0, cls=1, sep=2, hide=3)
+SPECIAL = tokenization.SpecialTokens(
+    pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
+)
 
 
 SETTINGS = {"learning_rate": 3e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
@@ -39,16 +41,24 @@ def toy(count, seed):
     first = rng.integers(0, TOPICS, count)
     second = (first + other * rng.integers(1, TOPICS, count)) % TOPICS
     one, two = (4 + x[:, None] * HALF + np.arange(HALF) for x in (first, second))
-    cls, sep = np.full((count, 1), SPECIAL.cls), np.full((count, 1), SPECIAL.sep)
+    cls, sep = (
+        np.full((count, 1), SPECIAL.cls_token_id),
+        np.full((count, 1), SPECIAL.sep_token_id),
+    )
     ids = np.concatenate([cls, one, sep, two, sep], axis=1).astype(np.int32)
     types = np.tile(np.arange(ids.shape[1]) > HALF + 1, (count, 1)).astype(np.int8)
     real = np.ones(ids.shape, np.int8)
-    return {"ids": ids, "tokens": real, "types": types, "next": other}
+    return {
+        "input_ids": ids,
+        "attention_mask": real,
+        "token_type_ids": types,
+        "next_sentence_label": other,
+    }
 
 
 def start(module):
     params = build.init_params(module, jax.random.key(0))
-    params |= heads.init_mlm_head(module.arch.hidden, module.sizes)
+    params |= heads.init_mlm_head(module.arch.hidden, module.dims)
     return params | heads.init_nsp_head(module.arch.hidden, jax.random.key(1))
 
 
@@ -66,7 +76,7 @@ def test_it_learns_words_and_next_sentences():
         )  # fmt: skip
 
     before = right(params)
-    assert before["words"] < 0.2 and 0.3 < before["next"] < 0.7
+    assert before["mlm"] < 0.2 and 0.3 < before["nsp"] < 0.7
     feed = loader.train_batches(toy(2000, seed=0), 32, seed=0)
     state = {"params": params, "optimizer": moves.init(params)}
     state = loop.fit(
@@ -80,7 +90,7 @@ def test_it_learns_words_and_next_sentences():
         what="toy",
     )
     after = right(state["params"])
-    assert after["words"] > 0.6 and after["next"] > 0.8, after
+    assert after["mlm"] > 0.6 and after["nsp"] > 0.8, after
     # The same words are hidden whatever the batch; the last one is filled up.
     assert right(state["params"], batch_size=48) == after
 
@@ -92,7 +102,7 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
     )
     module = build.build_module(MobileArch(1, 16, 8, 2, 12, 1), sizes)
     params, rows = start(module), toy(8, seed=2)
-    rows["tokens"][:4, 9:] = 0
+    rows["attention_mask"][:4, 9:] = 0
     moves = optimizer.make_optimizer(SETTINGS, 10, {})
     step = pretraining.make_pretraining_step(module, moves, SPECIAL, 0.3, 20)
     key = jax.random.key(5)
@@ -102,19 +112,19 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
     made = jax.jit(lambda p, b: pretraining.pretraining_logits(module, p, b))(
         params, hidden
     )
-    log_p = jax.nn.log_softmax(made["words"])
+    log_p = jax.nn.log_softmax(made["mlm"])
     each = [
-        -log_p[b, k, hidden["targets"][b, k]]
+        -log_p[b, k, hidden["masked_labels"][b, k]]
         for b in range(8)
-        for k in range(hidden["places"].shape[1])
-        if hidden["chosen"][b, k]
+        for k in range(hidden["masked_positions"].shape[1])
+        if hidden["masked_weights"][b, k]
     ]
-    log_q = jax.nn.log_softmax(made["next"])
-    of_next = np.mean([-log_q[b, rows["next"][b]] for b in range(8)])
+    log_q = jax.nn.log_softmax(made["nsp"])
+    of_next = np.mean([-log_q[b, rows["next_sentence_label"][b]] for b in range(8)])
     state = {"params": params, "optimizer": moves.init(params)}
     _, values = step(state, rows, key)
-    assert abs(values["words"] - np.mean(each)) < 1e-4
-    assert abs(values["next"] - of_next) < 1e-4
+    assert abs(values["mlm"] - np.mean(each)) < 1e-4
+    assert abs(values["nsp"] - of_next) < 1e-4
     assert abs(values["loss"] - np.mean(each) - of_next) < 1e-4
 
 
@@ -122,9 +132,13 @@ def test_distillation_sees_the_types_of_pairs():
     module = build.build_module(Arch(1, 16, 2, 24, 8), SIZES)
     params, rows = start(module), jax.tree.map(jnp.asarray, toy(2, seed=3))
     objective = objectives.Objective({"hidden": 1.0})
-    inputs = ({"params": heads.encoder_params(params)}, rows["ids"], rows["tokens"])
+    inputs = (
+        {"params": heads.encoder_params(params)},
+        rows["input_ids"],
+        rows["attention_mask"],
+    )
     made = distillation.teacher_targets(module, params, rows, objective)["hidden"]
-    wanted = module.apply(*inputs, types=rows["types"]).hidden
+    wanted = module.apply(*inputs, token_type_ids=rows["token_type_ids"]).hidden
     assert np.array_equal(made, wanted)
     student = {**heads.encoder_params(params), "projection_hidden": jnp.eye(16)}
     same = distillation.distillation_losses(
@@ -163,7 +177,11 @@ def done(corpus, tmp_path_factory):
 def test_the_job_leaves_a_teacher(done, corpus, capfd):
     loaded = huggingface.load_pretrained(str(done / "pretrained"))
     assert loaded.arch == Arch(1, 16, 2, 32, 8) and loaded.pooling == "pooler"
-    assert loaded.head is not None and loaded.next is not None and not loaded.embeds
+    assert (
+        loaded.mlm_head is not None
+        and loaded.nsp_head is not None
+        and not loaded.embeds_sentences
+    )
     card = (done / "pretrained" / "README.md").read_text()
     assert re.search(r"6 steps of 8 rows of 32 tokens\s\(1,536 tokens\)", card)
     assert "% of hidden words named right" in card and "next sentences told" in card
@@ -173,10 +191,10 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
     }  # fmt: skip
     with np.load(done / "data" / "rows.npz") as kept:
         assert {name.split("/")[1] for name in kept} == {
-            "ids",
-            "tokens",
-            "types",
-            "next",
+            "input_ids",
+            "attention_mask",
+            "token_type_ids",
+            "nsp",
         }
     assert main(flags(done, corpus)) == 0
     assert "done already" in capfd.readouterr().err
@@ -196,10 +214,10 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
     told = capfd.readouterr().err
     assert "by transformers (BertForMaskedLM)" in told and "next sent" not in told
     again = huggingface.load_pretrained(str(further / "pretrained"))
-    assert again.next is None
-    for name, value in {**loaded.params, **loaded.head}.items():
+    assert again.nsp_head is None
+    for name, value in {**loaded.params, **loaded.mlm_head}.items():
         if not name.startswith("pooler"):
-            assert np.array_equal({**again.params, **again.head}[name], value), name
+            assert np.array_equal({**again.params, **again.mlm_head}[name], value), name
 
 
 def test_kill_and_resume_equals_uninterrupted(
@@ -255,16 +273,16 @@ def test_bad_input(name, corpus, tmp_path, capfd):
 
 def test_which_networks_it_trains(minilm):
     def made(arch="", family="bert", special=SPECIAL):
-        sizes = minilm.sizes._replace(family=family)
+        sizes = minilm.dims._replace(family=family)
         return SimpleNamespace(
             config=SimpleNamespace(
                 teacher="t", pretrain=SimpleNamespace(steps=1, arch=arch)
             ),
-            source=minilm._replace(sizes=sizes),
+            source=minilm._replace(dims=sizes),
             special=special,
         )
 
-    own = minilm.arch, minilm.sizes
+    own = minilm.arch, minilm.dims
     assert teachers.pretraining_dims("", *own) == own
     arch, sizes = teachers.pretraining_dims("mobilebert", *own)
     assert (arch.stacks, sizes.vocab, sizes.pooler) == (4, 30522, False)

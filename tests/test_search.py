@@ -38,7 +38,12 @@ def side(rows, seed=0):
     ids = rng.integers(1, 12, (rows, 6)).astype(np.int32)
     tokens = (np.arange(6) < rng.integers(3, 7, (rows, 1))).astype(np.int8)
     label = ((ids == 5) * tokens).sum(axis=1).astype(np.float32)
-    return {"ids": ids, "tokens": tokens, "types": 0 * tokens, "label": label}
+    return {
+        "input_ids": ids,
+        "attention_mask": tokens,
+        "token_type_ids": 0 * tokens,
+        "label": label,
+    }
 
 
 LABELLED = classification.ClassificationData(
@@ -55,7 +60,7 @@ def given(devices=1):
         extract.extract(params, TEACHER, extract.superlm_arch(TEACHER, BIG)),
         teacher,
         params,
-        {k: v for k, v in side(100, 2).items() if k in ("ids", "tokens")},
+        {k: v for k, v in side(100, 2).items() if k in ("input_ids", "attention_mask")},
         8,
         Objective({"relation": 1.0}, relation_heads=4),
         mesh_of(devices),
@@ -67,9 +72,13 @@ def given(devices=1):
 
 def embeddings(module, params, rows):
     out = module.apply(
-        {"params": params}, jnp.asarray(rows["ids"]), jnp.asarray(rows["tokens"])
+        {"params": params},
+        jnp.asarray(rows["input_ids"]),
+        jnp.asarray(rows["attention_mask"]),
     )
-    return out, np.asarray(losses.mean_pool(out.hidden, jnp.asarray(rows["tokens"])))
+    return out, np.asarray(
+        losses.mean_pool(out.hidden, jnp.asarray(rows["attention_mask"]))
+    )
 
 
 def test_similarity_and_hidden_are_the_extracted_students():
@@ -87,7 +96,7 @@ def test_similarity_and_hidden_are_the_extracted_students():
     wanted = 1 - metrics.spearman(cosines(large), cosines(small))
     made = proxies.make_proxy("similarity", asked)([arch])[arch]["proxy"]
     assert made == pytest.approx(wanted, abs=2e-3)
-    real = asked.held_out["tokens"] > 0
+    real = asked.held_out["attention_mask"] > 0
     x, y = np.asarray(mine.hidden)[real], np.asarray(full.hidden)[real]
     half = len(x) // 2
     centre, target = x[:half].mean(axis=0), y[:half].mean(axis=0)

@@ -30,7 +30,7 @@ LONG = (
 
 @pytest.fixture(scope="module")
 def wordpiece(minilm):
-    return tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
+    return tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "bytes"])
@@ -48,7 +48,7 @@ def test_windows_cover_every_token_once_and_lead_back(tokenizer):
     rows = np.flatnonzero(made.question == 0)
     assert len(rows) > 2 and len(made.question) == len(rows) + 1
     # Each token of the context in one window alone, in the order of the text.
-    found = [made.rows["ids"][row][made.starts[row]].tolist() for row in rows]
+    found = [made.rows["input_ids"][row][made.starts[row]].tolist() for row in rows]
     assert [*itertools.chain(*found)] == whole.ids
     spots = [made.offsets[row][made.starts[row]].tolist() for row in rows]
     assert [tuple(span) for span in itertools.chain(*spots)] == whole.offsets
@@ -60,10 +60,10 @@ def test_windows_cover_every_token_once_and_lead_back(tokenizer):
     shared = [set(map(tuple, made.offsets[row].tolist())) - {(0, 0)} for row in rows]
     if len(whole.offsets) == len(set(whole.offsets)):
         assert len(shared[0] & shared[1]) == squad_windows.window_overlap(length)
-    special, row = tokenization.special_tokens(tokenizer), made.rows["ids"][-1]
+    special, row = tokenization.special_tokens(tokenizer), made.rows["input_ids"][-1]
     assert (
-        row[0] == special.cls
-        and (row[made.rows["tokens"][-1] == 0] == special.pad).all()
+        row[0] == special.cls_token_id
+        and (row[made.rows["attention_mask"][-1] == 0] == special.pad_token_id).all()
     )
 
 
@@ -104,7 +104,7 @@ def test_real_answers_come_back_to_the_character(tokenizer):
     squad_windows.check_windows_fit(tokenizer, questions, 2 * length)
     rows = squad_windows.training_windows(tokenizer, questions, length)
     made = squad_windows.question_windows(tokenizer, questions, length)
-    for name in ("ids", "tokens", "types"):
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
         assert np.array_equal(rows[name], made.rows[name])
     answerable = 0
     for row, (first, last) in enumerate(rows["label"]):
@@ -223,7 +223,7 @@ def test_an_encoder_learns_to_answer(wordpiece):
 def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     wordpiece, minilm, tmp_path
 ):
-    module = Bert(Arch(1, 16, 2, 16, 8), minilm.sizes)
+    module = Bert(Arch(1, 16, 2, 16, 8), minilm.dims)
     source = minilm._replace(
         arch=module.arch, params=build.init_params(module, jax.random.key(0))
     )

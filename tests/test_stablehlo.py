@@ -46,14 +46,14 @@ def texts(batch, length, vocab=VOCAB):
     tokens[-1, length // 2 :] = 0
     ids = rng.integers(0, vocab, (batch, length)).astype(np.int32)
     types = np.int32(np.arange(length) > length // 3) * tokens
-    return {"ids": ids, "tokens": tokens, "types": types}
+    return {"input_ids": ids, "attention_mask": tokens, "token_type_ids": types}
 
 
 def assert_served(program, folder, batch):
     made, wanted = stablehlo.run_program(program, folder, batch), outputs(folder, batch)
     hidden = made["last_hidden_state"]
-    assert hidden.shape == (*batch["ids"].shape, wanted.hidden.shape[-1])
-    real = batch["tokens"].astype(bool)
+    assert hidden.shape == (*batch["input_ids"].shape, wanted.hidden.shape[-1])
+    real = batch["attention_mask"].astype(bool)
     assert np.abs(hidden - wanted.hidden)[real].max() < 1e-5
     if "pooler_output" in made:
         assert np.abs(made["pooler_output"] - wanted.pooler).max() < 1e-5
@@ -68,7 +68,9 @@ def test_programs_equal_the_networks(tmp_path, case):
     for shape in ((1, 5), (3, 12)):  # One trace, any shape.
         made = assert_served(program, tmp_path, texts(*shape))
     assert ("pooler_output" in made) == (model != "Electra")
-    without = {name: value for name, value in texts(3, 12).items() if name != "types"}
+    without = {
+        name: value for name, value in texts(3, 12).items() if name != "token_type_ids"
+    }
     one_type = fields.get("type_vocab_size") == 1
     hidden = assert_served(program, tmp_path, without)["last_hidden_state"]
     assert np.array_equal(hidden, made["last_hidden_state"]) == one_type
@@ -79,11 +81,11 @@ def test_a_student_with_its_own_code(tmp_path, minilm):
     student = extract.extract(minilm.params, minilm.arch, arch)
     folder = tmp_path / "s"
     huggingface.save_pretrained(
-        folder, arch, minilm.sizes, student, minilm.folder, "mean", True, "",
+        folder, arch, minilm.dims, student, minilm.folder, "mean", True, "",
         lambda _: None,
     )  # fmt: skip
     program = stablehlo.export_program(folder)
-    assert_served(program, folder, texts(2, 9, minilm.sizes.vocab))
+    assert_served(program, folder, texts(2, 9, minilm.dims.vocab))
     loaded = export.deserialize(bytearray(program))
     assert loaded.platforms == ("tpu", "cuda", "cpu")
     assert b".py" not in program  # Nothing of the machine that it was made on.

@@ -53,7 +53,11 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     ids = rng.integers(1, 12, (160, 6)).astype(np.int32)
     count = (ids == 5).sum(axis=1)
     label = (count > 0).astype(np.int32) if classes == 2 else count.astype(np.float32)
-    side = {"ids": ids, "tokens": np.ones_like(ids), "types": np.zeros_like(ids)}
+    side = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": np.zeros_like(ids),
+    }
     side["label"] = label
     made = classification.ClassificationData(
         {k: v[:120] for k, v in side.items()},
@@ -103,7 +107,7 @@ def rows_of_pairs(classes):
 
 def test_texts_of_a_pair_are_read_apart():
     rows = rows_of_pairs(1)
-    assert rows.apart
+    assert rows.embeds_separately
     module = Bert(Arch(1, 16, 2, 16, 8), SIZES)
     params = build.init_params(module, jax.random.key(0))
     batch = {k: jnp.asarray(v[:8]) for k, v in rows.dev.items()}

@@ -61,7 +61,7 @@ def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
 
 
 def test_the_head_that_was_trained_first_is_told():
-    words = {"steps": 300, "tokens": 307200, "params": 11, "accuracy": 0.25}
+    words = {"steps": 300, "attention_mask": 307200, "params": 11, "accuracy": 0.25}
     told = " ".join(tables.table_notes(TASKS, words))
     assert "307,200 tokens" in told and "25.0%" in told
     assert "4,096 training and 872 dev rows" in told
@@ -102,7 +102,7 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
     the teacher that gives them."""
 
     def changed(_soft=0.0, **more):
-        before = {"finetune.squad_soft": _soft}
+        before = {"finetune.soft_label_weight": _soft}
         return {
             (model, task)
             for model in ("student", "teacher")
@@ -112,8 +112,8 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
         }
 
     both = {("student", "squad"), ("teacher", "squad")}
-    assert changed(**{"finetune.squad_length": 128}) == both
-    assert changed(**{"finetune.squad_soft": 0.5}) == {("student", "squad")}
+    assert changed(**{"finetune.squad_max_seq_length": 128}) == both
+    assert changed(**{"finetune.soft_label_weight": 0.5}) == {("student", "squad")}
     rate = {"finetune.teacher_learning_rate": 1.0}
     assert changed(**rate) == {("teacher", "docs"), ("teacher", "squad")}
     assert changed(0.5, **rate) == both | {("teacher", "docs")}
@@ -135,15 +135,15 @@ def test_the_exact_match_stands_beside_f1():
         ("finetune.learning_rate", 1e-2),
         ("finetune.glue_dir", "elsewhere"),
         ("finetune.label", "other"),
-        ("finetune.rows", 7),
-        ("search.steps", 3),
-        ("search.task", "docs"),
+        ("finetune.max_train_rows", 7),
+        ("search.proxy_steps", 3),
+        ("search.proxy_task", "docs"),
     ],
 )
 def test_what_a_choice_by_a_labelled_proxy_depends_on(tmp_path, field, value):
     own = tmp_path / "own.tsv"
     own.write_text("text\tlabel\na\tb\n")
-    asked = {"search.proxy": "proxy", "search.task": str(own)}
+    asked = {"search.proxy": "proxy", "search.proxy_task": str(own)}
     one = fingerprints.choice_fingerprint(settings(**asked))
     assert one == fingerprints.choice_fingerprint(settings(**asked))
     assert one != fingerprints.choice_fingerprint(settings(**asked | {field: value}))

@@ -17,7 +17,7 @@ from autodistill_jax.train import distillation, sandwich
 from autodistill_jax.train import objective as objectives
 from autodistill_jax.train.objective import Objective
 
-SPECIAL = SpecialTokens(pad=0, cls=1, sep=2, hide=3)
+SPECIAL = SpecialTokens(pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3)
 TEACHER = Arch(4, 32, 4, 64, 8)
 STUDENT = Arch(2, 24, 2, 40, 8)
 
@@ -28,37 +28,42 @@ def texts(rows=64, length=12):
     ids = rng.integers(4, 60, (rows, length)).astype(np.int32)
     count = rng.integers(3, length + 1, (rows, 1))
     place = np.arange(length)
-    ids[:, 0] = SPECIAL.cls
-    ids = np.where(place == count - 1, SPECIAL.sep, ids)
-    ids = np.where(place >= count, SPECIAL.pad, ids)
-    return {"ids": jnp.asarray(ids), "tokens": jnp.asarray(ids != 0, jnp.int32)}
+    ids[:, 0] = SPECIAL.cls_token_id
+    ids = np.where(place == count - 1, SPECIAL.sep_token_id, ids)
+    ids = np.where(place >= count, SPECIAL.pad_token_id, ids)
+    return {
+        "input_ids": jnp.asarray(ids),
+        "attention_mask": jnp.asarray(ids != 0, jnp.int32),
+    }
 
 
 def test_words_are_hidden_as_bert_hides_them():
     batch = texts(2000, 12)
     made = mask_tokens(jax.random.key(0), batch, SPECIAL, 60, 0.3, 20)
-    before, after = np.asarray(batch["ids"]), np.asarray(made["ids"])
+    before, after = np.asarray(batch["input_ids"]), np.asarray(made["input_ids"])
     rows = np.arange(2000)[:, None]
-    chosen = np.asarray(made["chosen"]) > 0
-    places = np.asarray(made["places"])
+    chosen = np.asarray(made["masked_weights"]) > 0
+    places = np.asarray(made["masked_positions"])
     # What stood there is told, and nothing else is touched.
-    assert (before[rows, places] == np.asarray(made["targets"])).all()
+    assert (before[rows, places] == np.asarray(made["masked_labels"])).all()
     untouched = np.ones_like(before, bool)
     untouched[np.broadcast_to(rows, places.shape)[chosen], places[chosen]] = False
     assert (before[untouched] == after[untouched]).all()
     # Only words; at least one a text, and a fraction of them.
-    assert (before[~untouched] > SPECIAL.sep).all()
-    there = ((before > SPECIAL.sep) & np.asarray(batch["tokens"], bool)).sum(axis=1)
+    assert (before[~untouched] > SPECIAL.sep_token_id).all()
+    there = (
+        (before > SPECIAL.sep_token_id) & np.asarray(batch["attention_mask"], bool)
+    ).sum(axis=1)
     count = (~untouched).sum(axis=1)
     assert (count == np.maximum(np.round(0.3 * there), 1)).all()
     shown, stood = after[~untouched], before[~untouched]
-    hidden = shown == SPECIAL.hide
+    hidden = shown == SPECIAL.mask_token_id
     assert abs(hidden.mean() - 0.8) < 0.03
     assert abs((~hidden & (shown != stood)).mean() - 0.1) < 0.03
     most = mask_tokens(jax.random.key(0), batch, SPECIAL, 60, 0.9, 2)
-    assert most["places"].shape == (2000, 2)
+    assert most["masked_positions"].shape == (2000, 2)
     other = mask_tokens(jax.random.key(1), batch, SPECIAL, 60, 0.3, 20)
-    assert (np.asarray(other["ids"]) != after).any()
+    assert (np.asarray(other["input_ids"]) != after).any()
 
 
 def head(hidden, width):
@@ -77,9 +82,9 @@ def networks():
 ALL_TERMS = Objective(
     {term: 1.0 for term in objectives.LOSSES},
     relation_heads=4,
-    mapped=(1, 3),
-    hide=0.3,
-    special=SPECIAL,
+    layer_map=(1, 3),
+    mlm_probability=0.3,
+    special_tokens=SPECIAL,
 )
 
 
@@ -93,7 +98,7 @@ def made():
         TEACHER,
         STUDENT,
     )
-    batch = texts() | {"next": jnp.arange(64) % 2}
+    batch = texts() | {"next_sentence_label": jnp.arange(64) % 2}
     batch = distillation.shown(batch, ALL_TERMS, SIZES.vocab, jax.random.key(1))
     own = distillation.init_projections(ALL_TERMS, 24, 32, head(32, 32))
     target = distillation.teacher_targets(module, params, batch, ALL_TERMS)
@@ -102,10 +107,18 @@ def made():
         small, {**student, **own}, batch, target, ALL_TERMS
     )
     full = module.apply(
-        {"params": params}, batch["ids"], batch["tokens"], qkv=True, states=True
+        {"params": params},
+        batch["input_ids"],
+        batch["attention_mask"],
+        qkv=True,
+        states=True,
     )
     mine = small.apply(
-        {"params": student}, batch["ids"], batch["tokens"], qkv=True, states=True
+        {"params": student},
+        batch["input_ids"],
+        batch["attention_mask"],
+        qkv=True,
+        states=True,
     )
     return values, batch, full, mine, params, student, own
 
@@ -113,12 +126,12 @@ def made():
 def test_the_next_sentence_is_a_class_of_the_poolers(made):
     values, batch, _, mine, _, _, own = made
     logits = mine.pooler @ own["nsp_kernel"] + own["nsp_bias"]
-    chance = jax.nn.softmax(logits)[jnp.arange(64), batch["next"]]
-    assert np.abs(values["next"] + jnp.log(chance)).max() < 1e-5
+    chance = jax.nn.softmax(logits)[jnp.arange(64), batch["next_sentence_label"]]
+    assert np.abs(values["nsp"] + jnp.log(chance)).max() < 1e-5
 
 
 def masked_mean(values, batch):
-    real = np.asarray(batch["tokens"])
+    real = np.asarray(batch["attention_mask"])
     return (np.asarray(values) * real).sum(axis=1) / real.sum(axis=1)
 
 
@@ -139,7 +152,7 @@ def test_layers_and_attention_are_tinyberts(made):
         made = np.einsum("blhd,bmhd->bhlm", query, key)
         return made / np.sqrt(query.shape[-1])
 
-    real = np.asarray(batch["tokens"])
+    real = np.asarray(batch["attention_mask"])
     both = real[:, None, :, None] * real[:, None, None, :]
     total = 0
     for i, j in ((0, 1), (1, 3)):
@@ -170,10 +183,13 @@ def test_words_logits_and_cosine_are_distilberts(made):
         return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
     rows = np.arange(64)[:, None]
-    places, chosen = np.asarray(batch["places"]), np.asarray(batch["chosen"])
-    each = -log_softmax(ours)[rows, places, np.asarray(batch["targets"])]
+    places, chosen = (
+        np.asarray(batch["masked_positions"]),
+        np.asarray(batch["masked_weights"]),
+    )
+    each = -log_softmax(ours)[rows, places, np.asarray(batch["masked_labels"])]
     wanted = (each * chosen).sum(axis=1) / chosen.sum(axis=1)
-    assert np.allclose(values["words"], wanted, rtol=1e-3, atol=1e-4)
+    assert np.allclose(values["mlm"], wanted, rtol=1e-3, atol=1e-4)
     soft, hard = log_softmax(theirs / 2), log_softmax(ours / 2)
     each = 4 * (np.exp(soft) * (soft - hard)).sum(-1)[rows, places]
     wanted = (each * chosen).sum(axis=1) / chosen.sum(axis=1)
@@ -188,7 +204,9 @@ def test_words_logits_and_cosine_are_distilberts(made):
 def test_a_sub_networks_word_head_is_the_extracted_students():
     """Terms with hidden words in a SuperLM: dead channels change nothing."""
     objective = Objective(
-        {"words": 2.0, "logits": 5.0, "cosine": 1.0}, hide=0.3, special=SPECIAL
+        {"mlm": 2.0, "logits": 5.0, "cosine": 1.0},
+        mlm_probability=0.3,
+        special_tokens=SPECIAL,
     )
     module, params = networks()
     params = {**params, **head(32, 32)}
@@ -226,6 +244,10 @@ def test_a_space_of_one_arch_is_that_network_alone():
     module = Bert(arch, SIZES)
     params = build.init_params(module, jax.random.key(0))
     one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
-    with_arch = module.apply({"params": params}, batch["ids"], batch["tokens"], one)
-    without = module.apply({"params": params}, batch["ids"], batch["tokens"])
+    with_arch = module.apply(
+        {"params": params}, batch["input_ids"], batch["attention_mask"], one
+    )
+    without = module.apply(
+        {"params": params}, batch["input_ids"], batch["attention_mask"]
+    )
     assert np.array_equal(with_arch.hidden, without.hidden)

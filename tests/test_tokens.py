@@ -25,16 +25,16 @@ def test_byte_level_ids_equal_transformers(tmp_path, byte_level, prefix_space):
     for texts in (TEXTS, list(zip(TEXTS, TEXTS[::-1], strict=True))):
         wanted = tokenizer(texts, padding="max_length", truncation=True, max_length=24)
         found = tokenization.encode_texts(made, texts, 24)
-        assert np.array_equal(found["ids"], wanted["input_ids"])
-        assert np.array_equal(found["tokens"], wanted["attention_mask"])
-        assert not found["types"].any()
+        assert np.array_equal(found["input_ids"], wanted["input_ids"])
+        assert np.array_equal(found["attention_mask"], wanted["attention_mask"])
+        assert not found["token_type_ids"].any()
     assert tokenization.special_tokens(made) == tokenization.SpecialTokens(
-        pad=1, cls=0, sep=2, hide=4
+        pad_token_id=1, cls_token_id=0, sep_token_id=2, mask_token_id=4
     )
 
 
 def test_special_tokens_by_their_own_names(tmp_path, minilm):
-    made = tokenization.load_tokenizer(minilm.folder, minilm.sizes.vocab)
+    made = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
     assert tokenization.special_tokens(made) == tokenization.SpecialTokens(
         0, 101, 102, 103
     )

@@ -33,7 +33,9 @@ SETTINGS = {
     "clip": 1.0,
 }
 TEACHER = Arch(4, 32, 4, 64, 8)
-SPECIAL = tokenization.SpecialTokens(pad=0, cls=1, sep=2, hide=3)
+SPECIAL = tokenization.SpecialTokens(
+    pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
+)
 STEPS = 8
 
 
@@ -45,7 +47,10 @@ def kind(pooling, embeds):
 def rows():
     rng = np.random.default_rng(0)
     tokens = (np.arange(6) < rng.integers(3, 7, (40, 1))).astype(np.int8)
-    return {"ids": rng.integers(1, 60, (40, 6)).astype(np.int32), "tokens": tokens}
+    return {
+        "input_ids": rng.integers(1, 60, (40, 6)).astype(np.int32),
+        "attention_mask": tokens,
+    }
 
 
 class Run:
@@ -281,9 +286,9 @@ def test_objectives_follow_the_teachers_kind_and_refuse():
     assert made(relation_heads=0).relation_heads == TEACHER.heads
     one = Space((2,), (16,), (2,), (24,), head_size=8)
     recipe = made(terms="distilbert", spaces=[one], special=SPECIAL)
-    assert recipe.weights == {"logits": 5, "words": 2, "cosine": 1}
-    assert recipe.hide == 0.15
-    assert made(terms="tinybert", spaces=[one]).mapped == (1, 3)  # 2 of 4 layers
+    assert recipe.weights == {"logits": 5, "mlm": 2, "cosine": 1}
+    assert recipe.mlm_probability == 0.15
+    assert made(terms="tinybert", spaces=[one]).layer_map == (1, 3)  # 2 of 4 layers
     for match, settings in (
         ("all have weight 0", {"terms": "0*relation"}),
         (r"distill\.terms has 'dance'", {"terms": "relation+dance"}),
@@ -292,7 +297,7 @@ def test_objectives_follow_the_teachers_kind_and_refuse():
         (r"qq\+kk\+vv, qk\+vv", {"relation_pairs": "vv"}),
         ("needs a space of one Arch", {"terms": "tinybert"}),
         ("no token for a hidden word", {"terms": "distilbert"}),
-        ("needs hidden words", {"terms": "words", "special": SPECIAL}),
+        ("needs hidden words", {"terms": "mlm", "special": SPECIAL}),
     ):
         with pytest.raises(UserError, match=match):
             made(**settings)

@@ -32,7 +32,7 @@ class Arch:
     head_size: int = 64
 
     axes: ClassVar[tuple[str, ...]] = ("layers", "hidden", "heads", "ffn")
-    qkv: ClassVar[str] = "heads"  # the axis of queries, keys and values
+    qkv_axis: ClassVar[str] = "heads"  # the axis of queries, keys and values
 
     def __str__(self) -> str:
         return _format_sizes(self)
@@ -42,7 +42,7 @@ class Arch:
         return f"{self.layers}x{self.hidden}-h{self.heads}-f{self.ffn}"
 
     @property
-    def exportable(self) -> bool:
+    def is_stock_hf(self) -> bool:
         """Does Hugging Face's own BertModel have this shape, without custom code?"""
         return self.width == self.hidden
 
@@ -52,11 +52,11 @@ class Arch:
         return self.heads * self.head_size
 
     @property
-    def units(self) -> dict[str, int]:
+    def shardable_axes(self) -> dict[str, int]:
         """The axes that devices may split, and how many channels stay together."""
         return {"heads": self.head_size, "ffn": 1}
 
-    def channels(self, axis: str) -> Any:
+    def num_channels(self, axis: str) -> Any:
         """Channels of an axis: an attention head has head_size of them."""
         return self.width if axis == "heads" else getattr(self, axis)
 
@@ -85,8 +85,8 @@ class MobileArch:
         "ffn",
         "stacks",
     )
-    qkv: ClassVar[str] = "bottleneck"
-    exportable: ClassVar[bool] = True  # as a stock MobileBertModel, whatever the sizes
+    qkv_axis: ClassVar[str] = "bottleneck"
+    is_stock_hf: ClassVar[bool] = True  # as a stock MobileBertModel, whatever the sizes
 
     def __str__(self) -> str:
         return _format_sizes(self)
@@ -108,11 +108,11 @@ class MobileArch:
         return self.bottleneck
 
     @property
-    def units(self) -> dict[str, int]:
+    def shardable_axes(self) -> dict[str, int]:
         """As of `Arch`: heads only re-split what there is, so it stays whole."""
         return {"ffn": 1}
 
-    def channels(self, axis: str) -> Any:
+    def num_channels(self, axis: str) -> Any:
         return getattr(self, axis)
 
 
@@ -217,5 +217,5 @@ def _format_sizes(arch: AnyArch) -> str:
 
 def _log_ratio_distance(one: AnyArch, other: AnyArch) -> float:
     # Heads by their channels: twelve of 32 are as wide as six of 64.
-    ratios = (one.channels(axis) / other.channels(axis) for axis in one.axes)
+    ratios = (one.num_channels(axis) / other.num_channels(axis) for axis in one.axes)
     return sum(abs(math.log(ratio)) for ratio in ratios)

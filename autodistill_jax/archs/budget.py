@@ -40,7 +40,7 @@ class Budget:
                     f"budget.{field.name} is {value}; it must be above 0, or 0 for none"
                 )
 
-    def counted(self, costs: Mapping[str, float]) -> dict[str, float]:
+    def convention_costs(self, costs: Mapping[str, float]) -> dict[str, float]:
         """params and flops of `cost` in this budget's convention."""
         suffix = "_paper" if self.convention == "paper" else ""
         return {key: costs[key + suffix] for key in ("params", "flops")}
@@ -50,7 +50,7 @@ class Budget:
 
         A fraction of a latency counts as soon as the teacher's latency is known.
         """
-        reference = {**teacher, **self.counted(teacher)}
+        reference = {**teacher, **self.convention_costs(teacher)}
         bounds = {}
         for key in ("params", "flops", "latency_ms"):
             limits = [getattr(self, key)]
@@ -62,7 +62,7 @@ class Budget:
                 bounds[key] = min(limits)
         return bounds
 
-    def nothing_left(
+    def infeasible_error(
         self,
         bounds: Mapping[str, float],
         table: Mapping[Any, Mapping[str, float]],
@@ -107,7 +107,7 @@ class AffordableArchs(Mapping[AnyArch, str]):
       spaces: {name: Space}.
       budget: its bounds; one on latency is not judged here.
       teacher: what the teacher costs (`cost` keys).
-      sizes: of vocabulary and positions, for the parameter count; None: BERT's
+      dims: of vocabulary and positions, for the parameter count; None: BERT's
         or MobileBERT's.
       length: tokens of the text that FLOPs are counted for.
 
@@ -121,11 +121,11 @@ class AffordableArchs(Mapping[AnyArch, str]):
         spaces: Mapping[str, Space],
         budget: Budget,
         teacher: Mapping[str, float],
-        sizes: ModelDims | None = None,
+        dims: ModelDims | None = None,
         length: int = 128,
     ):
         self._spaces, self._budget = spaces, budget
-        self._sizes, self._length = sizes, length
+        self._sizes, self._length = dims, length
         bounds = budget.bounds(teacher)
         self._bounds = {
             key: bounds[key] for key in ("params", "flops") if key in bounds
@@ -134,7 +134,7 @@ class AffordableArchs(Mapping[AnyArch, str]):
         if not any(map(self._meets, least)):
             count = sum(map(len, spaces.values()))
             costs = {arch: self._costs(arch) for arch in sorted(least)}
-            raise budget.nothing_left(self._bounds, costs, f"{count} Archs")
+            raise budget.infeasible_error(self._bounds, costs, f"{count} Archs")
 
     def __getitem__(self, arch: AnyArch) -> str:
         for name, space in self._spaces.items():
@@ -154,7 +154,7 @@ class AffordableArchs(Mapping[AnyArch, str]):
         return sum(1 for _ in self)
 
     def _costs(self, arch: AnyArch) -> dict[str, float]:
-        return self._budget.counted(cost(arch, self._sizes, self._length))
+        return self._budget.convention_costs(cost(arch, self._sizes, self._length))
 
     def _meets(self, arch: AnyArch) -> bool:
         if not self._bounds:

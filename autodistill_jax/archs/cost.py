@@ -13,7 +13,9 @@ class ModelDims(NamedTuple):
     types: int = 2
     norm_epsilon: float = 1e-12
     activation: str = "gelu"
-    heads: int = 12  # the teacher's: the paper's count takes widths relative to it
+    reference_heads: int = (
+        12  # the teacher's: the paper's count takes widths relative to it
+    )
     embedding: int = 0  # width of the word embeddings, projected; 0: of the hidden
     family: str = "bert"  # whose checkpoints it comes from and goes out as
     # Of a MobileArch alone. "layer_norm", or "no_norm": scale and bias and no more.
@@ -21,13 +23,17 @@ class ModelDims(NamedTuple):
     # What queries, keys and values read: "shared" (MobileBERT: a bottleneck of queries
     # and keys, and the block's input), "stream" (IB-BERT: the block's input), or
     # "bottleneck" (MobileBERT-tiny: the block's own bottleneck).
-    reads: str = "shared"
+    attention_input: str = "shared"
     pooler: bool = True  # a layer on the first token; False: the first token itself
 
 
 BERT_DIMS = ModelDims()
 MOBILEBERT_DIMS = ModelDims(
-    activation="relu", heads=4, embedding=128, family="mobilebert", norm="no_norm"
+    activation="relu",
+    reference_heads=4,
+    embedding=128,
+    family="mobilebert",
+    norm="no_norm",
 )
 
 
@@ -52,7 +58,7 @@ def student_dims(
 
 
 def cost(
-    arch: AnyArch, sizes: ModelDims | None = None, length: int = 128
+    arch: AnyArch, dims: ModelDims | None = None, length: int = 128
 ) -> dict[str, int | None]:
     """Parameters and FLOPs of one Arch, in both conventions.
 
@@ -64,24 +70,24 @@ def cost(
     A heads to be hidden * A / 12 (the teacher's heads) and reproduces its printed tables;
     of a MobileArch, which that paper does not count, None.
 
-    sizes: None: BERT's, or MobileBERT's.
+    dims: None: BERT's, or MobileBERT's.
     """
     if isinstance(arch, MobileArch):
-        return _mobilebert_cost(arch, sizes or MOBILEBERT_DIMS, length)
-    return _bert_cost(arch, sizes or BERT_DIMS, length)
+        return _mobilebert_cost(arch, dims or MOBILEBERT_DIMS, length)
+    return _bert_cost(arch, dims or BERT_DIMS, length)
 
 
 def _mobilebert_cost(
-    arch: MobileArch, sizes: ModelDims, n: int
+    arch: MobileArch, dims: ModelDims, n: int
 ) -> dict[str, int | None]:
     d, b, f, s = arch.hidden, arch.bottleneck, arch.ffn, arch.stacks
-    embeddings = sizes.vocab * sizes.embedding + (3 * sizes.embedding + 1) * d
-    embeddings += (sizes.positions + sizes.types + 2) * d
+    embeddings = dims.vocab * dims.embedding + (3 * dims.embedding + 1) * d
+    embeddings += (dims.positions + dims.types + 2) * d
     # Products that read the block's input, and those that read a bottleneck.
     wide, narrow = {"shared": (3, 2), "stream": (4, 0), "bottleneck": (1, 3)}[
-        sizes.reads
+        dims.attention_input
     ]
-    norms = 2 if sizes.reads == "shared" else 1  # one a bottleneck
+    norms = 2 if dims.attention_input == "shared" else 1  # one a bottleneck
     layer = (
         wide * (d + 1) * b
         + narrow * (b + 1) * b
@@ -93,22 +99,22 @@ def _mobilebert_cost(
     )
     layer_flops = n * ((wide + 1) * d * b + (narrow + 1) * b * b + s * 2 * b * f)
     layer_flops += 2 * n * n * b
-    pooler = d + 1 if sizes.pooler else 0
+    pooler = d + 1 if dims.pooler else 0
     return {
         "params": embeddings + arch.layers * layer + pooler * d,
         "flops": arch.layers * layer_flops
-        + n * 3 * sizes.embedding * d
-        + (d * d if sizes.pooler else 0),
+        + n * 3 * dims.embedding * d
+        + (d * d if dims.pooler else 0),
         "params_paper": None,
         "flops_paper": None,
     }
 
 
-def _bert_cost(arch: Arch, sizes: ModelDims, n: int) -> dict[str, int | None]:
+def _bert_cost(arch: Arch, dims: ModelDims, n: int) -> dict[str, int | None]:
     layers, hidden, ffn, width = arch.layers, arch.hidden, arch.ffn, arch.width
-    e = sizes.embedding or hidden
-    embeddings = (sizes.vocab + sizes.positions + sizes.types + 2) * e
-    if sizes.embedding:
+    e = dims.embedding or hidden
+    embeddings = (dims.vocab + dims.positions + dims.types + 2) * e
+    if dims.embedding:
         embeddings += (e + 1) * hidden
     layer = (
         3 * (hidden + 1) * width  # q, k, v
@@ -119,9 +125,9 @@ def _bert_cost(arch: Arch, sizes: ModelDims, n: int) -> dict[str, int | None]:
     )
     pooler = (hidden + 1) * hidden
     layer_flops = n * (4 * hidden * width + 2 * hidden * ffn) + 2 * n * n * width
-    h, a, r = hidden, arch.heads / sizes.heads, ffn / hidden
+    h, a, r = hidden, arch.heads / dims.reference_heads, ffn / hidden
     paper_params = (
-        h * (sizes.vocab + sizes.positions + 4)
+        h * (dims.vocab + dims.positions + 4)
         + layers * (h * h + 3 * h * h * a + 6 * h)
         + layers * (2 * r * h * h + r * h + 3 * h)
         + h * h
@@ -134,7 +140,7 @@ def _bert_cost(arch: Arch, sizes: ModelDims, n: int) -> dict[str, int | None]:
     )
     return {
         "params": embeddings + layers * layer + pooler,
-        "flops": layers * layer_flops + hidden * hidden + n * sizes.embedding * hidden,
+        "flops": layers * layer_flops + hidden * hidden + n * dims.embedding * hidden,
         "params_paper": round(paper_params),
         "flops_paper": round(paper_flops),
     }

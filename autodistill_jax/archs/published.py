@@ -45,9 +45,9 @@ NAMED_ARCHS = {
 # Google's MobileBERT they have no layer on the first token.
 _OWN_DIMS = {
     "mobilebert": {"pooler": False},
-    "mobilebert_tiny": {"reads": "bottleneck", "pooler": False},
+    "mobilebert_tiny": {"attention_input": "bottleneck", "pooler": False},
     "ib_bert_large": {
-        "reads": "stream",
+        "attention_input": "stream",
         "norm": "layer_norm",
         "activation": "gelu",
         "pooler": False,
@@ -65,12 +65,12 @@ _ROBERTA_DIMS = ModelDims(vocab=50265, positions=512, types=1, norm_epsilon=1e-5
 # Hub names -> their Arch and Sizes, as far as `cost` reads them.
 NAMED_TEACHERS = {
     "bert-base-uncased": (BERT_BASE, BERT_DIMS),
-    "bert-large-uncased": (_BERT_LARGE, BERT_DIMS._replace(heads=16)),
+    "bert-large-uncased": (_BERT_LARGE, BERT_DIMS._replace(reference_heads=16)),
     "bert-base-cased": (BERT_BASE, _CASED_DIMS),
-    "bert-large-cased": (_BERT_LARGE, _CASED_DIMS._replace(heads=16)),
+    "bert-large-cased": (_BERT_LARGE, _CASED_DIMS._replace(reference_heads=16)),
     "google/electra-base-discriminator": (BERT_BASE, BERT_DIMS),
     "roberta-base": (BERT_BASE, _ROBERTA_DIMS),
-    "roberta-large": (_BERT_LARGE, _ROBERTA_DIMS._replace(heads=16)),
+    "roberta-large": (_BERT_LARGE, _ROBERTA_DIMS._replace(reference_heads=16)),
 }
 
 
@@ -112,7 +112,9 @@ def named_dims(text: str, shared: ModelDims) -> ModelDims:
     The first paper's students are counted relative to BERT-base's heads, as printed.
     """
     heads = max(BERT_BASE.heads, named_arch(text).heads)
-    return shared._replace(heads=heads, **_OWN_DIMS.get(_normalized_name(text), {}))
+    return shared._replace(
+        reference_heads=heads, **_OWN_DIMS.get(_normalized_name(text), {})
+    )
 
 
 def _normalized_name(text: str) -> str:

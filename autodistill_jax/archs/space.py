@@ -93,27 +93,27 @@ class Space:
             return MobileArch(**own)
         return Arch(**own, head_size=self.head_size)
 
-    def choices(self) -> dict[str, tuple]:
+    def search_axes(self) -> dict[str, tuple]:
         """The values of each of its own axes, {field: values}: what a search chooses
         from. `ffn_ratio` stands for ffn where that follows the width, and heads that
         follow it are no choice."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: v for name, v in fields.items() if name != "head_size" and v}
 
-    def at(self, chosen: Mapping[str, float]) -> AnyArch:
-        """The Arch of one value of each of `choices`."""
+    def decode(self, chosen: Mapping[str, float]) -> AnyArch:
+        """The Arch of one value of each of `search_axes`."""
         sizes = {"heads": chosen["hidden"] // self.head_size, **chosen}
         if "ffn_ratio" in chosen:
             sizes["ffn"] = int(chosen["hidden"] * chosen["ffn_ratio"])
         return self.arch(sizes)
 
-    def chosen(self, arch: AnyArch) -> dict[str, float]:
-        """One value of each of `choices` that gives this Arch of the space."""
+    def encode(self, arch: AnyArch) -> dict[str, float]:
+        """One value of each of `search_axes` that gives this Arch of the space."""
         sizes = {axis: getattr(arch, axis) for axis in arch.axes}
         for ratio in self.ffn_ratio:
             if int(arch.hidden * ratio) == arch.ffn:
                 sizes["ffn_ratio"] = ratio
-        return {field: sizes[field] for field in self.choices()}
+        return {field: sizes[field] for field in self.search_axes()}
 
     def __len__(self) -> int:
         widths = _axis_values(self).values()
@@ -153,7 +153,7 @@ class Space:
     def _of(self, *sizes: int) -> AnyArch:
         return self.arch(dict(zip(self.family.axes, sizes)))
 
-    def combined(self, *axes: str) -> list[tuple[int, ...]]:
+    def axis_values_product(self, *axes: str) -> list[tuple[int, ...]]:
         """The sizes that these axes take together, smallest first."""
         made = set()
         for hidden, rest in _axis_values(self).items():
@@ -185,7 +185,7 @@ class Space:
         """n Archs, uniform over the space, drawn with replacement."""
         return [self[i] for i in rng.integers(len(self), size=n)]
 
-    def some(self, at_most: int, seed: int) -> list[AnyArch]:
+    def subset(self, at_most: int, seed: int) -> list[AnyArch]:
         """All Archs, or in a larger space so many of them, drawn without replacement."""
         if len(self) <= at_most:
             return list(self)

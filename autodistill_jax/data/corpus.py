@@ -95,7 +95,7 @@ def corpus_rows(
     """
     if unit not in ROW_FORMATS:
         raise UserError(
-            f"data.unit is {unit!r}; it must be one of {', '.join(ROW_FORMATS)}"
+            f"data.row_format is {unit!r}; it must be one of {', '.join(ROW_FORMATS)}"
         )
     if unit == "pair":
         whole = ((_all_sentences(text), held_out) for text, held_out in source)

@@ -35,9 +35,9 @@ class TrainBatches(NamedTuple):
     batch_size: int
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        return self.some(step, range(self.batch_size))
+        return self.rows_at(step, range(self.batch_size))
 
-    def some(self, step: int, places: Iterable[int]) -> dict[str, np.ndarray]:
+    def rows_at(self, step: int, places: Iterable[int]) -> dict[str, np.ndarray]:
         """The rows of a step at these places of its batch; no other is read."""
         made = [self.rows[step * self.batch_size + place] for place in places]
         return {name: np.stack([row[name] for row in made]) for name in made[0]}
@@ -62,7 +62,7 @@ def train_batches(
 
 
 def eval_batches(arrays: Mapping[str, np.ndarray], batch_size: int):
-    """Batches in order, once; the last is filled up with `rows` (bool) telling which
+    """Batches in order, once; the last is filled up with `valid_rows` (bool) telling which
     rows are real."""
     rows = len(next(iter(arrays.values())))
     for start in range(0, rows, batch_size):
@@ -73,7 +73,7 @@ def eval_batches(arrays: Mapping[str, np.ndarray], batch_size: int):
                 k: np.concatenate([v, np.repeat(v[:1], batch_size - there, axis=0)])
                 for k, v in batch.items()
             }
-        yield batch | {"rows": np.arange(batch_size) < there}
+        yield batch | {"valid_rows": np.arange(batch_size) < there}
 
 
 def map_batches(
@@ -99,7 +99,7 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
 def batch_at_step(feed: TrainBatches, step: int, mesh: Mesh) -> dict[str, jax.Array]:
     """The batch of a step on the devices; a host reads the rows of its own alone."""
     here = sharding.local_rows(mesh, feed.batch_size)
-    return _shard_rows(feed.some(step, here), mesh, feed.batch_size)
+    return _shard_rows(feed.rows_at(step, here), mesh, feed.batch_size)
 
 
 def _shard_rows(mine, mesh, count):

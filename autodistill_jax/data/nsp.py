@@ -32,11 +32,11 @@ def sentence_pair_rows(
     """Rows [CLS] A [SEP] B [SEP]: {"train": ..., "heldout": ...}.
 
     A and B are runs of whole sentences that fill the row (BERT, arXiv 1810.04805,
-    appendix A.2). `next` is 0 where B is what follows A, 1 where it is of another
+    appendix A.2). `next_sentence_label` is 0 where B is what follows A, 1 where it is of another
     document of the same side (as transformers counts), half and half; fewer of the
     latter where one document has most of the rows. BERT draws such a B anywhere; here two
     rows with a B of about the same length exchange theirs, so that every sentence is used
-    once, and a row's length tells nothing of `next`. The same text gives the same rows.
+    once, and a row's length tells nothing of `next_sentence_label`. The same text gives the same rows.
 
     Args:
       documents: (its sentences in order, is it held out?).
@@ -45,7 +45,7 @@ def sentence_pair_rows(
       limit, held_out_limit: reading stops with so many rows of each side; 0: never.
 
     Returns:
-      Of each side `ids`, `tokens` and `types` [rows, length], and `next` [rows].
+      Of each side `input_ids`, `attention_mask` and `token_type_ids` [rows, length], and `next_sentence_label` [rows].
 
     Raises:
       UserError: fewer than two documents of two sentences or more on one side.
@@ -65,11 +65,11 @@ def sentence_pair_rows(
             break
     if min(count.values()) < 2:
         raise UserError(
-            f"data.unit is 'pair', and data.source gave {count[False]} training and "
+            f"data.row_format is 'pair', and data.source gave {count[False]} training and "
             f"{count[True]} held-out documents of two sentences or more; two of each "
             "are needed: put blank lines between the documents of a .txt file, give "
             "one document a .jsonl line, wikiextractor files, more text, or "
-            "data.unit=chunk"
+            "data.row_format=chunk"
         )
     train = list(sides[False].values())[: limit or None]
     heldout = [pair for key, pair in sides[True].items() if key not in sides[False]]
@@ -106,11 +106,13 @@ def _encode_pairs(
 ) -> dict[str, np.ndarray]:
     second, other = _swap_second_texts(pairs)
     texts = [(pair.first, text) for pair, text in zip(pairs, second)]
-    return tokenization.encode_texts(made, texts, length) | {"next": other}
+    return tokenization.encode_texts(made, texts, length) | {
+        "next_sentence_label": other
+    }
 
 
 def _swap_second_texts(pairs: list[_SentencePair]) -> tuple[list[str], np.ndarray]:
-    """(second texts, `next`), half of them exchanged between documents."""
+    """(second texts, `next_sentence_label`), half of them exchanged between documents."""
     second = [pair.second for pair in pairs]
     other = np.zeros(len(pairs), np.int32)
     some = np.random.default_rng(0).permutation(len(pairs))[: (len(pairs) + 1) // 2]

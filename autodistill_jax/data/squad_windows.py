@@ -13,7 +13,7 @@ from autodistill_jax.errors import UserError
 class Windows(NamedTuple):
     """Rows of a question with a piece of its context each, and the way back.
 
-    rows: {"ids", "tokens", "types"}, [N, L]. question: [N], which one a row is of.
+    rows: {"input_ids", "attention_mask", "token_type_ids"}, [N, L]. question: [N], which one a row is of.
     offsets: [N, L, 2], the characters of the context that a token stands for; (0, 0)
     where it is none of the context's. starts: [N, L] bool, where an answer may start:
     at each token of a context in one window alone, see `_max_context_tokens`.
@@ -44,7 +44,9 @@ def check_windows_fit(
     there = [
         end for kind, (_, end) in zip(made.sequence_ids, made.offsets) if kind == 1
     ]
-    if made.ids[0] != tokenization.special_tokens(tokenizer).cls or not any(there):
+    if made.ids[0] != tokenization.special_tokens(tokenizer).cls_token_id or not any(
+        there
+    ):
         raise UserError(
             "the teacher's tokenizer puts no [CLS] (or <s>) before a pair of texts, or "
             "does not say which characters a token stands for: answers cannot be found "
@@ -60,7 +62,7 @@ def check_windows_fit(
             needed = more + len(encoded.ids)
             if length - needed < 2 * window_overlap(length):
                 raise UserError(
-                    f"finetune.squad_length {length} leaves too little room for the "
+                    f"finetune.squad_max_seq_length {length} leaves too little room for the "
                     f"context beside question {one.id!r} of {len(encoded.ids)} tokens; "
                     f"use at least {2 * needed}"
                 )
@@ -69,7 +71,7 @@ def check_windows_fit(
 def training_windows(
     tokenizer: Any, questions: Sequence[Question], length: int
 ) -> dict[str, np.ndarray]:
-    """Rows to learn from: "ids", "tokens", "types" [N, L], and "label" [N, 2], the
+    """Rows to learn from: "input_ids", "attention_mask", "token_type_ids" [N, L], and "label" [N, 2], the
     first and the last token of the (first) answer; (0, 0), the first token of all,
     where a window does not hold the whole answer (BERT, arXiv 1810.04805)."""
     made, labels = _RowBuffer(tokenizer, length), []
@@ -145,14 +147,21 @@ class _RowBuffer:
     """Rows of tokens as they come, padded to one length."""
 
     def __init__(self, tokenizer: Any, length: int):
-        self.length, self.pad = length, tokenization.special_tokens(tokenizer).pad
-        self.made: dict[str, list] = {"ids": [], "tokens": [], "types": []}
+        self.length, self.pad = (
+            length,
+            tokenization.special_tokens(tokenizer).pad_token_id,
+        )
+        self.made: dict[str, list] = {
+            "input_ids": [],
+            "attention_mask": [],
+            "token_type_ids": [],
+        }
 
     def add(self, window: Any) -> None:
         for name, values, rest, kind in (
-            ("ids", window.ids, self.pad, np.int32),
-            ("tokens", window.attention_mask, 0, np.int8),
-            ("types", window.type_ids, 0, np.int8),
+            ("input_ids", window.ids, self.pad, np.int32),
+            ("attention_mask", window.attention_mask, 0, np.int8),
+            ("token_type_ids", window.type_ids, 0, np.int8),
         ):
             row = np.full(self.length, rest, kind)
             row[: len(values)] = values

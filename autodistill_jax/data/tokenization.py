@@ -13,10 +13,10 @@ class SpecialTokens(NamedTuple):
     """Ids of the special tokens: padding, first, between and last; and the one that
     stands for a hidden word (None where the vocabulary has none)."""
 
-    pad: int
-    cls: int
-    sep: int
-    hide: int | None
+    pad_token_id: int
+    cls_token_id: int
+    sep_token_id: int
+    mask_token_id: int | None
 
 
 # BERT's and RoBERTa's names of them.
@@ -111,19 +111,21 @@ def _byte_level_bpe(folder: Path, prefix_space: bool):
     first, last = _SPECIAL_NAMES[1][1:3]
     ids = special_tokens(made)
     made.post_processor = processors.RobertaProcessing(
-        (last, ids.sep), (first, ids.cls), add_prefix_space=prefix_space
+        (last, ids.sep_token_id),
+        (first, ids.cls_token_id),
+        add_prefix_space=prefix_space,
     )
     return made
 
 
 def encode_texts(made, texts: Sequence, length: int) -> dict[str, np.ndarray]:
-    """Texts, or pairs of texts, as `ids`, `tokens` and `types`, each [rows, length].
+    """Texts, or pairs of texts, as `input_ids`, `attention_mask` and `token_type_ids`, each [rows, length].
 
     The special tokens of the teacher's kind are added, longer texts cut, shorter ones
-    padded; `tokens` is 1 where there is a token and 0 where there is padding.
+    padded; `attention_mask` is 1 where there is a token and 0 where there is padding.
     """
     made.enable_truncation(length)
-    ids = np.full((len(texts), length), special_tokens(made).pad, np.int32)
+    ids = np.full((len(texts), length), special_tokens(made).pad_token_id, np.int32)
     tokens = np.zeros((len(texts), length), np.int8)
     types = np.zeros((len(texts), length), np.int8)
     for start in range(0, len(texts), 4096):
@@ -137,4 +139,4 @@ def encode_texts(made, texts: Sequence, length: int) -> dict[str, np.ndarray]:
             tokens[i, :n] = 1
             types[i, :n] = encoded.type_ids
     made.no_truncation()
-    return {"ids": ids, "tokens": tokens, "types": types}
+    return {"input_ids": ids, "attention_mask": tokens, "token_type_ids": types}

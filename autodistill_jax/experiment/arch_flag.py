@@ -12,7 +12,7 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.experiment.experiment import spaces_from_config
-from autodistill_jax.interop import huggingface
+from autodistill_jax.interop import hf_config
 from autodistill_jax.interop.hub import locate_teacher
 
 
@@ -32,40 +32,40 @@ def resolve_arch_flag(
             "--arch is missing; give --arch=layers=3,hidden=192,heads=6,ffn=768 or a "
             f"name: {', '.join(published.NAMED_ARCHS)}"
         )
-    teacher, sizes, homes = teacher_dims_and_spaces(config, field)
+    teacher, dims, homes = teacher_dims_and_spaces(config, field)
     arch = published.parse_arch_or_name(text, homes[0].head_size)
     told = _arch_flag_text(arch, homes[0])
     if arch != teacher and not any(arch in space for space in homes):
         alike = [space.nearest(arch) for space in homes if space.family is type(arch)]
         near = f"; the nearest inside is {nearest_arch(alike, arch)}" if alike else ""
         log.say(f"note: the Arch {told} is outside the space of the config{near}")
-    sizes = student_dims(sizes, type(arch), config.space.norm)
+    dims = student_dims(dims, type(arch), config.space.norm)
     if published.named_arch(text):
-        sizes = published.named_dims(text, sizes)
-    return told, arch, sizes
+        dims = published.named_dims(text, dims)
+    return told, arch, dims
 
 
 def teacher_dims_and_spaces(
     config: ConfigDict, field: str
 ) -> tuple[AnyArch, ModelDims, list[Space]]:
     """(the teacher's Arch, its sizes, the spaces); raises as `resolve_arch_flag`."""
-    teacher, sizes = _teacher_dims(config.teacher)
+    teacher, dims = _teacher_dims(config.teacher)
     if config.pretrain.steps:
-        teacher, sizes = teachers.pretraining_dims(config.pretrain.arch, teacher, sizes)
+        teacher, dims = teachers.pretraining_dims(config.pretrain.arch, teacher, dims)
     section, name = field.split(".")
-    if config[section][name] > sizes.positions:
+    if config[section][name] > dims.positions:
         raise UserError(
             f"{field} is {config[section][name]}, more than the teacher's "
-            f"{sizes.positions} positions; give a shorter one"
+            f"{dims.positions} positions; give a shorter one"
         )
-    return teacher, sizes, list(spaces_from_config(config.space, teacher).values())
+    return teacher, dims, list(spaces_from_config(config.space, teacher).values())
 
 
 def _teacher_dims(name: str) -> tuple[AnyArch, ModelDims]:
     """A teacher's sizes; of one that all know, from no further than this package."""
     if name in published.NAMED_TEACHERS and not Path(name).is_dir():
         return published.NAMED_TEACHERS[name]
-    return huggingface.read_config(locate_teacher(name))
+    return hf_config.read_arch_and_dims(locate_teacher(name))
 
 
 def _arch_flag_text(arch: AnyArch, space: Space) -> str:

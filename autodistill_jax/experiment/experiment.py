@@ -21,6 +21,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import schema
 from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.interop import huggingface
+from autodistill_jax.latency.table import LatencyConditions
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.build import Module
 from autodistill_jax.train import objective as objectives
@@ -29,26 +30,26 @@ from autodistill_jax.train import objective as objectives
 class Experiment(NamedTuple):
     """A checked config: nothing in it can still be refused.
 
-    source, teacher: see `teacher.load_teachers`. spaces: {name: Space}; a SuperLM each.
-    affordable: {Arch under the budget: the name of its space}, see `within`. start: what
+    named_teacher, teacher: see `teacher.load_teachers`. spaces: {name: Space}; a SuperLM each.
+    affordable: {Arch under the budget: the name of its space}, see `within`. initial_params: what
     training starts from, (its Arch, its parameters). What is None in `load_teacher_side` is never
     None in `load_experiment`.
     """
 
     config: ConfigDict
-    source: huggingface.Teacher
+    named_teacher: huggingface.Teacher
     teacher: huggingface.Teacher
     tokenizer: Any
-    special: Any
+    special_tokens: Any
     mesh: jax.sharding.Mesh
     spaces: dict[str, Space] | None = None
     budget: Budget | None = None
     objective: objectives.Objective | None = None
     affordable: Mapping[AnyArch, str] | None = None
-    start: tuple[AnyArch, dict] | None = None
+    initial_params: tuple[AnyArch, dict] | None = None
 
     @property
-    def taught_by(self) -> str:
+    def teacher_name(self) -> str:
         """The teacher, in words."""
         made = f"{self.teacher.arch.name}, pre-trained in the same run"
         return made if self.config.pretrain.steps else self.config.teacher
@@ -59,25 +60,25 @@ class Experiment(NamedTuple):
         return next(iter(self.spaces.values())).family
 
     @property
-    def sizes(self) -> ModelDims:
+    def dims(self) -> ModelDims:
         """Of SuperLMs and students; the teacher's may be of another family."""
         norm = self.config.space.norm
-        return student_dims(self.teacher.sizes, self.family, norm)
+        return student_dims(self.teacher.dims, self.family, norm)
 
-    def envelope(self, space: Space) -> AnyArch:
+    def superlm_arch(self, space: Space) -> AnyArch:
         """Sizes of the parameters of a space's SuperLM: its widths, all layers there
         are; a space of one Arch is that network and no more."""
         if len(space) == 1:
             return space[0]
-        return extract.superlm_arch(self.start[0], space.largest())
+        return extract.superlm_arch(self.initial_params[0], space.largest())
 
     def superlm(self, space: Space) -> Module:
         settings = self.config.distill
         return build.build_module(
-            self.envelope(space),
-            self.sizes,
+            self.superlm_arch(space),
+            self.dims,
             space=None if len(space) == 1 else space,
-            dtype=jnp.dtype(settings.dtype),
+            dtype=jnp.dtype(settings.compute_dtype),
             dropout=settings.dropout,
             mesh=self.mesh,
             remat=self.config.mesh.remat,
@@ -86,17 +87,17 @@ class Experiment(NamedTuple):
     def teacher_module(self) -> Module:
         return build.build_module(
             self.teacher.arch,
-            self.teacher.sizes,
-            dtype=jnp.dtype(self.config.distill.dtype),
+            self.teacher.dims,
+            dtype=jnp.dtype(self.config.distill.compute_dtype),
             mesh=self.mesh,
         )
 
     def cost(self, arch: AnyArch) -> dict[str, int]:
         """Of a student, or of the teacher."""
-        sizes = student_dims(self.teacher.sizes, type(arch))
-        return cost(arch, sizes, self.config.latency.length)
+        dims = student_dims(self.teacher.dims, type(arch))
+        return cost(arch, dims, self.config.latency.max_seq_length)
 
-    def count(self) -> int:
+    def num_archs(self) -> int:
         """All Archs there are."""
         first, *others = self.spaces.values()
         return len(set(first).union(*others)) if others else len(first)
@@ -114,12 +115,16 @@ def load_teacher_side(
     data = config.data
     corpus.check_source(data.source, data.packages, data.download)
     source, teacher = teachers.load_teachers(config, workdir)
-    made = tokenization.load_tokenizer(source.folder, teacher.sizes.vocab)
-    length = max(data.length, config.latency.length, config.finetune.length)
-    if length > teacher.sizes.positions:
+    made = tokenization.load_tokenizer(source.folder, teacher.dims.vocab)
+    length = max(
+        data.max_seq_length,
+        config.latency.max_seq_length,
+        config.finetune.max_seq_length,
+    )
+    if length > teacher.dims.positions:
         raise UserError(
             f"a length of {length} tokens is more than the teacher's "
-            f"{teacher.sizes.positions} positions; use shorter texts"
+            f"{teacher.dims.positions} positions; use shorter texts"
         )
     mesh = sharding.make_mesh(config.mesh)
     check_batches(config, mesh)
@@ -133,7 +138,9 @@ def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     for section in ("pretrain", "distill"):
         if section == "distill" or config.pretrain.steps:
             size, what = config[section].batch_size, f"{section}.batch_size"
-            sharding.check_batch(mesh, size, what, config.mesh.accumulate)
+            sharding.check_batch(
+                mesh, size, what, config.mesh.gradient_accumulation_steps
+            )
 
 
 def load_experiment(
@@ -163,32 +170,44 @@ def with_spaces(made: Experiment) -> Experiment:
             "'executed'"
         )
     objective = objectives.parse_objective(
-        config.distill.to_dict(), list(named.values()), teacher, made.special
+        config.distill.to_dict(), list(named.values()), teacher, made.special_tokens
     )
-    if "next" in objective.weights and data.unit != "pair":
+    if "nsp" in objective.weights and data.row_format != "pair":
         raise UserError(
-            f"distill.terms has next, which needs pairs of sentences, and data.unit is "
-            f"{data.unit}; set data.unit to pair, or take the term out"
+            f"distill.losses has nsp, which needs pairs of sentences, and data.row_format is "
+            f"{data.row_format}; set data.row_format to pair, or take the term out"
         )
     for name in config.distill.freeze:
         if name not in teacher.params:
             raise UserError(
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
-    for axis in teacher.arch.units:
+    for axis in teacher.arch.shardable_axes:
         sharding.check_tensor_split(made.mesh, axis, [getattr(teacher.arch, axis)])
     for space in named.values():
-        for axis in space.largest().units:
+        for axis in space.largest().shardable_axes:
             sharding.check_tensor_split(
-                made.mesh, axis, [n for (n,) in space.combined(axis)]
+                made.mesh, axis, [n for (n,) in space.axis_values_product(axis)]
             )
     made = made._replace(
         spaces=named,
         budget=Budget(**config.budget.to_dict()),
         objective=objective,
-        start=_initial_params(config, teacher, named),
+        initial_params=_initial_params(config, teacher, named),
     )
     return made._replace(affordable=_affordable_archs(made))
+
+
+def latency_conditions(config: ConfigDict) -> LatencyConditions:
+    """What a config's section `latency` says of how latencies are taken."""
+    settings = config.latency
+    return LatencyConditions(
+        settings.target,
+        settings.batch,
+        settings.max_seq_length,
+        settings.compute_dtype,
+        settings.runs,
+    )
 
 
 def spaces_from_config(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
@@ -227,52 +246,54 @@ def spaces_from_config(settings: ConfigDict, teacher: AnyArch) -> dict[str, Spac
 
 def _initial_params(config, teacher, named) -> tuple[AnyArch, dict]:
     """Where training starts: the teacher's weights, random ones, or a student's."""
-    kind = config.distill.start
+    kind = config.distill.init_from
     space, tops = next(iter(named.values())), [s.largest() for s in named.values()]
-    sizes = student_dims(teacher.sizes, space.family, config.space.norm)
+    dims = student_dims(teacher.dims, space.family, config.space.norm)
     widest = space.arch(
         {axis: max(getattr(top, axis) for top in tops) for axis in space.family.axes}
     )
     if kind == "random":
         if config.distill.freeze:
             raise UserError(
-                "distill.start is random, and distill.freeze keeps "
+                "distill.init_from is random, and distill.freeze keeps "
                 f"{', '.join(config.distill.freeze)} as they start; give "
                 "--config.distill.freeze='()'"
             )
-        module = build.build_module(widest, sizes)
+        module = build.build_module(widest, dims)
         params = build.init_params(module, jax.random.key(config.seed))
         return widest, {k: np.asarray(v) for k, v in params.items()}
     if not kind:
         raise UserError(
-            "distill.start is empty; give teacher, random, or a student's folder"
+            "distill.init_from is empty; give teacher, random, or a student's folder"
         )
     if kind == "teacher" and type(teacher.arch) is not space.family:
-        return widest, _random_but_word_embeddings(teacher, widest, sizes, config.seed)
+        return widest, _random_but_word_embeddings(teacher, widest, dims, config.seed)
     source = teacher if kind == "teacher" else huggingface.load_pretrained(kind)
     try:
         extract.check_fits(source.arch, widest)
     except UserError as error:
         what = (
-            "; set distill.start to random"
+            "; set distill.init_from to random"
             if type(source.arch) is not type(widest)
             else ""
         )
-        raise UserError(f"distill.start={kind} and the space: {error}{what}") from None
-    if source.sizes._replace(heads=0) != sizes._replace(heads=0):
         raise UserError(
-            f"distill.start={kind} has {source.sizes}, and the students have "
-            f"{sizes}; they must share vocabulary, positions and activation"
+            f"distill.init_from={kind} and the space: {error}{what}"
+        ) from None
+    if source.dims._replace(reference_heads=0) != dims._replace(reference_heads=0):
+        raise UserError(
+            f"distill.init_from={kind} has {source.dims}, and the students have "
+            f"{dims}; they must share vocabulary, positions and activation"
         )
     return source.arch, source.params
 
 
 def _random_but_word_embeddings(
-    teacher, arch, sizes, seed: int
+    teacher, arch, dims, seed: int
 ) -> dict[str, np.ndarray]:
     """Random weights of another family than the teacher's, but for its word embeddings:
     those are the teacher's along their main directions, as many as there is room for."""
-    module = build.build_module(arch, sizes)
+    module = build.build_module(arch, dims)
     made = build.init_params(module, jax.random.key(seed))
     made = {name: np.asarray(value) for name, value in made.items()}
     words = teacher.params["embeddings_word"]
@@ -284,30 +305,30 @@ def _random_but_word_embeddings(
 
 
 def _affordable_archs(experiment: Experiment) -> Mapping[AnyArch, str]:
-    """The Archs under the budget, or the one that `search.arch` names."""
+    """The Archs under the budget, or the one that `search.fixed_arch` names."""
     config = experiment.config
-    if config.search.arch:
+    if config.search.fixed_arch:
         head_size = next(iter(experiment.spaces.values())).head_size
         arch = published.parse_arch_or_name(
-            config.search.arch, head_size, "search.arch"
+            config.search.fixed_arch, head_size, "search.fixed_arch"
         )
         for name, space in experiment.spaces.items():
             if arch in space:
                 return {arch: name}
         if type(arch) is not experiment.family:
             raise UserError(
-                f"search.arch: {arch} is of another family than the space, whose axes "
+                f"search.fixed_arch: {arch} is of another family than the space, whose axes "
                 f"are {', '.join(experiment.family.axes)}; give one of its own"
             )
         near = [space.nearest(arch) for space in experiment.spaces.values()]
         raise UserError(
-            f"search.arch: {arch} is outside the space; the nearest inside is "
+            f"search.fixed_arch: {arch} is outside the space; the nearest inside is "
             f"{nearest_arch(near, arch)}"
         )
     return AffordableArchs(
         experiment.spaces,
         experiment.budget,
         experiment.cost(experiment.teacher.arch),
-        experiment.sizes,
-        config.latency.length,
+        experiment.dims,
+        config.latency.max_seq_length,
     )

@@ -15,24 +15,30 @@ from autodistill_jax.experiment.schema import to_json
 FREE_FIELDS = (
     "budget.",
     "latency.",
-    "search.arch",
+    "search.fixed_arch",
     "search.batch_size",
     "search.proxy",
     "search.tolerance",
-    "search.task",
-    "search.steps",
+    "search.proxy_task",
+    "search.proxy_steps",
     "search.sampler",
     "search.trials",
     "search.storage",
-    "flash.",
+    "flash_distillation.",
     "rank.",
     "baselines",
     "finetune.",
     "mesh.",
     "tensorboard",
-    "distill.save_every",
-    "pretrain.save_every",
+    "distill.checkpoint_every_steps",
+    "pretrain.checkpoint_every_steps",
 )
+
+
+def is_free_field(name: str) -> bool:
+    """May a field, or all of its section, differ in the same workdir?"""
+    section = name.partition(".")[0] + "."
+    return name in FREE_FIELDS or section in FREE_FIELDS
 
 
 def task_dirname(settings: ConfigDict, task: str) -> str:
@@ -56,8 +62,14 @@ def weight_source(config: ConfigDict) -> str:
 
 def transfer_fingerprint(config: ConfigDict) -> dict:
     """What a transfer depends on, of the section flash."""
-    names = ("block_steps", "steps", "fraction", "learning_rate", "warmup")
-    return {name: config.flash[name] for name in names}
+    names = (
+        "block_steps",
+        "last_stage_steps",
+        "step_fraction",
+        "learning_rate",
+        "warmup_ratio",
+    )
+    return {name: config.flash_distillation[name] for name in names}
 
 
 def _short_hash(value: Any) -> str:
@@ -72,10 +84,10 @@ def study_fingerprint(config: ConfigDict, latency: dict) -> tuple[str, str]:
     fixed = {
         name: value
         for name, value in schema.flatten(to_json(config)).items()
-        if not name.startswith(FREE_FIELDS)
+        if not is_free_field(name)
     }
     kin = {**fixed, "latency": latency}
-    bounds = {"budget": to_json(config)["budget"], "arch": config.search.arch}
+    bounds = {"budget": to_json(config)["budget"], "arch": config.search.fixed_arch}
     return _short_hash(kin), _short_hash(kin | bounds)
 
 
@@ -87,8 +99,8 @@ def choice_fingerprint(config: ConfigDict) -> dict:
     if config.search.proxy == "flash":
         made["flash"] = transfer_fingerprint(config)
     del made["latency"]["calibrate"]  # It corrects no figure that a choice sees.
-    if config.search.task:
-        task = task_dirname(config.finetune, config.search.task)
+    if config.search.proxy_task:
+        task = task_dirname(config.finetune, config.search.proxy_task)
         made["tuning"] = {"task": task, **finetune_fingerprint(config)}
     return made
 
@@ -98,17 +110,17 @@ def finetune_fingerprint(config: ConfigDict) -> dict:
     names = (
         "batch_size",
         "learning_rate",
-        "warmup",
-        "decay",
+        "warmup_ratio",
+        "lr_decay",
         "weight_decay",
-        "clip",
+        "grad_clip_norm",
         "dropout",
-        "dtype",
-        "length",
-        "pairs",
+        "compute_dtype",
+        "max_seq_length",
+        "pair_encoding",
         "glue_dir",
-        "rows",
-        "dev_rows",
+        "max_train_rows",
+        "max_dev_rows",
     )
     return {name: config.finetune[name] for name in names}
 
@@ -123,5 +135,8 @@ def rank_fingerprint(config: ConfigDict) -> dict:
             "epochs": config.finetune.epochs,
             **finetune_fingerprint(config),
         },
-        "search": {"steps": config.search.steps, "rows": config.search.rows},
+        "search": {
+            "proxy_steps": config.search.proxy_steps,
+            "proxy_rows": config.search.proxy_rows,
+        },
     }

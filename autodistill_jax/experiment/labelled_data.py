@@ -43,7 +43,7 @@ def load_task(
         )
     elif name == squad.SQUAD:
         raise UserError(
-            "squad has answers, not labels: finetune.tasks takes it, search.task and "
+            "squad has answers, not labels: finetune.tasks takes it, search.proxy_task and "
             "rank.task need another"
         )
     else:
@@ -53,7 +53,7 @@ def load_task(
         )
     for note in made.notes:
         log.say(f"{name}: {note}")
-    limit = min(settings.rows or len(made.train[0]), len(made.train[0]))
+    limit = min(settings.max_train_rows or len(made.train[0]), len(made.train[0]))
     if limit < settings.batch_size or not made.dev[0]:
         raise UserError(
             f"task {name} has {limit} training and {len(made.dev[0])} dev rows; "
@@ -67,12 +67,16 @@ def classification_data(
 ) -> classification.ClassificationData:
     """A task's token rows, within the config's limits.
 
-    The two texts of a pair are embedded together or apart as `finetune.pairs` says;
-    "auto": apart where the teacher embeds sentences.
+    The two texts of a pair go through in one pass or each on its own, as `finetune.pair_encoding` says;
+    "auto": bi where the teacher embeds sentences.
     """
     settings = experiment.config.finetune
-    kinds = {"together": False, "apart": True, "auto": experiment.teacher.embeds}
-    apart = kinds[settings.pairs] and not isinstance(task.train[0][0], str)
+    kinds = {
+        "cross": False,
+        "bi": True,
+        "auto": experiment.teacher.embeds_sentences,
+    }
+    apart = kinds[settings.pair_encoding] and not isinstance(task.train[0][0], str)
 
     def side(*given, limit=0):
         return _encode_split(experiment, task, apart, *given, limit=limit)
@@ -82,14 +86,14 @@ def classification_data(
         len(task.train[0])
     )
     train = ([task.train[0][i] for i in order], [task.train[1][i] for i in order])
-    tests = task.tests if settings.predict else {}
+    tests = task.tests if settings.glue_submission else {}
     return classification.ClassificationData(
-        side(*train, limit=settings.rows),
-        side(*task.dev, limit=settings.dev_rows),
+        side(*train, limit=settings.max_train_rows),
+        side(*task.dev, limit=settings.max_dev_rows),
         task.classes,
         task.metric,
         {
-            name: side(*more, limit=settings.dev_rows)
+            name: side(*more, limit=settings.max_dev_rows)
             for name, more in task.more.items()
         },
         {name: side(texts) for name, texts in tests.items()},
@@ -110,19 +114,19 @@ def mlm_head_report(
     of the results, {task: {model: result}}, learned from it."""
     path = workdir / "teacher" / "words.json"
     models = {model for found in results.values() for model in found}
-    needed = experiment.objective.needs("words") or "distilbert" in models
+    needed = experiment.objective.needs("mlm") or "distilbert" in models
     return json.loads(path.read_text()) if needed and path.exists() else None
 
 
 def separate_pairs(experiment: Experiment, task: tasks.Task) -> dict[str, np.ndarray]:
     """The dev rows of a task of pairs, the two texts embedded each on its own."""
-    limit = experiment.config.finetune.dev_rows
+    limit = experiment.config.finetune.max_dev_rows
     return _encode_split(experiment, task, True, *task.dev, limit=limit)
 
 
 def _encode_split(experiment, task, apart, texts, labels=None, limit=0) -> dict:
     def encoded(texts):
-        length = experiment.config.finetune.length
+        length = experiment.config.finetune.max_seq_length
         return tokenization.encode_texts(experiment.tokenizer, texts, length)
 
     texts = texts[: limit or None]

@@ -26,20 +26,20 @@ _NUM_DRAWN = 200
 class LoweredStep(NamedTuple):
     """A training step, and how much there is of it.
 
-    lower: of a batch of so many rows. steps: of the whole recipe. mean, most: operations
+    lower: of a batch of so many rows. steps: of the whole recipe. mean_operations, max_operations: operations
     of a row (two a multiply-add; three passes where there is a gradient) on average, and
     as it is compiled: with every choice at its largest. arch: the largest that it trains.
-    judged: by which programs, (name, lowered), one after the other; each is told how the
+    proxy_programs: by which programs, (name, lowered), one after the other; each is told how the
     one before it was compiled.
     """
 
     lower: Callable[[int], jax.stages.Lowered]
     batch_size: int
     steps: int
-    mean: float
-    most: float
+    mean_operations: float
+    max_operations: float
     arch: AnyArch
-    judged: Sequence[tuple[str, Callable[[Any], jax.stages.Lowered]]] = ()
+    proxy_programs: Sequence[tuple[str, Callable[[Any], jax.stages.Lowered]]] = ()
 
 
 def lowered_steps(made: Experiment) -> dict[str, LoweredStep]:
@@ -56,21 +56,21 @@ def lowered_steps(made: Experiment) -> dict[str, LoweredStep]:
 
 def _superlm_step(made: Experiment, space: Space) -> LoweredStep:
     config, mesh = made.config, made.mesh
-    of_words = made.teacher.head if made.objective.needs("words") else None
+    of_words = made.teacher.mlm_head if made.objective.needs("mlm") else None
     program = programs.superlm_step(made, space, of_words or {})
     drawn = [
-        sandwich.sandwich_archs(space, config.distill.random, 0, i)
+        sandwich.sandwich_archs(space, config.distill.random_subnetworks, 0, i)
         for i in range(_NUM_DRAWN)
     ]
-    teacher = _row_operations(made, made.teacher.arch, made.teacher.sizes)
+    teacher = _row_operations(made, made.teacher.arch, made.teacher.dims)
     each = [sum(_row_operations(made, arch) for arch in archs) for archs in drawn]
     largest = space.largest()
 
     def lower(batch_size):
         return program.step.lower(
-            _abstract_state(program.moves, program.params, program.axes, mesh),
+            _abstract_state(program.tx, program.params, program.axes, mesh),
             _abstract_params(program.frozen, program.axes, mesh),
-            _abstract_params(program.theirs, program.teacher_axes, mesh),
+            _abstract_params(program.teacher_params, program.teacher_axes, mesh),
             _abstract_batch(made, batch_size),
             _abstract_replicated(lambda: sandwich.stack_archs(drawn[0]), mesh),
             _abstract_replicated(lambda: jax.random.key(0), mesh),
@@ -96,7 +96,7 @@ def _proxy_programs(
     size = config.search.batch_size
     module, teacher = program.module.clone(dropout=0.0), made.teacher_module()
     params = _abstract_replicated(lambda: {**program.params, **program.frozen}, mesh)
-    theirs = _abstract_replicated(lambda: program.theirs, mesh)
+    theirs = _abstract_replicated(lambda: program.teacher_params, mesh)
     one = _abstract_replicated(lambda: sandwich.stack_archs([space.largest()]), mesh)
     batch = _abstract_batch(made, size)
     if name in proxies.LABELLED_PROXIES:
@@ -111,11 +111,11 @@ def _proxy_programs(
             ("evaluation", lambda _: of_student.lower(params, batch, one)),
         ]
     objective = proxies.proxy_objective(name, made.objective)
-    key, vocab = jax.random.key(0), module.sizes.vocab
+    key, vocab = jax.random.key(0), module.dims.vocab
     shown = jax.eval_shape(
         lambda b: dict(distillation.shown(b, objective, vocab, key)), batch
     )
-    shown["rows"] = jax.ShapeDtypeStruct((size,), jnp.bool_)
+    shown["valid_rows"] = jax.ShapeDtypeStruct((size,), jnp.bool_)
     batch = _with_shardings(
         shown, jax.tree.map(lambda _: sharding.batch_sharding(mesh, size), shown)
     )
@@ -136,7 +136,7 @@ def _transfer_steps(made: Experiment) -> Iterator[tuple[str, LoweredStep]]:
     trials' share of the recipe, and all of it for the winners."""
     config, mesh = made.config, made.mesh
     (space,) = made.spaces.values()
-    drawn = [a for a in space.some(_NUM_DRAWN, config.seed) if a in made.affordable]
+    drawn = [a for a in space.subset(_NUM_DRAWN, config.seed) if a in made.affordable]
     drawn = drawn or [next(iter(made.affordable))]
     costs = {arch: _row_operations(made, arch) for arch in drawn}
     arch = max(drawn, key=costs.get)
@@ -145,11 +145,11 @@ def _transfer_steps(made: Experiment) -> Iterator[tuple[str, LoweredStep]]:
         programs.transfer_settings(made),
     )
     found = flash_distillation.transfer_steps(transfer, how, 1.0)
-    tried = 1 if config.search.arch else config.search.trials
+    tried = 1 if config.search.fixed_arch else config.search.trials
     counts = [
-        tried * short + min(tried, config.flash.winners) * full
+        tried * short + min(tried, config.flash_distillation.top_k) * full
         for short, full in zip(
-            flash_distillation.stage_steps(how, arch.layers, how["fraction"]),
+            flash_distillation.stage_steps(how, arch.layers, how["step_fraction"]),
             found.stages,
         )
     ]
@@ -158,18 +158,20 @@ def _transfer_steps(made: Experiment) -> Iterator[tuple[str, LoweredStep]]:
         transfer.teacher_params, build.param_axes(transfer.teacher), mesh
     )
     k, key = _abstract_replicated(lambda: (jnp.int32(0), jax.random.key(0)), mesh)
-    teacher = _row_operations(made, made.teacher.arch, made.teacher.sizes)
+    teacher = _row_operations(made, made.teacher.arch, made.teacher.dims)
     mean = teacher + 3 * float(np.mean(list(costs.values())))
     most = teacher + 3 * costs[arch]
 
     def of_block(rows):
-        state = _abstract_state(found.blocks, found.params, axes, mesh)
-        return found.of_block.lower(state, theirs, _abstract_batch(made, rows), k, key)
+        state = _abstract_state(found.block_tx, found.params, axes, mesh)
+        return found.block_step.lower(
+            state, theirs, _abstract_batch(made, rows), k, key
+        )
 
     def of_last(rows):
-        state = _abstract_state(found.last, found.params, axes, mesh)
+        state = _abstract_state(found.last_tx, found.params, axes, mesh)
         one = _abstract_replicated(lambda: sandwich.stack_archs([arch]), mesh)
-        return found.of_last.lower(
+        return found.last_step.lower(
             state, {}, theirs, _abstract_batch(made, rows), one, key
         )
 
@@ -190,12 +192,15 @@ def _transfer_steps(made: Experiment) -> Iterator[tuple[str, LoweredStep]]:
 
 
 def _pretraining_step(made: Experiment) -> LoweredStep:
-    config, start = made.config, teachers.pretraining_start(made.config, made.source)
+    config, start = (
+        made.config,
+        teachers.pretraining_start(made.config, made.named_teacher),
+    )
     program = programs.pretraining_step(made, start)
-    operations = 3 * _row_operations(made, start.arch, start.sizes)
+    operations = 3 * _row_operations(made, start.arch, start.dims)
 
     def lower(rows):
-        state = _abstract_state(program.moves, program.params, program.axes, made.mesh)
+        state = _abstract_state(program.tx, program.params, program.axes, made.mesh)
         key = _abstract_replicated(lambda: jax.random.key(0), made.mesh)
         return program.step.lower(state, _abstract_batch(made, rows), key)
 
@@ -204,19 +209,22 @@ def _pretraining_step(made: Experiment) -> LoweredStep:
 
 
 def _row_operations(
-    made: Experiment, arch: AnyArch, sizes: ModelDims | None = None
+    made: Experiment, arch: AnyArch, dims: ModelDims | None = None
 ) -> float:
-    """Operations of one row's forward pass, of a student unless `sizes` are given."""
-    return 2.0 * cost(arch, sizes or made.sizes, made.config.data.length)["flops"]
+    """Operations of one row's forward pass, of a student unless `dims` are given."""
+    return 2.0 * cost(arch, dims or made.dims, made.config.data.max_seq_length)["flops"]
 
 
 def _abstract_batch(made: Experiment, count: int) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of token rows as `corpus.corpus_rows` and `nsp.sentence_pair_rows` make them."""
     data, there = made.config.data, sharding.batch_sharding(made.mesh, count)
-    shape = (count, data.length)
-    rows = {"ids": (shape, jnp.int32), "tokens": (shape, jnp.int8)}
-    if data.unit == "pair":
-        rows |= {"types": (shape, jnp.int8), "next": ((count,), jnp.int32)}
+    shape = (count, data.max_seq_length)
+    rows = {"input_ids": (shape, jnp.int32), "attention_mask": (shape, jnp.int8)}
+    if data.row_format == "pair":
+        rows |= {
+            "token_type_ids": (shape, jnp.int8),
+            "next_sentence_label": ((count,), jnp.int32),
+        }
     return {
         name: jax.ShapeDtypeStruct(*one, sharding=there) for name, one in rows.items()
     }

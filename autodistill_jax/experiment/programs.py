@@ -27,27 +27,27 @@ def init_training(experiment: Experiment, space: Space, of_words: dict) -> tuple
     """(state, frozen parameters, step function, the teacher's parameters), on devices."""
     made, mesh = superlm_step(experiment, space, of_words), experiment.mesh
     return (
-        optimizer.init_state(made.moves, made.params, made.axes, mesh),
+        optimizer.init_state(made.tx, made.params, made.axes, mesh),
         sharding.place_params(made.frozen, made.axes, mesh),
         made.step,
-        sharding.place_params(made.theirs, made.teacher_axes, mesh),
+        sharding.place_params(made.teacher_params, made.teacher_axes, mesh),
     )
 
 
 class TrainStep(NamedTuple):
     """A training step, of a space `sandwich.make_sandwich_step`, and what it starts from.
 
-    params, frozen: the SuperLM's with its matchers, `experiment.start`'s truncated to its
-    widths. theirs: the teacher's, with its masked-word head where one is needed. module:
+    params, frozen: the SuperLM's with its matchers, `experiment.initial_params`'s truncated to its
+    widths. teacher_params: the teacher's, with its masked-word head where one is needed. module:
     what is trained.
     """
 
     step: Callable
-    moves: optax.GradientTransformation
+    tx: optax.GradientTransformation
     params: dict
     frozen: dict
     axes: optimizer.ParamAxes
-    theirs: dict
+    teacher_params: dict
     teacher_axes: optimizer.ParamAxes
     module: build.Module
 
@@ -56,17 +56,15 @@ def superlm_step(experiment: Experiment, space: Space, of_words: dict) -> TrainS
     """of_words: see `teacher_mlm_head`."""
     settings = experiment.config.distill
     superlm = experiment.superlm(space)
-    there, params = experiment.start
+    there, params = experiment.initial_params
     params = extract.extract(
         params, there, superlm.arch
     ) | distillation.init_projections(
         experiment.objective,
         superlm.arch.hidden,
         experiment.teacher.arch.hidden,
-        of_words
-        if experiment.sizes.family == experiment.teacher.sizes.family
-        else None,
-        experiment.sizes,
+        of_words if experiment.dims.family == experiment.teacher.dims.family else None,
+        experiment.dims,
     )
     axes = build.param_axes(superlm)
     frozen = {name: params.pop(name) for name in settings.freeze}
@@ -77,7 +75,7 @@ def superlm_step(experiment: Experiment, space: Space, of_words: dict) -> TrainS
         teacher,
         experiment.objective,
         moves,
-        experiment.config.mesh.accumulate,
+        experiment.config.mesh.gradient_accumulation_steps,
     )
     theirs = {**experiment.teacher.params, **of_words}
     of_teacher = build.param_axes(teacher)
@@ -89,8 +87,8 @@ def pretraining_step(experiment: Experiment, start: huggingface.Teacher) -> Trai
     settings, config = experiment.config.pretrain, experiment.config
     module = build.build_module(
         start.arch,
-        start.sizes,
-        dtype=jnp.dtype(settings.dtype),
+        start.dims,
+        dtype=jnp.dtype(settings.compute_dtype),
         dropout=settings.dropout,
         mesh=experiment.mesh,
         remat=config.mesh.remat,
@@ -100,12 +98,12 @@ def pretraining_step(experiment: Experiment, start: huggingface.Teacher) -> Trai
     step = pretrain.make_pretraining_step(
         module,
         moves,
-        experiment.special,
-        settings.hide,
-        settings.hide_at_most,
-        config.mesh.accumulate,
+        experiment.special_tokens,
+        settings.mlm_probability,
+        settings.max_predictions_per_seq,
+        config.mesh.gradient_accumulation_steps,
     )
-    params = {**start.params, **start.head, **(start.next or {})}
+    params = {**start.params, **start.mlm_head, **(start.nsp_head or {})}
     return TrainStep(step, moves, params, {}, axes, {}, {}, module)
 
 
@@ -114,44 +112,46 @@ def blockwise_transfer(
 ) -> flash_distillation.BlockwiseTransfer:
     """Of the teacher's knowledge to a student of this Arch, from where training starts."""
     teacher, config = experiment.teacher, experiment.config
-    there, params = experiment.start
+    there, params = experiment.initial_params
     objective = objectives.transfer_objective(
         config.distill.to_dict(),
         arch.layers,
         teacher,
-        experiment.special,
-        config.data.unit == "pair",
+        experiment.special_tokens,
+        config.data.row_format == "pair",
     )
-    same = experiment.sizes.family == teacher.sizes.family
+    same = experiment.dims.family == teacher.dims.family
     student = extract.extract(params, there, arch) | distillation.init_projections(
         objective,
         arch.hidden,
         teacher.arch.hidden,
-        teacher.head if same else None,
-        experiment.sizes,
+        teacher.mlm_head if same else None,
+        experiment.dims,
     )
     word = "embeddings_word"
     return flash_distillation.BlockwiseTransfer(
         build.build_module(
             arch,
-            experiment.sizes,
-            dtype=jnp.dtype(config.distill.dtype),
+            experiment.dims,
+            dtype=jnp.dtype(config.distill.compute_dtype),
             dropout=config.distill.dropout,
             mesh=experiment.mesh,
             remat=config.mesh.remat,
         ),
         student,
         experiment.teacher_module(),
-        teacher.params | (teacher.head or {}),
+        teacher.params | (teacher.mlm_head or {}),
         objective,
         # Equal to the teacher's own, not a cut or a projection of them.
-        copied=np.array_equal(student[word], teacher.params[word]),
-        parts=config.mesh.accumulate,
+        embeddings_copied=np.array_equal(student[word], teacher.params[word]),
+        parts=config.mesh.gradient_accumulation_steps,
     )
 
 
 def transfer_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings of a transfer: the section flash, what is common from distill."""
     distill = experiment.config.distill
-    common = ("batch_size", "weight_decay", "clip")
-    return experiment.config.flash.to_dict() | {name: distill[name] for name in common}
+    common = ("batch_size", "weight_decay", "grad_clip_norm")
+    return experiment.config.flash_distillation.to_dict() | {
+        name: distill[name] for name in common
+    }

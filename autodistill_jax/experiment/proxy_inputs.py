@@ -36,7 +36,7 @@ def proxy_tasks(
     config, weights = experiment.config, experiment.objective.weights
     made: dict[str, Task | None] = {}
     proxies.check_proxy(
-        config.search.proxy, "search.proxy", weights, config.search.task
+        config.search.proxy, "search.proxy", weights, config.search.proxy_task
     )
     if config.rank.archs and not config.rank.task:
         raise UserError(
@@ -46,7 +46,7 @@ def proxy_tasks(
     for name in ranked_proxies(config) if config.rank.archs else ():
         proxies.check_proxy(name, "rank.proxies", weights, config.rank.task)
     names = {
-        "search": config.search.task
+        "search": config.search.proxy_task
         if config.search.proxy in proxies.LABELLED_PROXIES
         else "",
         "rank": config.rank.task if config.rank.archs else "",
@@ -58,7 +58,7 @@ def proxy_tasks(
             done = done(config, workdir)
             if name and not done:
                 made[stage] = labelled_data.load_task(
-                    config, name, experiment.teacher.labels
+                    config, name, experiment.teacher.class_names
                 )
     return made
 
@@ -101,7 +101,7 @@ def proxy_inputs(
         experiment.objective,
         experiment.mesh,
         rows,
-        finetune_settings(experiment, settings.steps),
+        finetune_settings(experiment, settings.proxy_steps),
         finetune_module(experiment, space),
         seed,
     )
@@ -116,7 +116,7 @@ def finetune_module(experiment: Experiment, space: str):
     """The SuperLM as fine-tuning runs it."""
     settings = experiment.config.finetune
     return experiment.superlm(experiment.spaces[space]).clone(
-        dropout=settings.dropout, dtype=jnp.dtype(settings.dtype)
+        dropout=settings.dropout, dtype=jnp.dtype(settings.compute_dtype)
     )
 
 
@@ -127,7 +127,7 @@ def study_name(experiment: Experiment) -> str:
         return weight_source(experiment.config)
     if settings.proxy not in proxies.LABELLED_PROXIES:
         return settings.proxy
-    where = task_dirname(experiment.config.finetune, settings.task)
-    steps = settings.steps if settings.proxy == "proxy" else 0
+    where = task_dirname(experiment.config.finetune, settings.proxy_task)
+    steps = settings.proxy_steps if settings.proxy == "proxy" else 0
     told = repr([steps, finetune_fingerprint(experiment.config)]).encode()
     return f"{settings.proxy}-{where}-{zlib.crc32(told):08x}"

@@ -25,15 +25,15 @@ def load_squad_task(experiment: Experiment) -> squad.Squad:
       UserError: no such files, or not SQuAD's; settings that cannot be.
     """
     config, settings = experiment.config, experiment.config.finetune
-    positions = experiment.teacher.sizes.positions
-    if settings.squad_length > positions:
+    positions = experiment.teacher.dims.positions
+    if settings.squad_max_seq_length > positions:
         raise UserError(
-            f"finetune.squad_length {settings.squad_length} is more than the teacher's "
+            f"finetune.squad_max_seq_length {settings.squad_max_seq_length} is more than the teacher's "
             f"{positions} positions; use at most so many"
         )
-    if settings.squad_soft and settings.teacher != "full":
+    if settings.soft_label_weight and settings.teacher != "full":
         raise UserError(
-            f"finetune.squad_soft is {settings.squad_soft}, but finetune.teacher is "
+            f"finetune.soft_label_weight is {settings.soft_label_weight}, but finetune.teacher is "
             f"{settings.teacher}: soft labels are those of a fine-tuned teacher; give "
             "--config.finetune.teacher=full, or 0.0"
         )
@@ -43,8 +43,8 @@ def load_squad_task(experiment: Experiment) -> squad.Squad:
     # The questions of a text stand together: shuffle, by the seed, before a limit.
     order = np.random.default_rng(config.seed).permutation(len(made.train))
     made = made._replace(
-        train=[made.train[i] for i in order[: settings.rows or None]],
-        dev=made.dev[: settings.dev_rows or None],
+        train=[made.train[i] for i in order[: settings.max_train_rows or None]],
+        dev=made.dev[: settings.max_dev_rows or None],
     )
     if len(made.train) < settings.batch_size:
         raise UserError(
@@ -52,13 +52,16 @@ def load_squad_task(experiment: Experiment) -> squad.Squad:
             f"{settings.batch_size} needs at least so many"
         )
     squad_windows.check_windows_fit(
-        experiment.tokenizer, made.train + made.dev, settings.squad_length
+        experiment.tokenizer, made.train + made.dev, settings.squad_max_seq_length
     )
     return made
 
 
 def span_data(experiment: Experiment, task: squad.Squad) -> train.SpanData:
-    tokenizer, length = experiment.tokenizer, experiment.config.finetune.squad_length
+    tokenizer, length = (
+        experiment.tokenizer,
+        experiment.config.finetune.squad_max_seq_length,
+    )
     made = train.SpanData(
         squad_windows.training_windows(tokenizer, task.train, length),
         squad_windows.question_windows(tokenizer, task.dev, length),
@@ -66,8 +69,8 @@ def span_data(experiment: Experiment, task: squad.Squad) -> train.SpanData:
     )
     log.say(
         f"{squad.SQUAD}: {len(task.train):,} training and {len(task.dev):,} dev questions "
-        f"in {len(made.train['ids']):,} and {len(made.dev.starts):,} windows of {length} "
-        "tokens"
+        f"in {len(made.train['input_ids']):,} and {len(made.dev.starts):,} windows of {length} "
+        "attention_mask"
     )
     return made
 
@@ -115,7 +118,7 @@ def window_counts(task: squad.Squad, rows: train.SpanData) -> dict[str, int]:
     return {
         "train_rows": len(task.train),
         "dev_rows": len(task.dev),
-        "train_windows": len(rows.train["ids"]),
+        "train_windows": len(rows.train["input_ids"]),
         "dev_windows": len(rows.dev.starts),
     }
 
@@ -145,7 +148,10 @@ def _save_span_model(
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 
-    teacher, length = experiment.teacher, experiment.config.finetune.squad_length
+    teacher, length = (
+        experiment.teacher,
+        experiment.config.finetune.squad_max_seq_length,
+    )
     head = {name: np.ascontiguousarray(params[f"head_{name}"]) for name in _HEAD_PARAMS}
     said = {
         "reads": "the last hidden state x of every token",
@@ -161,11 +167,11 @@ def _save_span_model(
     huggingface.save_pretrained(
         folder,
         source.arch,
-        source.sizes,
+        source.dims,
         params,
         source.folder,
         teacher.pooling,
-        teacher.embeds,
+        teacher.embeds_sentences,
         f"# {source.arch.name}, fine-tuned on SQuAD 1.1\n\nThe encoder is a Hugging "
         "Face model. `head.safetensors` (kernel, bias) reads the last hidden state x of "
         "every token of a question with its context: x @ kernel + bias are the logits "

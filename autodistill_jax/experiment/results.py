@@ -21,19 +21,29 @@ def compared_models(config: ConfigDict) -> list[str]:
 
 def result_settings(config: ConfigDict, model: str, task: str) -> dict:
     """What a model's result on a task depends on besides the task."""
-    names = {"tasks", "text", "text_pair", "label", "metric", "dev_file", "predict"}
+    names = {
+        "tasks",
+        "text",
+        "text_pair",
+        "label",
+        "metric",
+        "dev_file",
+        "glue_submission",
+    }
     others = {
         "teacher": {"learning_rate", "scratch_learning_rate", "seeds"},
         "scratch": {"learning_rate", "teacher_learning_rate", "teacher_seeds"},
     }.get(model, {"scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"})
     names |= others | (set() if model == "teacher" else {"teacher"})
     if task != squad.SQUAD:
-        names |= {"squad_dir", "squad_length", "squad_soft"}
+        names |= {"squad_dir", "squad_max_seq_length", "soft_label_weight"}
     else:
-        names |= {"glue_dir", "length", "pairs"}
+        names |= {"glue_dir", "max_seq_length", "pair_encoding"}
         if model == "teacher":
-            names.add("squad_soft")
-        elif config.finetune.squad_soft:  # They learn from the teacher's fine-tuning.
+            names.add("soft_label_weight")
+        elif (
+            config.finetune.soft_label_weight
+        ):  # They learn from the teacher's fine-tuning.
             names -= {"teacher_learning_rate", "teacher_seeds"}
     made = {k: v for k, v in config.finetune.to_dict().items() if k not in names}
     if model == "student" and config.search.proxy == "flash":

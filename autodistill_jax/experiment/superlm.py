@@ -59,7 +59,7 @@ def train_superlm(
     writer = log.MetricsWriter(workdir, experiment.config.tensorboard)
 
     def inputs(i):
-        archs = sandwich.sandwich_archs(space, settings.random, seed, i)
+        archs = sandwich.sandwich_archs(space, settings.random_subnetworks, seed, i)
         return (
             frozen,
             teacher_params,
@@ -80,7 +80,7 @@ def train_superlm(
             save=lambda done, state: checkpoint.save_checkpoint(
                 kept, done, {**state, "frozen": frozen}
             ),
-            save_every=settings.save_every,
+            save_every=settings.checkpoint_every_steps,
             tell=lambda done, values: writer.write(name, done, values),
         )
     log.say(f"{stage}: made {folder / str(settings.steps)}")
@@ -92,10 +92,10 @@ def teacher_mlm_head(experiment: Experiment, workdir: epath.Path, stage: str) ->
     Its own if it came with one; else one is trained on the frozen teacher, kept in the
     workdir, and what that took is written beside it (words.json).
     """
-    if not experiment.objective.needs("words"):
+    if not experiment.objective.needs("mlm"):
         return {}
-    if experiment.teacher.head is not None:
-        return experiment.teacher.head
+    if experiment.teacher.mlm_head is not None:
+        return experiment.teacher.mlm_head
     path = workdir / "teacher" / "words.npz"
     if path.exists():
         return storage.read_arrays(path)
@@ -115,10 +115,10 @@ def teacher_mlm_head(experiment: Experiment, workdir: epath.Path, stage: str) ->
         what,
     )
     report = {
-        "steps": settings.head_steps,
-        "tokens": settings.head_steps
+        "steps": settings.mlm_head_steps,
+        "tokens": settings.mlm_head_steps
         * settings.batch_size
-        * experiment.config.data.length,
+        * experiment.config.data.max_seq_length,
         "params": int(parameter_overview.count_parameters(made)),
         "accuracy": accuracy,
     }

@@ -13,7 +13,7 @@ from autodistill_jax.archs import published
 from autodistill_jax.archs.arch import AnyArch, Arch
 from autodistill_jax.archs.cost import ModelDims, student_dims
 from autodistill_jax.errors import UserError
-from autodistill_jax.interop import huggingface
+from autodistill_jax.interop import hf_config, huggingface
 from autodistill_jax.interop.hf_weights import FAMILIES
 from autodistill_jax.models import build, heads
 
@@ -43,7 +43,7 @@ def load_teachers(
 
 
 def pretraining_dims(
-    text: str, arch: AnyArch, sizes: ModelDims
+    text: str, arch: AnyArch, dims: ModelDims
 ) -> tuple[AnyArch, ModelDims]:
     """What is pre-trained: the network of this Arch and sizes that `teacher` names, or
     the one that `pretrain.arch` does.
@@ -51,33 +51,33 @@ def pretraining_dims(
     A BERT given by sizes has heads of hidden / heads, as stock ones have.
     """
     if not text:
-        return arch, sizes
+        return arch, dims
     arch = published.parse_arch_or_name(text, 0, "pretrain.arch")
     if isinstance(arch, Arch) and not arch.head_size:
         arch = dataclasses.replace(arch, head_size=arch.hidden // arch.heads)
-    sizes = student_dims(sizes, type(arch))
-    sizes = published.named_dims(text, sizes) if published.named_arch(text) else sizes
-    return arch, sizes._replace(heads=arch.heads)
+    dims = student_dims(dims, type(arch))
+    dims = published.named_dims(text, dims) if published.named_arch(text) else dims
+    return arch, dims._replace(reference_heads=arch.heads)
 
 
 def check_pretraining(config: ConfigDict, source: huggingface.Teacher) -> None:
     """Raises UserError for a network that the job pretrain cannot train."""
-    arch, sizes = pretraining_dims(config.pretrain.arch, source.arch, source.sizes)
-    if FAMILIES[sizes.family].next is None:
+    arch, dims = pretraining_dims(config.pretrain.arch, source.arch, source.dims)
+    if FAMILIES[dims.family].nsp_head is None:
         raise UserError(
             f"pretrain trains BERTs and MobileBERTs, and under this teacher {arch} would "
-            f"be of the type {sizes.family}; use a BERT as teacher, or MobileBERT's "
+            f"be of the type {dims.family}; use a BERT as teacher, or MobileBERT's "
             "sizes in pretrain.arch"
         )
-    if not huggingface.stock(arch, sizes):
+    if not hf_config.is_stock(arch, dims):
         raise UserError(
             f"{config.pretrain.arch or config.teacher} is {arch}, with heads of "
             f"{arch.head_size}; pretrain writes stock models, whose heads divide their "
             "hidden width, so give pretrain.arch other heads"
         )
-    if not isinstance(arch, Arch) and arch.hidden < sizes.embedding:
+    if not isinstance(arch, Arch) and arch.hidden < dims.embedding:
         raise UserError(
-            f"pretrain.arch has hidden {arch.hidden}, narrower than the {sizes.embedding} "
+            f"pretrain.arch has hidden {arch.hidden}, narrower than the {dims.embedding} "
             "channels of a MobileBERT's word embeddings; give it at least so many"
         )
 
@@ -88,28 +88,26 @@ def pretraining_start(
     """What pre-training starts from: network and heads are the source's own where it
     has them, else random ones. Raises as `check_pretraining`."""
     check_pretraining(config, source)
-    arch, sizes = pretraining_dims(config.pretrain.arch, source.arch, source.sizes)
+    arch, dims = pretraining_dims(config.pretrain.arch, source.arch, source.dims)
     key = jax.random.key(config.seed)
     own = not config.pretrain.arch
     params = (
-        source.params
-        if own
-        else build.init_params(build.build_module(arch, sizes), key)
+        source.params if own else build.init_params(build.build_module(arch, dims), key)
     )
-    head, after = (source.head, source.next) if own else (None, None)
-    head = head or heads.init_mlm_head(arch.hidden, sizes)
-    if config.data.unit == "pair":
+    head, after = (source.mlm_head, source.nsp_head) if own else (None, None)
+    head = head or heads.init_mlm_head(arch.hidden, dims)
+    if config.data.row_format == "pair":
         after = after or heads.init_nsp_head(arch.hidden, jax.random.fold_in(key, 1))
     return source._replace(
         arch=arch,
-        sizes=sizes,
+        dims=dims,
         params={name: np.asarray(value) for name, value in params.items()},
         # A folder without a next-sentence head is one without a pooler.
-        pooling="pooler" if config.data.unit == "pair" else "mean",
-        embeds=False,
-        head={name: np.asarray(value) for name, value in head.items()},
-        labels=None,
-        next=after if config.data.unit == "pair" else None,
+        pooling="pooler" if config.data.row_format == "pair" else "mean",
+        embeds_sentences=False,
+        mlm_head={name: np.asarray(value) for name, value in head.items()},
+        class_names=None,
+        nsp_head=after if config.data.row_format == "pair" else None,
     )
 
 
@@ -121,15 +119,15 @@ def abstract_teacher(config: ConfigDict) -> huggingface.Teacher:
         return pretraining_start(config, huggingface.load_pretrained(name))
     if name not in published.NAMED_TEACHERS or Path(name).is_dir():
         return huggingface.load_pretrained(name)
-    arch, sizes = published.NAMED_TEACHERS[name]
-    module = build.build_module(arch, sizes)
+    arch, dims = published.NAMED_TEACHERS[name]
+    module = build.build_module(arch, dims)
     shapes = jax.eval_shape(
         lambda: (
             build.init_params(module, jax.random.key(0)),
-            heads.init_mlm_head(arch.hidden, sizes),
+            heads.init_mlm_head(arch.hidden, dims),
         )
     )
     params, head = jax.tree.map(
         lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes
     )
-    return huggingface.Teacher(arch, sizes, params, "pooler", False, Path(name), head)
+    return huggingface.Teacher(arch, dims, params, "pooler", False, Path(name), head)

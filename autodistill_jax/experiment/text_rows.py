@@ -11,8 +11,8 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.workdir import write_config
 
-_ROW_KEYS = ("ids", "tokens")
-_PAIR_KEYS = ("types", "next")
+_ROW_KEYS = ("input_ids", "attention_mask")
+_PAIR_KEYS = ("token_type_ids", "next_sentence_label")
 
 
 def text_rows(
@@ -24,7 +24,7 @@ def text_rows(
     """The unlabelled token rows of a split, "train" or "heldout"; cut once, kept in the
     workdir.
 
-    `ids` and `tokens`; of pairs also `types` and `next`, see `nsp.sentence_pair_rows`.
+    `input_ids` and `attention_mask`; of pairs also `token_type_ids` and `next_sentence_label`, see `nsp.sentence_pair_rows`.
 
     enough: raises UserError where there are too few held-out rows.
 
@@ -33,7 +33,7 @@ def text_rows(
     """
     path = workdir / "data" / "rows.npz"
     data = experiment.config.data
-    names = (*_ROW_KEYS, *(_PAIR_KEYS if data.unit == "pair" else ()))
+    names = (*_ROW_KEYS, *(_PAIR_KEYS if data.row_format == "pair" else ()))
     if not multihost.on_first_process(path.exists):
         multihost.on_first_process(
             lambda: _tokenize_text(experiment, workdir, path, names, enough)
@@ -45,13 +45,13 @@ def text_rows(
 def _tokenize_text(experiment, workdir, path, names, enough) -> None:
     data = experiment.config.data
     made = corpus.corpus_rows(
-        corpus.documents(data.source, data.packages, data.download, data.unit),
+        corpus.documents(data.source, data.packages, data.download, data.row_format),
         experiment.tokenizer,
-        data.unit,
-        data.length,
-        data.rows,
+        data.row_format,
+        data.max_seq_length,
+        data.max_train_rows,
     )
-    count = len(made["train"]["ids"])
+    count = len(made["train"]["input_ids"])
     pretrains = ("pretrain",) if experiment.config.pretrain.steps else ()
     for section in ("distill", *pretrains):
         batch_size = experiment.config[section].batch_size
@@ -65,8 +65,8 @@ def _tokenize_text(experiment, workdir, path, names, enough) -> None:
     flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
     storage.write_arrays(path, flat)
     log.say(
-        f"text: {count:,} training rows and {len(flat['heldout/ids']):,} held-out "
-        f"rows of {data.length} tokens"
+        f"text: {count:,} training rows and {len(flat['heldout/input_ids']):,} held-out "
+        f"rows of {data.max_seq_length} tokens"
     )
 
 
@@ -77,5 +77,5 @@ def heldout_splits(experiment: Experiment, workdir: epath.Path) -> tuple[dict, d
 
 
 def split_heldout(experiment: Experiment, made: dict) -> tuple[dict, dict]:
-    cut = min(experiment.config.search.rows, len(made["ids"]) // 2)
+    cut = min(experiment.config.search.proxy_rows, len(made["input_ids"]) // 2)
     return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}

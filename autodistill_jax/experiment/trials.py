@@ -52,10 +52,10 @@ def check_search(experiment: Experiment) -> None:
         if max(map(len, experiment.spaces.values())) > MAX_LISTED_ARCHS:
             raise UserError(
                 f"search.sampler is all, which takes every Arch, and the space has "
-                f"{experiment.count():,}; set search.sampler to bayes"
+                f"{experiment.num_archs():,}; set search.sampler to bayes"
             )
         return
-    if experiment.count() < 2:
+    if experiment.num_archs() < 2:
         raise UserError(
             f"search.sampler is {settings.sampler}, and the space has one Arch, which "
             "needs no search; set it to all"
@@ -73,7 +73,7 @@ def check_search(experiment: Experiment) -> None:
             f"heads, and the narrowest Arch has {narrowest} query channels; give the "
             "space wider ones"
         )
-    if settings.proxy == "flash" and experiment.special.hide is None:
+    if settings.proxy == "flash" and experiment.special_tokens.mask_token_id is None:
         raise UserError(
             "search.proxy is flash, which hides words, but the teacher's tokenizer has no "
             "token for a hidden word ([MASK] or <mask>); take another proxy"
@@ -140,14 +140,14 @@ def _run_study(
         count = study_loop.warm_start(made, kind, space, allowed, bound)
         if count:
             log.say(f"{stage}: {count} trials under other bounds are known already")
-    if settings.arch and not begun:
+    if settings.fixed_arch and not begun:
         (named,) = experiment.affordable
-        made.enqueue_trial(space.chosen(named))
+        made.enqueue_trial(space.encode(named))
     log.say(
         f"{stage}: up to {settings.trials} trials by {settings.sampler}, latency first, "
         f"then {settings.proxy!r}: {proxies.PROXIES[settings.proxy]}"
     )
-    if settings.proxy == "flash" and experiment.teacher.head is None:
+    if settings.proxy == "flash" and experiment.teacher.mlm_head is None:
         log.say(
             f"{stage}: the teacher has no masked-word head: no soft labels and no last "
             "stage, the score is the blocks' held-out loss"
@@ -162,7 +162,7 @@ def _run_study(
     study_loop.run_study(
         made,
         space,
-        1 if settings.arch else settings.trials,
+        1 if settings.fixed_arch else settings.trials,
         latency=lambda arch: ask("latency", arch),
         evaluate=evaluate,
         bound=bound,
@@ -173,10 +173,12 @@ def _run_study(
     )
     done = {}
     for one in study_loop.finished_trials(made):
-        arch = space.at(one.params)
+        arch = space.decode(one.params)
         if arch in experiment.affordable:
             done[arch] = {
-                "flops": experiment.budget.counted(experiment.cost(arch))["flops"],
+                "flops": experiment.budget.convention_costs(experiment.cost(arch))[
+                    "flops"
+                ],
                 "proxy": one.values[0],
                 **{
                     k: v
@@ -194,7 +196,7 @@ def _run_study(
             least = min(timed, key=lambda one: one.user_attrs["latency_ms"])
             told += (
                 f"latency_ms <= {bound:.4g}, and the fastest tried, "
-                f"{space.at(least.params)}, takes {least.user_attrs['latency_ms']:.4g}"
+                f"{space.decode(least.params)}, takes {least.user_attrs['latency_ms']:.4g}"
             )
         raise UserError(
             f"none of the {len(made.trials)} trials came to an end within the budget"
@@ -249,16 +251,16 @@ def latency_fn(
     def ask(arch):
         known = multihost.on_first_process(lambda: table.read_table(path))
         there = multihost.on_first_process(
-            lambda: table.find_latency(known, arch, experiment.sizes, how)
+            lambda: table.find_latency(known, arch, experiment.dims, how)
         )
-        params, sizes, name = None, experiment.sizes, str(arch)
+        params, dims, name = None, experiment.dims, str(arch)
         if arch == teacher.arch:
-            params, sizes, name = teacher.params, teacher.sizes, "teacher"
+            params, dims, name = teacher.params, teacher.dims, "teacher"
         elif not (how.target or there):
             params = build.init_params(
-                build.build_module(arch, sizes), jax.random.key(0)
+                build.build_module(arch, dims), jax.random.key(0)
             )
-        count, network = len(known[how.source]), {name: (arch, sizes, params)}
+        count, network = len(known[how.source]), {name: (arch, dims, params)}
         made = table.take_latencies(known, network, how, False, tell)[name]
         if new := known[how.source][count:]:
             latest = table.read_table(path)  # Others may have written meanwhile.

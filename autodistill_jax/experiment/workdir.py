@@ -11,10 +11,11 @@ from autodistill_jax import multihost, storage
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import schema
+from autodistill_jax.experiment.base_config import RENAMED_FIELDS
 from autodistill_jax.experiment.fingerprints import (
-    FREE_FIELDS,
     _short_hash,
     choice_fingerprint,
+    is_free_field,
     rank_fingerprint,
     transfer_fingerprint,
 )
@@ -48,8 +49,13 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
         differ = [
             f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
             for key in sorted(a.keys() | b.keys())
-            if a.get(key) != b.get(key) and not key.startswith(FREE_FIELDS)
+            if a.get(key) != b.get(key) and not is_free_field(key)
         ]
+        if b.keys() & RENAMED_FIELDS.keys():
+            raise UserError(
+                f"workdir {workdir} was made by autodistill_jax 0.2, whose fields had other "
+                "names; use another --workdir, or version 0.2 to go on with it"
+            )
         if differ:
             raise UserError(
                 f"workdir {workdir} holds another experiment: {'; '.join(differ[:3])}"
@@ -92,12 +98,14 @@ def transfer_path(config: ConfigDict, workdir: epath.Path, arch: AnyArch) -> epa
 
 def student_archs(config: ConfigDict, found: dict) -> list[AnyArch]:
     """The Archs that are handed over: the chosen one; of a search by Flash Distillation
-    the next best of the front too, `flash.winners` in all."""
+    the next best of the front too, `flash_distillation.top_k` in all."""
     chosen = arch_from_json(found["chosen"])
     if config.search.proxy != "flash":
         return [chosen]
     rest = [arch_from_json(one) for one in found["front"]]
-    return [chosen, *(one for one in rest if one != chosen)][: config.flash.winners]
+    return [chosen, *(one for one in rest if one != chosen)][
+        : config.flash_distillation.top_k
+    ]
 
 
 def arch_from_json(record: dict) -> AnyArch:

@@ -101,7 +101,7 @@ def read_arch_and_dims(folder: Path) -> tuple[AnyArch, ModelDims]:
         types=size("type_vocab_size", 2),
         norm_epsilon=config.get("layer_norm_eps", 1e-12),
         activation=activation,
-        heads=heads,
+        reference_heads=heads,
         embedding=embedding,
         family=family,
     )
@@ -123,20 +123,22 @@ def _read_mobilebert(config, path, size, activation) -> tuple[MobileArch, ModelD
         raise UserError(
             f"{path} has normalization_type {norm!r}; known: no_norm, layer_norm"
         )
-    reads = "shared" if config.get("key_query_shared_bottleneck", True) else "stream"
+    attention_input = (
+        "shared" if config.get("key_query_shared_bottleneck", True) else "stream"
+    )
     if config.get("use_bottleneck_attention", False):
-        reads = "bottleneck"
+        attention_input = "bottleneck"
     return arch, ModelDims(
         vocab=size("vocab_size", 30522),
         positions=size("max_position_embeddings", 512),
         types=size("type_vocab_size", 2),
         norm_epsilon=config.get("layer_norm_eps", 1e-12),
         activation=activation,
-        heads=arch.heads,
+        reference_heads=arch.heads,
         embedding=size("embedding_size", 128),
         family="mobilebert",
         norm=norm,
-        reads=reads,
+        attention_input=attention_input,
         pooler=config.get("classifier_activation", True),
     )
 
@@ -150,7 +152,7 @@ def position_offset(config: dict[str, Any], path: Path) -> int:
       UserError: RoBERTa without such an id, or with so few positions that none is left.
     """
     family = FAMILIES[_ELASTIC_TYPES.get(config["model_type"], config["model_type"])]
-    if not family.counted:
+    if not family.positions_from_pad:
         return 0
     pad = config.get("pad_token_id", 1)
     rows = config.get("max_position_embeddings", 0)
@@ -177,18 +179,18 @@ def class_names(config: dict[str, Any]) -> tuple[str, ...] | None:
     return None if any(unnamed) else ordered
 
 
-def is_stock(arch: AnyArch, sizes: ModelDims) -> bool:
+def is_stock(arch: AnyArch, dims: ModelDims) -> bool:
     """Does a class of transformers itself have this shape, without code of ours?
 
     Stock ELECTRA projects its embeddings only to another width than theirs.
     """
-    return arch.exportable and (
-        isinstance(arch, MobileArch) or sizes.embedding != arch.hidden
+    return arch.is_stock_hf and (
+        isinstance(arch, MobileArch) or dims.embedding != arch.hidden
     )
 
 
 def student_config(
-    arch: AnyArch, sizes: ModelDims, teacher: dict[str, Any], modeling: str
+    arch: AnyArch, dims: ModelDims, teacher: dict[str, Any], modeling: str
 ) -> dict:
     """config.json of a student.
 
@@ -196,58 +198,58 @@ def student_config(
       teacher: config.json of its teacher, whose special tokens it has.
       modeling: the module of our own classes, for what stock classes cannot hold.
     """
-    family = FAMILIES[sizes.family]
-    rows = position_offset({**teacher, "model_type": sizes.family}, Path("config.json"))
+    family = FAMILIES[dims.family]
+    rows = position_offset({**teacher, "model_type": dims.family}, Path("config.json"))
     config = {
-        "architectures": [f"{family.model}Model"],
-        "model_type": sizes.family,
+        "architectures": [f"{family.class_prefix}Model"],
+        "model_type": dims.family,
         "attention_probs_dropout_prob": 0.1,
         "hidden_dropout_prob": 0.1,
-        "hidden_act": sizes.activation,
+        "hidden_act": dims.activation,
         "hidden_size": arch.hidden,
         "initializer_range": 0.02,
         "intermediate_size": arch.ffn,
-        "layer_norm_eps": sizes.norm_epsilon,
-        "max_position_embeddings": sizes.positions + rows,
+        "layer_norm_eps": dims.norm_epsilon,
+        "max_position_embeddings": dims.positions + rows,
         "num_attention_heads": arch.heads,
         "num_hidden_layers": arch.layers,
-        "pad_token_id": 1 if family.counted else 0,
+        "pad_token_id": 1 if family.positions_from_pad else 0,
         "position_embedding_type": "absolute",
-        "type_vocab_size": sizes.types,
-        "vocab_size": sizes.vocab,
+        "type_vocab_size": dims.types,
+        "vocab_size": dims.vocab,
     }
     for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
         if field in teacher:
             config[field] = teacher[field]
-    if sizes.family == "electra":
-        config["embedding_size"] = sizes.embedding or arch.hidden
+    if dims.family == "electra":
+        config["embedding_size"] = dims.embedding or arch.hidden
     if isinstance(arch, MobileArch):
         config |= {
-            "classifier_activation": sizes.pooler,
-            "embedding_size": sizes.embedding,
+            "classifier_activation": dims.pooler,
+            "embedding_size": dims.embedding,
             "hidden_dropout_prob": 0.0,
             "intra_bottleneck_size": arch.bottleneck,
-            "key_query_shared_bottleneck": sizes.reads == "shared",
-            "normalization_type": sizes.norm,
+            "key_query_shared_bottleneck": dims.attention_input == "shared",
+            "normalization_type": dims.norm,
             "num_feedforward_networks": arch.stacks,
             "trigram_input": True,
             "use_bottleneck": True,
-            "use_bottleneck_attention": sizes.reads == "bottleneck",
+            "use_bottleneck_attention": dims.attention_input == "bottleneck",
         }
         del config["position_embedding_type"]
-    if is_stock(arch, sizes):
+    if is_stock(arch, dims):
         return config
     own = {name: kind for kind, name in _ELASTIC_TYPES.items()}
     config |= {
-        "architectures": [f"Elastic{family.model}Model"],
-        "model_type": own[sizes.family],
+        "architectures": [f"Elastic{family.class_prefix}Model"],
+        "model_type": own[dims.family],
         "head_size": arch.head_size,
-        "tokenizer_class": family.tokenizer,
+        "tokenizer_class": family.tokenizer_class,
         "auto_map": {
-            "AutoConfig": f"{modeling}.Elastic{family.model}Config",
-            "AutoModel": f"{modeling}.Elastic{family.model}Model",
+            "AutoConfig": f"{modeling}.Elastic{family.class_prefix}Config",
+            "AutoModel": f"{modeling}.Elastic{family.class_prefix}Model",
         },
     }
-    if sizes.family == "electra":
-        config["embeddings_project"] = sizes.embedding > 0
+    if dims.family == "electra":
+        config["embeddings_project"] = dims.embedding > 0
     return config

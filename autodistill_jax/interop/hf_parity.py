@@ -17,8 +17,8 @@ def transformers_outputs(
     kind: str = "AutoModel",
     remote: bool = False,
 ) -> Any | None:
-    """The outputs of a class of transformers for `ids`, `tokens` and, where they are
-    there, `types`; None where transformers or torch is not installed.
+    """The outputs of a class of transformers for `input_ids`, `attention_mask` and, where they are
+    there, `token_type_ids`; None where transformers or torch is not installed.
 
     remote: may the folder's own modeling file run?
     """
@@ -34,9 +34,9 @@ def transformers_outputs(
         str(folder), trust_remote_code=remote
     )
     names = {
-        "ids": "input_ids",
-        "tokens": "attention_mask",
-        "types": "token_type_ids",
+        "input_ids": "input_ids",
+        "attention_mask": "attention_mask",
+        "token_type_ids": "token_type_ids",
     }
     given = {
         theirs: torch.tensor(np.asarray(batch[ours])).long()

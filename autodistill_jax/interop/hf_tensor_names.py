@@ -8,7 +8,7 @@ from autodistill_jax.models.mobilebert import ATTENTION_INPUTS
 
 
 def checkpoint_tensors(
-    arch: AnyArch, sizes: ModelDims, skipped: int, pooler: bool
+    arch: AnyArch, dims: ModelDims, skipped: int, pooler: bool
 ) -> Iterator[tuple]:
     """(tensor, parameter, the tensor's shape, its place in the parameter) of a body.
 
@@ -16,24 +16,24 @@ def checkpoint_tensors(
     Torch keeps the weights of a Linear as [out, in]; ours are [in, out].
     """
     if isinstance(arch, MobileArch):
-        return _mobilebert_tensors(arch, sizes)
-    return _bert_tensors(arch, sizes, skipped, pooler)
+        return _mobilebert_tensors(arch, dims)
+    return _bert_tensors(arch, dims, skipped, pooler)
 
 
 def _bert_tensors(
-    arch: Arch, sizes: ModelDims, skipped: int, pooler: bool
+    arch: Arch, dims: ModelDims, skipped: int, pooler: bool
 ) -> Iterator[tuple]:
     d, w, f = arch.hidden, arch.width, arch.ffn
-    e = sizes.embedding or d
+    e = dims.embedding or d
     for name, parameter, shape in (
-        ("word_embeddings.weight", "word", (sizes.vocab, e)),
-        ("position_embeddings.weight", "position", (sizes.positions + skipped, e)),
-        ("token_type_embeddings.weight", "type", (sizes.types, e)),
+        ("word_embeddings.weight", "word", (dims.vocab, e)),
+        ("position_embeddings.weight", "position", (dims.positions + skipped, e)),
+        ("token_type_embeddings.weight", "type", (dims.types, e)),
         ("LayerNorm.weight", "norm_scale", (e,)),
         ("LayerNorm.bias", "norm_bias", (e,)),
     ):
         yield f"embeddings.{name}", f"embeddings_{parameter}", shape, ...
-    if sizes.embedding:
+    if dims.embedding:
         yield "embeddings_project.weight", "embeddings_project_kernel", (d, e), ...
         yield "embeddings_project.bias", "embeddings_project_bias", (d,), ...
     for i in range(arch.layers):
@@ -61,14 +61,14 @@ def _bert_tensors(
         yield "pooler.dense.bias", "pooler_bias", (d,), ...
 
 
-def _mobilebert_tensors(arch: MobileArch, sizes: ModelDims) -> Iterator[tuple]:
-    d, w, f, e = arch.hidden, arch.bottleneck, arch.ffn, sizes.embedding
+def _mobilebert_tensors(arch: MobileArch, dims: ModelDims) -> Iterator[tuple]:
+    d, w, f, e = arch.hidden, arch.bottleneck, arch.ffn, dims.embedding
     for name, parameter, shape in (
-        ("word_embeddings.weight", "word", (sizes.vocab, e)),
+        ("word_embeddings.weight", "word", (dims.vocab, e)),
         ("embedding_transformation.weight", "trigram_kernel", (d, 3 * e)),
         ("embedding_transformation.bias", "trigram_bias", (d,)),
-        ("position_embeddings.weight", "position", (sizes.positions, d)),
-        ("token_type_embeddings.weight", "type", (sizes.types, d)),
+        ("position_embeddings.weight", "position", (dims.positions, d)),
+        ("token_type_embeddings.weight", "type", (dims.types, d)),
         ("LayerNorm.weight", "norm_scale", (d,)),
         ("LayerNorm.bias", "norm_bias", (d,)),
     ):
@@ -84,7 +84,7 @@ def _mobilebert_tensors(arch: MobileArch, sizes: ModelDims) -> Iterator[tuple]:
     for i in range(arch.layers):
         prefix = f"encoder.layer.{i}."
         for product, parts, width in zip(
-            ("first", "second"), ATTENTION_INPUTS[sizes.reads], (d, w)
+            ("first", "second"), ATTENTION_INPUTS[dims.attention_input], (d, w)
         ):
             for part, name in enumerate(parts):
                 tensor = prefix + own[name]
@@ -118,6 +118,6 @@ def _mobilebert_tensors(arch: MobileArch, sizes: ModelDims) -> Iterator[tuple]:
                 ("output.LayerNorm.bias", "norm_bias", (w,)),
             ):
                 yield ffn + name, f"layers_ffn_{parameter}", shape, (i, stack)
-    if sizes.pooler:
+    if dims.pooler:
         yield "pooler.dense.weight", "pooler_kernel", (d, d), ...
         yield "pooler.dense.bias", "pooler_bias", (d,), ...

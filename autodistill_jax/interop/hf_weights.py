@@ -18,20 +18,20 @@ from autodistill_jax.models import build
 class Family(NamedTuple):
     """How a model type of transformers is named there, and differs from BERT.
 
-    model: its classes' names begin so. prefix: of its body's tensors, in a checkpoint
-    that has a head too. head: the names of the masked-word head's projection, its
-    LayerNorm and its decoder's place; None where there is none. next: that of the
-    next-sentence head, likewise. pooler: the body has one. counted: positions are counted from the padding's id + 1, the first rows of
-    the table are for padding. tokenizer: its tokenizer's class.
+    class_prefix: its classes' names begin so. tensor_prefix: of its body's tensors, in a checkpoint
+    that has a head too. mlm_head: the names of the masked-word head's projection, its
+    LayerNorm and its decoder's place; None where there is none. nsp_head: that of the
+    next-sentence head, likewise. pooler: the body has one. positions_from_pad: positions are counted from the padding's id + 1, the first rows of
+    the table are for padding. tokenizer_class: its tokenizer's class.
     """
 
-    model: str
-    prefix: str
-    head: tuple[str, str, str] | None
-    next: str | None
+    class_prefix: str
+    tensor_prefix: str
+    mlm_head: tuple[str, str, str] | None
+    nsp_head: str | None
     pooler: bool
-    counted: bool
-    tokenizer: str
+    positions_from_pad: bool
+    tokenizer_class: str
 
 
 _BERT_MLM_HEAD = (
@@ -73,7 +73,7 @@ FAMILIES = {
 def params_from_tensors(
     tensors: Mapping[str, np.ndarray],
     arch: AnyArch,
-    sizes: ModelDims,
+    dims: ModelDims,
     skipped: int,
     path: Path,
 ) -> dict[str, np.ndarray]:
@@ -85,15 +85,15 @@ def params_from_tensors(
     Raises:
       UserError: a tensor is missing or has another shape than config.json says.
     """
-    family = FAMILIES[sizes.family]
-    prefix = family.prefix
+    family = FAMILIES[dims.family]
+    prefix = family.tensor_prefix
     prefix = prefix if any(name.startswith(prefix) for name in tensors) else ""
     shapes = jax.eval_shape(
-        functools.partial(build.init_params, build.build_module(arch, sizes)),
+        functools.partial(build.init_params, build.build_module(arch, dims)),
         jax.random.key(0),
     )
     params = {k: np.zeros(v.shape, np.float32) for k, v in shapes.items()}
-    for name, parameter, shape, place in body(arch, sizes, skipped, family.pooler):
+    for name, parameter, shape, place in body(arch, dims, skipped, family.pooler):
         tensor = _find_tensor(tensors, prefix + name)
         if tensor is None and name.startswith("pooler."):
             continue  # Masked-word models have none.
@@ -117,7 +117,7 @@ def params_from_tensors(
 def tensors_from_params(
     params: Mapping[str, np.ndarray],
     arch: AnyArch,
-    sizes: ModelDims,
+    dims: ModelDims,
     skipped: int,
     head: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -129,10 +129,10 @@ def tensors_from_params(
     the family's prefix. Without a next-sentence head the pooler is left out: nothing
     trained it.
     """
-    tensors, family = {}, FAMILIES[sizes.family]
-    prefix = family.prefix if read_mlm_head else ""
+    tensors, family = {}, FAMILIES[dims.family]
+    prefix = family.tensor_prefix if read_mlm_head else ""
     pooler = family.pooler and (not read_mlm_head or "nsp_kernel" in read_mlm_head)
-    for name, parameter, _, place in body(arch, sizes, skipped, family.pooler):
+    for name, parameter, _, place in body(arch, dims, skipped, family.pooler):
         if name.startswith("pooler.") and not pooler:
             continue
         value = _transpose_kernel(
@@ -142,12 +142,10 @@ def tensors_from_params(
             value = np.pad(value, ((skipped, 0), (0, 0)))
         tensors[prefix + name] = np.ascontiguousarray(value)
     if read_mlm_head:
-        if (
-            sizes.family == "mobilebert"
-        ):  # As wide as its word embeddings: an empty one.
-            head = {"mlm_more": np.zeros((0, sizes.vocab)), **read_mlm_head}
+        if dims.family == "mobilebert":  # As wide as its word embeddings: an empty one.
+            head = {"mlm_more": np.zeros((0, dims.vocab)), **read_mlm_head}
         for parameter, name in (
-            _mlm_tensor_names(sizes) | _nsp_tensor_names(sizes)
+            _mlm_tensor_names(dims) | _nsp_tensor_names(dims)
         ).items():
             if parameter in head:
                 value = _transpose_kernel(
@@ -157,9 +155,9 @@ def tensors_from_params(
     return tensors
 
 
-def _mlm_tensor_names(sizes: ModelDims) -> dict[str, str]:
+def _mlm_tensor_names(dims: ModelDims) -> dict[str, str]:
     """{parameter of the masked-word head: its tensor}."""
-    dense, norm, out = FAMILIES[sizes.family].head
+    dense, norm, out = FAMILIES[dims.family].mlm_head
     made = {
         "mlm_kernel": f"{dense}.weight",
         "mlm_bias": f"{dense}.bias",
@@ -167,20 +165,20 @@ def _mlm_tensor_names(sizes: ModelDims) -> dict[str, str]:
         "mlm_norm_bias": f"{norm}.bias",
         "mlm_out_bias": f"{out}.bias",
     }
-    if sizes.family == "mobilebert":
+    if dims.family == "mobilebert":
         # Channels beyond the word embeddings' width have a table of their own, [in, V].
         made["mlm_more"] = f"{out}.dense.weight"
     return made
 
 
-def _nsp_tensor_names(sizes: ModelDims) -> dict[str, str]:
+def _nsp_tensor_names(dims: ModelDims) -> dict[str, str]:
     """{parameter of the next-sentence head: its tensor}."""
-    name = FAMILIES[sizes.family].next
+    name = FAMILIES[dims.family].nsp_head
     return {"nsp_kernel": f"{name}.weight", "nsp_bias": f"{name}.bias"}
 
 
 def read_mlm_head(
-    tensors: Mapping[str, np.ndarray], sizes: ModelDims
+    tensors: Mapping[str, np.ndarray], dims: ModelDims
 ) -> dict[str, np.ndarray] | None:
     """The masked-word head of a checkpoint; None if it has none, or an unusual one.
 
@@ -189,16 +187,16 @@ def read_mlm_head(
     mlm_out_bias, the LayerNorm with mlm_norm_scale and mlm_norm_bias. MobileBERT's
     h is wider than `word`: the further channels go through mlm_more [D - E, V].
     """
-    family = FAMILIES[sizes.family]
-    if family.head is None:
+    family = FAMILIES[dims.family]
+    if family.mlm_head is None:
         return None
     # RoBERTa's head has GELU, whatever its body has.
-    if family.head == _ROBERTA_MLM_HEAD and sizes.activation != "gelu":
+    if family.mlm_head == _ROBERTA_MLM_HEAD and dims.activation != "gelu":
         return None
-    out = family.head[2]
+    out = family.mlm_head[2]
     made = {
         name: _find_tensor(tensors, tensor)
-        for name, tensor in _mlm_tensor_names(sizes).items()
+        for name, tensor in _mlm_tensor_names(dims).items()
     }
     if made["mlm_out_bias"] is None:
         made["mlm_out_bias"] = tensors.get(f"{out}.decoder.bias")
@@ -206,7 +204,7 @@ def read_mlm_head(
         return None
     word = "embeddings.word_embeddings.weight"
     own = tensors.get(f"{out}.decoder.weight")
-    word = tensors.get(family.prefix + word, tensors.get(word))
+    word = tensors.get(family.tensor_prefix + word, tensors.get(word))
     if own is not None and not np.array_equal(own, word):
         return None  # Not tied to the word embeddings.
     # An empty table is none.
@@ -218,16 +216,16 @@ def read_mlm_head(
 
 
 def read_nsp_head(
-    tensors: Mapping[str, np.ndarray], sizes: ModelDims
+    tensors: Mapping[str, np.ndarray], dims: ModelDims
 ) -> dict[str, np.ndarray] | None:
     """The next-sentence head of a checkpoint, None if it has none.
 
     nsp_kernel [D, 2] and nsp_bias [2], see `model.follows`.
     """
-    if FAMILIES[sizes.family].next is None:
+    if FAMILIES[dims.family].nsp_head is None:
         return None
     made = {
-        name: tensors.get(tensor) for name, tensor in _nsp_tensor_names(sizes).items()
+        name: tensors.get(tensor) for name, tensor in _nsp_tensor_names(dims).items()
     }
     if any(value is None for value in made.values()):
         return None

@@ -32,23 +32,23 @@ _MODELING_FILE = Path(__file__).with_name("modeling_elastic_bert.py")
 class Teacher(NamedTuple):
     """A loaded BERT, ELECTRA, RoBERTa or MobileBERT (`sizes.family`).
 
-    `embeds`: a sentence-embedding model (its folder names the pooling). `pooling`: what
+    `embeds_sentences`: a sentence-embedding model (its folder names the pooling). `pooling`: what
     stands for a text, see `losses.pool_tokens`: as the folder names it; else "pooler", or
-    "mean" where the weights have no pooler. `folder` is where it came from. `head`: the
-    masked-word head, where the checkpoint has one, see `hf_weights.read_mlm_head`. `labels`: the
+    "mean" where the weights have no pooler. `folder` is where it came from. `mlm_head`: the
+    masked-word head, where the checkpoint has one, see `hf_weights.read_mlm_head`. `class_names`: the
     names of a classifier's classes, in the order of its logits, where they have names.
-    `next`: the next-sentence head, where there is one, see `hf_weights.read_nsp_head`.
+    `nsp_head`: the next-sentence head, where there is one, see `hf_weights.read_nsp_head`.
     """
 
     arch: AnyArch
-    sizes: ModelDims
+    dims: ModelDims
     params: dict[str, np.ndarray]
     pooling: str
-    embeds: bool
+    embeds_sentences: bool
     folder: Path
-    head: dict[str, np.ndarray] | None = None
-    labels: tuple[str, ...] | None = None
-    next: dict[str, np.ndarray] | None = None
+    mlm_head: dict[str, np.ndarray] | None = None
+    class_names: tuple[str, ...] | None = None
+    nsp_head: dict[str, np.ndarray] | None = None
 
 
 def load_pretrained(name: str) -> Teacher:
@@ -59,7 +59,7 @@ def load_pretrained(name: str) -> Teacher:
         weights only; a tensor that is missing or of the wrong shape; a wrong checksum.
     """
     folder = locate_teacher(name)
-    arch, sizes = read_arch_and_dims(folder)
+    arch, dims = read_arch_and_dims(folder)
     config = hf_config.read_config_json(folder)
     path = folder / "model.safetensors"
     if not path.exists():
@@ -74,20 +74,20 @@ def load_pretrained(name: str) -> Teacher:
         ) from error
     pooling = sentence_transformers.read_pooling(folder)
     rows = hf_config.position_offset(config, folder / "config.json")
-    params = hf_weights.params_from_tensors(tensors, arch, sizes, rows, path)
+    params = hf_weights.params_from_tensors(tensors, arch, dims, rows, path)
     # A student of a teacher without a pooler goes out with one of zeros. A MobileBERT
     # without one was trained to speak by its first token.
-    has_pooler = not sizes.pooler or params["pooler_kernel"].any()
+    has_pooler = not dims.pooler or params["pooler_kernel"].any()
     return Teacher(
         arch,
-        sizes,
+        dims,
         params,
         pooling or ("pooler" if has_pooler else "mean"),
         pooling is not None,
         folder,
-        hf_weights.read_mlm_head(tensors, sizes),
+        hf_weights.read_mlm_head(tensors, dims),
         hf_config.class_names(config),
-        hf_weights.read_nsp_head(tensors, sizes),
+        hf_weights.read_nsp_head(tensors, dims),
     )
 
 
@@ -107,7 +107,7 @@ def _refuse_missing_weights(folder: Path) -> None:
 def save_pretrained(
     folder: epath.PathLike,
     arch: AnyArch,
-    sizes: ModelDims,
+    dims: ModelDims,
     params: dict,
     teacher: Path,
     pooling: str,
@@ -132,18 +132,20 @@ def save_pretrained(
 
     folder = epath.Path(folder)
     theirs = hf_config.read_config_json(teacher)
-    config = hf_config.student_config(arch, sizes, theirs, _MODELING_FILE.stem)
+    config = hf_config.student_config(arch, dims, theirs, _MODELING_FILE.stem)
     if head:
         kind = "ForPreTraining" if "nsp_kernel" in head else "ForMaskedLM"
-        config["architectures"] = [f"{hf_weights.FAMILIES[sizes.family].model}{kind}"]
+        config["architectures"] = [
+            f"{hf_weights.FAMILIES[dims.family].class_prefix}{kind}"
+        ]
     rows = hf_config.position_offset(config, folder / "config.json")
-    tensors = hf_weights.tensors_from_params(params, arch, sizes, rows, head)
+    tensors = hf_weights.tensors_from_params(params, arch, dims, rows, head)
 
     def write():
         with storage.atomic_write(folder, folder=True) as partial:
             metadata = {"format": "pt"}
             save_file(tensors, partial / "model.safetensors", metadata=metadata)
-            if not is_stock(arch, sizes):
+            if not is_stock(arch, dims):
                 shutil.copy(_MODELING_FILE, partial / _MODELING_FILE.name)
             text = json.dumps(config, indent=2) + "\n"
             (partial / "config.json").write_text(text)

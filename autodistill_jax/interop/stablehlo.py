@@ -22,37 +22,44 @@ PLATFORMS = ("tpu", "cuda", "cpu")
 def export_program(folder: Path) -> bytes:
     """The network of a student's folder, a serialized `jax.export.Exported`.
 
-    (weights, ids, tokens, types) -> {last_hidden_state [batch, length, D] and, where the
+    (weights, input_ids, attention_mask, token_type_ids) -> {last_hidden_state [batch, length, D] and, where the
     family has a pooler, pooler_output [batch, D]}, f32, for each of `PLATFORMS`.
 
     weights: {tensor: f32 array}, the folder's model.safetensors as it is. They are not in
-    the program, which turns and joins them in every pass. ids, tokens, types: int32
+    the program, which turns and joins them in every pass. input_ids, attention_mask, token_type_ids: int32
     [batch, length], as of `bert.Bert`. Both sizes are free, length up to the model's
     positions. Products at JAX's default precision: of f32 on CPUs, while TPUs and GPUs
     may round what they multiply.
     """
-    arch, sizes = hf_config.read_arch_and_dims(folder)
+    arch, dims = hf_config.read_arch_and_dims(folder)
     padding = hf_config.position_offset(
         hf_config.read_config_json(folder), folder / "config.json"
     )
-    pooler = FAMILIES[sizes.family].pooler
-    parts = list(body(arch, sizes, padding, pooler))
-    module = build.build_module(arch, sizes, unroll=True)
+    pooler = FAMILIES[dims.family].pooler
+    parts = list(body(arch, dims, padding, pooler))
+    module = build.build_module(arch, dims, unroll=True)
 
-    def run(weights: dict, ids: jax.Array, tokens: jax.Array, types: jax.Array) -> dict:
+    def run(
+        weights: dict,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        token_type_ids: jax.Array,
+    ) -> dict:
         params = _params_from_weights(weights, parts)
         params["embeddings_position"] = params["embeddings_position"][padding:]
         if not pooler:  # The module asks for one; nothing comes of it.
             params["pooler_kernel"] = jnp.zeros((arch.hidden, arch.hidden))
             params["pooler_bias"] = jnp.zeros(arch.hidden)
-        out = module.apply({"params": params}, ids, tokens, types=types)
-        return dict(zip(_output_names(sizes), (out.hidden, out.pooler)))
+        out = module.apply(
+            {"params": params}, input_ids, attention_mask, token_type_ids=token_type_ids
+        )
+        return dict(zip(_output_names(dims), (out.hidden, out.pooler)))
 
     weights = {
         name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, _, shape, _ in parts
     }
     shape = export.symbolic_shape(
-        "batch, length", constraints=(f"length <= {sizes.positions}",)
+        "batch, length", constraints=(f"length <= {dims.positions}",)
     )
     rows = jax.ShapeDtypeStruct(shape, jnp.int32)
     with _no_source_lines():
@@ -94,18 +101,27 @@ def _params_from_weights(weights: Mapping[str, jax.Array], parts: list[tuple]) -
 def run_program(
     program: bytes, folder: Path, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """What a program makes of `ids`, `tokens` and, where they are there, `types` with the
+    """What a program makes of `input_ids`, `attention_mask` and, where they are there, `token_type_ids` with the
     weights of a folder, called as `loader_snippet` tells others to."""
     from safetensors.numpy import load_file
 
     student = jax.jit(export.deserialize(bytearray(program)).call)
-    ids, tokens = (np.asarray(batch[name], np.int32) for name in ("ids", "tokens"))
-    types = np.asarray(batch.get("types", np.zeros_like(ids)), np.int32)
-    out = student(load_file(folder / "model.safetensors"), ids, tokens, types)
+    input_ids, attention_mask = (
+        np.asarray(batch[name], np.int32) for name in ("input_ids", "attention_mask")
+    )
+    token_type_ids = np.asarray(
+        batch.get("token_type_ids", np.zeros_like(input_ids)), np.int32
+    )
+    out = student(
+        load_file(folder / "model.safetensors"),
+        input_ids,
+        attention_mask,
+        token_type_ids,
+    )
     return {name: np.asarray(value) for name, value in out.items()}
 
 
-def loader_snippet(name: str, sizes: ModelDims) -> str:
+def loader_snippet(name: str, dims: ModelDims) -> str:
     """Python that calls the program in a folder of that name; it imports jax, numpy and
     safetensors, and jax imports flatbuffers."""
     return f"""\
@@ -117,12 +133,12 @@ from safetensors.numpy import load_file
 with open("{name}/{STABLEHLO_FILE}", "rb") as file:
     student = jax.jit(export.deserialize(bytearray(file.read())).call)
 weights = jax.device_put(load_file("{name}/model.safetensors"))
-ids = np.zeros((2, 8), np.int32)  # Token ids: [texts, at most {sizes.positions} tokens].
-tokens, types = np.ones_like(ids), np.zeros_like(ids)  # 0: padding; 1: second text.
-out = student(weights, ids, tokens, types)  # {", ".join(_output_names(sizes))}
+input_ids = np.zeros((2, 8), np.int32)  # Token ids: [texts, at most {dims.positions} tokens].
+attention_mask, token_type_ids = np.ones_like(input_ids), np.zeros_like(input_ids)  # 0: padding; 1: second text.
+out = student(weights, input_ids, attention_mask, token_type_ids)  # {", ".join(_output_names(dims))}
 """
 
 
-def _output_names(sizes: ModelDims) -> list[str]:
+def _output_names(dims: ModelDims) -> list[str]:
     """The names of what comes out."""
-    return ["last_hidden_state", "pooler_output"][: 1 + FAMILIES[sizes.family].pooler]
+    return ["last_hidden_state", "pooler_output"][: 1 + FAMILIES[dims.family].pooler]

@@ -24,7 +24,7 @@ BASELINES = (*UNTRAINED_BASELINES, "twin", *objectives.LOSS_RECIPES)
 
 def check_baselines(experiment: Experiment) -> None:
     """Raises UserError for a baseline that is not known, or that no Arch could have."""
-    spaces, named = experiment.spaces.values(), experiment.config.search.arch
+    spaces, named = experiment.spaces.values(), experiment.config.search.fixed_arch
     ends = list(experiment.affordable) if named else [s.smallest() for s in spaces]
     narrowest = min(ends, key=lambda arch: arch.heads)
     for baseline in experiment.config.baselines:
@@ -45,7 +45,7 @@ def _check_truncation(experiment: Experiment) -> None:
         for space in experiment.spaces.values():
             extract.check_fits(there, space.largest())
     except UserError:
-        if experiment.count() > trials.MAX_LISTED_ARCHS:
+        if experiment.num_archs() > trials.MAX_LISTED_ARCHS:
             raise
         for arch in experiment.affordable:  # The largest may cost too much.
             extract.check_fits(there, arch)
@@ -68,7 +68,7 @@ def baseline_experiment(
         # As many relation heads as there are channels, where those are fewer.
         settings["relation_heads"] = min(settings["relation_heads"], arch.width)
     objective = objectives.parse_objective(
-        settings, [space], experiment.teacher, experiment.special
+        settings, [space], experiment.teacher, experiment.special_tokens
     )
     return experiment._replace(spaces={baseline: space}, objective=objective)
 
@@ -92,13 +92,13 @@ def run_baselines(
         huggingface.save_pretrained(
             folder,
             arch,
-            experiment.sizes,
+            experiment.dims,
             jax.tree.map(np.asarray, params),
             teacher.folder,
             teacher.pooling,
-            teacher.embeds,
+            teacher.embeds_sentences,
             f"# {arch.name}, {baseline}\n\nA baseline made by autodistill_jax from "
-            f"{experiment.taught_by}.\n",
+            f"{experiment.teacher_name}.\n",
             lambda folder: None,
         )
         log.say(f"{stage}: made {folder}")

@@ -19,7 +19,7 @@ from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.superlm import trained_superlm
 from autodistill_jax.experiment.text_rows import heldout_splits
-from autodistill_jax.interop import hf_parity, huggingface, stablehlo
+from autodistill_jax.interop import hf_config, hf_parity, huggingface, stablehlo
 from autodistill_jax.latency import table
 from autodistill_jax.models import build, extract, heads
 from autodistill_jax.train import losses, sandwich
@@ -64,7 +64,7 @@ def _export_student(experiment, workdir, found, arch, weights, stage) -> None:
         inside = functools.partial(_student_outputs, experiment, arch, student)
     else:
         space = experiment.spaces[common.find_trial(found, arch)["space"]]
-        student = extract.extract(weights, experiment.envelope(space), arch)
+        student = extract.extract(weights, experiment.superlm_arch(space), arch)
         inside = functools.partial(
             _subnetwork_outputs, experiment, space, weights, arch
         )
@@ -98,11 +98,11 @@ def _export_student(experiment, workdir, found, arch, weights, stage) -> None:
     huggingface.save_pretrained(
         folder,
         arch,
-        experiment.sizes,
+        experiment.dims,
         jax.tree.map(np.asarray, student),
         experiment.teacher.folder,
         experiment.teacher.pooling,
-        experiment.teacher.embeds,
+        experiment.teacher.embeds_sentences,
         _model_card(experiment, arch, found, similarity),
         check,
     )
@@ -114,14 +114,14 @@ def _similarities(experiment, held_out, arch, student) -> dict:
     """Spearman of the cosines of held-out pairs with the teacher's own, student and
     truncated slice ("truncated": the same Arch before distillation)."""
     wanted = experiment.config.export.pairs
-    pairs = min(wanted, len(held_out["ids"]) // 2)
+    pairs = min(wanted, len(held_out["input_ids"]) // 2)
     if pairs < wanted:
         log.say(f"only {pairs} of {wanted} pairs: there is no more held-out text")
     rng = np.random.default_rng(experiment.config.seed)
-    pick = rng.choice(len(held_out["ids"]), 2 * pairs, replace=False)
+    pick = rng.choice(len(held_out["input_ids"]), 2 * pairs, replace=False)
     texts = {name: value[pick] for name, value in held_out.items()}
     teacher = experiment.teacher
-    there, params = experiment.start
+    there, params = experiment.initial_params
     truncated = extract.extract(params, there, arch)
 
     def cosines(module, params):
@@ -129,7 +129,7 @@ def _similarities(experiment, held_out, arch, student) -> dict:
         def embed(params, batch):
             out = _apply_module(module, params, batch)
             return losses.pool_tokens(
-                out.hidden, out.pooler, batch["tokens"], teacher.pooling
+                out.hidden, out.pooler, batch["attention_mask"], teacher.pooling
             )
 
         made = [
@@ -139,8 +139,8 @@ def _similarities(experiment, held_out, arch, student) -> dict:
         made = jnp.asarray(np.concatenate(made)[: 2 * pairs])
         return np.asarray(losses.cosine(made[:pairs], made[pairs:]))
 
-    reference = cosines(build.build_module(teacher.arch, teacher.sizes), teacher.params)
-    module = build.build_module(arch, experiment.sizes)
+    reference = cosines(build.build_module(teacher.arch, teacher.dims), teacher.params)
+    module = build.build_module(arch, experiment.dims)
     return {
         "origin": fingerprints.weight_source(experiment.config),
         "pairs": pairs,
@@ -169,7 +169,7 @@ def _transferred_params(config, workdir, arch) -> dict:
 
 def _student_outputs(experiment, arch, student, sample) -> np.ndarray:
     """A student's own output, before it is written."""
-    module = build.build_module(arch, experiment.sizes)
+    module = build.build_module(arch, experiment.dims)
     return np.asarray(_apply_module(module, student, sample).hidden)
 
 
@@ -184,24 +184,24 @@ def _subnetwork_outputs(experiment, space, weights, arch, sample) -> np.ndarray:
 def _apply_module(module, params, batch, *arch):
     return module.apply(
         {"params": params},
-        batch["ids"],
-        batch["tokens"],
+        batch["input_ids"],
+        batch["attention_mask"],
         *arch,
-        types=batch.get("types"),
+        token_type_ids=batch.get("token_type_ids"),
     )
 
 
 def _max_difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
     """The largest difference at real tokens between sub-network and written student,
     loaded by us, and by transformers where it is installed with torch; and by whom."""
-    real = sample["tokens"].astype(bool)
+    real = sample["attention_mask"].astype(bool)
     again = huggingface.load_pretrained(str(folder))
-    module = build.build_module(again.arch, again.sizes)
+    module = build.build_module(again.arch, again.dims)
     with _cpu_precision():
         out = _apply_module(module, again.params, sample)
     error = np.abs(np.asarray(out.hidden) - inside)[real].max()
     theirs = hf_parity.transformers_outputs(
-        folder, sample, remote=not huggingface.stock(arch, again.sizes)
+        folder, sample, remote=not hf_config.is_stock(arch, again.dims)
     )
     if theirs is None:
         return float(error), hf_parity.NOT_INSTALLED
@@ -221,9 +221,9 @@ def _cpu_precision():
 def _checked_program(folder: Path, sample, stage) -> bytes:
     """The program that serves a student, once it was run: its outputs at real tokens are
     those of the network that we load from the folder."""
-    real = sample["tokens"].astype(bool)
+    real = sample["attention_mask"].astype(bool)
     again = huggingface.load_pretrained(str(folder))
-    module = build.build_module(again.arch, again.sizes)
+    module = build.build_module(again.arch, again.dims)
     made = stablehlo.export_program(folder)
     with _cpu_precision():
         wanted = _apply_module(module, again.params, sample)
@@ -252,8 +252,8 @@ def _model_card(experiment, arch, found, similarity) -> str:
     """The model card: what it is, what it costs, how to load it."""
     trial = common.find_trial(found, arch)
     teacher, how = found["teacher"], found["latency"]
-    sizes = experiment.sizes
-    remote = "" if huggingface.stock(arch, sizes) else ", trust_remote_code=True"
+    dims = experiment.dims
+    remote = "" if hf_config.is_stock(arch, dims) else ", trust_remote_code=True"
 
     def line(name, key, scale, unit, digits):
         mine, full = trial.get(key), teacher[key]
@@ -270,13 +270,13 @@ def _model_card(experiment, arch, found, similarity) -> str:
     )
     return f"""---
 library_name: transformers
-tags: [{sizes.family}, distillation, autodistill_jax]
+tags: [{dims.family}, distillation, autodistill_jax]
 ---
 
 # {arch.name}
 
-A model of type {sizes.family}: {describe(arch)}; distilled by autodistill_jax from
-{experiment.taught_by}.
+A model of type {dims.family}: {describe(arch)}; distilled by autodistill_jax from
+{experiment.teacher_name}.
 
 | | student | teacher | share |
 |---|---|---|---|
@@ -299,7 +299,7 @@ To serve it, `{stablehlo.STABLEHLO_FILE}` is the network as StableHLO for
 It wants `pip install jax safetensors flatbuffers` and nothing of autodistill_jax:
 
 ```python
-{stablehlo.loader_snippet(arch.name, sizes)}```
+{stablehlo.loader_snippet(arch.name, dims)}```
 
 Each new shape is compiled once; a text that is too long is a ValueError ("Error refining
 shapes"). The jax that reads the file must be as new as the one that wrote it, and at most

@@ -49,7 +49,7 @@ def pending_tasks(
         folder = fingerprints.task_dirname(settings, name)
         keys = (
             glue.submission_keys(name)
-            if settings.predict and name in glue.GLUE_TASKS
+            if settings.glue_submission and name in glue.GLUE_TASKS
             else ()
         )
         homes = [workdir / "finetune" / arch.name / folder for arch in archs]
@@ -60,7 +60,7 @@ def pending_tasks(
         if name == squad.SQUAD:
             made.append(qa_finetuning.load_squad_task(experiment))
             continue
-        task = labelled_data.load_task(config, name, experiment.teacher.labels)
+        task = labelled_data.load_task(config, name, experiment.teacher.class_names)
         made.append(task._replace(name=folder))
     return made
 
@@ -72,7 +72,7 @@ def run_finetune(
     stage: str = "finetune",
 ) -> None:
     """Leaves finetune/<student>/<task>/<model>.json, table.md, the student's fine-tuned
-    weights, and GLUE's submission files where `finetune.predict` asks for them."""
+    weights, and GLUE's submission files where `finetune.glue_submission` asks for them."""
     found = common.read_front(experiment.config, workdir)
     archs = common.student_archs(experiment.config, found)
     for arch in archs:
@@ -81,10 +81,11 @@ def run_finetune(
         )
     for task in given:
         asks = task.name == squad.SQUAD
-        rows = (qa_finetuning if asks else labelled_data).rows(experiment, task)
-        keys = tuple(task.tests) if experiment.config.finetune.predict else ()
+        prepare = qa_finetuning.span_data if asks else labelled_data.classification_data
+        rows = prepare(experiment, task)
+        keys = tuple(task.tests) if experiment.config.finetune.glue_submission else ()
         wanted = glue.submission_keys(task.name) if task.name in glue.GLUE_TASKS else ()
-        if experiment.config.finetune.predict and set(wanted) - set(keys):
+        if experiment.config.finetune.glue_submission and set(wanted) - set(keys):
             lacking = ", ".join(f"{key}.tsv" for key in wanted if key not in keys)
             log.say(f"{stage}: {task.name} has no texts for {lacking}: not written")
         for arch in archs:
@@ -180,8 +181,8 @@ def _finetune_model(experiment, source, model, rows, folder, task, what, first) 
     frozen = model == "teacher" and settings["teacher"] == "frozen"
     module = build.build_module(
         source.arch,
-        source.sizes,
-        dtype=jnp.dtype(settings["dtype"]),
+        source.dims,
+        dtype=jnp.dtype(settings["compute_dtype"]),
         dropout=settings["dropout"],
     )
     if frozen and not asks:
@@ -269,13 +270,13 @@ def _save_classifier(
     }
     teacher = experiment.teacher
     # On the labels' own scale.
-    mean, deviation = rows.scale
+    mean, deviation = rows.label_scale
     head = {
         "kernel": head["kernel"] * deviation,
         "bias": head["bias"] * deviation + mean,
     }
     reads = "its embedding x"
-    if rows.apart:
+    if rows.embeds_separately:
         reads = "16 * [u, v, |u - v|, u * v] of its unit embeddings u, v of two texts"
         if rows.classes == 1:
             reads = "the cosine of its embeddings of two texts"
@@ -283,7 +284,7 @@ def _save_classifier(
         "reads": reads,
         "labels": labels,  # In the order of the logits; empty for a number.
         "embedding": teacher.pooling,
-        "length": experiment.config.finetune.length,
+        "length": experiment.config.finetune.max_seq_length,
     }
 
     def add(partial):
@@ -293,11 +294,11 @@ def _save_classifier(
     huggingface.save_pretrained(
         folder / "student",
         student.arch,
-        student.sizes,
+        student.dims,
         params,
         student.folder,
         teacher.pooling,
-        teacher.embeds,
+        teacher.embeds_sentences,
         f"# {student.arch.name}, fine-tuned\n\nThe encoder is a Hugging Face model. "
         f"`head.safetensors` (kernel, bias) reads {reads} ({teacher.pooling} pooling): "
         "logits = x @ kernel + bias. `head.json` names the labels in the order "

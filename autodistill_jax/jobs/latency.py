@@ -10,6 +10,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import ModelDims, cost, student_dims
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import arch_flag, schema, workdir
+from autodistill_jax.experiment.experiment import latency_conditions
 from autodistill_jax.latency import calibration, estimate, table
 from autodistill_jax.models import build
 from autodistill_jax.search import ranking
@@ -35,9 +36,7 @@ def run_latency(
         experiment's workdir.
     """
     schema.check_config(config)
-    how = table.LatencyConditions(
-        *(config.latency[name] for name in table.LatencyConditions._fields)
-    )
+    how = latency_conditions(config)
     if how.target:
         estimate.check_target(how.target)
     home = workdir.open_workdir(config, folder) if folder else None
@@ -48,10 +47,12 @@ def run_latency(
             raise UserError("--calibrate draws its own Archs; take --arch out")
         _calibrate(config, home, how)
         return
-    told, arch, sizes = arch_flag.resolve_arch_flag(config, text, "latency.length")
+    told, arch, dims = arch_flag.resolve_arch_flag(
+        config, text, "latency.max_seq_length"
+    )
     known = table.read_table(_table_path(home)) if home else table.empty_table()
-    network = {told: (arch, sizes, None if how.target else _random_params(arch, sizes))}
-    if table.find_latency(known, arch, sizes, how):
+    network = {told: (arch, dims, None if how.target else _random_params(arch, dims))}
+    if table.find_latency(known, arch, dims, how):
         log.say(
             f"known already, from {_table_path(home)}; without --workdir it is taken anew"
         )
@@ -91,12 +92,14 @@ def _calibrate(
             f"{here.conditions()['device']}; calibrate on that TPU, or leave "
             "latency.target '' to predict from multiply-adds and bytes"
         )
-    _, sizes, spaces = arch_flag.teacher_dims_and_spaces(config, "latency.length")
-    sizes = student_dims(sizes, spaces[0].family, config.space.norm)
+    _, dims, spaces = arch_flag.teacher_dims_and_spaces(
+        config, "latency.max_seq_length"
+    )
+    dims = student_dims(dims, spaces[0].family, config.space.norm)
     flops = {
-        arch: cost(arch, sizes, how.length)["flops"]
+        arch: cost(arch, dims, how.length)["flops"]
         for space in spaces
-        for arch in space.some(_MAX_DRAWN_FROM, config.seed)
+        for arch in space.subset(_MAX_DRAWN_FROM, config.seed)
     }
     wanted = config.latency.calibrate
     # In order of their FLOPs, so every other one of all sizes.
@@ -106,7 +109,7 @@ def _calibrate(
             f"the space has {len(archs)} Archs, and a fit needs 6; give it more sizes"
         )
     known = table.read_table(_table_path(home))
-    networks = {str(arch): (arch, sizes, _random_params(arch, sizes)) for arch in archs}
+    networks = {str(arch): (arch, dims, _random_params(arch, dims)) for arch in archs}
     measured = table.take_latencies(known, networks, here, False, log.say)
     seconds = [one["seconds"] for one in measured.values()]
     seen = [i % 2 == 0 for i in range(len(archs))]
@@ -124,7 +127,7 @@ def _calibrate(
         }
     else:
         rows = [
-            calibration.latency_features(a, sizes, how.batch, how.length) for a in archs
+            calibration.latency_features(a, dims, how.batch, how.length) for a in archs
         ]
         features = {name: [row[name] for row in rows] for name in rows[0]}
     found = calibration.fit_latency(features, seconds, seen)
@@ -145,9 +148,9 @@ def _calibrate(
     log.print_result(made)
 
 
-def _random_params(arch: AnyArch, sizes: ModelDims) -> dict[str, np.ndarray]:
+def _random_params(arch: AnyArch, dims: ModelDims) -> dict[str, np.ndarray]:
     """Weights that nothing has trained: no pass is faster or slower for it."""
-    module = build.build_module(arch, sizes)
+    module = build.build_module(arch, dims)
     shapes = jax.eval_shape(lambda: build.init_params(module, jax.random.key(0)))
     rng = np.random.default_rng(0)
     # Scales of 1: small ones, one after another, would end in slow denormal numbers.

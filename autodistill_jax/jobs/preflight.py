@@ -47,24 +47,24 @@ def run_preflight(config: ConfigDict) -> bool:
     for name, step in trained.items():
         found = _compile_step(name, step, step.batch_size)
         programs[f"step/{name}"] = found
-        if not found.parts:
+        if not found.bytes_by_part:
             continue
         if chip:
             rates[name] = _step_estimates(made, step, found.text, chip)
-        for what, lower in step.judged:
+        for what, lower in step.proxy_programs:
             # The teacher is one, however many spaces learn from it.
             key = what if what == "teacher" else f"{what}/{name}"
             if key not in programs:
                 log.say(f"preflight: compiling the {what} of {name} ...")
-                programs[key] = topologies.compile_program(lower(found.made))
+                programs[key] = topologies.compile_program(lower(found.executable))
             found = programs[key]
-            if not found.parts:
+            if not found.bytes_by_part:
                 break
-    needed = max(one.needed for one in programs.values())
+    needed = max(one.total_bytes for one in programs.values())
     over = [
         name
         for name, one in programs.items()
-        if not one.parts or (limit is not None and one.needed > limit)
+        if not one.bytes_by_part or (limit is not None and one.total_bytes > limit)
     ]
     try:
         student = {"student": _student_estimate(made, trained, part)} if part else {}
@@ -82,7 +82,8 @@ def run_preflight(config: ConfigDict) -> bool:
         "hbm_bytes_per_device": needed,
         "hbm_limit_bytes": limit,
         "programs": {
-            k: one.parts | {"total": one.needed} for k, one in programs.items()
+            k: one.bytes_by_part | {"total": one.total_bytes}
+            for k, one in programs.items()
         },
     }
     told |= _recipe_estimates(made, trained, rates) | student
@@ -115,7 +116,9 @@ def _advice(over: list[str], needed: int, limit: int, told: Mapping[str, Any]) -
         text += (
             f"; the largest batch that does is {most}" if most else "; no batch does"
         )
-        text += "; mesh.fsdp, mesh.accumulate and mesh.remat save memory"
+        text += (
+            "; mesh.fsdp, mesh.gradient_accumulation_steps and mesh.remat save memory"
+        )
     if any(name.startswith(("teacher", "evaluation/")) for name in over):
         text += "; what judges is of search.batch_size rows (of flash, distill's)"
     if "student" in over:
@@ -130,12 +133,14 @@ def _abstract_experiment(
     teacher = teachers.abstract_teacher(config)
     mesh = sharding.make_mesh(config.mesh, part.devices if part else None)
     experiment.check_batches(config, mesh)
-    special = SpecialTokens(pad=0, cls=1, sep=2, hide=3)  # Numbers that cost nothing.
+    special = SpecialTokens(
+        pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
+    )  # Numbers that cost nothing.
     made = Experiment(config, teacher, teacher, None, special, mesh)
     made = experiment.with_spaces(made)
     search = config.search
     proxies.check_proxy(
-        search.proxy, "search.proxy", made.objective.weights, search.task
+        search.proxy, "search.proxy", made.objective.weights, search.proxy_task
     )
     trials.check_search(made)
     return made
@@ -158,9 +163,12 @@ def _step_estimates(
         for kind, (count, moved) in found.collectives.items()
     }
     moved = sum(size for _, size in found.collectives.values())
-    each = step.mean * step.batch_size / made.mesh.size
+    each = step.mean_operations * step.batch_size / made.mesh.size
     three = {
-        "cycles_seconds": found.cycles / chip.clock * step.mean / step.most,
+        "cycles_seconds": found.cycles
+        / chip.clock
+        * step.mean_operations
+        / step.max_operations,
         "roofline_seconds": each / chip.peak,
         "collective_seconds": 2 * moved / chip.links,
     }
@@ -179,9 +187,9 @@ def _recipe_estimates(
     for name, one in rates.items():
         one["hours"] = one["step_seconds"] * trained[name].steps / 3600
     slowest = max(rates, key=lambda name: rates[name]["step_seconds"])
-    tokens = trained[slowest].batch_size * made.config.data.length
+    tokens = trained[slowest].batch_size * made.config.data.max_seq_length
     hours = sum(one["hours"] for one in rates.values())
-    price = made.config.mesh.price
+    price = made.config.mesh.chip_price_per_hour
     return {
         **rates[slowest],
         "source": "compiled",
@@ -205,9 +213,13 @@ def _student_estimate(
     how = made.config.latency
     students = {step.arch: name for name, step in trained.items() if name != "pretrain"}
     arch = max(students)
-    given = {"batch": how.batch, "length": how.length, "dtype": how.dtype}
+    given = {
+        "batch": how.batch,
+        "length": how.max_seq_length,
+        "dtype": how.compute_dtype,
+    }
     log.say(f"preflight: compiling the student {arch} ...")
-    return estimate.estimate_latency(arch, made.sizes, target=part.chip, **given)
+    return estimate.estimate_latency(arch, made.dims, target=part.chip, **given)
 
 
 def _largest_batch(
@@ -218,23 +230,26 @@ def _largest_batch(
 ) -> int:
     """The largest batch of what takes most that fits: guessed from what a row takes, and
     compiled."""
-    unit = sharding.num_batch_shards(made.mesh) * made.config.mesh.accumulate
-    worst = max(trained, key=lambda name: programs[f"step/{name}"].needed)
+    unit = (
+        sharding.num_batch_shards(made.mesh)
+        * made.config.mesh.gradient_accumulation_steps
+    )
+    worst = max(trained, key=lambda name: programs[f"step/{name}"].total_bytes)
     step, most = trained[worst], trained[worst].batch_size
-    needed = programs[f"step/{worst}"].needed
+    needed = programs[f"step/{worst}"].total_bytes
     fixed = _compile_step(worst, step, unit)
-    if not fixed.parts or fixed.needed > limit:
+    if not fixed.bytes_by_part or fixed.total_bytes > limit:
         return 0
-    low, known = unit, fixed.needed
+    low, known = unit, fixed.total_bytes
     while most - low > unit:
         a_row = max(needed - known, 1) / (most - low)
         guess = low + math.floor((limit - known) / a_row)
         guess = min(max(guess // unit * unit, low + unit), most - unit)
         found = _compile_step(worst, step, guess)
-        if found.parts and found.needed <= limit:
-            low, known = guess, found.needed
+        if found.bytes_by_part and found.total_bytes <= limit:
+            low, known = guess, found.total_bytes
             if (limit - known) / a_row < unit:
                 break
         else:
-            most, needed = guess, found.needed
+            most, needed = guess, found.total_bytes
     return low

@@ -35,12 +35,12 @@ def check_pretrain(experiment: Experiment) -> None:
             "pretrain.steps is 0, which means that nothing is pre-trained; give "
             "--config.pretrain.steps=10000, say"
         )
-    if experiment.special.hide is None:
+    if experiment.special_tokens.mask_token_id is None:
         raise UserError(
             "pretrain hides words, and the teacher's tokenizer has no token for a hidden "
             "word ([MASK]); use the tokenizer files of another teacher"
         )
-    teachers.check_pretraining(config, experiment.source)
+    teachers.check_pretraining(config, experiment.named_teacher)
 
 
 def run_pretrain(
@@ -54,12 +54,12 @@ def run_pretrain(
         log.say(f"{stage}: done already, {folder}")
         return
     seed, mesh = experiment.config.seed, experiment.mesh
-    began = teachers.pretraining_start(experiment.config, experiment.source)
-    arch, sizes = began.arch, began.sizes
+    began = teachers.pretraining_start(experiment.config, experiment.named_teacher)
+    arch, dims = began.arch, began.dims
     made = pretraining_step(experiment, began)
     module = made.module
     data = text_rows(experiment, workdir, "train")
-    state = optimizer.init_state(made.moves, made.params, made.axes, mesh)
+    state = optimizer.init_state(made.tx, made.params, made.axes, mesh)
     kept = checkpoint.checkpoint_manager(workdir / "pretrain" / "checkpoints")
     start = kept.latest_step() or 0
     if start:
@@ -68,7 +68,7 @@ def run_pretrain(
     else:
         count = parameter_overview.count_parameters(made.params)
         source = "random weights" if settings.arch else experiment.config.teacher
-        what = "hidden words" + " and next sentences" * ("next" in data)
+        what = "hidden words" + " and next sentences" * ("next_sentence_label" in data)
         log.say(
             f"{stage}: {describe(arch)}, {count:,} parameters from {source}; {what}; "
             f"{mesh.size} device(s); compiling ..."
@@ -85,7 +85,7 @@ def run_pretrain(
             what=stage,
             start=start,
             save=lambda done, state: checkpoint.save_checkpoint(kept, done, state),
-            save_every=settings.save_every,
+            save_every=settings.checkpoint_every_steps,
             tell=lambda done, values: writer.write("pretrain", done, values),
         )
     params = jax.tree.map(sharding.to_host, state["params"])
@@ -96,10 +96,10 @@ def run_pretrain(
         heads.encoder_params(params),
         heads.head_params(params),
         held_out,
-        experiment.special,
+        experiment.special_tokens,
         mesh,
-        fraction=settings.hide,
-        at_most=settings.hide_at_most,
+        fraction=settings.mlm_probability,
+        at_most=settings.max_predictions_per_seq,
         batch_size=settings.batch_size,
         seed=seed,
     )
@@ -108,17 +108,17 @@ def run_pretrain(
     huggingface.save_pretrained(
         folder,
         arch,
-        sizes,
+        dims,
         params,
-        experiment.source.folder,
+        experiment.named_teacher.folder,
         "pooler",
         False,
-        _model_card(experiment, module, right, len(held_out["ids"])),
+        _model_card(experiment, module, right, len(held_out["input_ids"])),
         lambda partial: _check_parity(partial, module, params, sample, stage),
         heads.head_params(params),
     )
     log.say(
-        f"{stage}: on {len(held_out['ids']):,} held-out rows, {_format_accuracies(right)}"
+        f"{stage}: on {len(held_out['input_ids']):,} held-out rows, {_format_accuracies(right)}"
     )
     log.say(f"{stage}: made {folder}, this run's teacher from here on")
 
@@ -127,11 +127,13 @@ def _check_parity(folder: Path, module, params: dict, sample: dict, stage: str) 
     """Raises RuntimeError unless the written folder gives the trained network's logits,
     loaded by us, and by transformers where it is installed with torch."""
     module = module.clone(dtype=jnp.float32, mesh=None)
-    places = np.tile(np.arange(sample["ids"].shape[1]), (len(sample["ids"]), 1))
-    batch = sample | {"places": places}
+    places = np.tile(
+        np.arange(sample["input_ids"].shape[1]), (len(sample["input_ids"]), 1)
+    )
+    batch = sample | {"masked_positions": places}
     again = huggingface.load_pretrained(str(folder))
-    reread = {**again.params, **again.head, **(again.next or {})}
-    alike = build.build_module(again.arch, again.sizes)
+    reread = {**again.params, **again.mlm_head, **(again.nsp_head or {})}
+    alike = build.build_module(again.arch, again.dims)
     wanted = jax.jit(partial(pretrain.pretraining_logits, module))(params, batch)
     made = [jax.jit(partial(pretrain.pretraining_logits, alike))(reread, batch)]
     (kind,) = read_config(folder)["architectures"]
@@ -141,16 +143,16 @@ def _check_parity(folder: Path, module, params: dict, sample: dict, stage: str) 
     )
     if theirs is not None:
         by = f"transformers ({kind})"
-        named_so = {"words": "prediction_logits", "next": "seq_relationship_logits"}
-        if "next" not in wanted:
-            named_so = {"words": "logits"}
+        named_so = {"mlm": "prediction_logits", "nsp": "seq_relationship_logits"}
+        if "nsp" not in wanted:
+            named_so = {"mlm": "logits"}
         made.append({ours: theirs[name].numpy() for ours, name in named_so.items()})
-    error, real = 0.0, sample["tokens"].astype(bool)
+    error, real = 0.0, sample["attention_mask"].astype(bool)
     for name, value in wanted.items():
         scale = max(1.0, float(jnp.abs(value).max()))
         for one in made:
             off = np.abs(np.asarray(one[name]) - np.asarray(value)) / scale
-            error = max(error, float((off[real] if name == "words" else off).max()))
+            error = max(error, float((off[real] if name == "mlm" else off).max()))
     log.say(f"{stage}: logits differ by at most {error:.1e} after reloading by {by}")
     if not error <= _TOLERANCE:
         raise RuntimeError(
@@ -159,17 +161,17 @@ def _check_parity(folder: Path, module, params: dict, sample: dict, stage: str) 
 
 
 def _format_accuracies(right: dict[str, float]) -> str:
-    told = f"{right['words']:.1%} of hidden words named right"
-    if "next" in right:
-        told += f", {right['next']:.1%} of next sentences told right"
+    told = f"{right['mlm']:.1%} of hidden words named right"
+    if "nsp" in right:
+        told += f", {right['nsp']:.1%} of next sentences told right"
     return told
 
 
 def _model_card(experiment: Experiment, module, right: dict, count: int) -> str:
     """The model card: what it is, what it was trained on, what it can do."""
-    config, sizes = experiment.config, module.sizes
+    config, dims = experiment.config, module.dims
     settings = config.pretrain
-    seen = settings.steps * settings.batch_size * config.data.length
+    seen = settings.steps * settings.batch_size * config.data.max_seq_length
     start = (
         f"random weights, with the tokenizer of {config.teacher}"
         if settings.arch
@@ -177,15 +179,15 @@ def _model_card(experiment: Experiment, module, right: dict, count: int) -> str:
     )
     return f"""---
 library_name: transformers
-tags: [{sizes.family}, autodistill_jax]
+tags: [{dims.family}, autodistill_jax]
 ---
 
 # {module.arch.name}, pre-trained
 
-A model of type {sizes.family}: {describe(module.arch)}; pre-trained by autodistill_jax
+A model of type {dims.family}: {describe(module.arch)}; pre-trained by autodistill_jax
 from {start}.
 
-{settings.steps:,} steps of {settings.batch_size} rows of {config.data.length} tokens
-({seen:,} tokens) of `{config.data.source}`, {settings.hide:.0%} of words hidden. On
+{settings.steps:,} steps of {settings.batch_size} rows of {config.data.max_seq_length} tokens
+({seen:,} tokens) of `{config.data.source}`, {settings.mlm_probability:.0%} of words hidden. On
 {count:,} held-out rows: {_format_accuracies(right)}.
 """

@@ -44,11 +44,11 @@ def run_rank(
         return
     grid = {}
     for home, space in experiment.spaces.items():
-        archs = space.some(_MAX_DRAWN_FROM, experiment.config.seed)
+        archs = space.subset(_MAX_DRAWN_FROM, experiment.config.seed)
         grid = dict.fromkeys(archs, home) | grid
     flops = {arch: experiment.cost(arch)["flops"] for arch in grid}
     bands = ranking.draw_by_flops(
-        flops, settings.archs, settings.bands, experiment.config.seed
+        flops, settings.archs, settings.flops_bins, experiment.config.seed
     )
     if len(bands) < _MIN_ARCHS:
         log.say(
@@ -148,7 +148,7 @@ def _finetuned_quality(experiment, workdir, homes, superlms, rows, stage) -> dic
     done = 0
     for home, archs in homes.items():
         params = jax.tree.map(np.asarray, heads.encoder_params(superlms[home]))
-        envelope = experiment.envelope(experiment.spaces[home])
+        envelope = experiment.superlm_arch(experiment.spaces[home])
         for arch in archs:
             done += 1
             there = kept.setdefault(str(arch), [])
@@ -159,8 +159,8 @@ def _finetuned_quality(experiment, workdir, homes, superlms, rows, stage) -> dic
             made = classification.finetune_classifier(
                 build.build_module(
                     arch,
-                    experiment.sizes,
-                    dtype=jnp.dtype(config.finetune.dtype),
+                    experiment.dims,
+                    dtype=jnp.dtype(config.finetune.compute_dtype),
                     dropout=config.finetune.dropout,
                 ),
                 lambda seed, student=student: student,

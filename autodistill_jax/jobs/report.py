@@ -106,7 +106,7 @@ def _header(experiment, found, arch, student) -> str:
     where = html.escape(f"students/{student.name}")
     there = f"The student: <code>{where}</code>" if student.exists() else ""
     return (
-        f"<h1>A student of {html.escape(experiment.taught_by)}</h1>\n"
+        f"<h1>A student of {html.escape(experiment.teacher_name)}</h1>\n"
         f'<p class="note">{datetime.date.today()} &middot; '
         f"autodistill_jax {__version__} &middot; jax {metadata.version('jax')}</p>\n"
         f'<p class="lead"><b>{describe(arch)}'
@@ -276,7 +276,7 @@ def _recipe_section(experiment, found) -> str:
     return (
         "<h2>How it was made</h2>\n"
         f'<p class="note">{settings.steps} steps of {settings.batch_size} texts of '
-        f"{experiment.config.data.length} tokens from "
+        f"{experiment.config.data.max_seq_length} tokens from "
         f"<code>{html.escape(experiment.config.data.source)}</code>, seed "
         f"{experiment.config.seed}; a space of {found['space']} Archs. Everything is in "
         "<code>config.json</code>; the same command with another workdir makes it "

@@ -12,7 +12,7 @@ from autodistill_jax.archs.arch import AnyArch, pareto_indices
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.experiment import labelled_data, proxy_inputs
 from autodistill_jax.experiment import trials as studied
-from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.experiment import Experiment, latency_conditions
 from autodistill_jax.experiment.fingerprints import choice_fingerprint
 from autodistill_jax.experiment.superlm import trained_superlm
 from autodistill_jax.experiment.workdir import arch_to_json, chosen_arch
@@ -50,9 +50,7 @@ def run_search(
         name: trained_superlm(experiment, workdir, name) for name in sorted(homes)
     }
     settings = experiment.config.latency
-    how = latency_table.LatencyConditions(
-        *(settings[name] for name in latency_table.LatencyConditions._fields)
-    )
+    how = latency_conditions(experiment.config)
     if listed:
         trials = _listed_trials(experiment, workdir, superlms, task, stage)
     else:
@@ -66,7 +64,7 @@ def run_search(
     ]
     on_front.sort(key=lambda arch: trials[arch]["proxy"])
     # Each is a compile, so only the front's, evenly over it, the best always in.
-    count = min(len(on_front), max(settings.at_most, 1))
+    count = min(len(on_front), max(settings.max_measurements, 1))
     picks = sorted({round(i) for i in np.linspace(0, len(on_front) - 1, count)})
     if listed:
         timed = [on_front[i] for i in picks]
@@ -108,7 +106,7 @@ def run_search(
             ],
             "asked": asked,
             "teacher": {"arch": arch_to_json(experiment.teacher.arch), **teacher},
-            "space": experiment.count(),
+            "space": experiment.num_archs(),
             "proxy": experiment.config.search.proxy,
             "sampler": experiment.config.search.sampler,
             "latency": how.conditions(),
@@ -134,7 +132,7 @@ def _sampled_trials(
         superlms,
         lambda arch: latency_table.trial_fields(ask(arch))["latency_ms"],
         # A named Arch is taken whatever it costs.
-        None if experiment.config.search.arch else bounds.get("latency_ms"),
+        None if experiment.config.search.fixed_arch else bounds.get("latency_ms"),
         how.conditions(),
         task,
         stage,
@@ -162,12 +160,12 @@ def _listed_trials(experiment, workdir, superlms, task, stage) -> dict[AnyArch, 
         study_storage.upload_study(folder)
 
     def flops(arch):
-        return experiment.budget.counted(experiment.cost(arch))["flops"]
+        return experiment.budget.convention_costs(experiment.cost(arch))["flops"]
 
     there = multihost.on_first_process(known)
     missing = [arch for arch in experiment.affordable if arch not in there]
     log.say(
-        f"{stage}: {len(experiment.affordable)} of {experiment.count()} "
+        f"{stage}: {len(experiment.affordable)} of {experiment.num_archs()} "
         "sub-networks are within the bounds on parameters and multiply-adds, "
         f"{len(missing)} to evaluate by {name!r}: "
         f"{proxies.PROXIES[name]}"
@@ -214,8 +212,8 @@ def _student_latencies(
     teacher, the picks, and what the table of earlier searches knows of the front."""
     path = folder / "latency.json"
     known = latency_table.read_table(path)
-    teacher, sizes = experiment.teacher, experiment.sizes
-    networks = {"teacher": (teacher.arch, teacher.sizes, teacher.params)}
+    teacher, dims = experiment.teacher, experiment.dims
+    networks = {"teacher": (teacher.arch, teacher.dims, teacher.params)}
 
     @functools.cache  # On this host, whatever the mesh is.
     def weights_of(home):
@@ -223,17 +221,17 @@ def _student_latencies(
 
     for arch in dict.fromkeys([*picks, *on_front]):
         there = multihost.on_first_process(
-            functools.partial(latency_table.find_latency, known, arch, sizes, how, True)
+            functools.partial(latency_table.find_latency, known, arch, dims, how, True)
         )
         if not (there or arch in picks):
             continue
         student = None
         if not there:
             home = experiment.affordable[arch]
-            envelope = experiment.envelope(experiment.spaces[home])
+            envelope = experiment.superlm_arch(experiment.spaces[home])
             student = extract.extract(weights_of(home), envelope, arch)
             student = jax.tree.map(jnp.asarray, student)
-        networks[str(arch)] = (arch, sizes, student)
+        networks[str(arch)] = (arch, dims, student)
     made = latency_table.take_latencies(
         known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
     )
@@ -256,12 +254,14 @@ def choose_arch(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, 
     limit = bounds.get("latency_ms")
     source = teacher["latency_source"]
     candidates = list(trials)
-    if limit is not None and not experiment.config.search.arch:
+    if limit is not None and not experiment.config.search.fixed_arch:
         candidates = [a for a in timed if trials[a]["latency_ms"] <= limit]
         listed = experiment.config.search.sampler == "all"
-        where = " of the front (latency.at_most)" if listed else " that were tried"
+        where = (
+            " of the front (latency.max_measurements)" if listed else " that were tried"
+        )
         if not candidates:
-            raise experiment.budget.nothing_left(
+            raise experiment.budget.infeasible_error(
                 {"latency_ms": limit},
                 {arch: trials[arch] for arch in timed},
                 f"{len(timed)} {source} Archs{where}",
@@ -271,9 +271,9 @@ def choose_arch(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, 
     close = [a for a in candidates if trials[a]["proxy"] <= lowest + tolerance]
     key = "proxy" if tolerance == 0 else "flops"
     chosen = min(close, key=lambda arch: (trials[arch][key], trials[arch]["proxy"]))
-    if experiment.config.search.arch:
+    if experiment.config.search.fixed_arch:
         return chosen, (
-            f"the Arch that search.arch names (proxy {trials[chosen]['proxy']:.4f})"
+            f"the Arch that search.fixed_arch names (proxy {trials[chosen]['proxy']:.4f})"
         )
     told = ", ".join(f"{key} <= {bound:.4g}" for key, bound in bounds.items())
     count = len(candidates)
@@ -287,7 +287,7 @@ def choose_arch(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, 
     if limit is not None and len(timed) < len(on_front):
         reason += (
             f"; {len(on_front) - len(timed)} Archs of the front were not {source} and "
-            "could not be chosen: raise latency.at_most to let them in"
+            "could not be chosen: raise latency.max_measurements to let them in"
         )
     near = trials[chosen].get("latency_spread_ms", 0.0)
     if limit is not None and trials[chosen]["latency_ms"] + near > limit:

@@ -7,7 +7,7 @@ from autodistill_jax import log, sharding, storage
 from autodistill_jax.data import loader
 from autodistill_jax.experiment import programs
 from autodistill_jax.experiment import workdir as common
-from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.experiment import Experiment, latency_conditions
 from autodistill_jax.experiment.text_rows import text_rows
 from autodistill_jax.latency import table
 from autodistill_jax.models import heads
@@ -18,7 +18,7 @@ def run_transfer(
     experiment: Experiment, workdir: epath.Path, stage: str = "transfer"
 ) -> None:
     """Leaves transfer/<name>/, the weights of the chosen Arch and of the next best of the
-    front, `flash.winners` in all; goes on from the last checkpoints."""
+    front, `flash_distillation.top_k` in all; goes on from the last checkpoints."""
     config = experiment.config
     if config.search.proxy != "flash":
         log.say(f"{stage}: off (search.proxy is {config.search.proxy}, not flash)")
@@ -31,7 +31,7 @@ def run_transfer(
             log.say(f"{stage}: done already, {path}")
             continue
         made = programs.blockwise_transfer(experiment, arch)
-        if experiment.teacher.head is None:
+        if experiment.teacher.mlm_head is None:
             log.say(
                 f"{stage}: the teacher has no masked-word head: the last stage has no "
                 f"soft labels, but {' + '.join(made.objective.weights)}"
@@ -52,7 +52,7 @@ def run_transfer(
                 f"transfer/{arch.name}", done, values
             ),
             kept=checkpoint.checkpoint_manager(path.parent / "checkpoints"),
-            save_every=config.distill.save_every,
+            save_every=config.distill.checkpoint_every_steps,
         )
         weights = jax.tree.map(sharding.to_host, heads.encoder_params(params))
         _remeasure_latency(experiment, workdir, arch, weights, stage)
@@ -62,13 +62,10 @@ def run_transfer(
 
 def _remeasure_latency(experiment, workdir, arch, weights, stage) -> None:
     """The latency of what is handed over stands in front.json: of its own weights."""
-    settings = experiment.config.latency
-    how = table.LatencyConditions(
-        *(settings[name] for name in table.LatencyConditions._fields)
-    )
+    how = latency_conditions(experiment.config)
     path = workdir / "search" / "latency.json"
     known = table.read_table(path)
-    networks = {str(arch): (arch, experiment.sizes, weights)}
+    networks = {str(arch): (arch, experiment.dims, weights)}
     made = table.take_latencies(
         known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
     )

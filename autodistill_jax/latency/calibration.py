@@ -11,13 +11,13 @@ from autodistill_jax.archs.cost import ModelDims, cost
 
 
 def latency_features(
-    arch: AnyArch, sizes: ModelDims, batch: int, length: int
+    arch: AnyArch, dims: ModelDims, batch: int, length: int
 ) -> dict[str, float]:
     """What a latency is predicted from without a compiler: the multiply-adds of a pass,
     the bytes of the weights that it reads (float32, without the word table), its layers.
     """
-    made = cost(arch, sizes, length)
-    words = sizes.vocab * (sizes.embedding or arch.hidden)
+    made = cost(arch, dims, length)
+    words = dims.vocab * (dims.embedding or arch.hidden)
     return {
         "multiply_adds": batch * made["flops"],
         "weight_bytes": 4 * (made["params"] - words),

@@ -100,7 +100,7 @@ def compiled_conditions(
 
 
 def estimate_latency(
-    arch: AnyArch, sizes: ModelDims, *, target: str, batch: int, length: int, dtype: str
+    arch: AnyArch, dims: ModelDims, *, target: str, batch: int, length: int, dtype: str
 ) -> dict[str, Any]:
     """Seconds of one forward pass, layers unrolled, by three estimates side by side.
 
@@ -127,11 +127,11 @@ def estimate_latency(
         memory.
     """
     chip, device = CHIPS[target], _target_device(target)
-    weights = jax.eval_shape(functools.partial(_abstract_weights, arch, sizes, dtype))
-    made = _compile_forward(arch, sizes, weights, device, batch, length, dtype)
+    weights = jax.eval_shape(functools.partial(_abstract_weights, arch, dims, dtype))
+    made = _compile_forward(arch, dims, weights, device, batch, length, dtype)
     memory = made.memory_analysis()
     traffic = _min_traffic_bytes(weights, arch, batch, length)
-    operations = 2 * batch * cost(arch, sizes, length)["flops"]
+    operations = 2 * batch * cost(arch, dims, length)["flops"]
     three = {
         "cycles_seconds": hlo.count_executed(made.as_text()).cycles / chip.clock,
         "roofline_seconds": max(operations / chip.peak, traffic / chip.bandwidth),
@@ -209,25 +209,27 @@ def _min_traffic_bytes(
 
 
 def _abstract_weights(
-    arch: AnyArch, sizes: ModelDims, dtype: str
+    arch: AnyArch, dims: ModelDims, dtype: str
 ) -> dict[str, jax.Array]:
-    module = build.build_module(arch, sizes)
+    module = build.build_module(arch, dims)
     return measure.serving_params(build.init_params(module, jax.random.key(0)), dtype)
 
 
 def _compile_forward(
     arch: AnyArch,
-    sizes: ModelDims,
+    dims: ModelDims,
     weights: dict[str, jax.ShapeDtypeStruct],
     device: jax.Device,
     batch: int,
     length: int,
     dtype: str,
 ) -> jax.stages.Compiled:
-    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-    forward = measure.forward_fn(arch, sizes, dtype)
+    input_ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    forward = measure.forward_fn(arch, dims, dtype)
     try:
-        return measure.lower_for_device(forward, (weights, ids, ids), device).compile()
+        return measure.lower_for_device(
+            forward, (weights, input_ids, input_ids), device
+        ).compile()
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
@@ -235,5 +237,5 @@ def _compile_forward(
         told = str(error).splitlines()[0].partition(": ")[2].rstrip(".")
         raise UserError(
             f"{arch} at batch {batch} x {length} does not fit into one chip: {told}; "
-            "give a smaller latency.batch or latency.length"
+            "give a smaller latency.batch or latency.max_seq_length"
         ) from error

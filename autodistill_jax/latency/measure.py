@@ -41,14 +41,14 @@ def measure_latency(
       {name: {arch, seconds (the median), minimum, spread (90th - 10th percentile),
       runs, source: "measured", device, batch, length, dtype, jax}}.
     """
-    vocab = min(sizes.vocab for _, sizes, _ in networks.values())
-    ids = np.random.default_rng(0).integers(0, vocab, (batch, length))
-    ids = jnp.asarray(ids, jnp.int32)
+    vocab = min(dims.vocab for _, dims, _ in networks.values())
+    input_ids = np.random.default_rng(0).integers(0, vocab, (batch, length))
+    input_ids = jnp.asarray(input_ids, jnp.int32)
     calls = []
-    for arch, sizes, params in networks.values():
+    for arch, dims, params in networks.values():
         own = jax.device_put(serving_params(params, dtype))
-        args = (own, ids, jnp.ones_like(ids))
-        calls.append((forward_fn(arch, sizes, dtype), args))
+        args = (own, input_ids, jnp.ones_like(input_ids))
+        calls.append((forward_fn(arch, dims, dtype), args))
     made = {}
     for (name, (arch, *_)), times in zip(networks.items(), device_times(calls, runs)):
         low, high = np.percentile(times, (10, 90))
@@ -63,13 +63,13 @@ def measure_latency(
     return made
 
 
-def forward_fn(arch: AnyArch, sizes: ModelDims, dtype: str) -> Callable:
+def forward_fn(arch: AnyArch, dims: ModelDims, dtype: str) -> Callable:
     """The pass that a latency is of: (`serving_params` weights, ids, tokens) -> the last hidden
     states, layers unrolled."""
-    module = build.build_module(arch, sizes, dtype=jnp.dtype(dtype), unroll=True)
+    module = build.build_module(arch, dims, dtype=jnp.dtype(dtype), unroll=True)
 
-    def run(params: dict, ids: jax.Array, tokens: jax.Array) -> jax.Array:
-        return module.apply({"params": params}, ids, tokens).hidden
+    def run(params: dict, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, input_ids, attention_mask).hidden
 
     return run
 

@@ -57,7 +57,7 @@ def read_table(path: epath.Path) -> LatencyTable:
 def find_latency(
     table: LatencyTable,
     arch: AnyArch,
-    sizes: ModelDims,
+    dims: ModelDims,
     how: LatencyConditions,
     trained: bool = False,
 ) -> dict[str, Any] | None:
@@ -65,7 +65,7 @@ def find_latency(
 
     trained: only one that was measured on trained weights, not on random ones.
     """
-    wanted = {"network": _network_key(arch, sizes), **how.conditions()}
+    wanted = {"network": _network_key(arch, dims), **how.conditions()}
     if trained and not how.target:
         wanted["weights"] = "trained"
     for entry in reversed(table[how.source]):
@@ -102,16 +102,16 @@ def take_latencies(
     if how.target:
         new = multihost.on_first_process(
             lambda: {
-                name: estimate.estimate_latency(arch, sizes, target=how.target, **given)
-                for name, (arch, sizes, _) in missing.items()
+                name: estimate.estimate_latency(arch, dims, target=how.target, **given)
+                for name, (arch, dims, _) in missing.items()
             }
         )
     else:  # By every process on a device of its own: the first one's is what stands.
         new = measure.measure_latency(missing, **given, runs=how.runs)
         new = multihost.on_first_process(lambda: new)
-    for name, (arch, sizes, _) in missing.items():
+    for name, (arch, dims, _) in missing.items():
         kind = {} if how.target else {"weights": "trained" if trained else "random"}
-        made[name] = {"network": _network_key(arch, sizes), **kind, **new[name]}
+        made[name] = {"network": _network_key(arch, dims), **kind, **new[name]}
         table[how.source].append(made[name])
         tell(f"{name}: {format_latency(made[name])}")
     return made
@@ -174,9 +174,9 @@ def _matches(entry: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return all(entry.get(key) == value for key, value in wanted.items())
 
 
-def _network_key(arch: AnyArch, sizes: ModelDims) -> dict[str, Any]:
+def _network_key(arch: AnyArch, dims: ModelDims) -> dict[str, Any]:
     # The heads in the sizes are the teacher's: nothing here depends on them.
     return {
         "arch": dataclasses.asdict(arch),
-        "sizes": sizes._replace(heads=0)._asdict(),
+        "sizes": dims._replace(reference_heads=0)._asdict(),
     }

@@ -86,13 +86,13 @@ class CompiledProgram(NamedTuple):
     """A program's bytes on one device, by part (none where it did not fit), and in all;
     and the program (None, then)."""
 
-    parts: dict[str, int]
-    needed: int
-    made: jax.stages.Compiled | None = None
+    bytes_by_part: dict[str, int]
+    total_bytes: int
+    executable: jax.stages.Compiled | None = None
 
     @property
     def text(self) -> str:
-        return self.made.as_text()
+        return self.executable.as_text()
 
 
 def compile_program(lowered: jax.stages.Lowered) -> CompiledProgram:

@@ -34,7 +34,7 @@ class Bert(nn.Module):
 
     Attributes:
       arch: sizes of the parameters (ints).
-      sizes: vocabulary, positions and whatever else is not elastic.
+      dims: vocabulary, positions and whatever else is not elastic.
       space: of a SuperLM, the Space whose sub-networks it can run; else None.
       dtype: of the products' operands; parameters, sums, softmax and LayerNorm are f32.
       dropout: rate, in force where a call gives a random key.
@@ -46,7 +46,7 @@ class Bert(nn.Module):
     """
 
     arch: Arch
-    sizes: ModelDims = BERT_DIMS
+    dims: ModelDims = BERT_DIMS
     space: Space | None = None
     dtype: Any = jnp.float32
     dropout: float = 0.0
@@ -57,11 +57,11 @@ class Bert(nn.Module):
     @nn.compact
     def __call__(
         self,
-        ids: Int[Array | np.ndarray, "B L"],
-        tokens: Array | np.ndarray,
+        input_ids: Int[Array | np.ndarray, "B L"],
+        attention_mask: Array | np.ndarray,
         arch: Arch | None = None,
         *,
-        types: Array | np.ndarray | None = None,
+        token_type_ids: Array | np.ndarray | None = None,
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
@@ -70,11 +70,11 @@ class Bert(nn.Module):
         """One forward pass.
 
         Args:
-          ids: token ids, [B, L].
-          tokens: 1 where there is a token, 0 where there is padding, [B, L].
+          input_ids: token ids, [B, L].
+          attention_mask: 1 where there is a token, 0 where there is padding, [B, L].
           arch: the sub-network to run, fields int32 arrays; a module without a
             `space` is one network and runs itself.
-          types: segment ids, [B, L]; zeros if None.
+          token_type_ids: segment ids, [B, L]; zeros if None.
           key: random key for dropout; None turns dropout off.
           qkv: also return the last layer's queries, keys and values.
           states: also return all hidden states (not in a SuperLM).
@@ -84,23 +84,23 @@ class Bert(nn.Module):
         embeddings = params.embeddings
         space = self.space if arch is not None else None
         arch = self.arch if space is None else arch
-        batch, length = ids.shape
-        tokens = tokens.astype(bool)
+        batch, length = input_ids.shape
+        attention_mask = attention_mask.astype(bool)
         keys = list(jax.random.split(key, 2)) if key is not None else [None, None]
 
         norm = functools.partial(
-            layer_norm, n=arch.hidden, epsilon=self.sizes.norm_epsilon
+            layer_norm, n=arch.hidden, epsilon=self.dims.norm_epsilon
         )
-        x = encoder.embedding_lookup(embeddings["word"], ids, self.mesh)
+        x = encoder.embedding_lookup(embeddings["word"], input_ids, self.mesh)
         x = x + embeddings["position"][:length]
         # RoBERTa has one type, whatever a tokenizer says of the second text.
-        kinds = jnp.zeros_like(ids) if types is None else types
-        x = x + embeddings["type"][jnp.minimum(kinds, self.sizes.types - 1)]
+        kinds = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        x = x + embeddings["type"][jnp.minimum(kinds, self.dims.types - 1)]
         x = x.reshape(batch * length, -1)
-        wide = self.sizes.embedding or arch.hidden
+        wide = self.dims.embedding or arch.hidden
         x = norm(x, embeddings["norm_scale"], embeddings["norm_bias"], n=wide)
         x = dropout(x, self.dropout, keys[0])
-        if self.sizes.embedding:
+        if self.dims.embedding:
             x = einsum_f32acc("te,ed->td", x, embeddings["project_kernel"], self.dtype)
             x = x + embeddings["project_bias"]
             if space is not None:
@@ -114,16 +114,16 @@ class Bert(nn.Module):
                 arch,
                 "hidden",
                 parts=sharding.num_tensor_shards(self.mesh),
-                units=self.arch.units,
+                units=self.arch.shardable_axes,
                 platform=sharding.platform(self.mesh),
             )
             cuts = {"attention": cut("heads"), "ffn": cut("ffn")}
         layer = functools.partial(
             _bert_layer,
             norm=norm,
-            tokens=tokens,
+            attention_mask=attention_mask,
             head_size=self.arch.head_size,
-            activation=activation_fn(self.sizes.activation),
+            activation=activation_fn(self.dims.activation),
             dtype=self.dtype,
             rate=self.dropout,
             mesh=self.mesh,
@@ -134,19 +134,19 @@ class Bert(nn.Module):
 
     def _parameters(self):
         """Parameters with their logical axes; layers stacked along `layers`."""
-        arch, sizes = self.arch, self.sizes
+        arch, dims = self.arch, self.dims
         size = {
-            "vocab": sizes.vocab,
-            "position": sizes.positions,
-            "type": sizes.types,
-            "embedding": sizes.embedding,
+            "vocab": dims.vocab,
+            "position": dims.positions,
+            "type": dims.types,
+            "embedding": dims.embedding,
             "layers": arch.layers,
             "hidden": arch.hidden,
             "heads": arch.width,
             "ffn": arch.ffn,
             "qkv": 3,
         }
-        wide = "embedding" if sizes.embedding else "hidden"
+        wide = "embedding" if dims.embedding else "hidden"
         spec = {
             "word": (normal_init, ("vocab", wide)),
             "position": (normal_init, ("position", wide)),
@@ -154,7 +154,7 @@ class Bert(nn.Module):
             "norm_scale": (ones_init, (wide,)),
             "norm_bias": (zeros_init, (wide,)),
         }
-        if sizes.embedding:
+        if dims.embedding:
             spec["project_kernel"] = (normal_init, ("embedding", "hidden"))
             spec["project_bias"] = (zeros_init, ("hidden",))
         layer = {
@@ -179,7 +179,7 @@ class Bert(nn.Module):
 
 
 def _bert_layer(
-    p, carry, cuts, *, norm, tokens, head_size, activation, dtype, rate, mesh
+    p, carry, cuts, *, norm, attention_mask, head_size, activation, dtype, rate, mesh
 ):
     """One encoder layer, [T, D] -> [T, D], in four pieces that `elastic` may cut."""
     split = functools.partial(sharding.split_channels, mesh=mesh)
@@ -206,8 +206,8 @@ def _bert_layer(
     )
     qkv = split(qkv)
 
-    def attend(qkv, kernel, bias, tokens, *key):
-        context = attention(qkv, tokens, head_size, dtype, rate, *key)
+    def attend(qkv, kernel, bias, attention_mask, *key):
+        context = attention(qkv, attention_mask, head_size, dtype, rate, *key)
         return einsum_f32acc("tw,wd->td", context, kernel, dtype) + bias
 
     random = () if key is None else (keys[0],)
@@ -217,7 +217,7 @@ def _bert_layer(
         (qkv, p["attention_kernel"], p["attention_bias"]),
         ((None, None, "heads"), ("heads", "hidden"), ("hidden",)),
         (None, "hidden"),
-        constants=(tokens, *random),
+        constants=(attention_mask, *random),
     )
     x = x + dropout(split(y, whole=True), rate, keys[1])
     x = norm(x, p["attention_norm_scale"], p["attention_norm_bias"])

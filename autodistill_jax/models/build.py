@@ -12,9 +12,9 @@ from autodistill_jax.models.mobilebert import MobileBert
 Module = Bert | MobileBert
 
 
-def build_module(arch: AnyArch, sizes: ModelDims, **settings) -> Module:
+def build_module(arch: AnyArch, dims: ModelDims, **settings) -> Module:
     """The module of an Arch's family; settings: its further attributes."""
-    return {Arch: Bert, MobileArch: MobileBert}[type(arch)](arch, sizes, **settings)
+    return {Arch: Bert, MobileArch: MobileBert}[type(arch)](arch, dims, **settings)
 
 
 def param_axes(module: Module) -> dict[str, tuple[str, ...]]:

@@ -67,12 +67,12 @@ def choose_slices(
     dealt = units if units and parts > 1 else {}
     whole = {axis: parts * unit for axis, unit in dealt.items()}
     big = space.largest()
-    limits = {axis: big.channels(axis) for axis in axes}
+    limits = {axis: big.num_channels(axis) for axis in axes}
     archs = (
         dataclasses.replace(big, **dict(zip(axes, some)))
-        for some in space.combined(*axes)
+        for some in space.axis_values_product(*axes)
     )
-    sizes = [tuple(other.channels(axis) for axis in axes) for other in archs]
+    sizes = [tuple(other.num_channels(axis) for axis in axes) for other in archs]
     tile, tiles, rounded = 1, [1] * len(axes), sizes
     while len(rounded) > most and not exact:
         tile = first_tile if tile == 1 else tile * 2
@@ -83,7 +83,7 @@ def choose_slices(
     branch = np.asarray(
         [rounded.index(_round_up(s, tiles, limits.values())) for s in sizes]
     )
-    now = jnp.stack([jnp.asarray(arch.channels(axis), jnp.int32) for axis in axes])
+    now = jnp.stack([jnp.asarray(arch.num_channels(axis), jnp.int32) for axis in axes])
     position = jnp.argmax((jnp.asarray(sizes) == now).all(axis=1))
     counts = dict(zip(axes, now)) if tile > 1 else {}
     options = tuple(dict(zip(axes, size)) for size in rounded)

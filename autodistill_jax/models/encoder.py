@@ -95,16 +95,18 @@ def encoder_parameters(
     )
 
 
-def embedding_lookup(table: jax.Array, ids: jax.Array, mesh: Mesh | None) -> jax.Array:
+def embedding_lookup(
+    table: jax.Array, input_ids: jax.Array, mesh: Mesh | None
+) -> jax.Array:
     """table[ids], [B, L, E]. No device gathers the table: each looks its channels up for
     all rows of its `fsdp` group, which are then handed round."""
     if mesh is None or mesh.shape["fsdp"] == 1:
-        return table[ids]
+        return table[input_ids]
     if table.shape[1] % mesh.shape["fsdp"]:  # Then it is gathered after all.
-        found = sharding.constrain(table, mesh)[ids]
+        found = sharding.constrain(table, mesh)[input_ids]
     else:
         table = sharding.constrain(table, mesh, None, "fsdp")
-        found = table[sharding.constrain(ids, mesh, "data")]
+        found = table[sharding.constrain(input_ids, mesh, "data")]
         found = sharding.constrain(found, mesh, "data", None, "fsdp")
     return sharding.constrain(found, mesh, sharding.BATCH_AXES)
 
@@ -137,7 +139,7 @@ def run_layers(
     stack, pooler = params.stack, params.pooler
     mesh, parts = module.mesh, sharding.num_tensor_shards(module.mesh)
     # Where one trace has many widths, channels are dealt out over the devices.
-    dealt = module.arch.units if space is not None and parts > 1 else None
+    dealt = module.arch.shardable_axes if space is not None and parts > 1 else None
 
     def body(p, carry, on=None):
         carry = dict(carry, x=sharding.constrain(carry["x"], mesh, sharding.BATCH_AXES))
@@ -161,8 +163,8 @@ def run_layers(
         if qkv:
             carry["qkvs"] = jnp.zeros((there - 1, *carry["qkv"].shape), x.dtype)
     carry = elastic.scan_layers(body, stack, carry, arch, space, depth)
-    if qkv and dealt and module.arch.qkv in dealt:
-        unit = dealt[module.arch.qkv]
+    if qkv and dealt and module.arch.qkv_axis in dealt:
+        unit = dealt[module.arch.qkv_axis]
         carry["qkv"] = sharding.deinterleave(carry["qkv"], 2, parts, unit)
 
     def shaped(name, *before):

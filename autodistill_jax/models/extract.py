@@ -25,8 +25,8 @@ def extract(params: dict, there: AnyArch, arch: AnyArch) -> dict:
     check_fits(there, arch)
     projection = params.get("embeddings_project_kernel")
     embedding = 0 if projection is None else projection.shape[0]
-    sizes = ModelDims(vocab=2, positions=2, embedding=embedding)
-    names = build.param_axes(build.build_module(there, sizes))
+    dims = ModelDims(vocab=2, positions=2, embedding=embedding)
+    names = build.param_axes(build.build_module(there, dims))
     return {
         name: _slice_param(x, names[name], there, arch) for name, x in params.items()
     }
@@ -46,7 +46,7 @@ def check_fits(there: AnyArch, arch: AnyArch) -> None:
         )
     for axis in arch.axes:
         # A bottleneck's heads split what there is, in whatever number.
-        if axis == "heads" and arch.qkv != "heads":
+        if axis == "heads" and arch.qkv_axis != "heads":
             continue
         if getattr(arch, axis) > getattr(there, axis):
             raise UserError(
@@ -65,5 +65,5 @@ def _slice_param(x, names, there, arch):
         if axis == "layers":
             x = x[np.asarray(kept_layers(arch.layers, there.layers))]
         elif axis in arch.axes:
-            x = x[(slice(None),) * dimension + (slice(arch.channels(axis)),)]
+            x = x[(slice(None),) * dimension + (slice(arch.num_channels(axis)),)]
     return x

@@ -14,42 +14,42 @@ from autodistill_jax.models.encoder import normal_init
 from autodistill_jax.models.layers import activation_fn, einsum_f32acc, layer_norm
 
 
-def mlm_head_width(sizes: ModelDims, hidden: Any) -> Any:
+def mlm_head_width(dims: ModelDims, hidden: Any) -> Any:
     """Channels of the head: the word embeddings' (ELECTRA's are of their own width), but
     MobileBERT's head is as wide as the network."""
-    if sizes.family == "mobilebert":
+    if dims.family == "mobilebert":
         return hidden
-    return sizes.embedding or hidden
+    return dims.embedding or hidden
 
 
-def init_mlm_head(hidden: int, sizes: ModelDims) -> dict[str, jax.Array]:
+def init_mlm_head(hidden: int, dims: ModelDims) -> dict[str, jax.Array]:
     """A head from [.., hidden] to the vocabulary.
 
     It starts at the identity, which on a frozen body learns faster than a random start.
     """
-    wide = mlm_head_width(sizes, hidden)
+    wide = mlm_head_width(dims, hidden)
     made = {
         "mlm_kernel": jnp.eye(hidden, wide),
         "mlm_bias": jnp.zeros((wide,)),
         "mlm_norm_scale": jnp.ones((wide,)),
         "mlm_norm_bias": jnp.zeros((wide,)),
-        "mlm_out_bias": jnp.zeros((sizes.vocab,)),
+        "mlm_out_bias": jnp.zeros((dims.vocab,)),
     }
-    if more := _extra_channels(sizes, hidden):
-        made["mlm_more"] = jnp.zeros((more, sizes.vocab))
+    if more := _extra_channels(dims, hidden):
+        made["mlm_more"] = jnp.zeros((more, dims.vocab))
     return made
 
 
-def _extra_channels(sizes: ModelDims, hidden: int) -> int:
+def _extra_channels(dims: ModelDims, hidden: int) -> int:
     """Channels of MobileBERT's head that its word embeddings have not."""
-    return max(hidden - sizes.embedding, 0) if sizes.family == "mobilebert" else 0
+    return max(hidden - dims.embedding, 0) if dims.family == "mobilebert" else 0
 
 
 def slice_mlm_head(
-    head: Mapping[str, Any], hidden: int, sizes: ModelDims
+    head: Mapping[str, Any], hidden: int, dims: ModelDims
 ) -> dict[str, Any]:
     """The head of a student: of its first channels, as the student is of its teacher's."""
-    wide = mlm_head_width(sizes, hidden)
+    wide = mlm_head_width(dims, hidden)
     made = {
         "mlm_kernel": head["mlm_kernel"][:hidden, :wide],
         "mlm_bias": head["mlm_bias"][:wide],
@@ -57,7 +57,7 @@ def slice_mlm_head(
         "mlm_norm_bias": head["mlm_norm_bias"][:wide],
         "mlm_out_bias": head["mlm_out_bias"],
     }
-    if more := _extra_channels(sizes, hidden):
+    if more := _extra_channels(dims, hidden):
         made["mlm_more"] = head["mlm_more"][:more]
     return made
 
@@ -68,7 +68,7 @@ def mlm_logits(
     hidden: Float[Array, "B L D"],
     places: Array,
     n: Any,
-    sizes: ModelDims,
+    dims: ModelDims,
     dtype: Any = jnp.float32,
     mesh: Mesh | None = None,
 ) -> Float[Array, "B K V"]:
@@ -82,15 +82,15 @@ def mlm_logits(
     x = x.reshape(batch * count, -1)
     x = einsum_f32acc("td,de->te", x, head["mlm_kernel"], dtype) + head["mlm_bias"]
     x = layer_norm(
-        activation_fn(sizes.activation)(x),
+        activation_fn(dims.activation)(x),
         head["mlm_norm_scale"],
         head["mlm_norm_bias"],
-        n=mlm_head_width(sizes, n),
-        epsilon=sizes.norm_epsilon,
+        n=mlm_head_width(dims, n),
+        epsilon=dims.norm_epsilon,
     )
     made = head["mlm_out_bias"]
     if "mlm_more" in head:  # What is wider than the embeddings.
-        x, more = jnp.split(x, [sizes.embedding], axis=1)
+        x, more = jnp.split(x, [dims.embedding], axis=1)
         made = made + einsum_f32acc("td,dv->tv", more, head["mlm_more"], dtype)
     # Whole first: from one split straight to another the compiler does the same, worse.
     table = sharding.constrain(embeddings[:, : x.shape[1]], mesh)

@@ -30,20 +30,20 @@ def activation_fn(name: str):
 
 def attention(
     qkv: Float[Array, "T 3 W"],
-    tokens: Array | np.ndarray,
+    attention_mask: Array | np.ndarray,
     head_size: int,
     dtype: Any = jnp.float32,
     rate: float = 0.0,
     key: jax.Array | None = None,
 ) -> Float[Array, "T W"]:
-    """Scaled dot-product attention; padding (tokens 0, [B, L]) is never attended to."""
-    batch, length = tokens.shape
+    """Scaled dot-product attention; padding (attention_mask 0, [B, L]) is never attended to."""
+    batch, length = attention_mask.shape
     qkv_CBHLK = jnp.transpose(
         qkv.reshape(batch, length, 3, -1, head_size), (2, 0, 3, 1, 4)
     )
     query, key_, value = qkv_CBHLK
     scores = einsum_f32acc("bhlk,bhmk->bhlm", query * head_size**-0.5, key_, dtype)
-    scores = jnp.where(tokens[:, None, None, :], scores, -1e30)
+    scores = jnp.where(attention_mask[:, None, None, :], scores, -1e30)
     weights = dropout(jax.nn.softmax(scores, axis=-1), rate, key)
     if key is not None and rate:
         # Apart from the product: libtpu 0.0.42 crashes where it fuses the random numbers

@@ -47,7 +47,7 @@ class MobileBert(nn.Module):
     """
 
     arch: MobileArch
-    sizes: ModelDims = MOBILEBERT_DIMS
+    dims: ModelDims = MOBILEBERT_DIMS
     space: Space | None = None
     dtype: Any = jnp.float32
     dropout: float = 0.0
@@ -58,11 +58,11 @@ class MobileBert(nn.Module):
     @nn.compact
     def __call__(
         self,
-        ids: Int[Array | np.ndarray, "B L"],
-        tokens: Array | np.ndarray,
+        input_ids: Int[Array | np.ndarray, "B L"],
+        attention_mask: Array | np.ndarray,
         arch: MobileArch | None = None,
         *,
-        types: Array | np.ndarray | None = None,
+        token_type_ids: Array | np.ndarray | None = None,
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
@@ -73,13 +73,13 @@ class MobileBert(nn.Module):
         embeddings = params.embeddings
         space = self.space if arch is not None else None
         arch = self.arch if space is None else arch
-        batch, length = ids.shape
-        tokens = tokens.astype(bool)
+        batch, length = input_ids.shape
+        attention_mask = attention_mask.astype(bool)
         keys = list(jax.random.split(key, 2)) if key is not None else [None, None]
-        kind = {"layer_norm": layer_norm, "no_norm": no_norm}[self.sizes.norm]
-        norm = functools.partial(kind, epsilon=self.sizes.norm_epsilon)
+        kind = {"layer_norm": layer_norm, "no_norm": no_norm}[self.dims.norm]
+        norm = functools.partial(kind, epsilon=self.dims.norm_epsilon)
 
-        word = encoder.embedding_lookup(embeddings["word"], ids, self.mesh)
+        word = encoder.embedding_lookup(embeddings["word"], input_ids, self.mesh)
         # Each token with its neighbours, the next one first; nothing beyond the ends.
         after = jnp.pad(word[:, 1:], ((0, 0), (0, 1), (0, 0)))
         before = jnp.pad(word[:, :-1], ((0, 0), (1, 0), (0, 0)))
@@ -90,9 +90,9 @@ class MobileBert(nn.Module):
             embeddings["trigram_kernel"],
             self.dtype,
         )
-        kinds = jnp.zeros_like(ids) if types is None else types
+        kinds = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         place = embeddings["position"][:length] + embeddings["trigram_bias"]
-        place = place + embeddings["type"][jnp.minimum(kinds, self.sizes.types - 1)]
+        place = place + embeddings["type"][jnp.minimum(kinds, self.dims.types - 1)]
         x = x + place.reshape(batch * length, -1)
         scale, bias = embeddings["norm_scale"], embeddings["norm_bias"]
         x = norm(x, scale, bias, n=arch.hidden, epsilon=_TORCH_EPSILON)
@@ -110,16 +110,18 @@ class MobileBert(nn.Module):
                 "bottleneck": cut("bottleneck"),
                 # Heads split what there is: their number must be exact.
                 "heads": cut("bottleneck", "heads", exact=True),
-                "ffn": cut("bottleneck", "ffn", parts=parts, units=self.arch.units),
+                "ffn": cut(
+                    "bottleneck", "ffn", parts=parts, units=self.arch.shardable_axes
+                ),
             }
         layer = functools.partial(
             _mobilebert_layer,
             arch=arch,
             heads=self.arch.heads,  # where no sub-network says otherwise
             norm=norm,
-            tokens=tokens,
-            reads=self.sizes.reads,
-            activation=activation_fn(self.sizes.activation),
+            attention_mask=attention_mask,
+            attention_input=self.dims.attention_input,
+            activation=activation_fn(self.dims.activation),
             dtype=self.dtype,
             rate=self.dropout,
             mesh=self.mesh,
@@ -130,14 +132,14 @@ class MobileBert(nn.Module):
 
     def _parameters(self):
         """Parameters with their logical axes; layers stacked along `layers`."""
-        arch, sizes = self.arch, self.sizes
-        first, second = ATTENTION_INPUTS[sizes.reads]
+        arch, dims = self.arch, self.dims
+        first, second = ATTENTION_INPUTS[dims.attention_input]
         size = {
-            "vocab": sizes.vocab,
-            "position": sizes.positions,
-            "type": sizes.types,
-            "embedding": sizes.embedding,
-            "trigram": 3 * sizes.embedding,
+            "vocab": dims.vocab,
+            "position": dims.positions,
+            "type": dims.types,
+            "embedding": dims.embedding,
+            "trigram": 3 * dims.embedding,
             "layers": arch.layers,
             "hidden": arch.hidden,
             "bottleneck": arch.bottleneck,
@@ -145,7 +147,7 @@ class MobileBert(nn.Module):
             "stacks": arch.stacks,
             "first": len(first),
             "second": len(second),
-            "norms": _num_input_norms(sizes.reads),
+            "norms": _num_input_norms(dims.attention_input),
         }
         embeddings = {
             "word": (normal_init, ("vocab", "embedding")),
@@ -186,17 +188,31 @@ class MobileBert(nn.Module):
             "kernel": (normal_init, ("hidden", "hidden")),
             "bias": (zeros_init, ("hidden",)),
         }
-        pooler = pooler if sizes.pooler else {}
+        pooler = pooler if dims.pooler else {}
         return encoder.encoder_parameters(self, size, embeddings, layer, pooler)
 
 
-def _num_input_norms(reads: str) -> int:
+def _num_input_norms(attention_input: str) -> int:
     """Bottlenecks of a block's input: each has a norm of its own."""
-    return sum(name in ("input", "keys") for name in ATTENTION_INPUTS[reads][0])
+    return sum(
+        name in ("input", "keys") for name in ATTENTION_INPUTS[attention_input][0]
+    )
 
 
 def _mobilebert_layer(
-    p, carry, cuts, *, arch, heads, norm, tokens, reads, activation, dtype, rate, mesh
+    p,
+    carry,
+    cuts,
+    *,
+    arch,
+    heads,
+    norm,
+    attention_mask,
+    attention_input,
+    activation,
+    dtype,
+    rate,
+    mesh,
 ):
     """One block, [T, D] -> [T, D], in pieces that `elastic` may cut."""
     split = functools.partial(sharding.split_channels, mesh=mesh)
@@ -220,10 +236,10 @@ def _mobilebert_layer(
         ((None, "hidden"), ("hidden", None, "bottleneck"), (None, "bottleneck")),
         (None, None, "bottleneck"),
     )
-    first, second = ATTENTION_INPUTS[reads]
+    first, second = ATTENTION_INPUTS[attention_input]
     parts = {name: made[:, i] for i, name in enumerate(first)}
     # The norms' order is the parts': input, then keys.
-    for i in range(_num_input_norms(reads)):
+    for i in range(_num_input_norms(attention_input)):
         scale, bias = p["first_norm_scale"][i], p["first_norm_bias"][i]
         parts[first[i]] = norm(parts[first[i]], scale, bias, n=arch.bottleneck)
     if second:
@@ -245,9 +261,9 @@ def _mobilebert_layer(
         parts |= {name: made[:, i] for i, name in enumerate(second)}
     qkv = jnp.stack([parts["query"], parts["key"], parts["value"]], axis=1)
 
-    def attend(qkv, kernel, bias, tokens, *key, heads=heads):
+    def attend(qkv, kernel, bias, attention_mask, *key, heads=heads):
         size = qkv.shape[-1] // heads
-        context = attention(qkv, tokens, size, dtype, rate, *key)
+        context = attention(qkv, attention_mask, size, dtype, rate, *key)
         return einsum_f32acc("ti,io->to", context, kernel, dtype) + bias
 
     random = () if key is None else (keys[0],)
@@ -257,7 +273,7 @@ def _mobilebert_layer(
         (qkv, p["attention_kernel"], p["attention_bias"]),
         ((None, None, "bottleneck"), ("bottleneck", "bottleneck"), ("bottleneck",)),
         (None, "bottleneck"),
-        constants=(tokens, *random),
+        constants=(attention_mask, *random),
         told=("heads",),
     )
     scale, bias = p["attention_norm_scale"], p["attention_norm_bias"]

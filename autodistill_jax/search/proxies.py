@@ -55,9 +55,9 @@ class ProxyInputs(NamedTuple):
     batch_size: int
     objective: Objective
     mesh: jax.sharding.Mesh
-    labelled: classification.ClassificationData | None = None
-    tuning: Mapping[str, Any] | None = None
-    tuned_module: Module | None = None
+    task_data: classification.ClassificationData | None = None
+    finetune_settings: Mapping[str, Any] | None = None
+    finetune_module: Module | None = None
     seed: int = 0
 
 
@@ -72,7 +72,7 @@ def check_proxy(name: str, field: str, weights: Mapping[str, float], task: str) 
         )
     if name == "pooled" and "pooled" not in weights:
         raise UserError(
-            f"{field} has 'pooled', but distill.terms has no pooled term whose matcher "
+            f"{field} has 'pooled', but distill.losses has no pooled term whose matcher "
             "it could use; add the term or take another proxy, e.g. 'similarity'"
         )
     if name in LABELLED_PROXIES and not task:
@@ -87,12 +87,12 @@ def check_heldout_size(
 ) -> None:
     """Raises UserError if "hidden" had too few tokens to fit so wide a network on: it
     would fit noise, and call narrow networks better."""
-    half = int(held_out["tokens"].sum()) // 2
+    half = int(held_out["attention_mask"].sum()) // 2
     if half < 10 * width:
         raise UserError(
             f"{field} has 'hidden', which fits {width} channels on {half} held-out "
             "tokens and needs ten a channel; take another proxy, e.g. 'agnostic', or "
-            f"give it {10 * width / max(half, 1):.1f} times as many (data, and search.rows)"
+            f"give it {10 * width / max(half, 1):.1f} times as many (data, and search.proxy_rows)"
         )
 
 
@@ -122,7 +122,7 @@ def proxy_objective(name: str, objective: Objective) -> Objective:
 def _loss_proxy(given: ProxyInputs) -> Proxy:
     """The mean held-out distillation terms; the teacher's targets are made once a call,
     and only one batch of them is held at a time."""
-    objective, vocab = given.objective, given.module.sizes.vocab
+    objective, vocab = given.objective, given.module.dims.vocab
 
     # The same words are hidden for every Arch, in whatever batches the rows come.
     held_out = jax.tree.map(
@@ -146,7 +146,7 @@ def _loss_proxy(given: ProxyInputs) -> Proxy:
         for rows in loader.eval_batches(held_out, given.batch_size):
             batch = loader.to_devices(rows, given.mesh)
             target = of_teacher(teacher_params, batch)
-            count += float(rows["rows"].sum())
+            count += float(rows["valid_rows"].sum())
             for arch in archs:
                 made = sums(given.params, batch, target, stack_archs([arch]))
                 totals[arch].append(made)
@@ -180,8 +180,10 @@ def _outputs_fn(given: ProxyInputs, side: Mapping, pooled: bool) -> Callable:
                 out = teacher(params, batch)
             else:
                 out = student(given.params, batch, stack_archs([arch]))
-            out = sharding.to_host(out)[rows["rows"]]
-            made.append(out if pooled else out[rows["tokens"][rows["rows"]] > 0])
+            out = sharding.to_host(out)[rows["valid_rows"]]
+            made.append(
+                out if pooled else out[rows["attention_mask"][rows["valid_rows"]] > 0]
+            )
         made = np.concatenate(made)
         return made if arch is None else made[:, : arch.hidden]
 
@@ -190,7 +192,7 @@ def _outputs_fn(given: ProxyInputs, side: Mapping, pooled: bool) -> Callable:
 
 def _similarity_proxy(given: ProxyInputs) -> Proxy:
     outputs = _outputs_fn(given, given.held_out, pooled=True)
-    count = len(given.held_out["ids"])
+    count = len(given.held_out["input_ids"])
     # Each text with its ten followers: pairs enough for a steady rank correlation.
     pairs = [(i, (i + step) % count) for step in range(1, 11) for i in range(count)]
     one, other = np.asarray(pairs).T
@@ -235,7 +237,7 @@ def _hidden_proxy(given: ProxyInputs) -> Proxy:
 
 
 def _probe_proxy(given: ProxyInputs) -> Proxy:
-    rows = given.labelled
+    rows = given.task_data
     params = heads.encoder_params(given.params)
 
     @jax.jit
@@ -265,10 +267,10 @@ def _probe_proxy(given: ProxyInputs) -> Proxy:
 
 def _finetune_proxy(given: ProxyInputs) -> Proxy:
     run = parallel_finetune(
-        given.tuned_module,
+        given.finetune_module,
         given.params,
-        given.labelled,
-        given.tuning,
+        given.task_data,
+        given.finetune_settings,
         given.objective.pooling,
         given.mesh,
     )

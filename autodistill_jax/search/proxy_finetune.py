@@ -90,7 +90,7 @@ def parallel_finetune(
             state = train(state, batch, seeds, now, archs)
         made = []
         for batch in loader.eval_batches(rows.dev, batch_size):
-            batch.pop("rows")
+            batch.pop("valid_rows")
             same = jax.device_put(_stack_trees([batch] * len(candidates)), there)
             made.append(sharding.to_host(predict(state["params"], same, archs)))
         made = np.concatenate(made, axis=1)[:, : len(rows.dev["label"])]

@@ -24,7 +24,7 @@ def flash_proxy(
     what: str,
     others: Sequence[float] = (),
 ) -> dict[str, float]:
-    """Trains a candidate by `settings["fraction"]` of the steps: {"proxy": ..., and what
+    """Trains a candidate by `settings["step_fraction"]` of the steps: {"proxy": ..., and what
     else is known}, lower is better.
 
     Under a teacher with a masked-word head the proxy is 1 - its accuracy on the held-out
@@ -33,7 +33,7 @@ def flash_proxy(
     when all blocks are done, and there is no last stage.
 
     Args:
-      settings: see `flash_distillation.run_transfer`; batch_size for the rows, too; stop: above so many times
+      settings: see `flash_distillation.run_transfer`; batch_size for the rows, too; prune_factor: above so many times
         the median of the transfer losses of `others` a candidate stops there; 0: never.
 
     Raises:
@@ -45,11 +45,11 @@ def flash_proxy(
 
     def judge(params):
         found["transfer"] = loss(params)
-        limit = settings["stop"] * float(np.median(others)) if others else 0.0
+        limit = settings["prune_factor"] * float(np.median(others)) if others else 0.0
         if limit and found["transfer"] > limit:
             raise TrialPruned(
-                f"transfer loss {found['transfer']:.4f}, over flash.stop "
-                f"{settings['stop']:g} times the median"
+                f"transfer loss {found['transfer']:.4f}, over flash_distillation.prune_factor "
+                f"{settings['prune_factor']:g} times the median"
             )
 
     headed = "logits" in transfer.objective.weights
@@ -59,7 +59,7 @@ def flash_proxy(
         transfer,
         feed,
         settings,
-        settings["fraction"],
+        settings["step_fraction"],
         mesh,
         seed,
         what,
@@ -73,10 +73,10 @@ def flash_proxy(
         heads.encoder_params(params),
         heads.head_params(params),
         rows,
-        objective.special,
+        objective.special_tokens,
         mesh,
-        fraction=objective.hide,
-        at_most=objective.hide_at_most,
+        fraction=objective.mlm_probability,
+        at_most=objective.max_predictions_per_seq,
         batch_size=size,
         seed=seed,
     )
@@ -92,7 +92,7 @@ def heldout_block_loss(
     seed: int,
 ) -> Callable[[Mapping[str, jax.Array]], float]:
     """loss(params): the mean over blocks and held-out rows of what the blocks learn."""
-    vocab = transfer.module.sizes.vocab
+    vocab = transfer.module.dims.vocab
     rows = jax.tree.map(
         np.asarray,
         dict(distillation.shown(rows, transfer.objective, vocab, jax.random.key(seed))),

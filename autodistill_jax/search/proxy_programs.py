@@ -21,7 +21,9 @@ def loss_programs(
         made = distillation.distillation_losses(
             module, params, batch, target, objective, arch
         )
-        return {name: (value * batch["rows"]).sum() for name, value in made.items()}
+        return {
+            name: (value * batch["valid_rows"]).sum() for name, value in made.items()
+        }
 
     targets = jax.jit(
         lambda p, b: distillation.teacher_targets(teacher, p, b, objective)
@@ -39,15 +41,15 @@ def output_programs(
         arch = None if archs is None else jax.tree.map(lambda x: x[0], archs)
         out = module.apply(
             {"params": encoder_params(params)},
-            batch["ids"],
-            batch["tokens"],
+            batch["input_ids"],
+            batch["attention_mask"],
             arch,
-            types=batch.get("types"),
+            token_type_ids=batch.get("token_type_ids"),
         )
         if not pooled:
             return out.hidden
         return losses.pool_tokens(
-            out.hidden, out.pooler, batch["tokens"], objective.pooling
+            out.hidden, out.pooler, batch["attention_mask"], objective.pooling
         )
 
     return (

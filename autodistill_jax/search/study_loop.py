@@ -45,7 +45,7 @@ def make_sampler(
         return bayes.BayesSampler(
             search_distributions(space),
             seed,
-            allowed=lambda chosen: allowed(space.at(chosen)),
+            allowed=lambda chosen: allowed(space.decode(chosen)),
         )
     made = {
         "random": optuna.samplers.RandomSampler,
@@ -58,7 +58,7 @@ def make_sampler(
 def search_distributions(space: Space) -> dict[str, CategoricalDistribution]:
     return {
         name: CategoricalDistribution(values)
-        for name, values in space.choices().items()
+        for name, values in space.search_axes().items()
     }
 
 
@@ -115,9 +115,9 @@ def run_study(
         if sum(one.number < trial.number for one in counted_trials(study)) >= trials:
             _requeue(study, trial.number)  # Another process was faster.
             continue
-        arch = space.at(trial.params)
+        arch = space.decode(trial.params)
         told = f"{stage}: trial {len(there) + 1}/{trials}, {arch}"
-        known = {space.at(one.params): one for one in finished_trials(study)}
+        known = {space.decode(one.params): one for one in finished_trials(study)}
         with _heartbeat(trial):
             try:
                 _try_trial(
@@ -205,7 +205,7 @@ def warm_start(
             )
             for one in finished_trials(earlier)
             if tuple(one.params.items()) not in known
-            and allowed(space.at(one.params))
+            and allowed(space.decode(one.params))
             and (bound is None or one.values[1] <= bound)
         ]
         study.add_trials(fit)
@@ -242,7 +242,7 @@ def _requeue_stale(
         if now - max(one.user_attrs.get("beat", 0.0), began) >= patience and _requeue(
             study, one.number, again=one.params
         ):
-            arch = space.at(one.params) if one.params else "a trial"
+            arch = space.decode(one.params) if one.params else "a trial"
             log.say(f"{stage}: {arch} was lost with its process: again")
             found = True
     return found

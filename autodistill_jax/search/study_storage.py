@@ -148,7 +148,9 @@ def redacted_url(storage: str) -> str:
 def _axis_sizes(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
     family = next(iter(spaces.values())).family
     made = {
-        axis: sorted({size for s in spaces.values() for (size,) in s.combined(axis)})
+        axis: sorted(
+            {size for s in spaces.values() for (size,) in s.axis_values_product(axis)}
+        )
         for axis in family.axes
     }
     if family is Arch:

@@ -23,10 +23,10 @@ Split = Mapping[str, np.ndarray]
 
 
 class ClassificationData(NamedTuple):
-    """A task's token rows: {"ids", "tokens", "types", "label"} for train and dev.
+    """A task's token rows: {"input_ids", "attention_mask", "token_type_ids", "label"} for train and dev.
 
-    Of a pair that is embedded apart the second text is {"other_ids", "other_tokens",
-    "other_types"}. more: further labelled sides by name; tests: sides without labels.
+    Of a pair that is embedded apart the second text is {"other_input_ids", "other_attention_mask",
+    "other_token_type_ids"}. more: further labelled sides by name; tests: sides without labels.
     """
 
     train: Split
@@ -37,11 +37,11 @@ class ClassificationData(NamedTuple):
     tests: Mapping[str, Split] = {}
 
     @property
-    def apart(self) -> bool:
-        return "other_ids" in self.train
+    def embeds_separately(self) -> bool:
+        return "other_input_ids" in self.train
 
     @property
-    def scale(self) -> tuple[float, float]:
+    def label_scale(self) -> tuple[float, float]:
         """(mean, deviation) of numbers as labels, which training sees standardised."""
         if self.classes > 1:
             return 0.0, 1.0
@@ -71,14 +71,14 @@ def init_task_head(
     Of the similarity of two texts it is a line through the cosine, at first the one
     that takes 0 to the lowest label and 1 to the highest (Sentence-BERT, section 3).
     """
-    if rows.apart and rows.classes == 1:
-        label, (mean, deviation) = rows.train["label"], rows.scale
+    if rows.embeds_separately and rows.classes == 1:
+        label, (mean, deviation) = rows.train["label"], rows.label_scale
         low, high = float(label.min()), float(label.max())
         return {
             "head_kernel": jnp.full((1, 1), (high - low) / deviation, jnp.float32),
             "head_bias": jnp.full((1,), (low - mean) / deviation, jnp.float32),
         }
-    width = 4 * hidden if rows.apart else hidden
+    width = 4 * hidden if rows.embeds_separately else hidden
     return {
         "head_kernel": 0.02 * jax.random.normal(key, (width, rows.classes)),
         "head_bias": jnp.zeros((rows.classes,)),
@@ -100,7 +100,7 @@ def task_features(
     Of a network, or of a sub-network (`arch`) of a SuperLM: channels out of use are 0.
     """
     encoder = encoder_params(params)
-    apart = "other_ids" in batch
+    apart = "other_input_ids" in batch
 
     def both(name):
         if not apart:
@@ -109,13 +109,13 @@ def task_features(
 
     out = module.apply(
         {"params": encoder},
-        both("ids"),
-        both("tokens"),
+        both("input_ids"),
+        both("attention_mask"),
         arch,
-        types=both("types"),
+        token_type_ids=both("token_type_ids"),
         key=key,
     )
-    pooled = losses.pool_tokens(out.hidden, out.pooler, both("tokens"), pooling)
+    pooled = losses.pool_tokens(out.hidden, out.pooler, both("attention_mask"), pooling)
     if not apart:
         return pooled
     one, other = jnp.split(pooled, 2)
@@ -133,7 +133,7 @@ def task_logits(
     arch: AnyArch | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """[B, classes]; see `task_features`. Numbers are standardised, see `ClassificationData.scale`."""
+    """[B, classes]; see `task_features`. Numbers are standardised, see `ClassificationData.label_scale`."""
     keys = (None, None) if key is None else jax.random.split(key)
     read = task_features(module, params, batch, pooling, classes, arch, keys[0])
     read = dropout(read, module.dropout if read.shape[1] > 1 else 0.0, keys[1])
@@ -147,7 +147,7 @@ def classification_step(
     pooling: str,
 ) -> Callable:
     """step(state, batch, key, arch=None) -> (state, {"loss": ...}), not yet compiled."""
-    classes, (mean, deviation) = rows.classes, rows.scale
+    classes, (mean, deviation) = rows.classes, rows.label_scale
 
     def step(state, batch, key, arch=None):
         def loss(params):
@@ -235,7 +235,7 @@ def predictions_from_logits(logits: np.ndarray, rows: ClassificationData) -> np.
     """Classes, or numbers on the labels' scale, of logits [rows, classes]."""
     if rows.classes > 1:
         return logits.argmax(axis=1)
-    mean, deviation = rows.scale
+    mean, deviation = rows.label_scale
     return logits[:, 0] * deviation + mean
 
 

@@ -30,7 +30,7 @@ def init_projections(
     student: int,
     teacher: int,
     head: Mapping[str, jax.Array] | None = None,
-    sizes: ModelDims = BERT_DIMS,
+    dims: ModelDims = BERT_DIMS,
 ) -> dict[str, jax.Array]:
     """Linear maps from the student's width to the teacher's, the identity at first, and
     the student's masked-word head, cut out of the teacher's (`head`), or, where that is
@@ -44,14 +44,14 @@ def init_projections(
     )
     needed |= {"embeddings"} if "layers" in needed else set()
     made = {PROJECTION + term: jnp.eye(student, teacher) for term in sorted(needed)}
-    if objective.needs("words"):
+    if objective.needs("mlm"):
         cut = (
-            slice_mlm_head(head, student, sizes)
+            slice_mlm_head(head, student, dims)
             if head
-            else init_mlm_head(student, sizes)
+            else init_mlm_head(student, dims)
         )
         made |= {name: jnp.asarray(value) for name, value in cut.items()}
-    if "next" in objective.weights:
+    if "nsp" in objective.weights:
         fresh = init_nsp_head(student, jax.random.key(0))
         made |= fresh
     return made
@@ -61,10 +61,15 @@ def shown(
     batch: Mapping[str, jax.Array], objective: Objective, vocab: int, key: jax.Array
 ) -> Mapping[str, jax.Array]:
     """The batch as teacher and student see it: with words hidden, where they are."""
-    if not objective.hide:
+    if not objective.mlm_probability:
         return batch
     return mask_tokens(
-        key, batch, objective.special, vocab, objective.hide, objective.hide_at_most
+        key,
+        batch,
+        objective.special_tokens,
+        vocab,
+        objective.mlm_probability,
+        objective.max_predictions_per_seq,
     )
 
 
@@ -76,12 +81,12 @@ def teacher_targets(
     params: the teacher's, and its masked-word head (`mlm_*`) where a term needs it.
     """
     weights = objective.weights
-    tokens = batch["tokens"]
+    attention_mask = batch["attention_mask"]
     out = module.apply(
         {"params": encoder_params(params)},
-        batch["ids"],
-        tokens,
-        types=batch.get("types"),
+        batch["input_ids"],
+        attention_mask,
+        token_type_ids=batch.get("token_type_ids"),
         qkv="relation" in weights or "attention" in weights,
         states=objective.needs("layers"),
     )
@@ -97,24 +102,24 @@ def teacher_targets(
         made["hidden"] = out.hidden
     if "pooled" in weights:
         made["pooled"] = losses.pool_tokens(
-            out.hidden, out.pooler, tokens, objective.pooling
+            out.hidden, out.pooler, attention_mask, objective.pooling
         )
     if "attention" in weights:
         made["attention"] = _attention_scores(
-            out.qkvs[jnp.asarray(objective.mapped)], module.arch.heads
+            out.qkvs[jnp.asarray(objective.layer_map)], module.arch.heads
         )
     if "layers" in weights:
         # State 0 is the embeddings', so layer i's is i + 1.
-        places = jnp.asarray([0, *(i + 1 for i in objective.mapped)])
+        places = jnp.asarray([0, *(i + 1 for i in objective.layer_map)])
         made["layers"] = out.states[places]
     if "logits" in weights:
         made["logits"] = mlm_logits(
             params,
             params["embeddings_word"],
             out.hidden,
-            batch["places"],
+            batch["masked_positions"],
             module.arch.hidden,
-            module.sizes,
+            module.dims,
             module.dtype,
             module.mesh,
         )
@@ -135,65 +140,73 @@ def distillation_losses(
     `total` is the weighted sum. params hold the network's and the `init_projections`'s.
     """
     weights = objective.weights
-    tokens = batch["tokens"]
+    attention_mask = batch["attention_mask"]
     inside = arch is not None and module.space is not None
     out = module.apply(
         {"params": encoder_params(params)},
-        batch["ids"],
-        tokens,
+        batch["input_ids"],
+        attention_mask,
         arch,
         key=key,
-        types=batch.get("types"),
+        token_type_ids=batch.get("token_type_ids"),
         qkv="relation" in weights or "attention" in weights,
         states=objective.needs("layers"),
     )
     made = {}
     if "relation" in weights:
 
-        def distance(qkv, teacher, tokens):
+        def distance(qkv, teacher, attention_mask):
             return losses.relation_losses(
-                qkv, teacher, tokens, objective.relation_form, objective.relation_pairs
+                qkv,
+                teacher,
+                attention_mask,
+                objective.relation_form,
+                objective.relation_pairs,
             )
 
         made["relation"] = elastic.sliced_call(
             distance,
-            elastic.choose_slices(module.space, arch, module.arch.qkv, exact=True)
+            elastic.choose_slices(module.space, arch, module.arch.qkv_axis, exact=True)
             if inside
             else None,
             (out.qkv,),
-            ((None, None, None, module.arch.qkv),),
+            ((None, None, None, module.arch.qkv_axis),),
             (None,),
-            constants=(target["relation"], tokens),
+            constants=(target["relation"], attention_mask),
         )
     # Channels out of use are exactly 0, so the whole matcher serves every width.
     if "hidden" in weights:
         matched = out.hidden @ params["projection_hidden"]
-        made["hidden"] = losses.hidden_loss(matched, target["hidden"], tokens)
+        made["hidden"] = losses.hidden_loss(matched, target["hidden"], attention_mask)
     if "cosine" in weights:
         matched = out.hidden @ params["projection_cosine"]
-        made["cosine"] = losses.token_cosine_distance(matched, target["hidden"], tokens)
+        made["cosine"] = losses.token_cosine_distance(
+            matched, target["hidden"], attention_mask
+        )
     if "pooled" in weights:
-        pooled = losses.pool_tokens(out.hidden, out.pooler, tokens, objective.pooling)
+        pooled = losses.pool_tokens(
+            out.hidden, out.pooler, attention_mask, objective.pooling
+        )
         pooled = pooled @ params["projection_pooled"]
         made["pooled"] = losses.cosine_distance(pooled, target["pooled"])
     if "attention" in weights:
         ours = _attention_scores(out.qkvs, target["attention"].shape[2])
         made["attention"] = sum(
-            losses.relation_loss(one, other, tokens, "code")
+            losses.relation_loss(one, other, attention_mask, "code")
             for one, other in zip(ours, target["attention"])
         )
     if "layers" in weights:
         matchers = [params["projection_embeddings"]]
-        matchers += [params["projection_layers"]] * len(objective.mapped)
+        matchers += [params["projection_layers"]] * len(objective.layer_map)
         made["layers"] = sum(
-            losses.hidden_loss(state @ matcher, other, tokens)
+            losses.hidden_loss(state @ matcher, other, attention_mask)
             for state, matcher, other in zip(out.states, matchers, target["layers"])
         )
-    if "next" in weights:
-        made["next"] = losses.cross_entropy(
-            nsp_logits(head_params(params), out.pooler), batch["next"]
+    if "nsp" in weights:
+        made["nsp"] = losses.cross_entropy(
+            nsp_logits(head_params(params), out.pooler), batch["next_sentence_label"]
         )
-    if objective.needs("words"):
+    if objective.needs("mlm"):
         made |= _mlm_losses(module, params, batch, target, objective, out, arch, inside)
     total = sum(weight * made[term] for term, weight in weights.items())
     return made | {"total": total}
@@ -215,13 +228,13 @@ def _mlm_losses(module, params, batch, target, objective, out, arch, inside) -> 
         head_params(params),
         params["embeddings_word"],
         out.hidden,
-        batch["places"],
+        batch["masked_positions"],
         arch.hidden if inside else module.arch.hidden,
-        module.sizes,
+        module.dims,
         module.dtype,
         module.mesh,
     )
-    chosen = batch["chosen"]
+    chosen = batch["masked_weights"]
 
     def mean(values):
         return (values * chosen).sum(axis=1) / jnp.maximum(chosen.sum(axis=1), 1)
@@ -231,6 +244,6 @@ def _mlm_losses(module, params, batch, target, objective, out, arch, inside) -> 
         made["logits"] = mean(
             losses.soft_label_loss(logits, target["logits"], objective.temperature)
         )
-    if "words" in objective.weights:
-        made["words"] = mean(losses.cross_entropy(logits, batch["targets"]))
+    if "mlm" in objective.weights:
+        made["mlm"] = mean(losses.cross_entropy(logits, batch["masked_labels"]))
     return made

@@ -50,22 +50,22 @@ class BlockwiseTransfer(NamedTuple):
     teacher: Module
     teacher_params: Mapping[str, jax.Array]
     objective: Objective
-    copied: bool = False
+    embeddings_copied: bool = False
     parts: int = 1
 
     @property
-    def mapped(self) -> jax.Array:
-        return jnp.asarray(self.objective.mapped, jnp.int32)
+    def layer_map(self) -> jax.Array:
+        return jnp.asarray(self.objective.layer_map, jnp.int32)
 
 
 def stage_steps(settings: Mapping[str, Any], layers: int, fraction: float) -> list[int]:
     """The steps of each stage: one a block, and the last.
 
     Args:
-      settings: `block_steps` a block and `steps` of the last stage, of the full recipe.
+      settings: `block_steps` a block and `last_stage_steps` of the last stage, of the full recipe.
       fraction: of all of them; at least one step a stage.
     """
-    of_block, last = settings["block_steps"], settings["steps"]
+    of_block, last = settings["block_steps"], settings["last_stage_steps"]
     stages = [max(1, round(fraction * of_block))] * layers
     return [*stages, max(1, round(fraction * last))]
 
@@ -85,20 +85,20 @@ def block_loss(
     error of the block's output through its linear matcher. total: half of either.
     Only the blocks up to k are run, of the teacher those up to its own.
     """
-    tokens = batch["tokens"]
+    attention_mask = batch["attention_mask"]
     theirs = transfer.teacher.apply(
         {"params": encoder_params(teacher_params)},
-        batch["ids"],
-        tokens,
-        types=batch.get("types"),
+        batch["input_ids"],
+        attention_mask,
+        token_type_ids=batch.get("token_type_ids"),
         qkv=True,
-        depth=transfer.mapped[k] + 1,
+        depth=transfer.layer_map[k] + 1,
     )
     ours = transfer.module.apply(
         {"params": encoder_params(params)},
-        batch["ids"],
-        tokens,
-        types=batch.get("types"),
+        batch["input_ids"],
+        attention_mask,
+        token_type_ids=batch.get("token_type_ids"),
         key=key,
         qkv=True,
         depth=k + 1,
@@ -108,11 +108,11 @@ def block_loss(
         losses.relation_scores(out.qkv[:, :, 0], out.qkv[:, :, 1], heads)
         for out in (ours, jax.lax.stop_gradient(theirs))
     ]
-    attention = losses.relation_loss(*scores, tokens, "minilmv2")
+    attention = losses.relation_loss(*scores, attention_mask, "minilmv2")
     output = losses.hidden_loss(
         ours.hidden @ params[BLOCK_PROJECTIONS][k],
         jax.lax.stop_gradient(theirs.hidden),
-        tokens,
+        attention_mask,
     )
     return {
         "attention": attention,
@@ -161,8 +161,8 @@ def run_transfer(
 
     Args:
       feed: training batches by step.
-      settings: block_steps, steps, learning_rate, warmup (of each stage), weight_decay,
-        clip.
+      settings: block_steps, last_stage_steps, learning_rate, warmup_ratio (of each stage), weight_decay,
+        grad_clip_norm.
       fraction: of the recipe's steps: 1.0 is the full transfer.
       judge: called with the parameters when all blocks are done, before the last stage
         (there is none where the objective has no term); may raise to stop there.
@@ -172,7 +172,7 @@ def run_transfer(
     layers, axes = module.arch.layers, build.param_axes(module)
     made = transfer_steps(transfer, settings, fraction)
     ends = np.cumsum(made.stages).tolist()
-    state = optimizer.init_state(made.blocks, made.params, axes, mesh)
+    state = optimizer.init_state(made.block_tx, made.params, axes, mesh)
     theirs = sharding.place_params(
         transfer.teacher_params, build.param_axes(transfer.teacher), mesh
     )
@@ -192,7 +192,7 @@ def run_transfer(
         final = k == layers
         if there < end:
             if there <= start:  # Each stage has its own warm-up and moments.
-                moves = made.last if final else made.blocks
+                moves = made.last_tx if final else made.block_tx
                 fresh = jax.jit(moves.init)(state["params"])
                 state = {**state, "optimizer": fresh}
             if final and there <= start:
@@ -209,7 +209,7 @@ def run_transfer(
             told = "last stage" if final else f"block {k + 1}/{layers}"
             with checkpoint.wait_until_saved(kept):
                 state = loop.fit(
-                    made.of_last if final else made.of_block,
+                    made.last_step if final else made.block_step,
                     state,
                     inputs,
                     end,
@@ -232,10 +232,10 @@ class TransferSteps(NamedTuple):
 
     stages: list[int]
     params: dict[str, jax.Array]
-    blocks: optax.GradientTransformation
-    last: optax.GradientTransformation
-    of_block: Callable
-    of_last: Callable
+    block_tx: optax.GradientTransformation
+    last_tx: optax.GradientTransformation
+    block_step: Callable
+    last_step: Callable
 
 
 def transfer_steps(
@@ -270,12 +270,12 @@ def _block_step(
     """step(state, teacher_params, batch, k, key) -> (state, values): one program for
     every block, k is an argument."""
     module = transfer.module
-    layers, dropout, vocab = module.arch.layers, module.dropout, module.sizes.vocab
+    layers, dropout, vocab = module.arch.layers, module.dropout, module.dims.vocab
     axes, parts = build.param_axes(module), transfer.parts
 
     def step(state, teacher_params, batch, k, key):
         def slowed(change):
-            by = lr_scales(list(change), layers, k, transfer.copied)
+            by = lr_scales(list(change), layers, k, transfer.embeddings_copied)
             return {
                 name: value * jnp.reshape(by[name], (-1,) + (1,) * (value.ndim - 1))
                 for name, value in change.items()

@@ -83,7 +83,7 @@ def fit(
 
 def total_steps(rows: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> int:
     """Of a whole run: the last batch of an epoch is left out where it is not full."""
-    return len(rows["ids"]) // settings["batch_size"] * settings["epochs"]
+    return len(rows["input_ids"]) // settings["batch_size"] * settings["epochs"]
 
 
 def train_epochs(

@@ -32,7 +32,7 @@ def relation_scores(
 def relation_loss(
     student: Float[Array, "B heads L L"],
     teacher: Float[Array, "B heads L L"],
-    tokens: Array,
+    attention_mask: Array,
     form: str,
 ) -> Float[Array, " B"]:
     """The distance of one pair of relations (Q-Q, say); padding never counts.
@@ -45,9 +45,9 @@ def relation_loss(
 
     Args:
       student, teacher: `relation_scores`.
-      tokens: 1 where there is a token, [B, L].
+      attention_mask: 1 where there is a token, [B, L].
     """
-    real = tokens.astype(jnp.float32)
+    real = attention_mask.astype(jnp.float32)
     keys = real[:, None, None, :]
     queries = real[:, None, :]
     n = jnp.maximum(real.sum(axis=1), 1)
@@ -72,7 +72,7 @@ def relation_loss(
 def relation_losses(
     student: Float[Array, "B L 3 W"],
     teacher: Float[Array, "B P heads L L"],
-    tokens: Array,
+    attention_mask: Array,
     form: str,
     pairs: str = "qq+kk+vv",
 ) -> Float[Array, " B"]:
@@ -86,7 +86,7 @@ def relation_losses(
         relation_loss(
             relation_scores(student[:, :, x], student[:, :, y], heads),
             teacher[:, i],
-            tokens,
+            attention_mask,
             form,
         )
         for i, (x, y) in enumerate(RELATION_PAIRS[pairs])
@@ -106,35 +106,43 @@ def teacher_relations(
     )
 
 
-def mean_pool(hidden: Float[Array, "B L D"], tokens: Array) -> Float[Array, "B D"]:
+def mean_pool(
+    hidden: Float[Array, "B L D"], attention_mask: Array
+) -> Float[Array, "B D"]:
     """The mean over the real tokens: what a sentence-embedding model gives out."""
-    real = tokens.astype(jnp.float32)[:, :, None]
+    real = attention_mask.astype(jnp.float32)[:, :, None]
     return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
 
 
-def pool_tokens(hidden: Array, pooler: Array, tokens: Array, pooling: str) -> Array:
+def pool_tokens(
+    hidden: Array, pooler: Array, attention_mask: Array, pooling: str
+) -> Array:
     """One vector a text: the "mean" of the tokens, the first token ("cls"), or the
     "pooler"'s output."""
     if pooling == "mean":
-        return mean_pool(hidden, tokens)
+        return mean_pool(hidden, attention_mask)
     return hidden[:, 0] if pooling == "cls" else pooler
 
 
 def hidden_loss(
-    student: Float[Array, "B L D"], teacher: Float[Array, "B L D"], tokens: Array
+    student: Float[Array, "B L D"],
+    teacher: Float[Array, "B L D"],
+    attention_mask: Array,
 ) -> Float[Array, " B"]:
     """Mean squared error over channels and real tokens; widths matched already."""
-    real = tokens.astype(jnp.float32)
+    real = attention_mask.astype(jnp.float32)
     error = jnp.square(student - teacher).mean(axis=-1)
     return (error * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
 
 
 def token_cosine_distance(
-    student: Float[Array, "B L D"], teacher: Float[Array, "B L D"], tokens: Array
+    student: Float[Array, "B L D"],
+    teacher: Float[Array, "B L D"],
+    attention_mask: Array,
 ) -> Float[Array, " B"]:
     """1 - cosine of the hidden states, averaged over real tokens (DistilBERT, arXiv
     1910.01108, section 3); widths matched already."""
-    real = tokens.astype(jnp.float32)
+    real = attention_mask.astype(jnp.float32)
     return ((1 - cosine(student, teacher)) * real).sum(axis=1) / jnp.maximum(
         real.sum(axis=1), 1
     )

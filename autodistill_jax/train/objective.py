@@ -17,47 +17,49 @@ LOSSES = {
     "pooled": "",  # 1 - cosine of the texts' embeddings
     "attention": "layers",  # mean squared error of mapped layers' attention scores
     "layers": "layers",  # mean squared error of mapped layers' hidden states
-    "logits": "words",  # soft labels at hidden words
-    "words": "words",  # cross-entropy of hidden words
-    "next": "",  # cross-entropy of whether the second text follows the first
+    "logits": "mlm",  # soft labels at hidden words
+    "mlm": "mlm",  # cross-entropy of hidden words
+    "nsp": "",  # cross-entropy of whether the second text follows the first
 }
+
+_RENAMED_LOSSES = {"words": "mlm", "next": "nsp"}  # Since version 0.2.
 
 # What other methods train on, as changes to a config's distill section. They keep the
 # config's text, steps and optimizer, and start where it starts.
 LOSS_RECIPES: dict[str, dict[str, Any]] = {
     # AutoDistil (arXiv 2201.12507), equations 3-6.
     "autodistil": {
-        "terms": "relation",
+        "losses": "relation",
         "relation_form": "paper",
         "relation_pairs": "qq+kk+vv",
         "relation_heads": 0,
-        "hide": 0.15,
+        "mlm_probability": 0.15,
     },
     # DistilBERT (arXiv 1910.01108): soft labels, masked words, cosine of hidden states.
     # Its soft labels are taken at the hidden words only: all words' logits would fill
     # the memory.
     "distilbert": {
-        "terms": "5*logits+2*words+cosine",
-        "hide": 0.15,
+        "losses": "5*logits+2*mlm+cosine",
+        "mlm_probability": 0.15,
         "temperature": 2.0,
     },
     # TinyBERT (arXiv 1909.10351), general stage: embeddings, layers, attention scores.
-    "tinybert": {"terms": "attention+layers", "hide": 0.0},
+    "tinybert": {"losses": "attention+layers", "mlm_probability": 0.0},
     # MiniLM (arXiv 2002.10957): last layer's attention and value relations.
     "minilm": {
-        "terms": "relation",
+        "losses": "relation",
         "relation_form": "minilmv2",
         "relation_pairs": "qk+vv",
         "relation_heads": 0,
-        "hide": 0.0,
+        "mlm_probability": 0.0,
     },
     # MiniLMv2 (arXiv 2012.15828): last layer's relations in 48 heads.
     "minilmv2": {
-        "terms": "relation",
+        "losses": "relation",
         "relation_form": "minilmv2",
         "relation_pairs": "qq+kk+vv",
         "relation_heads": 48,
-        "hide": 0.0,
+        "mlm_probability": 0.0,
     },
 }
 
@@ -68,10 +70,10 @@ class Objective(NamedTuple):
     weights: {term: weight}, the terms with a weight above 0.
     relation_form, relation_heads, relation_pairs: see `losses.relation_losses`.
     pooling: "mean", "cls" or "pooler" (see `losses.pool_tokens`), for the pooled term.
-    mapped: for each layer of the student the teacher's layer that it follows.
-    hide, hide_at_most: the fraction of words hidden from teacher and student (0: none).
+    layer_map: for each layer of the student the teacher's layer that it follows.
+    mlm_probability, max_predictions_per_seq: the fraction of words hidden from teacher and student (0: none).
     temperature: of the soft labels.
-    special: of `tokenization.special_tokens`; needed where words are hidden.
+    special_tokens: of `tokenization.special_tokens`; needed where words are hidden.
     """
 
     weights: Mapping[str, float]
@@ -79,14 +81,14 @@ class Objective(NamedTuple):
     relation_heads: int = 12
     relation_pairs: str = "qq+kk+vv"
     pooling: str = "mean"
-    mapped: tuple[int, ...] = ()
-    hide: float = 0.0
-    hide_at_most: int = 20
+    layer_map: tuple[int, ...] = ()
+    mlm_probability: float = 0.0
+    max_predictions_per_seq: int = 20
     temperature: float = 2.0
-    special: SpecialTokens | None = None
+    special_tokens: SpecialTokens | None = None
 
     def needs(self, what: str) -> bool:
-        """Does a term need all "layers", or the "words" head?"""
+        """Does a term need all "layers", or the "mlm" head?"""
         return any(LOSSES[term] == what for term in self.weights)
 
 
@@ -98,7 +100,7 @@ def parse_objective(
 ) -> Objective:
     """The Objective of a config's distill section.
 
-    `terms` is "auto", a name in RECIPES, or some of TERMS joined by "+", each with a
+    `losses` is "auto", a name in RECIPES, or some of TERMS joined by "+", each with a
     weight if it is not 1: "relation+10*pooled". "auto" follows the teacher's kind: a
     sentence-embedding teacher (its folder says how it pools) needs the pooled term,
     since relations give no gradient to the last layer's output; any other teacher is
@@ -114,10 +116,10 @@ def parse_objective(
       UserError: an unknown term or form, fewer q/k/v channels than relation heads, a
         term that needs a Space of one Arch, hidden words without a token for them.
     """
-    settings = {**settings, **LOSS_RECIPES.get(settings["terms"], {})}
-    named = settings["terms"]
+    settings = {**settings, **LOSS_RECIPES.get(settings["losses"], {})}
+    named = settings["losses"]
     if named == "auto":
-        named = "relation+10*pooled" if teacher.embeds else "relation"
+        named = "relation+10*pooled" if teacher.embeds_sentences else "relation"
     weights = _parse_weights(named)
     form, pairs = settings["relation_form"], settings["relation_pairs"]
     for value, field, known in (
@@ -143,14 +145,14 @@ def parse_objective(
         pairs,
         teacher.pooling,
         _layer_map(spaces[0].smallest().layers, teacher.arch.layers),
-        settings["hide"],
-        settings["hide_at_most"],
+        settings["mlm_probability"],
+        settings["max_predictions_per_seq"],
         settings["temperature"],
         special,
     )
     if made.needs("layers") and count > 1:
         raise UserError(
-            f"distill.terms {named!r} follows the teacher layer by layer, which needs a "
+            f"distill.losses {named!r} follows the teacher layer by layer, which needs a "
             f"space of one Arch, and this one has {count}; use other terms or give "
             "each axis one value"
         )
@@ -159,14 +161,14 @@ def parse_objective(
             f"the attention term splits {narrowest} query channels into the teacher's "
             f"{teacher.arch.heads} heads; use a wider Arch or other terms"
         )
-    if made.needs("words") and not made.hide:
+    if made.needs("mlm") and not made.mlm_probability:
         raise UserError(
-            f"distill.terms {named!r} needs hidden words; set distill.hide, e.g. 0.15"
+            f"distill.losses {named!r} needs hidden words; set distill.mlm_probability, e.g. 0.15"
         )
-    if made.hide and (special is None or special.hide is None):
+    if made.mlm_probability and (special is None or special.mask_token_id is None):
         raise UserError(
-            f"distill.hide is {made.hide}, but the teacher's tokenizer has no token for "
-            "a hidden word ([MASK] or <mask>); set distill.hide to 0.0"
+            f"distill.mlm_probability is {made.mlm_probability}, but the teacher's tokenizer has no token for "
+            "a hidden word ([MASK] or <mask>); set distill.mlm_probability to 0.0"
         )
     return made
 
@@ -187,22 +189,22 @@ def transfer_objective(
     settings: the distill section, for what is hidden. teacher: a `huggingface.Teacher`.
     pairs: are the rows pairs of sentences? Then the next sentence is learned, too.
     """
-    weights = {"words": 1.0}
-    if teacher.head is not None:
-        weights = {"logits": 0.5, "words": 0.5}
-    if teacher.embeds:
+    weights = {"mlm": 1.0}
+    if teacher.mlm_head is not None:
+        weights = {"logits": 0.5, "mlm": 0.5}
+    if teacher.embeds_sentences:
         weights["pooled"] = 10.0
     if pairs:
-        weights["next"] = 1.0
+        weights["nsp"] = 1.0
     return Objective(
         weights,
         relation_heads=teacher.arch.heads,
         pooling=teacher.pooling,
-        mapped=_layer_map(student, teacher.arch.layers),
-        hide=settings["hide"] or 0.15,
-        hide_at_most=settings["hide_at_most"],
+        layer_map=_layer_map(student, teacher.arch.layers),
+        mlm_probability=settings["mlm_probability"] or 0.15,
+        max_predictions_per_seq=settings["max_predictions_per_seq"],
         temperature=1.0,
-        special=special,
+        special_tokens=special,
     )
 
 
@@ -210,9 +212,13 @@ def _parse_weights(named: str) -> dict[str, float]:
     weights = {}
     for part in named.replace(" ", "").split("+"):
         found = re.fullmatch(r"(?:(\d+\.?\d*|\.\d+)\*)?(\w+)", part)
+        if found and found[2] in _RENAMED_LOSSES:
+            raise UserError(
+                f"distill.losses: {found[2]!r} is now {_RENAMED_LOSSES[found[2]]!r}"
+            )
         if not found or found[2] not in LOSSES:
             raise UserError(
-                f"distill.terms has {part!r}; it must be 'auto', a recipe "
+                f"distill.losses has {part!r}; it must be 'auto', a recipe "
                 f"({', '.join(LOSS_RECIPES)}), or some of {', '.join(LOSSES)} joined by '+', "
                 "with weights like '10*pooled'"
             )
@@ -220,7 +226,7 @@ def _parse_weights(named: str) -> dict[str, float]:
             weights[found[2]] = weight
     if not weights:
         raise UserError(
-            f"distill.terms {named!r} all have weight 0; nothing is trained"
+            f"distill.losses {named!r} all have weight 0; nothing is trained"
         )
     return weights
 

@@ -19,15 +19,16 @@ def make_optimizer(
     """Clip by the global norm, then AdamW (arXiv 1711.05101), decay by axis name.
 
     Args:
-      settings: learning_rate (peak), warmup (fraction of the steps), weight_decay, clip
-        (global norm, 0 for none), decay (true unless given).
+      settings: learning_rate (peak), warmup_ratio (fraction of the steps), weight_decay,
+        grad_clip_norm
+        (global norm, 0 for none), lr_decay (true unless given).
       steps: of the whole run; with decay the rate falls linearly to 0 at its end.
       axes: logical axis names of each parameter; others (matchers, heads) are matrices
         or biases by their number of dimensions.
     """
-    warmup = round(settings["warmup"] * steps)
+    warmup = round(settings["warmup_ratio"] * steps)
     peak = settings["learning_rate"]
-    last = 0.0 if settings.get("decay", True) else peak
+    last = 0.0 if settings.get("lr_decay", True) else peak
     schedule = optax.join_schedules(
         [
             optax.linear_schedule(0.0, peak, max(warmup, 1)),
@@ -43,7 +44,7 @@ def make_optimizer(
         }
 
     return optax.chain(
-        optax.clip_by_global_norm(settings["clip"] or float("inf")),
+        optax.clip_by_global_norm(settings["grad_clip_norm"] or float("inf")),
         optax.adamw(
             schedule, eps=1e-8, weight_decay=settings["weight_decay"], mask=decays
         ),

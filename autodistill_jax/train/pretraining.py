@@ -30,32 +30,32 @@ def pretraining_logits(
     batch: Mapping[str, jax.Array],
     key: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """{"words": [B, K, V] at the batch's `places`, "next": [B, 2]}.
+    """{"mlm": [B, K, V] at the batch's `masked_positions`, "nsp": [B, 2]}.
 
-    "next" is there where `params` have its head. params: the network's and its heads',
+    "nsp" is there where `params` have its head. params: the network's and its heads',
     see `heads.init_mlm_head` and `heads.init_nsp_head`. key: for dropout; None turns it off.
     """
     out = module.apply(
         {"params": encoder_params(params)},
-        batch["ids"],
-        batch["tokens"],
-        types=batch.get("types"),
+        batch["input_ids"],
+        batch["attention_mask"],
+        token_type_ids=batch.get("token_type_ids"),
         key=key,
     )
     made = {
-        "words": heads.mlm_logits(
+        "mlm": heads.mlm_logits(
             params,
             params["embeddings_word"],
             out.hidden,
-            batch["places"],
+            batch["masked_positions"],
             module.arch.hidden,
-            module.sizes,
+            module.dims,
             module.dtype,
             module.mesh,
         )
     }
     if "nsp_kernel" in params:
-        made["next"] = heads.nsp_logits(params, out.pooler)
+        made["nsp"] = heads.nsp_logits(params, out.pooler)
     return made
 
 
@@ -67,30 +67,32 @@ def make_pretraining_step(
     at_most: int,
     parts: int = 1,
 ) -> Callable:
-    """step(state, batch, key) -> (state, {"loss", "words" and, of pairs, "next"}).
+    """step(state, batch, key) -> (state, {"loss", "mlm" and, of pairs, "nsp"}).
 
     The loss is the mean cross-entropy of the hidden words, hidden anew at every step,
-    plus that of `next`. state: {"params": of `pretraining_logits`, "optimizer"}; fraction, at_most:
+    plus that of `nsp`. state: {"params": of `pretraining_logits`, "optimizer"}; fraction, at_most:
     of `hide`; parts: see `optimizer.accumulate_gradients`.
     """
     axes = build.param_axes(module)
 
     def step(state, batch, key):
         of_words, of_dropout = jax.random.split(key)
-        vocab = module.sizes.vocab
+        vocab = module.dims.vocab
         batch = mask_tokens(of_words, batch, special, vocab, fraction, at_most)
         # Of a part's share of them: parts have not equally many.
-        hidden = jnp.maximum(batch["chosen"].sum(), 1) / parts
+        hidden = jnp.maximum(batch["masked_weights"].sum(), 1) / parts
 
         def loss(params, rows, i):
             key = None
             if module.dropout:
                 key = of_dropout if parts == 1 else jax.random.fold_in(of_dropout, i)
             made = pretraining_logits(module, params, rows, key)
-            each = losses.cross_entropy(made["words"], rows["targets"])
-            values = {"words": (each * rows["chosen"]).sum() / hidden}
-            if "next" in made:
-                values["next"] = losses.cross_entropy(made["next"], rows["next"]).mean()
+            each = losses.cross_entropy(made["mlm"], rows["masked_labels"])
+            values = {"mlm": (each * rows["masked_weights"]).sum() / hidden}
+            if "nsp" in made:
+                values["nsp"] = losses.cross_entropy(
+                    made["nsp"], rows["next_sentence_label"]
+                ).mean()
             total = sum(values.values())
             return total, {"loss": total, **values}
 
@@ -120,23 +122,27 @@ def pretraining_accuracies(
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, float]:
-    """{"words": of hidden words named right, "next": of next sentences told right}.
+    """{"mlm": of hidden words named right, "nsp": of next sentences told right}.
 
-    The same words are hidden every time, for whatever network and batch size. "next" is
+    The same words are hidden every time, for whatever network and batch size. "nsp" is
     there where the rows are pairs and the head has it.
 
     Args:
       module, params: the network.
       head: `heads.init_mlm_head`'s parameters, with or without `heads.init_nsp_head`'s.
-      rows: held-out token rows; `types` and `next` beside them where they are pairs.
+      rows: held-out token rows; `token_type_ids` and `nsp` beside them where they are pairs.
       special, fraction, at_most: of `hide`.
     """
-    asks_next = "next" in rows and "nsp_kernel" in head
+    asks_next = "next_sentence_label" in rows and "nsp_kernel" in head
     hidden = _mask_once(
         jax.random.key(seed),
-        {name: rows[name] for name in rows if asks_next or name != "next"},
+        {
+            name: rows[name]
+            for name in rows
+            if asks_next or name != "next_sentence_label"
+        },
         special,
-        module.sizes.vocab,
+        module.dims.vocab,
         fraction,
         at_most,
     )
@@ -160,7 +166,7 @@ def _count_right(module, params, batch):
     """{name: (right, of how many)} of a batch with words hidden."""
     made, real = (
         pretraining_logits(module, params, batch),
-        batch["rows"].astype(jnp.float32),
+        batch["valid_rows"].astype(jnp.float32),
     )
 
     def right(name, labels, weight):
@@ -168,10 +174,12 @@ def _count_right(module, params, batch):
         return jnp.stack([(hit * weight).sum(), weight.sum()])
 
     counts = {
-        "words": right("words", batch["targets"], batch["chosen"] * real[:, None])
+        "mlm": right(
+            "mlm", batch["masked_labels"], batch["masked_weights"] * real[:, None]
+        )
     }
-    if "next" in batch:
-        counts["next"] = right("next", batch["next"], real)
+    if "next_sentence_label" in batch:
+        counts["nsp"] = right("nsp", batch["next_sentence_label"], real)
     return counts
 
 
@@ -192,16 +200,16 @@ def fit_mlm_head(
       module, params: the teacher.
       feed: training batches by step.
       held_out: rows to judge it on.
-      settings: the distill section; `head_steps` steps of it.
+      settings: the distill section; `mlm_head_steps` steps of it.
 
     Returns:
       (the head's parameters, see `heads.init_mlm_head`; the fraction of hidden words of the
       held-out rows that it names right).
     """
-    sizes = module.sizes
-    steps = settings["head_steps"]
+    dims = module.dims
+    steps = settings["mlm_head_steps"]
     key = jax.random.key(seed)
-    head = heads.init_mlm_head(module.arch.hidden, sizes)
+    head = heads.init_mlm_head(module.arch.hidden, dims)
     moves = optimizer.make_optimizer(settings, steps, {})
     everywhere = sharding.replicated(mesh)
     state = {"params": head, "optimizer": moves.init(head)}
@@ -211,29 +219,31 @@ def fit_mlm_head(
     def logits(head, body, batch):
         out = module.apply(
             {"params": body},
-            batch["ids"],
-            batch["tokens"],
-            types=batch.get("types"),
+            batch["input_ids"],
+            batch["attention_mask"],
+            token_type_ids=batch.get("token_type_ids"),
         )
         return heads.mlm_logits(
             head,
             body["embeddings_word"],
             jax.lax.stop_gradient(out.hidden),
-            batch["places"],
+            batch["masked_positions"],
             module.arch.hidden,
-            sizes,
+            dims,
             module.dtype,
             module.mesh,
         )
 
     @jax.jit
     def step(state, body, batch, key):
-        batch = distillation.shown(batch, objective, sizes.vocab, key)
+        batch = distillation.shown(batch, objective, dims.vocab, key)
 
         def loss(head):
             made = logits(head, body, batch)
-            each = losses.cross_entropy(made, batch["targets"])
-            return (each * batch["chosen"]).sum() / batch["chosen"].sum()
+            each = losses.cross_entropy(made, batch["masked_labels"])
+            return (each * batch["masked_weights"]).sum() / batch[
+                "masked_weights"
+            ].sum()
 
         value, gradient = jax.value_and_grad(loss)(state["params"])
         return optimizer.apply_gradients(moves, gradient, state), {"loss": value}
@@ -252,9 +262,9 @@ def fit_mlm_head(
 
     @jax.jit
     def right(head, body, batch, key):
-        batch = distillation.shown(batch, objective, sizes.vocab, key)
-        hit = logits(head, body, batch).argmax(axis=-1) == batch["targets"]
-        weight = batch["chosen"] * batch["rows"][:, None]
+        batch = distillation.shown(batch, objective, dims.vocab, key)
+        hit = logits(head, body, batch).argmax(axis=-1) == batch["masked_labels"]
+        weight = batch["masked_weights"] * batch["valid_rows"][:, None]
         return jnp.stack([(hit * weight).sum(), weight.sum()])
 
     counts = sum(

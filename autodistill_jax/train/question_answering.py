@@ -64,14 +64,14 @@ def span_logits(
     keys = (None, None) if key is None else jax.random.split(key)
     out = module.apply(
         {"params": encoder},
-        batch["ids"],
-        batch["tokens"],
-        types=batch["types"],
+        batch["input_ids"],
+        batch["attention_mask"],
+        token_type_ids=batch["token_type_ids"],
         key=keys[0],
     )
     hidden = dropout(out.hidden, module.dropout, keys[1])
     made = hidden @ params["head_kernel"] + params["head_bias"]
-    return jnp.where(batch["tokens"][:, :, None] > 0, made, -1e30)
+    return jnp.where(batch["attention_mask"][:, :, None] > 0, made, -1e30)
 
 
 def span_step(
@@ -183,7 +183,10 @@ def teacher_span_logits(
     """A fine-tuned teacher's logits of the rows to learn from, [N, L, 2], made once
     for all students, seeds and epochs: 3 KB a row of 384 tokens."""
     read = partial(jax.jit(partial(span_logits, module)), params)
-    train = {name: rows.train[name] for name in ("ids", "tokens", "types")}
+    train = {
+        name: rows.train[name]
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
     return loader.map_batches(read, train, batch_size, mesh)
 
 

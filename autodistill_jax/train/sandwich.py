@@ -89,7 +89,7 @@ def make_sandwich_step(
     def step(state, frozen, teacher_params, batch, archs, key):
         # The same words are hidden from the teacher and from every sub-network.
         batch = distillation.shown(
-            batch, objective, superlm.sizes.vocab, jax.random.fold_in(key, _MASKING_KEY)
+            batch, objective, superlm.dims.vocab, jax.random.fold_in(key, _MASKING_KEY)
         )
 
         def part(rows, i):

@@ -40,15 +40,15 @@ def main():
     ((home, space),) = made.spaces.items()
     archs = space.grid()
     chosen = {
-        space.at(dict(zip(space.choices(), values))): values
+        space.decode(dict(zip(space.search_axes(), values))): values
         for values in np.stack(
-            np.meshgrid(*space.choices().values(), indexing="ij"), axis=-1
+            np.meshgrid(*space.search_axes().values(), indexing="ij"), axis=-1
         )
-        .reshape(-1, len(space.choices()))
+        .reshape(-1, len(space.search_axes()))
         .tolist()
     }
     there = json.loads(args.out.read_text()) if args.out.exists() else {}
-    names = list(space.choices())
+    names = list(space.search_axes())
     points = {tuple(p["params"].values()): p for p in there.get("points", [])}
     for arch in archs:
         points.setdefault(
@@ -57,7 +57,7 @@ def main():
         )
 
     def keep():
-        axes = {name: list(values) for name, values in space.choices().items()}
+        axes = {name: list(values) for name, values in space.search_axes().items()}
         table = {"axes": axes, "points": list(points.values())}
         args.out.write_text(json.dumps(table))
 
@@ -82,11 +82,11 @@ def main():
     settings = made.config.latency
     for start in range(0, len(missing), _TOGETHER):
         some = missing[start : start + _TOGETHER]
-        ids = jnp.ones((settings.batch, settings.length), jnp.int32)
+        ids = jnp.ones((settings.batch, settings.max_seq_length), jnp.int32)
         calls = [
             (
-                measure.forward_fn(arch, made.sizes, settings.dtype),
-                (_random(arch, made.sizes, settings.dtype), ids, ids),
+                measure.forward_fn(arch, made.dims, settings.compute_dtype),
+                (_random(arch, made.dims, settings.compute_dtype), ids, ids),
             )
             for arch in some
         ]
