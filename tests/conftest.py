@@ -1,6 +1,5 @@
-"""What do all tests share? Eight fake CPU devices, tiny shapes, the packaged teacher."""
+"""What all tests share: eight fake CPU devices, the packaged teacher, small fixtures."""
 
-import dataclasses
 import functools
 import http.server
 import os
@@ -30,51 +29,13 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 
-import jax
+import fake_gcloud as standin
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import standin
+from texts import TEXTS, VOCAB, stories
 
-from autodistill_jax import sharding
-from autodistill_jax.archs.arch import Arch
-from autodistill_jax.archs.cost import ModelDims
-from autodistill_jax.archs.space import Space
 from autodistill_jax.interop import huggingface
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="the folder of real data sets is not beside this clone"
-)
-
-needs_squad = pytest.mark.skipif(
-    not (DATA / "squad").is_dir(), reason="SQuAD is not beside this clone"
-)
-
-SIZES = ModelDims(vocab=60, positions=16)
-SPACE = Space(
-    layers=(1, 2, 4),
-    hidden=(12, 16, 24),
-    heads=(2, 3),
-    ffn_ratio=(1.5, 2.0),
-    head_size=8,
-)
-BIG = Arch(4, 24, 3, 48, head_size=8)
-
-
-def mesh_of(devices, **axes):
-    """A mesh of the first few devices, along `data` where nothing else is said."""
-    return sharding.make_mesh({"data": -1, **axes}, jax.devices()[:devices])
-
-
-# Of a small byte-level vocabulary of VOCAB tokens, which is made of these texts.
-TEXTS = [
-    "A student learns from its teacher.",
-    "Short.",
-    "  2 ms on a v5e, n'est-ce pas? \u00e9t\u00e9 \u6f22\u5b57",
-    "hide <mask> or [MASK]",
-]
-VOCAB = 320
 
 
 @pytest.fixture(scope="session")
@@ -134,27 +95,6 @@ def cloud(tmp_path, tmp_path_factory):
     """What the launch scripts talk to in a test."""
     with standin.cloud(tmp_path, tmp_path_factory.getbasetemp() / "clone") as made:
         yield made
-
-
-def corners(space):
-    """The Archs at the ends of every axis of a Space."""
-    ends = {
-        field.name: tuple(sorted({min(values), max(values)}))
-        for field in dataclasses.fields(space)
-        if field.name != "head_size" and (values := getattr(space, field.name))
-    }
-    return list(dataclasses.replace(space, **ends))
-
-
-def stories(count=120, sentences=9):
-    """Documents whose every word names document and sentence: "D7 S3 ..."."""
-    return [
-        [
-            f"Story{d} line{s} " + " ".join(["again"] * ((d + s) % 5 + 2)) + "."
-            for s in range(sentences)
-        ]
-        for d in range(count)
-    ]
 
 
 @pytest.fixture(scope="session")

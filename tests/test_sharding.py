@@ -1,19 +1,16 @@
 """Is training the same on any mesh, and does no device hold more than its part?"""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sharded
-from conftest import mesh_of
+import sharded_distillation as sharded
 from jax.sharding import PartitionSpec as P
+from processes import start_processes
+from tiny_networks import mesh_of
 
 from autodistill_jax import sharding
 from autodistill_jax.errors import UserError
@@ -22,35 +19,6 @@ from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import optimizer
 
 PROGRAM = Path(sharded.__file__)
-
-
-def start(devices, *arguments, program=PROGRAM, processes=1):
-    """What a program, here `sharded`, says on its last line, with so many devices of its
-    own; of several processes, which also get a port, their number and which they are, a
-    list."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    flags += " --xla_backend_optimization_level=0"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    ways = [(port, processes, i) for i in range(processes)] if processes > 1 else [()]
-    started = [
-        subprocess.Popen(
-            [sys.executable, program, *map(str, (*way, *arguments))],
-            env=os.environ | {"XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        for way in ways
-    ]
-    try:
-        said = [one.communicate(timeout=300)[0] for one in started]
-    finally:
-        for one in started:
-            one.kill()
-    assert all(one.returncode == 0 for one in started)
-    made = [json.loads(out.splitlines()[-1]) for out in said]  # gloo speaks before it.
-    return made if processes > 1 else made[0]
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +44,14 @@ def test_every_mesh_gives_the_same_losses(alone, axes, more):
 
 def test_two_processes_of_four_devices_give_the_same_losses(alone):
     axes = json.dumps({"data": -1, "tensor": 2})
-    one, other = start(4, axes, processes=2)
+    one, other = start_processes(4, axes, processes=2)
     assert one == other
     assert np.abs(np.asarray(one) / alone - 1).max() < 1e-5
 
 
 def test_no_device_holds_more_as_devices_are_added():
     """At the same rows a device: whatever was whole would grow with the batch."""
-    few, many = start(64)
+    few, many = start_processes(64)
     assert many < 1.15 * few
 
 
@@ -130,7 +98,7 @@ def test_the_smallest_sub_network_computes_a_part_on_every_device():
     """Its products are compiled at a device's share: rows / 4, channels / 2."""
     mesh = mesh_of(8, data=4, fsdp=1, tensor=2)
     superlm = Bert(
-        sharded.SPACE.largest(), sharded.SIZES, space=sharded.SPACE, mesh=mesh
+        sharded.SPACE.largest(), sharded.DIMS, space=sharded.SPACE, mesh=mesh
     )
     params = build.init_params(superlm, jax.random.key(0))
     params = sharding.place_params(params, build.param_axes(superlm), mesh)

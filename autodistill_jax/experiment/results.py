@@ -10,7 +10,20 @@ from ml_collections import ConfigDict
 
 from autodistill_jax.data import squad
 from autodistill_jax.experiment.fingerprints import task_dirname, weight_source
-from autodistill_jax.report.tables import MODEL_LABELS
+
+# The models that are compared, in the order of the tables, in words.
+MODEL_LABELS = {
+    "teacher": "teacher",
+    "student": "student",
+    "twin": "twin (the same objective, this Arch alone)",
+    "truncated": "truncated (the teacher's slice, no distillation)",
+    "scratch": "from scratch (random weights)",
+    "autodistil": "AutoDistil's loss, this Arch alone",
+    "distilbert": "DistilBERT (soft labels at hidden words)",
+    "tinybert": "TinyBERT (general stage)",
+    "minilm": "MiniLM",
+    "minilmv2": "MiniLMv2",
+}
 
 
 def compared_models(config: ConfigDict) -> list[str]:

@@ -6,21 +6,8 @@ from ml_collections import ConfigDict
 
 from autodistill_jax.archs.published import PRINTED_RESULTS
 from autodistill_jax.experiment.fingerprints import task_dirname
-from autodistill_jax.experiment.results import read_results
+from autodistill_jax.experiment.results import MODEL_LABELS, read_results
 from autodistill_jax.experiment.workdir import arch_from_json, student_archs
-
-MODEL_LABELS = {
-    "teacher": "teacher",
-    "student": "student",
-    "twin": "twin (the same objective, this Arch alone)",
-    "truncated": "truncated (the teacher's slice, no distillation)",
-    "scratch": "from scratch (random weights)",
-    "autodistil": "AutoDistil's loss, this Arch alone",
-    "distilbert": "DistilBERT (soft labels at hidden words)",
-    "tinybert": "TinyBERT (general stage)",
-    "minilm": "MiniLM",
-    "minilmv2": "MiniLMv2",
-}
 
 
 def task_table(tasks: dict[str, dict[str, dict]]) -> tuple[list, list]:

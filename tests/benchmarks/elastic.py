@@ -24,8 +24,8 @@ from autodistill_jax.latency import measure
 from autodistill_jax.models import build
 from autodistill_jax.models.bert import Bert
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import masked
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+import reference_masked_bert as masked
 
 
 def step_of(module, traces):

@@ -1,0 +1,125 @@
+"""Is the program that serves a student the student, at every batch and length?"""
+
+import jax
+import numpy as np
+import pytest
+from jax import export
+from random_checkpoint import write
+from safetensors.numpy import load_file
+from texts import VOCAB
+from transformers_parity import outputs
+
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.interop import huggingface, stablehlo
+from autodistill_jax.jobs import export as exporting
+from autodistill_jax.models import extract
+
+MOBILE = {
+    "embedding_size": 20,
+    "intra_bottleneck_size": 24,
+    "num_feedforward_networks": 2,
+    "num_hidden_layers": 2,
+    "initializer_range": 0.1,
+}
+CASES = {
+    "bert": ("Bert", {}),
+    "electra": ("Electra", {"embedding_size": 20}),
+    "roberta": ("Roberta", {"type_vocab_size": 1}),
+    "mobilebert": ("MobileBert", MOBILE),
+    "mobilebert, as IB-BERT": (
+        "MobileBert",
+        MOBILE
+        | {
+            "use_bottleneck_attention": True,
+            "key_query_shared_bottleneck": False,
+            "normalization_type": "layer_norm",
+            "num_feedforward_networks": 1,
+            "classifier_activation": False,
+        },
+    ),
+}
+
+
+def texts(batch, length, vocab=VOCAB):
+    rng = np.random.default_rng(batch)
+    tokens = np.ones((batch, length), np.int32)
+    tokens[-1, length // 2 :] = 0
+    ids = rng.integers(0, vocab, (batch, length)).astype(np.int32)
+    types = np.int32(np.arange(length) > length // 3) * tokens
+    return {"input_ids": ids, "attention_mask": tokens, "token_type_ids": types}
+
+
+def assert_served(program, folder, batch):
+    made, wanted = stablehlo.run_program(program, folder, batch), outputs(folder, batch)
+    hidden = made["last_hidden_state"]
+    assert hidden.shape == (*batch["input_ids"].shape, wanted.hidden.shape[-1])
+    real = batch["attention_mask"].astype(bool)
+    assert np.abs(hidden - wanted.hidden)[real].max() < 1e-5
+    if "pooler_output" in made:
+        assert np.abs(made["pooler_output"] - wanted.pooler).max() < 1e-5
+    return made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_programs_equal_the_networks(tmp_path, case):
+    model, fields = CASES[case]
+    write(tmp_path, model, "Model", **fields)
+    program = stablehlo.export_program(tmp_path)
+    for shape in ((1, 5), (3, 12)):  # One trace, any shape.
+        made = assert_served(program, tmp_path, texts(*shape))
+    assert ("pooler_output" in made) == (model != "Electra")
+    without = {
+        name: value for name, value in texts(3, 12).items() if name != "token_type_ids"
+    }
+    one_type = fields.get("type_vocab_size") == 1
+    hidden = assert_served(program, tmp_path, without)["last_hidden_state"]
+    assert np.array_equal(hidden, made["last_hidden_state"]) == one_type
+
+
+def test_a_student_with_its_own_code(tmp_path, minilm):
+    arch = Arch(2, 48, 2, 100, 32)
+    student = extract.extract(minilm.params, minilm.arch, arch)
+    folder = tmp_path / "s"
+    huggingface.save_pretrained(
+        folder, arch, minilm.dims, student, minilm.folder, "mean", True, "",
+        lambda _: None,
+    )  # fmt: skip
+    program = stablehlo.export_program(folder)
+    assert_served(program, folder, texts(2, 9, minilm.dims.vocab))
+    loaded = export.deserialize(bytearray(program))
+    assert loaded.platforms == ("tpu", "cuda", "cpu")
+    assert b".py" not in program  # Nothing of the machine that it was made on.
+    assert stablehlo.export_program(folder) == program
+    # The weights are apart: the file's own tensors go in, and none is inside.
+    weights = load_file(folder / "model.safetensors")
+    (given, *_), _ = loaded.in_tree.unflatten(loaded.in_avals)
+    assert {name: one.shape for name, one in given.items()} == {
+        name: one.shape for name, one in weights.items()
+    }
+    assert len(program) < 50_000 < sum(one.nbytes for one in weights.values()) / 100
+
+
+def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    write(tmp_path, "Bert", "Model")
+    sample, outputs = texts(2, 6), stablehlo.run_program
+
+    def wrong(*args):
+        # Where products of float32 are not rounded, whatever device there is.
+        assert jax.config.jax_default_device == jax.local_devices(backend="cpu")[0]
+        made = outputs(*args)
+        return made | {"pooler_output": made["pooler_output"] + 0.001}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stablehlo, "run_program", wrong)
+        with pytest.raises(RuntimeError, match=r"student\.stablehlo differ by 0\.00"):
+            exporting._checked_program(tmp_path, sample, "export")
+    program = exporting._checked_program(tmp_path, sample, "export")
+    assert program == stablehlo.export_program(tmp_path)
+
+
+def test_a_text_of_more_tokens_than_positions_is_refused(tmp_path):
+    write(tmp_path, "Roberta", "Model")
+    program = stablehlo.export_program(tmp_path)
+    assert_served(program, tmp_path, texts(2, 18))  # 20 rows, two of them for padding.
+    with pytest.raises(ValueError, match="refining shapes"):
+        stablehlo.run_program(program, tmp_path, texts(2, 19))

@@ -1,0 +1,93 @@
+"""Does one command compare methods, rank proxies and write GLUE's files?"""
+
+import json
+
+import numpy as np
+from paths import ROOT
+
+from autodistill_jax.cli import main
+from autodistill_jax.interop import huggingface
+
+NAME = "3x192-h6-f768"
+
+
+def glue(folder):
+    """A small RTE in its original layout."""
+    rng = np.random.default_rng(0)
+    words = ["students", "teachers", "learn", "teach", "slowly", "well", "papers"]
+
+    def lines(count, labelled):
+        head = "index\tsentence1\tsentence2" + "\tlabel" * labelled
+        yield head
+        for i in range(count):
+            one, other = (" ".join(rng.choice(words, 5)) for _ in range(2))
+            label = ("entailment", "not_entailment")[i % 2]
+            yield f"{i}\t{one}\t{other}" + f"\t{label}" * labelled
+
+    (folder / "RTE").mkdir(parents=True)
+    for split, count, labelled in (("train", 40, 1), ("dev", 20, 1), ("test", 9, 0)):
+        text = "\n".join(lines(count, labelled)) + "\n"
+        (folder / "RTE" / f"{split}.tsv").write_text(text)
+    return folder
+
+
+def run(workdir, *more):
+    config = f"--config={ROOT / 'configs' / 'baselines.py'}:smoke"
+    return main(["autodistill_jax", "run", config, f"--workdir={workdir}", *more])
+
+
+def test_methods_stand_side_by_side(tmp_path, capfd):
+    workdir = tmp_path / "w"
+    flags = [
+        "--config.space.hidden=(192,)",  # Two Archs: little to compile.
+        "--config.distill.steps=2",
+        "--config.baselines=('distilbert','truncated')",
+        f"--config.finetune.glue_dir={glue(tmp_path / 'glue')}",
+        "--config.finetune.tasks=('rte',)",
+        "--config.finetune.predict=True",
+        "--config.rank.archs=2",
+        "--config.rank.bands=1",
+        "--config.rank.task=rte",
+        "--config.rank.proxies=('similarity','proxy')",
+        "--config.search.steps=2",
+    ]
+    assert run(workdir, *flags) == 0
+    told = capfd.readouterr().err
+    assert "masked-word head: the teacher has none; training one" in told
+    for student in (NAME, f"distilbert-{NAME}", f"truncated-{NAME}"):
+        assert (
+            huggingface.load_pretrained(str(workdir / "students" / student)).arch.hidden
+            == 192
+        )
+    words = json.loads((workdir / "teacher" / "words.json").read_text())
+    assert words["attention_mask"] == 5 * 8 * 32
+    home = workdir / "finetune" / NAME
+    table = (home / "table.md").read_text()
+    for text in (
+        "| teacher |",
+        "| DistilBERT (soft",
+        " ± ",
+        "masked-word head: one, tied",
+    ):
+        assert text in table, text
+    made = json.loads((home / "rte" / "student.json").read_text())
+    assert len(made["scores"]) == 2 and made["score"] == np.mean(made["scores"])
+    for model in ("student", "distilbert", "truncated"):
+        lines = (home / "submission" / model / "RTE.tsv").read_text().splitlines()
+        assert lines[0] == "index\tprediction" and len(lines) == 10
+        assert {line.split("\t")[1] for line in lines[1:]} <= {
+            "entailment",
+            "not_entailment",
+        }
+    ranked = json.loads((workdir / "search" / "rank.json").read_text())
+    assert set(ranked["table"]) == {"flops", "agnostic", "similarity", "proxy"}
+    assert [len(one["quality"]) for one in ranked["archs"]] == [1, 1]
+    assert "only 2 Archs: with fewer than 24" in told
+    assert "How far to trust the ranking" in (workdir / "report.html").read_text()
+    # Another baseline needs nothing of what is there anew.
+    flags[2] = "--config.baselines=('distilbert','truncated','minilmv2')"
+    assert run(workdir, *flags) == 0
+    told = capfd.readouterr().err
+    assert "minilmv2: one network" in told and "distilbert: one" not in told
+    assert "rte, distilbert" not in told and "rte, minilmv2" in told
+    assert "tau of" not in told

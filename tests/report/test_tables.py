@@ -1,0 +1,151 @@
+"""Does the table of models and tasks say what the results say?"""
+
+import importlib.util
+import json
+
+import pytest
+from paths import ROOT
+
+from autodistill_jax.experiment import fingerprints, results
+from autodistill_jax.report import tables
+
+
+def result(model, score, **more):
+    return {
+        "model": model,
+        "score": score,
+        "metric": "accuracy",
+        "how": "fine-tuned",
+        "settings": {"learning_rate": 1e-3},
+        "train_rows": 4096,
+        "dev_rows": 872,
+        **more,
+    }
+
+
+TASKS = {
+    "stsb": {
+        "teacher": result("teacher", 0.8, similarity=0.867),
+        "student": result(
+            "student", 0.72, similarity=0.786, scores=[0.71, 0.73], deviation=0.014
+        ),
+        "scratch": result("scratch", 0.2, similarity=0.5),
+    },
+    "mnli": {
+        "teacher": result("teacher", 0.5, how="frozen encoder, linear head"),
+        "student": result("student", 0.4, more={"mismatched": 0.41}),
+    },
+}
+
+
+def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
+    head, rows = tables.task_table(TASKS)
+    assert [row[0] for row in rows] == [
+        tables.MODEL_LABELS[model] for model in ("teacher", "student", "scratch")
+    ]
+    cells = [dict(zip(head, row)) for row in rows]
+    assert cells[1]["stsb (accuracy)"] == "0.720 ± 0.014"
+    assert cells[1]["stsb, no fine-tuning (Spearman)"] == "0.786"
+    assert cells[1]["mnli (accuracy)"] == "0.400 / 0.410 mismatched"
+    assert cells[0]["mnli (accuracy)"] == "0.500 (frozen)"
+    assert cells[1]["mean"] == "0.560"
+    # Of the means: 1.12 of 1.30.
+    assert cells[1]["of the teacher's"] == "86.2%"
+    # Of a model that lacks a task there is no mean that would compare.
+    assert cells[2]["mean"] == cells[2]["of the teacher's"] == ""
+    text = tables.markdown_table(head, rows)
+    assert (
+        text.count("\n") == 5
+        and len({line.count("|") for line in text.split("\n")[:-1]}) == 1
+    )
+
+
+def test_the_head_that_was_trained_first_is_told():
+    words = {"steps": 300, "attention_mask": 307200, "params": 11, "accuracy": 0.25}
+    told = " ".join(tables.table_notes(TASKS, words))
+    assert "307,200 tokens" in told and "25.0%" in told
+    assert "4,096 training and 872 dev rows" in told
+    assert "masked-word" not in " ".join(tables.table_notes(TASKS, None))
+
+
+def settings(**more):
+    path = ROOT / "configs" / "quickstart.py"
+    spec = importlib.util.spec_from_file_location("quickstart", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    config.update_from_flattened_dict(more)
+    return config
+
+
+def test_results_are_read_that_this_config_would_make(tmp_path):
+    config = settings(**{"finetune.tasks": ("docs",), "baselines": ("minilm",)})
+    folder = tmp_path / "docs"
+    folder.mkdir()
+
+    def put(model, config):
+        told = json.loads(json.dumps(results.result_settings(config, model, "docs")))
+        made = result(model, 0.5) | {"settings": told}
+        (folder / f"{model}.json").write_text(json.dumps(made))
+
+    put("student", config)
+    put("teacher", settings(**{"finetune.teacher_learning_rate": 1.0}))
+    put("distilbert", config)  # Not asked for.
+    put("minilm", settings(**{"finetune.epochs": 7}))  # By other settings.
+    assert list(results.read_results(config, tmp_path)["docs"]) == ["student"]
+    put("minilm", config)
+    assert list(results.read_results(config, tmp_path)["docs"]) == ["student", "minilm"]
+
+
+def test_a_result_depends_on_its_own_tasks_fields_alone():
+    """Another window length makes SQuAD anew, and nothing else; soft labels all but
+    the teacher that gives them."""
+
+    def changed(_soft=0.0, **more):
+        before = {"finetune.soft_label_weight": _soft}
+        return {
+            (model, task)
+            for model in ("student", "teacher")
+            for task in ("docs", "squad")
+            if results.result_settings(settings(**before), model, task)
+            != results.result_settings(settings(**before | more), model, task)
+        }
+
+    both = {("student", "squad"), ("teacher", "squad")}
+    assert changed(**{"finetune.squad_max_seq_length": 128}) == both
+    assert changed(**{"finetune.soft_label_weight": 0.5}) == {("student", "squad")}
+    rate = {"finetune.teacher_learning_rate": 1.0}
+    assert changed(**rate) == {("teacher", "docs"), ("teacher", "squad")}
+    assert changed(0.5, **rate) == both | {("teacher", "docs")}
+    others = {("student", "docs"), ("teacher", "docs")}
+    assert changed(**{"finetune.glue_dir": "x"}) == others
+    assert changed(**{"finetune.epochs": 7}) == both | others
+
+
+def test_the_exact_match_stands_beside_f1():
+    parts = {"exact_match": 0.4, "f1": 0.5}
+    made = result("student", 0.5, metric="f1", parts=parts)
+    head, rows = tables.task_table({"squad": {"student": made}})
+    assert dict(zip(head, rows[0]))["squad (f1)"] == "0.500 / 0.400 exact"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("finetune.learning_rate", 1e-2),
+        ("finetune.glue_dir", "elsewhere"),
+        ("finetune.label", "other"),
+        ("finetune.max_train_rows", 7),
+        ("search.proxy_steps", 3),
+        ("search.proxy_task", "docs"),
+    ],
+)
+def test_what_a_choice_by_a_labelled_proxy_depends_on(tmp_path, field, value):
+    own = tmp_path / "own.tsv"
+    own.write_text("text\tlabel\na\tb\n")
+    asked = {"search.proxy": "proxy", "search.proxy_task": str(own)}
+    one = fingerprints.choice_fingerprint(settings(**asked))
+    assert one == fingerprints.choice_fingerprint(settings(**asked))
+    assert one != fingerprints.choice_fingerprint(settings(**asked | {field: value}))
+    own.write_text("text\tlabel\na\tc\n")
+    assert one != fingerprints.choice_fingerprint(settings(**asked))

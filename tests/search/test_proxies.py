@@ -1,0 +1,234 @@
+"""Do proxies measure what they say, and is a ranking's trust told right?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from tiny_networks import DIMS, mesh_of
+
+from autodistill_jax import metrics
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.space import Space
+from autodistill_jax.errors import UserError
+from autodistill_jax.models import build, extract
+from autodistill_jax.models.bert import Bert
+from autodistill_jax.search import proxies, ranking
+from autodistill_jax.search.proxy_finetune import parallel_finetune
+from autodistill_jax.train import classification, losses
+from autodistill_jax.train.objective import Objective
+
+TEACHER = Arch(2, 32, 4, 64, 8)
+# Few branches: compiling them is most of the time.
+SPACE = Space((1, 2), (12, 16), (2,), (24,), head_size=8)
+BIG = Arch(2, 16, 2, 24, 8)
+ARCHS = [Arch(1, 16, 2, 24, 8), SPACE.largest(), SPACE.smallest()]
+TUNING = {
+    "steps": 8,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "warmup": 0.0,
+    "weight_decay": 0.01,
+    "clip": 1.0,
+}
+
+
+def side(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, 12, (rows, 6)).astype(np.int32)
+    tokens = (np.arange(6) < rng.integers(3, 7, (rows, 1))).astype(np.int8)
+    label = ((ids == 5) * tokens).sum(axis=1).astype(np.float32)
+    return {
+        "input_ids": ids,
+        "attention_mask": tokens,
+        "token_type_ids": 0 * tokens,
+        "label": label,
+    }
+
+
+LABELLED = classification.ClassificationData(
+    side(64), side(40, 1), 1, "pearson_spearman"
+)
+
+
+def given(devices=1):
+    teacher = Bert(TEACHER, DIMS)
+    params = build.init_params(teacher, jax.random.key(3))
+    params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
+    return proxies.ProxyInputs(
+        Bert(BIG, DIMS, space=SPACE),
+        extract.extract(params, TEACHER, extract.superlm_arch(TEACHER, BIG)),
+        teacher,
+        params,
+        {k: v for k, v in side(100, 2).items() if k in ("input_ids", "attention_mask")},
+        8,
+        Objective({"relation": 1.0}, relation_heads=4),
+        mesh_of(devices),
+        LABELLED,
+        TUNING,
+        Bert(BIG, DIMS, space=SPACE),
+    )
+
+
+def embeddings(module, params, rows):
+    out = module.apply(
+        {"params": params},
+        jnp.asarray(rows["input_ids"]),
+        jnp.asarray(rows["attention_mask"]),
+    )
+    return out, np.asarray(
+        losses.mean_pool(out.hidden, jnp.asarray(rows["attention_mask"]))
+    )
+
+
+def test_similarity_and_hidden_are_the_extracted_students():
+    asked = given()
+    arch = ARCHS[0]
+    student = extract.extract(asked.params, BIG, arch)
+    mine, small = embeddings(Bert(arch, DIMS), student, asked.held_out)
+    full, large = embeddings(asked.teacher, asked.teacher_params, asked.held_out)
+
+    def cosines(x):
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        pairs = [(i, (i + step) % 100) for step in range(1, 11) for i in range(100)]
+        return [x[i] @ x[j] for i, j in pairs]
+
+    wanted = 1 - metrics.spearman(cosines(large), cosines(small))
+    made = proxies.make_proxy("similarity", asked)([arch])[arch]["proxy"]
+    assert made == pytest.approx(wanted, abs=2e-3)
+    real = asked.held_out["attention_mask"] > 0
+    x, y = np.asarray(mine.hidden)[real], np.asarray(full.hidden)[real]
+    half = len(x) // 2
+    centre, target = x[:half].mean(axis=0), y[:half].mean(axis=0)
+    ours, theirs = x[:half] - centre, y[:half] - target
+    kernel = np.linalg.solve(ours.T @ ours + np.eye(16), ours.T @ theirs)
+    rest = y[half:] - ((x[half:] - centre) @ kernel + target)
+    wanted = (
+        np.square(rest).sum(0) / np.square(y[half:] - y[half:].mean(0)).sum(0)
+    ).mean()
+    made = proxies.make_proxy("hidden", asked)([arch])[arch]["proxy"]
+    assert made == pytest.approx(wanted, rel=1e-2)
+    few = {name: value[:30] for name, value in asked.held_out.items()}
+    with pytest.raises(UserError, match="needs ten a channel"):
+        proxies.check_heldout_size(few, arch.hidden, "search.proxy")
+    proxies.check_heldout_size(asked.held_out, arch.hidden, "search.proxy")
+
+
+def test_relation_forms_are_proxies_of_their_own():
+    asked = given()
+    made = {
+        form: proxies.make_proxy(f"relation_{form}", asked)(ARCHS)
+        for form in losses.RELATION_FORMS
+    }
+    agnostic = proxies.make_proxy("agnostic", asked)(ARCHS)
+    for arch in ARCHS:
+        assert made["minilmv2"][arch]["proxy"] == agnostic[arch]["proxy"]
+        assert made["paper"][arch]["proxy"] != agnostic[arch]["proxy"]
+
+
+def test_candidates_on_eight_devices_are_tuned_as_on_one():
+    asked, many = given(), given(8)
+    pairs = [(arch, seed) for arch in ARCHS for seed in (0, 1)]
+    runs = [
+        parallel_finetune(one.module, one.params, LABELLED, TUNING, "mean", one.mesh)(
+            pairs
+        )
+        for one in (asked, many)
+    ]
+    assert runs[0] == pytest.approx(runs[1], abs=2e-3)
+    assert len({round(score, 3) for score in runs[0]}) == 6
+    by_name = proxies.make_proxy("proxy", many)(ARCHS)
+    assert [by_name[arch]["score"] for arch in ARCHS] == pytest.approx(runs[1][::2])
+
+
+def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
+    asked = given()
+    arch = ARCHS[0]
+    (inside,) = parallel_finetune(
+        asked.module, asked.params, LABELLED, TUNING, "mean", asked.mesh
+    )([(arch, 0)])
+    student = extract.extract(asked.params, BIG, arch)
+    original = classification.init_task_head
+
+    def head(key, hidden, rows):  # The first channels of the SuperLM's.
+        made = original(key, BIG.hidden, rows)
+        return made | {"head_kernel": made["head_kernel"][:hidden]}
+
+    monkeypatch.setattr(classification, "init_task_head", head)
+    (alone,) = classification.finetune_classifier(
+        Bert(arch, DIMS),
+        lambda seed: student,
+        LABELLED,
+        TUNING | {"epochs": 1},
+        "mean",
+        asked.mesh,
+        (0,),
+        "test",
+    )
+    assert inside == pytest.approx(alone.scores[-1], abs=2e-3)
+
+
+def test_tau_is_scipys_and_pairs_within_bands_are_counted_apart():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 8, 30), rng.integers(0, 8, 30)
+    assert metrics.kendall_tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert metrics.kendall_tau([1, 1, 1], [1, 2, 3]) == 0
+    bands = np.arange(30) // 10
+    inside = np.equal.outer(bands, bands)
+    signs = [
+        (np.sign(x[i] - x[j]), np.sign(y[i] - y[j]))
+        for i in range(30)
+        for j in range(i)
+        if bands[i] == bands[j]
+    ]
+    a, b = np.asarray(signs).T
+    wanted = (a * b).sum() / np.sqrt((a != 0).sum() * (b != 0).sum())
+    assert metrics.kendall_tau(x, y, inside) == pytest.approx(wanted)
+
+
+def test_better_means_that_the_interval_leaves_0_out():
+    rng = np.random.default_rng(1)
+    quality = np.arange(30) + rng.normal(size=30)
+    bands = np.arange(30) // 10
+    made = ranking.rank_table(
+        quality,
+        {
+            "flops": 10.0 * bands + rng.normal(size=30),  # Knows the band only.
+            "good": quality + 0.5 * rng.normal(size=30),
+            "same": 10.0 * bands + rng.normal(size=30),
+            "bad": -quality,
+        },
+        bands,
+    )
+    assert made["good"]["within"]["verdict"] == "better"
+    assert made["same"]["within"]["verdict"] == "tie"
+    assert made["bad"]["overall"]["verdict"] == "worse"
+    low, high = made["good"]["overall"]["interval"]
+    assert low <= made["good"]["overall"]["tau"] <= high <= 1
+
+
+def test_archs_are_drawn_evenly_over_bands_of_flops():
+    grid = list(Space((1, 2, 4), (12, 16, 24), (2, 3), (), (1.5, 2.0), 8))
+    flops = {arch: float(i // 2) for i, arch in enumerate(grid)}
+    made = ranking.draw_by_flops(flops, 24, 3, seed=0)
+    assert [list(made.values()).count(band) for band in range(3)] == [8, 8, 8]
+    tops = [max(flops[a] for a in made if made[a] == band) for band in range(3)]
+    lows = [min(flops[a] for a in made if made[a] == band) for band in range(3)]
+    assert tops[0] <= lows[1] and tops[1] <= lows[2]
+    assert (
+        made
+        == ranking.draw_by_flops(flops, 24, 3, seed=0)
+        != ranking.draw_by_flops(flops, 24, 3, seed=1)
+    )
+    few = dict(list(flops.items())[:5])
+    assert len(ranking.draw_by_flops(few, 24, 3, 0)) == 5
+
+
+def test_proxies_that_cannot_be_are_refused():
+    for name, task, match in (
+        ("loss", "", "one of agnostic, proxy"),
+        ("pooled", "", "no pooled term"),
+        ("proxy", "", "needs a labelled task"),
+    ):
+        with pytest.raises(UserError, match=match):
+            proxies.check_proxy(name, "search.proxy", {"relation": 1.0}, task)

@@ -1,0 +1,172 @@
+"""Do several processes, the first of them writing, make what one alone makes?"""
+
+import json
+from pathlib import Path
+
+import jax
+import multihost_worker as several
+import numpy as np
+import pytest
+from paths import ROOT
+from processes import start_processes as start
+
+from autodistill_jax import multihost
+from autodistill_jax.cli import main
+from autodistill_jax.errors import UserError
+
+FLAGS = [
+    f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke",
+    "--config.data.packages=('scipy',)",
+    "--config.data.rows=200",
+    "--config.space.layers=(1,2)",
+    "--config.space.hidden=(96,)",
+    "--config.space.ffn_ratio=(1.0,2.0)",
+    "--config.distill.batch_size=8",
+    "--config.distill.steps=4",
+    # Held-out rows that no number of devices divides.
+    "--config.search.batch_size=12",
+    "--config.search.rows=31",
+    "--config.latency.length=8",
+    "--config.export.pairs=20",
+    "--config.finetune.tasks=()",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("several") / "w"
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    """What two processes of two devices say of the same calls."""
+    flags = json.dumps(FLAGS)
+    program = Path(several.__file__)
+    return start(2, folder, flags, program=program, processes=2)
+
+
+def test_the_first_process_decides_for_all(both):
+    for process, told in enumerate(both):
+        assert told["once"] == {
+            "told": ["by 0", True, False, "no, says 0"],
+            "done": [process] * (process == 0),
+        }
+        assert told["led"] == {"made": [0, "one is wrong", 20], "worked": [0, 1, 2]}
+
+
+def test_what_cannot_be_is_refused_by_all(both):
+    told = [one["unlike"] for one in both]
+    assert [status for status, _ in told] == [2, 2]
+    assert all("different jobs or flags" in line for _, line in told)
+    assert "seed is 1 here and 0 there" in told[1][1]
+    for told in both:
+        status, line = told["batch"]
+        assert status == 2 and "distill.batch_size 6 does not divide over 4" in line
+        status, line = told["apart"]
+        assert status == 2 and "not the same folder for all 2 processes" in line
+
+
+def test_told_to_end_all_save_the_same_step(both):
+    (status, steps, saved), other = (told["preempted"] for told in both)
+    assert [status, steps, saved] == other
+    assert status == 130 and 10 <= steps == saved < 2000
+
+
+def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
+    for process, told in enumerate(both):
+        assert told["latency"][0] == 0
+        # Only the first speaks.
+        assert [bool(line) for _, line in (told["run"], told["again"])] == [
+            process == 0
+        ] * 2
+        assert told["run"][0] == told["again"][0] == 0
+    # In other batches: whatever a row is filled up with does not count.
+    flags = [*FLAGS, "--config.search.batch_size=5"]
+    assert main(["autodistill_jax", "run", f"--workdir={tmp_path / 'w'}", *flags]) == 0
+    made, alone = (json.loads((w / "search/front.json").read_text())
+                   for w in (folder, tmp_path / "w"))  # fmt: skip
+    assert len(made["trials"]) == len(alone["trials"]) == 4
+    for one, other in zip(made["trials"], alone["trials"]):
+        assert one["arch"] == other["arch"]
+        assert np.isclose(one["proxy"], other["proxy"], rtol=1e-5)
+        assert one["flops"] == other["flops"]
+    losses = [
+        [json.loads(line)["loss"] for line in (w / "metrics.jsonl").open()]
+        for w in (folder, tmp_path / "w")
+    ]
+    assert len(losses[0]) == len(losses[1])
+    assert np.allclose(*losses, rtol=1e-5)
+    there = [
+        sorted(str(path.relative_to(w)) for path in w.rglob("*") if path.is_file()
+               and "superlm" not in path.parts)
+        for w in (folder, tmp_path / "w")
+    ]  # fmt: skip
+    assert there[0] == there[1] and "report.html" in there[0]
+    # What was refused left nothing.
+    assert {one.name for one in folder.parent.glob("w-*")} == {"w-ended", "w-latency"}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("here:1", 2, 2), "--process=2 is not below --processes=2"),
+        (("here:1", 2, -1), "--process is missing"),
+        (("here:1", 0, 0), "--processes is missing"),
+        (("here", 2, 0), "--coordinator=here has no port"),
+        (("", 2, 0), "it is missing; give all three"),
+        (("auto", 2, 0), "it is auto; give all three, or take the two out"),
+        (("auto", 0, -1), "does not tell where the processes are"),
+    ],
+)
+def test_processes_that_cannot_be(given, told):
+    with pytest.raises(UserError, match=told):
+        multihost.join_processes(*given)
+
+
+def test_one_process_on_a_tpu_that_nothing_tells_of_others(monkeypatch):
+    def initialize(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(multihost, "_on_tpu", lambda: True)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    multihost.join_processes()
+    assert multihost.process_count() == 1 and multihost.is_first_process()
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(UserError, match="elsewhere give --coordinator"):
+        multihost.join_processes()
+
+
+class Told(dict):
+    """Of the coordination service what two processes have told each other."""
+
+    key_value_set = dict.__setitem__
+
+    def blocking_key_value_get(self, key, _):
+        if key not in self:
+            raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED")
+        return self[key]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("theirs", [None, "None", "OSError('full')"])
+def test_a_process_that_fails_alone_ends_all(monkeypatch, process, theirs):
+    """What it did not tell in time, or ended otherwise, is no way to go on together."""
+    told = Told()
+    if theirs:
+        told[f"autodistill_jax/worked/7/{1 - process}"] = theirs
+    monkeypatch.setattr(multihost, "_client", lambda: told)
+    monkeypatch.setattr(multihost, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost, "is_first_process", lambda: process == 0)
+    monkeypatch.setattr(multihost.distributed.global_state, "process_id", process)
+
+    def fails():
+        raise OSError("full")
+
+    alike = theirs == "OSError('full')"
+    with pytest.raises(OSError if alike else SystemExit):
+        multihost._run_together(7, fails, ())
+    if process == 0 and theirs != "None":
+        with pytest.raises(SystemExit, match="process 1"):
+            multihost._run_together(7, lambda: 1, ())
+    else:  # One that is done well does not wait for the first.
+        assert multihost._run_together(7, lambda: 1, ()) == 1

@@ -1,0 +1,160 @@
+"""Do parameters move as told, and does an encoder learn a labelled task?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_networks import BIG, DIMS, mesh_of
+
+from autodistill_jax import sharding
+from autodistill_jax.archs.arch import Arch, MobileArch
+from autodistill_jax.errors import UserError
+from autodistill_jax.models import build
+from autodistill_jax.models.bert import Bert
+from autodistill_jax.train import classification, optimizer
+
+SETTINGS = {
+    "learning_rate": 1e-2,
+    "warmup": 0.2,
+    "weight_decay": 0.01,
+    "clip": 1.0,
+}
+
+
+@pytest.mark.parametrize("arch", [BIG, MobileArch(2, 8, 4, 2, 6, 3)])
+def test_only_matrices_decay(arch):
+    axes = build.param_axes(build.build_module(arch, DIMS._replace(embedding=10)))
+    settings = SETTINGS | {"learning_rate": 1.0, "warmup": 0.0, "weight_decay": 0.5}
+    moves = optimizer.make_optimizer(settings, 100, axes)
+    params = {name: jnp.ones([2] * len(names)) for name, names in axes.items()}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = moves.init(params)
+    change, _ = moves.update(zeros, state, params)
+    decayed = {name for name, value in change.items() if np.any(value)}
+    assert decayed == {
+        name for name in axes if name.endswith(("kernel", "word", "position", "type"))
+    }
+
+
+def test_devices_and_batches():
+    with pytest.raises(UserError, match="batch_size 12 does not divide over 8 devices"):
+        sharding.check_batch(mesh_of(8), 12)
+    for wrong in ({"data": 9}, {"data": 2, "fsdp": 2}, {"data": -1, "tensor": 3}):
+        with pytest.raises(UserError, match=r"do not multiply to the 8 devices"):
+            sharding.make_mesh(wrong)
+    with pytest.raises(UserError, match="only one axis can be -1"):
+        sharding.make_mesh({"data": -1, "fsdp": -1})
+
+
+@pytest.mark.parametrize(("classes", "metric"), [(2, "accuracy"), (1, "spearman")])
+def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
+    """The label is whether (or how often) a token stands in the text."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 12, (160, 6)).astype(np.int32)
+    count = (ids == 5).sum(axis=1)
+    label = (count > 0).astype(np.int32) if classes == 2 else count.astype(np.float32)
+    side = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": np.zeros_like(ids),
+    }
+    side["label"] = label
+    made = classification.ClassificationData(
+        {k: v[:120] for k, v in side.items()},
+        {k: v[120:] for k, v in side.items()},
+        classes,
+        metric,
+        more={"again": {k: v[120:] for k, v in side.items()}},
+        tests={"X": {k: v[:7] for k, v in side.items() if k != "label"}},
+    )
+    module = Bert(Arch(1, 16, 2, 16, 8), DIMS, dropout=0.1)
+    settings = SETTINGS | {"epochs": 8, "batch_size": 16, "learning_rate": 2e-2}
+    params = build.init_params(module, jax.random.key(0))
+    mesh = mesh_of(8)
+    results = classification.finetune_classifier(
+        module, lambda seed: params, made, settings, "mean", mesh, (0, 1), "test"
+    )
+    for one in results:
+        assert len(one.scores) == 8 and max(one.scores) > 0.85
+        assert one.params["head_kernel"].shape == (16, classes)
+        assert max(one.parts.values()) == pytest.approx(max(one.scores))
+        assert one.more == {"again": pytest.approx(max(one.scores))}
+        assert one.tests["X"].shape == (7,)
+    assert results[0].scores != results[1].scores
+    encoder = {k: v for k, v in results[0].params.items() if "head_" not in k}
+    score = classification.frozen_score(module, encoder, made, "mean", 16, mesh)
+    assert score > 0.8
+
+
+def rows_of_pairs(classes):
+    """Pairs of texts; the label is how many of the first's words the second has."""
+    rng = np.random.default_rng(0)
+    one = rng.integers(1, 30, (160, 6)).astype(np.int32)
+    other = np.where(rng.random((160, 6)) < rng.random((160, 1)), one, one[::-1])
+    count = (one == other).sum(axis=1)
+    label = count.astype(np.float32) if classes == 1 else (count > 3).astype(np.int32)
+    side = {"label": label}
+    for name, ids in (("", one), ("other_", other.astype(np.int32))):
+        side |= {f"{name}ids": ids, f"{name}tokens": np.ones_like(ids)}
+        side |= {f"{name}types": np.zeros_like(ids)}
+    train, dev = (
+        {k: v[part] for k, v in side.items()} for part in (np.s_[:120], np.s_[120:])
+    )
+    return classification.ClassificationData(
+        train, dev, classes, "spearman" if classes == 1 else "accuracy"
+    )
+
+
+def test_texts_of_a_pair_are_read_apart():
+    rows = rows_of_pairs(1)
+    assert rows.embeds_separately
+    module = Bert(Arch(1, 16, 2, 16, 8), DIMS)
+    params = build.init_params(module, jax.random.key(0))
+    batch = {k: jnp.asarray(v[:8]) for k, v in rows.dev.items()}
+
+    def embedded(name):
+        out = module.apply(
+            {"params": params}, batch[f"{name}ids"], batch[f"{name}tokens"]
+        )
+        return np.asarray(out.hidden.mean(axis=1))
+
+    one, other = (
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in map(embedded, ("", "other_"))
+    )
+    cosine = (one * other).sum(axis=1)
+    read = classification.task_features(module, params, batch, "mean", 1)
+    assert np.allclose(read[:, 0], cosine, atol=1e-5)
+    # At first a cosine of 0 stands for the lowest label and 1 for the highest.
+    head = classification.init_task_head(jax.random.key(0), 16, rows)
+    made = classification.predictions_from_logits(
+        np.asarray(read @ head["head_kernel"] + head["head_bias"]), rows
+    )
+    low, high = rows.train["label"].min(), rows.train["label"].max()
+    assert np.allclose(made, low + (high - low) * cosine, atol=1e-4)
+    read = classification.task_features(module, params, batch, "mean", 2)
+    wanted = 16 * np.concatenate([one, other, abs(one - other), one * other], axis=1)
+    assert np.allclose(read, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_pairs_are_learned(classes):
+    rows = rows_of_pairs(classes)
+    module = Bert(Arch(1, 16, 2, 16, 8), DIMS)
+    params = build.init_params(module, jax.random.key(0))
+    settings = SETTINGS | {"epochs": 4, "batch_size": 16}
+    (made,) = classification.finetune_classifier(
+        module,
+        lambda seed: params,
+        rows,
+        settings,
+        "mean",
+        mesh_of(8),
+        (0,),
+        "test",
+    )
+    assert max(made.scores) > 0.6 and max(made.scores) >= made.scores[0]
+    # Layers are stacked again, as the rest of the package has them.
+    assert {k: v.shape for k, v in made.params.items() if "head_" not in k} == {
+        k: v.shape for k, v in params.items()
+    }

@@ -1,0 +1,253 @@
+"""Are hidden words hidden as BERT does, and the terms what the methods write?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_networks import DIMS
+
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.space import Space
+from autodistill_jax.data.mlm import mask_tokens
+from autodistill_jax.data.tokenization import SpecialTokens
+from autodistill_jax.models import build, extract, heads
+from autodistill_jax.models.bert import Bert
+from autodistill_jax.models.heads import encoder_params
+from autodistill_jax.train import distillation, sandwich
+from autodistill_jax.train import objective as objectives
+from autodistill_jax.train.objective import Objective
+
+SPECIAL = SpecialTokens(pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3)
+TEACHER = Arch(4, 32, 4, 64, 8)
+STUDENT = Arch(2, 24, 2, 40, 8)
+
+
+def texts(rows=64, length=12):
+    """[CLS] words [SEP] and padding."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(4, 60, (rows, length)).astype(np.int32)
+    count = rng.integers(3, length + 1, (rows, 1))
+    place = np.arange(length)
+    ids[:, 0] = SPECIAL.cls_token_id
+    ids = np.where(place == count - 1, SPECIAL.sep_token_id, ids)
+    ids = np.where(place >= count, SPECIAL.pad_token_id, ids)
+    return {
+        "input_ids": jnp.asarray(ids),
+        "attention_mask": jnp.asarray(ids != 0, jnp.int32),
+    }
+
+
+def test_words_are_hidden_as_bert_hides_them():
+    batch = texts(2000, 12)
+    made = mask_tokens(jax.random.key(0), batch, SPECIAL, 60, 0.3, 20)
+    before, after = np.asarray(batch["input_ids"]), np.asarray(made["input_ids"])
+    rows = np.arange(2000)[:, None]
+    chosen = np.asarray(made["masked_weights"]) > 0
+    places = np.asarray(made["masked_positions"])
+    # What stood there is told, and nothing else is touched.
+    assert (before[rows, places] == np.asarray(made["masked_labels"])).all()
+    untouched = np.ones_like(before, bool)
+    untouched[np.broadcast_to(rows, places.shape)[chosen], places[chosen]] = False
+    assert (before[untouched] == after[untouched]).all()
+    # Only words; at least one a text, and a fraction of them.
+    assert (before[~untouched] > SPECIAL.sep_token_id).all()
+    there = (
+        (before > SPECIAL.sep_token_id) & np.asarray(batch["attention_mask"], bool)
+    ).sum(axis=1)
+    count = (~untouched).sum(axis=1)
+    assert (count == np.maximum(np.round(0.3 * there), 1)).all()
+    shown, stood = after[~untouched], before[~untouched]
+    hidden = shown == SPECIAL.mask_token_id
+    assert abs(hidden.mean() - 0.8) < 0.03
+    assert abs((~hidden & (shown != stood)).mean() - 0.1) < 0.03
+    most = mask_tokens(jax.random.key(0), batch, SPECIAL, 60, 0.9, 2)
+    assert most["masked_positions"].shape == (2000, 2)
+    other = mask_tokens(jax.random.key(1), batch, SPECIAL, 60, 0.3, 20)
+    assert (np.asarray(other["input_ids"]) != after).any()
+
+
+def head(hidden, width):
+    made = heads.init_mlm_head(hidden, DIMS._replace(embedding=width))
+    noise = jax.random.normal(jax.random.key(6), (width + 1, hidden))
+    return made | {"mlm_bias": noise[0, :width], "mlm_kernel": noise[1:].T}
+
+
+def networks():
+    module = Bert(TEACHER, DIMS)
+    params = build.init_params(module, jax.random.key(3))
+    params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
+    return module, params
+
+
+ALL_TERMS = Objective(
+    {term: 1.0 for term in objectives.LOSSES},
+    relation_heads=4,
+    layer_map=(1, 3),
+    mlm_probability=0.3,
+    special_tokens=SPECIAL,
+)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Every term of a student alone, with what it is made from."""
+    module, params = networks()
+    params |= head(32, 32)
+    student = extract.extract(
+        encoder_params(params),
+        TEACHER,
+        STUDENT,
+    )
+    batch = texts() | {"next_sentence_label": jnp.arange(64) % 2}
+    batch = distillation.shown(batch, ALL_TERMS, DIMS.vocab, jax.random.key(1))
+    own = distillation.init_projections(ALL_TERMS, 24, 32, head(32, 32))
+    target = distillation.teacher_targets(module, params, batch, ALL_TERMS)
+    small = Bert(STUDENT, DIMS)
+    values = distillation.distillation_losses(
+        small, {**student, **own}, batch, target, ALL_TERMS
+    )
+    full = module.apply(
+        {"params": params},
+        batch["input_ids"],
+        batch["attention_mask"],
+        qkv=True,
+        states=True,
+    )
+    mine = small.apply(
+        {"params": student},
+        batch["input_ids"],
+        batch["attention_mask"],
+        qkv=True,
+        states=True,
+    )
+    return values, batch, full, mine, params, student, own
+
+
+def test_the_next_sentence_is_a_class_of_the_poolers(made):
+    values, batch, _, mine, _, _, own = made
+    logits = mine.pooler @ own["nsp_kernel"] + own["nsp_bias"]
+    chance = jax.nn.softmax(logits)[jnp.arange(64), batch["next_sentence_label"]]
+    assert np.abs(values["nsp"] + jnp.log(chance)).max() < 1e-5
+
+
+def masked_mean(values, batch):
+    real = np.asarray(batch["attention_mask"])
+    return (np.asarray(values) * real).sum(axis=1) / real.sum(axis=1)
+
+
+def test_layers_and_attention_are_tinyberts(made):
+    values, batch, full, mine, *_ = made
+    # Layers 1, 2 of the student follow layers 2, 4 of the teacher; embeddings follow
+    # embeddings. The matcher is the identity still.
+    total = 0
+    for i, j in ((0, 0), (1, 2), (2, 4)):
+        padded = jnp.pad(mine.states[i], ((0, 0), (0, 0), (0, 8)))
+        total += masked_mean(jnp.square(padded - full.states[j]).mean(axis=-1), batch)
+    assert np.allclose(values["layers"], total, rtol=1e-4)
+
+    def scores(qkv, heads):
+        query, key = (
+            np.asarray(qkv[:, :, i]).reshape(64, 12, heads, -1) for i in (0, 1)
+        )
+        made = np.einsum("blhd,bmhd->bhlm", query, key)
+        return made / np.sqrt(query.shape[-1])
+
+    real = np.asarray(batch["attention_mask"])
+    both = real[:, None, :, None] * real[:, None, None, :]
+    total = 0
+    for i, j in ((0, 1), (1, 3)):
+        # The student's two heads of 8 are split anew into the teacher's four.
+        error = np.square(scores(mine.qkvs[i], 4) - scores(full.qkvs[j], 4)) * both
+        total += error.sum(axis=(1, 2, 3)) / (4 * real.sum(axis=1) ** 2)
+    assert np.allclose(values["attention"], total, rtol=1e-4)
+
+
+def test_words_logits_and_cosine_are_distilberts(made):
+    values, batch, full, mine, params, student, own = made
+
+    def logits(hidden, head, embeddings):
+        x = np.asarray(hidden) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+        x = np.asarray(jax.nn.gelu(x, approximate=False))
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+        x = x * np.asarray(head["norm_scale"]) + np.asarray(head["norm_bias"])
+        return x @ np.asarray(embeddings).T + np.asarray(head["out_bias"])
+
+    def named(tree, prefix):
+        return {k.removeprefix(prefix): v for k, v in tree.items() if prefix in k}
+
+    ours = logits(mine.hidden, named(own, "mlm_"), student["embeddings_word"])
+    theirs = logits(full.hidden, named(params, "words_"), params["embeddings_word"])
+
+    def log_softmax(x):
+        x = x - x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    rows = np.arange(64)[:, None]
+    places, chosen = (
+        np.asarray(batch["masked_positions"]),
+        np.asarray(batch["masked_weights"]),
+    )
+    each = -log_softmax(ours)[rows, places, np.asarray(batch["masked_labels"])]
+    wanted = (each * chosen).sum(axis=1) / chosen.sum(axis=1)
+    assert np.allclose(values["mlm"], wanted, rtol=1e-3, atol=1e-4)
+    soft, hard = log_softmax(theirs / 2), log_softmax(ours / 2)
+    each = 4 * (np.exp(soft) * (soft - hard)).sum(-1)[rows, places]
+    wanted = (each * chosen).sum(axis=1) / chosen.sum(axis=1)
+    assert np.allclose(values["logits"], wanted, rtol=1e-3, atol=1e-4)
+    padded = np.pad(np.asarray(mine.hidden), ((0, 0), (0, 0), (0, 8)))
+    other = np.asarray(full.hidden)
+    cosine = (padded * other).sum(-1)
+    cosine /= np.linalg.norm(padded, axis=-1) * np.linalg.norm(other, axis=-1)
+    assert np.allclose(values["cosine"], masked_mean(1 - cosine, batch), rtol=1e-4)
+
+
+def test_a_sub_networks_word_head_is_the_extracted_students():
+    """Terms with hidden words in a SuperLM: dead channels change nothing."""
+    objective = Objective(
+        {"mlm": 2.0, "logits": 5.0, "cosine": 1.0},
+        mlm_probability=0.3,
+        special_tokens=SPECIAL,
+    )
+    module, params = networks()
+    params = {**params, **head(32, 32)}
+    body = encoder_params(params)
+    space = Space((1, 2), (16, 24), (2,), (24,), head_size=8)
+    big = extract.superlm_arch(TEACHER, space.largest())
+    superlm = Bert(big, DIMS, space=space)
+    inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
+    own = distillation.init_projections(objective, big.hidden, 32, head(32, 32))
+    batch = distillation.shown(texts(8), objective, DIMS.vocab, jax.random.key(1))
+    target = distillation.teacher_targets(module, params, batch, objective)
+    arch = Arch(2, 16, 2, 24, 8)
+    one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
+    found = jax.jit(
+        lambda params: distillation.distillation_losses(
+            superlm, params, batch, target, objective, one
+        )
+    )({**inside, **own})
+    student = extract.extract(inside, big, arch)
+    student |= distillation.init_projections(objective, 16, 32, head(32, 32))
+    alone = distillation.distillation_losses(
+        Bert(arch, DIMS), student, batch, target, objective
+    )
+    for name, value in alone.items():
+        # Soft labels are a small difference of large numbers.
+        assert np.allclose(found[name], value, rtol=1e-4, atol=3e-6), name
+
+
+def test_a_space_of_one_arch_is_that_network_alone():
+    """No elastic branches, and steps of one sub-network."""
+    alone = Space((2,), (16,), (2,), (24,), head_size=8)
+    assert sandwich.sandwich_archs(alone, 2, 0, 0) == list(alone)
+    (arch,) = alone
+    batch = texts(4)
+    module = Bert(arch, DIMS)
+    params = build.init_params(module, jax.random.key(0))
+    one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
+    with_arch = module.apply(
+        {"params": params}, batch["input_ids"], batch["attention_mask"], one
+    )
+    without = module.apply(
+        {"params": params}, batch["input_ids"], batch["attention_mask"]
+    )
+    assert np.array_equal(with_arch.hidden, without.hidden)

@@ -1,0 +1,297 @@
+"""Does training on text alone learn, resume, and leave a teacher?"""
+
+import json
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from paths import ROOT
+from tiny_networks import DIMS, mesh_of
+
+from autodistill_jax import sharding
+from autodistill_jax.archs.arch import Arch, MobileArch
+from autodistill_jax.cli import main
+from autodistill_jax.data import loader, tokenization
+from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.interop import huggingface
+from autodistill_jax.jobs import pretrain as job
+from autodistill_jax.models import build, heads
+from autodistill_jax.train import distillation, loop, optimizer, pretraining
+from autodistill_jax.train import objective as objectives
+
+SPECIAL = tokenization.SpecialTokens(
+    pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
+)
+
+
+SETTINGS = {"learning_rate": 3e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
+TOPICS, HALF = 4, 5
+
+
+def toy(count, seed):
+    """Pairs of a language of four topics, each with a word of its own for every place:
+    a hidden word follows from its text's topic, and a text keeps to one."""
+    rng = np.random.default_rng(seed)
+    other = (np.arange(count) % 2).astype(np.int32)
+    first = rng.integers(0, TOPICS, count)
+    second = (first + other * rng.integers(1, TOPICS, count)) % TOPICS
+    one, two = (4 + x[:, None] * HALF + np.arange(HALF) for x in (first, second))
+    cls, sep = (
+        np.full((count, 1), SPECIAL.cls_token_id),
+        np.full((count, 1), SPECIAL.sep_token_id),
+    )
+    ids = np.concatenate([cls, one, sep, two, sep], axis=1).astype(np.int32)
+    types = np.tile(np.arange(ids.shape[1]) > HALF + 1, (count, 1)).astype(np.int8)
+    real = np.ones(ids.shape, np.int8)
+    return {
+        "input_ids": ids,
+        "attention_mask": real,
+        "token_type_ids": types,
+        "next_sentence_label": other,
+    }
+
+
+def start(module):
+    params = build.init_params(module, jax.random.key(0))
+    params |= heads.init_mlm_head(module.arch.hidden, module.dims)
+    return params | heads.init_nsp_head(module.arch.hidden, jax.random.key(1))
+
+
+def test_it_learns_words_and_next_sentences():
+    mesh, steps = mesh_of(1), 400
+    module = build.build_module(Arch(1, 32, 4, 64, 8), DIMS)
+    params = start(module)
+    moves = optimizer.make_optimizer(SETTINGS, steps, build.param_axes(module))
+    held_out = toy(192, seed=1)
+
+    def right(params, **more):
+        return pretraining.pretraining_accuracies(
+            module, heads.encoder_params(params), heads.head_params(params), held_out, SPECIAL,
+            mesh, **more,
+        )  # fmt: skip
+
+    before = right(params)
+    assert before["mlm"] < 0.2 and 0.3 < before["nsp"] < 0.7
+    feed = loader.train_batches(toy(2000, seed=0), 32, seed=0)
+    state = {"params": params, "optimizer": moves.init(params)}
+    state = loop.fit(
+        pretraining.make_pretraining_step(module, moves, SPECIAL, 0.15, 20),
+        jax.device_put(state, sharding.replicated(mesh)),
+        lambda i: (
+            loader.batch_at_step(feed, i, mesh),
+            jax.random.fold_in(jax.random.key(0), i),
+        ),
+        steps,
+        what="toy",
+    )
+    after = right(state["params"])
+    assert after["mlm"] > 0.6 and after["nsp"] > 0.8, after
+    # The same words are hidden whatever the batch; the last one is filled up.
+    assert right(state["params"], batch_size=48) == after
+
+
+def test_the_loss_is_the_mean_over_hidden_words_and_rows():
+    """Against the definition, on a batch whose texts hide unequally many words."""
+    sizes = DIMS._replace(
+        family="mobilebert", embedding=10, norm="layer_norm", pooler=False
+    )
+    module = build.build_module(MobileArch(1, 16, 8, 2, 12, 1), sizes)
+    params, rows = start(module), toy(8, seed=2)
+    rows["attention_mask"][:4, 9:] = 0
+    moves = optimizer.make_optimizer(SETTINGS, 10, {})
+    step = pretraining.make_pretraining_step(module, moves, SPECIAL, 0.3, 20)
+    key = jax.random.key(5)
+    hidden = pretraining._mask_once(
+        jax.random.split(key)[0], rows, SPECIAL, 60, 0.3, 20
+    )
+    made = jax.jit(lambda p, b: pretraining.pretraining_logits(module, p, b))(
+        params, hidden
+    )
+    log_p = jax.nn.log_softmax(made["mlm"])
+    each = [
+        -log_p[b, k, hidden["masked_labels"][b, k]]
+        for b in range(8)
+        for k in range(hidden["masked_positions"].shape[1])
+        if hidden["masked_weights"][b, k]
+    ]
+    log_q = jax.nn.log_softmax(made["nsp"])
+    of_next = np.mean([-log_q[b, rows["next_sentence_label"][b]] for b in range(8)])
+    state = {"params": params, "optimizer": moves.init(params)}
+    _, values = step(state, rows, key)
+    assert abs(values["mlm"] - np.mean(each)) < 1e-4
+    assert abs(values["nsp"] - of_next) < 1e-4
+    assert abs(values["loss"] - np.mean(each) - of_next) < 1e-4
+
+
+def test_distillation_sees_the_types_of_pairs():
+    module = build.build_module(Arch(1, 16, 2, 24, 8), DIMS)
+    params, rows = start(module), jax.tree.map(jnp.asarray, toy(2, seed=3))
+    objective = objectives.Objective({"hidden": 1.0})
+    inputs = (
+        {"params": heads.encoder_params(params)},
+        rows["input_ids"],
+        rows["attention_mask"],
+    )
+    made = distillation.teacher_targets(module, params, rows, objective)["hidden"]
+    wanted = module.apply(*inputs, token_type_ids=rows["token_type_ids"]).hidden
+    assert np.array_equal(made, wanted)
+    student = {**heads.encoder_params(params), "projection_hidden": jnp.eye(16)}
+    same = distillation.distillation_losses(
+        module, student, rows, {"hidden": wanted}, objective
+    )
+    assert not np.any(same["hidden"])
+    other = module.apply(*inputs).hidden
+    other = distillation.distillation_losses(
+        module, student, rows, {"hidden": other}, objective
+    )
+    assert np.all(other["hidden"] > 1e-6)
+
+
+def flags(workdir, corpus, *more):
+    return [
+        "autodistill_jax",
+        "pretrain",
+        f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke",
+        f"--workdir={workdir}",
+        f"--config.data.source={corpus}",
+        "--config.data.unit=pair",
+        "--config.pretrain.arch=layers=1,hidden=16,heads=2,ffn=32",
+        "--config.pretrain.steps=6",
+        "--config.pretrain.save_every=2",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def done(corpus, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("job") / "w"
+    assert main(flags(workdir, corpus)) == 0
+    return workdir
+
+
+def test_the_job_leaves_a_teacher(done, corpus, capfd):
+    loaded = huggingface.load_pretrained(str(done / "pretrained"))
+    assert loaded.arch == Arch(1, 16, 2, 32, 8) and loaded.pooling == "pooler"
+    assert (
+        loaded.mlm_head is not None
+        and loaded.nsp_head is not None
+        and not loaded.embeds_sentences
+    )
+    card = (done / "pretrained" / "README.md").read_text()
+    assert re.search(r"6 steps of 8 rows of 32 tokens\s\(1,536 tokens\)", card)
+    assert "% of hidden words named right" in card and "next sentences told" in card
+    lines = (done / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line)["job"] for line in lines} == {
+        "pretrain", "pretrain/heldout",
+    }  # fmt: skip
+    with np.load(done / "data" / "rows.npz") as kept:
+        assert {name.split("/")[1] for name in kept} == {
+            "input_ids",
+            "attention_mask",
+            "token_type_ids",
+            "nsp",
+        }
+    assert main(flags(done, corpus)) == 0
+    assert "done already" in capfd.readouterr().err
+    # It is a teacher: here of itself, on hidden words alone, from its own weights.
+    further = done.parent / "further"
+    more = [
+        f"--config.teacher={done / 'pretrained'}",
+        "--config.pretrain.arch=",
+        "--config.pretrain.learning_rate=0.0",
+        "--config.data.unit=chunk",
+        "--config.space.layers=(1,)",
+        "--config.space.hidden=(16,)",
+        "--config.space.ffn_ratio=(2.0,)",
+        "--config.budget.flops_fraction=0.0",
+    ]
+    assert main(flags(further, corpus, *more)) == 0
+    told = capfd.readouterr().err
+    assert "by transformers (BertForMaskedLM)" in told and "next sent" not in told
+    again = huggingface.load_pretrained(str(further / "pretrained"))
+    assert again.nsp_head is None
+    for name, value in {**loaded.params, **loaded.mlm_head}.items():
+        if not name.startswith("pooler"):
+            assert np.array_equal({**again.params, **again.mlm_head}[name], value), name
+
+
+def test_kill_and_resume_equals_uninterrupted(
+    done, corpus, tmp_path, monkeypatch, capfd
+):
+    whole, dies = loop.fit, 5
+
+    def dying(*args, **kwargs):
+        def after(count, state):
+            if count == dies:
+                raise KeyboardInterrupt
+
+        return whole(*args, **kwargs, after=after)
+
+    monkeypatch.setattr(loop, "fit", dying)
+    assert main(flags(tmp_path / "w", corpus)) == 130
+    assert not (tmp_path / "w" / "pretrained").exists()
+    monkeypatch.setattr(loop, "fit", whole)
+    assert main(flags(tmp_path / "w", corpus)) == 0
+    told = capfd.readouterr().err
+    assert "going on after step 4" in told
+    assert "by transformers (BertForPreTraining)" in told
+    for name in ("model.safetensors", "README.md", "config.json"):
+        one, other = (w / "pretrained" / name for w in (done, tmp_path / "w"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+BAD = {
+    "no steps": (["--config.pretrain.steps=0"], "pretrain.steps is 0, which means"),
+    "nothing hidden": (["--config.pretrain.hide=0.0"], "hide is 0.0; it must be from"),
+    "no Arch": (["--config.pretrain.arch=huge"], "pretrain.arch=huge is no Arch"),
+    "no stock class": (["--config.pretrain.arch=agnostic"], "with heads of 64; pre"),
+    "narrow": (
+        ["--config.pretrain.arch=layers=1,hidden=64,bottleneck=16,heads=2,ffn=8,stacks=1"],
+        "hidden 64, narrower than the 128 channels",
+    ),
+    "large batch": (["--config.pretrain.batch_size=4096"], "pretrain.batch_size 4096 is"),
+    "no breaks": (
+        [f"--config.data.source={ROOT / 'LICENSE'}"],
+        "gave 25 training and 1 held-out documents",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, corpus, tmp_path, capfd):
+    more, expected = BAD[name]
+    assert main(flags(tmp_path / "w", corpus, *more)) == 2
+    told = capfd.readouterr().err
+    assert expected in told and told.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_which_networks_it_trains(minilm):
+    def made(arch="", family="bert", special=SPECIAL):
+        sizes = minilm.dims._replace(family=family)
+        return SimpleNamespace(
+            config=SimpleNamespace(
+                teacher="t", pretrain=SimpleNamespace(steps=1, arch=arch)
+            ),
+            source=minilm._replace(dims=sizes),
+            special=special,
+        )
+
+    own = minilm.arch, minilm.dims
+    assert teachers.pretraining_dims("", *own) == own
+    arch, sizes = teachers.pretraining_dims("mobilebert", *own)
+    assert (arch.stacks, sizes.vocab, sizes.pooler) == (4, 30522, False)
+    arch, _ = teachers.pretraining_dims("layers=2,hidden=96,heads=4,ffn=8", *own)
+    assert arch.head_size == 24
+    job.check_pretrain(made("mobilebert", family="roberta"))
+    for told, asked in (
+        ("would be of the type roberta", made(family="roberta")),
+        ("would be of the type electra", made("bert_base", family="electra")),
+        ("has no token for a hidden word", made(special=SPECIAL._replace(hide=None))),
+    ):
+        with pytest.raises(UserError, match=told):
+            job.check_pretrain(asked)
