@@ -36,7 +36,7 @@ def run_transfer(
                 f"{stage}: the teacher has no masked-word head: the last stage has no "
                 f"soft labels, but {' + '.join(made.objective.weights)}"
             )
-        params = flash_distillation.run_transfer(
+        params = flash_distillation.train_blockwise(
             made,
             loader.train_batches(
                 text_rows(experiment, workdir, "train"),

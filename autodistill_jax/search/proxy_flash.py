@@ -33,7 +33,7 @@ def flash_proxy(
     when all blocks are done, and there is no last stage.
 
     Args:
-      settings: see `flash_distillation.run_transfer`; batch_size for the rows, too; prune_factor: above so many times
+      settings: see `flash_distillation.train_blockwise`; batch_size for the rows, too; prune_factor: above so many times
         the median of the transfer losses of `others` a candidate stops there; 0: never.
 
     Raises:
@@ -55,7 +55,7 @@ def flash_proxy(
     headed = "logits" in transfer.objective.weights
     if not headed:
         transfer = transfer._replace(objective=transfer.objective._replace(weights={}))
-    params = flash_distillation.run_transfer(
+    params = flash_distillation.train_blockwise(
         transfer,
         feed,
         settings,

@@ -143,7 +143,7 @@ def lr_scales(
     return made
 
 
-def run_transfer(
+def train_blockwise(
     transfer: BlockwiseTransfer,
     feed: Sequence[Mapping[str, np.ndarray]],
     settings: Mapping[str, Any],
@@ -241,7 +241,7 @@ class TransferSteps(NamedTuple):
 def transfer_steps(
     transfer: BlockwiseTransfer, settings: Mapping[str, Any], fraction: float
 ) -> TransferSteps:
-    """What `run_transfer` runs; there is no last stage where the objective has no term."""
+    """What `train_blockwise` runs; there is no last stage where the objective has no term."""
     module = transfer.module
     layers, axes = module.arch.layers, build.param_axes(module)
     stages = stage_steps(settings, layers, fraction)

@@ -72,7 +72,7 @@ def transfer():
 def run(transfer, rows, fraction=0.1, **more):
     mesh = mesh_of(1)
     feed = loader.train_batches(rows, 8, 0)
-    return flash_distillation.run_transfer(
+    return flash_distillation.train_blockwise(
         transfer, feed, SETTINGS, fraction, mesh, 0, "flash", **more
     )
 
@@ -200,7 +200,7 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
         judge(params)
         return params
 
-    monkeypatch.setattr(flash_distillation, "run_transfer", no_training)
+    monkeypatch.setattr(flash_distillation, "train_blockwise", no_training)
     mesh = mesh_of(1)
     settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
     args = (loader.train_batches(rows, 8, 0), rows, settings, mesh, 0, "flash")
