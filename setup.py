@@ -1,9 +1,9 @@
-"""What is installed with autodistill_jax? Ranges here, exact pins in launch/."""
+"""What is installed with autodistill_jax: ranges here, exact pins in launch/."""
 
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 here = Path(__file__).parent
 version = re.search(
@@ -19,7 +19,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["autodistill_jax", "autodistill_jax.*"]),
+    packages=find_namespace_packages(include=["autodistill_jax", "autodistill_jax.*"]),
+    package_data={"autodistill_jax": ["py.typed"]},
+    entry_points={"console_scripts": ["autodistill_jax=autodistill_jax.cli:main"]},
     install_requires=[
         # jax 0.11 needs Python 3.12; both pairs are supported.
         "jax>=0.10.2,<0.11; python_version < '3.12'",
@@ -46,6 +48,7 @@ setup(
         "scipy>=1.17",
         "scikit-learn>=1.9",
         "threadpoolctl>=3.6",
+        "tqdm>=4.67",
         "matplotlib>=3.11",
         "jaxtyping>=0.3.11",
     ],

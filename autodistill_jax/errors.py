@@ -1,4 +1,4 @@
-"""What is the user's to put right?"""
+"""The error that a user can put right, and reading JSON with it."""
 
 import json
 from pathlib import Path
@@ -13,15 +13,21 @@ class UserError(Exception):
 
 
 def read_json_object(path: Path) -> dict:
-    """An object out of a file of a teacher's folder.
+    """The JSON object in a file of a teacher's folder.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The object.
 
     Raises:
-      UserError: the file is not one.
+      UserError: the file is not JSON, or not an object.
     """
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(made, dict):
+    if not isinstance(record, dict):
         raise UserError(f"{path} is not a JSON object; use the teacher's own file")
-    return made
+    return record

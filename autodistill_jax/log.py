@@ -1,4 +1,4 @@
-"""What does a job tell while it works? Progress lines, metrics.jsonl, TensorBoard."""
+"""What a job reports while it works: progress lines, metrics.jsonl, TensorBoard."""
 
 import json
 import sys
@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 from clu import metrics as clu_metrics
 from etils import epath
+from tqdm import tqdm
 
 from autodistill_jax import multihost, storage
 
 _METRICS_FILE = "metrics.jsonl"
-_UPLOAD_SECONDS = 30.0  # Seconds.
+_UPLOAD_SECONDS = 30.0
 
 
 def say(text: str) -> None:
     """One line to the user, on stderr, by the first process: stdout is for results."""
-    if multihost.is_first_process():
+    if not multihost.is_first_process():
+        return
+    if sys.stderr.isatty():  # A bar may be there: above it.
+        tqdm.write(text, file=sys.stderr)
+    else:
         print(text, file=sys.stderr, flush=True)
 
 
@@ -29,60 +34,107 @@ def print_result(value: Any) -> None:
 
 
 class Progress:
-    """A line every few seconds: what, how far, how fast, how long to go."""
+    """How far a job is, how fast it goes and how long it will take, on stderr.
 
-    def __init__(self, what: str, total: int, done: int = 0, every: float = 5.0):
-        self.what, self.total, self.every = what, total, every
+    A bar where stderr is a terminal; a line every few seconds in a log or a pipe. Call
+    it with the number of steps done, and a note for the end of the line.
+
+    Args:
+      label: what the line begins with.
+      total: steps in all.
+      done: steps done before it starts.
+      interval_seconds: between two lines.
+    """
+
+    def __init__(
+        self, label: str, total: int, done: int = 0, interval_seconds: float = 5.0
+    ):
+        self.label, self.total, self.interval_seconds = label, total, interval_seconds
         self.first, self.start = done, time.monotonic()
-        self.told = self.start
+        self.last_shown = self.start
+        self.bar = None
+        if multihost.is_first_process() and sys.stderr.isatty():
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                desc=label,
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
 
     def restart(self, done: int) -> None:
-        """Counts the rate from here on."""
+        """Counts the rate from now on, when `done` steps are done."""
         self.first, self.start = done, time.monotonic()
+        if self.bar is not None:
+            self.bar.initial = done
+            self.bar.unpause()
 
     def __call__(self, done: int, note: str = "") -> None:
-        now = time.monotonic()
-        if now - self.told < self.every and done < self.total:
+        if self.bar is not None:
+            self._draw(done, note)
             return
-        self.told = now
-        rate = (done - self.first) / max(now - self.start, 1e-9)
-        left = f"{(self.total - done) / rate:.0f} s left" if rate else "compiled"
+        current_time = time.monotonic()
+        if current_time - self.last_shown < self.interval_seconds and done < self.total:
+            return
+        self.last_shown = current_time
+        rate = (done - self.first) / max(current_time - self.start, 1e-9)
+        time_left = f"{(self.total - done) / rate:.0f} s left" if rate else "compiled"
         say(
-            f"{self.what}  {done}/{self.total}  {rate:.2f}/s  {left}"
+            f"{self.label}  {done}/{self.total}  {rate:.2f}/s  {time_left}"
             + (f"  {note}" if note else "")
         )
 
+    def _draw(self, done: int, note: str) -> None:
+        if note:
+            self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if done >= self.total:
+            self.bar.close()
+
 
 class Averages:
-    """Means since the last look, by clu's metrics: {name: mean}."""
+    """Means of named values since the last look, by clu's metrics.
+
+    Attributes:
+      means: {name: the running mean}.
+    """
 
     def __init__(self):
         self.means: dict[str, clu_metrics.Average] = {}
 
     def add(self, values: Mapping[str, np.ndarray]) -> None:
+        """Counts in {name: values of any shape}."""
         for name, value in values.items():
             new = clu_metrics.Average.from_model_output(value)
             old = self.means.get(name)
             self.means[name] = new if old is None else old.merge(new)
 
     def take(self) -> dict[str, float]:
+        """{name: mean}, and starts anew."""
         means = {name: float(mean.compute()) for name, mean in self.means.items()}
         self.means = {}
         return means
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl, and to TensorBoard where its extra is installed; by the
-    first process. What goes to a bucket goes there every half minute, and by `upload_metrics`."""
+    """Appends to metrics.jsonl, and to TensorBoard where its extra is installed.
+
+    Only the first process writes. What belongs in a bucket goes there every half
+    minute, and by `upload_metrics`.
+
+    Args:
+      workdir: holds metrics.jsonl.
+      tensorboard: whether to write for TensorBoard too.
+    """
 
     def __init__(self, workdir: epath.Path, tensorboard: bool = False):
-        self.kept = workdir / _METRICS_FILE
-        self.board, self.sent = None, time.monotonic()
+        self.destination = workdir / _METRICS_FILE
+        self.board, self.uploaded_at = None, time.monotonic()
         if not multihost.is_first_process():
             return
-        self.path = storage.local_mirror(self.kept)
-        there = self.path.read_bytes() if self.path.exists() else b""
-        self.torn = bool(there) and not there.endswith(b"\n")
+        self.path = storage.local_mirror(self.destination)
+        content = self.path.read_bytes() if self.path.exists() else b""
+        self.is_torn = bool(content) and not content.endswith(b"\n")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if tensorboard:
             # Imports TensorFlow: slow, and only there with the extra.
@@ -91,16 +143,23 @@ class MetricsWriter:
             self.board = metric_writers.create_default_writer(str(workdir))
 
     def write(self, job: str, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line.
+
+        Args:
+          job: whose line it is.
+          step: of the training.
+          values: {name: value}.
+        """
         if not multihost.is_first_process():
             return
         line = {"job": job, "step": step, "time": round(time.time(), 3), **values}
         with self.path.open("a") as file:
             # On a line of its own, even after one that a stop cut short.
-            file.write("\n" * self.torn + json.dumps(line) + "\n")
-        self.torn = False
-        if time.monotonic() - self.sent > _UPLOAD_SECONDS:
-            storage.upload_mirror(self.kept)
-            self.sent = time.monotonic()
+            file.write("\n" * self.is_torn + json.dumps(line) + "\n")
+        self.is_torn = False
+        if time.monotonic() - self.uploaded_at > _UPLOAD_SECONDS:
+            storage.upload_mirror(self.destination)
+            self.uploaded_at = time.monotonic()
         if self.board is not None:
             self.board.write_scalars(
                 step, {f"{job}/{name}": value for name, value in values.items()}
@@ -109,7 +168,15 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: epath.Path, job: str) -> list[dict]:
-    """The lines of a job in metrics.jsonl; of a step that was run twice the last."""
+    """The lines of a job in metrics.jsonl.
+
+    Args:
+      workdir: holds metrics.jsonl.
+      job: the name that they were written under.
+
+    Returns:
+      The lines in the order of their steps; of a step that was run twice the last.
+    """
     path = storage.local_mirror(workdir / _METRICS_FILE)
     lines = {}
     if path.exists():

@@ -1,4 +1,7 @@
-"""What is a prediction worth? GLUE's metrics, from scikit-learn and scipy."""
+"""GLUE's metrics, from scikit-learn and scipy, and Kendall's tau.
+
+Labels and predictions are numbers, [rows] each; more is better in every metric.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -7,6 +10,7 @@ import numpy as np
 
 
 def accuracy(labels, predictions) -> float:
+    """The fraction of predictions that equal their label."""
     return float(np.mean(np.asarray(labels) == np.asarray(predictions)))
 
 
@@ -15,8 +19,8 @@ def f1(labels, predictions) -> float:
     from sklearn.metrics import f1_score
 
     # One label asked for by number: a side may lack it, or the other.
-    made = f1_score(labels, predictions, labels=[1], average="macro", zero_division=0)
-    return float(made)
+    score = f1_score(labels, predictions, labels=[1], average="macro", zero_division=0)
+    return float(score)
 
 
 def matthews(labels, predictions) -> float:
@@ -46,8 +50,8 @@ def pearson(labels, predictions) -> float:
     with warnings.catch_warnings():
         # Numbers that hardly differ, as an untrained head gives: still a figure.
         warnings.simplefilter("ignore")
-        made = float(pearsonr(labels, predictions).statistic)
-    return made if np.isfinite(made) else 0.0
+        correlation = float(pearsonr(labels, predictions).statistic)
+    return correlation if np.isfinite(correlation) else 0.0
 
 
 def accuracy_f1(labels, predictions) -> float:
@@ -61,13 +65,42 @@ def pearson_spearman(labels, predictions) -> float:
 
 
 def metric_parts(metric: str, labels, predictions) -> dict[str, float]:
-    """The single figures behind a metric of `METRICS`, of which it is the mean.
+    """The single figures behind a metric, of which it is the mean.
 
-    {"accuracy", "f1"} or {"pearson", "spearman"}; one figure, under its own name,
-    where the metric is no mean.
+    Args:
+      metric: a name in `METRICS`.
+      labels: [rows].
+      predictions: [rows].
+
+    Returns:
+      {"accuracy", "f1"} or {"pearson", "spearman"}; one figure, under its own name,
+      where the metric is no mean.
     """
     single = _PARTS.get(metric) or {metric: METRICS[metric]}
     return {name: figure(labels, predictions) for name, figure in single.items()}
+
+
+def kendall_tau(
+    x: Sequence[float], y: Sequence[float], pairs: np.ndarray | None = None
+) -> float:
+    """Kendall's tau-b of two orders of the same things.
+
+    Args:
+      x: [n].
+      y: [n].
+      pairs: [n, n] bool, which pairs count; None: all.
+
+    Returns:
+      From -1 to 1; 0 where no pair is ordered on one of the sides.
+    """
+    signs = [
+        np.sign(np.subtract.outer(values, values)) for values in map(np.asarray, (x, y))
+    ]
+    counted = np.ones_like(signs[0]) if pairs is None else pairs
+    ordered = [(counted * np.square(sign)).sum() for sign in signs]
+    if min(ordered) == 0:
+        return 0.0
+    return float((counted * signs[0] * signs[1]).sum() / np.sqrt(np.prod(ordered)))
 
 
 def _mean(figures: dict[str, float]) -> float:
@@ -91,18 +124,3 @@ _PARTS = {
     "accuracy_f1": {"accuracy": accuracy, "f1": f1},
     "pearson_spearman": {"pearson": pearson, "spearman": spearman},
 }
-
-
-def kendall_tau(
-    one: Sequence[float], other: Sequence[float], same: np.ndarray | None = None
-) -> float:
-    """Kendall's tau-b, over the pairs that `same` [n, n] admits (all, if None).
-
-    0 where no pair is ordered on one of the sides.
-    """
-    signs = [np.sign(np.subtract.outer(x, x)) for x in map(np.asarray, (one, other))]
-    admitted = np.ones_like(signs[0]) if same is None else same
-    ordered = [(admitted * np.square(sign)).sum() for sign in signs]
-    if min(ordered) == 0:
-        return 0.0
-    return float((admitted * signs[0] * signs[1]).sum() / np.sqrt(np.prod(ordered)))

@@ -1,10 +1,11 @@
-"""Which devices hold what? The mesh, and which logical axis lies along which of its own.
+"""The device mesh, and which logical axis is split along which mesh axis.
 
 A mesh has three axes. The rows of a batch are split along `data` and `fsdp`, so is the
-work. Parameters and their moments are split along `fsdp` as well, by their `hidden` axis
-(ZeRO, arXiv 1910.02054; FSDP), and gathered one layer at a time where they are used.
+work. Parameters and their moments are split along `fsdp` as well, by their `hidden`
+axis (ZeRO, arXiv 1910.02054; FSDP), and gathered one layer at a time where they are
+used.
 Heads and ffn channels, relation heads and the vocabulary of logits are split along
-`num_tensor_shards` (Megatron-LM, arXiv 1909.08053). What a `mesh` of None asks for is nothing.
+`tensor` (Megatron-LM, arXiv 1909.08053). Where a `mesh` is None nothing is split.
 """
 
 import functools
@@ -24,102 +25,131 @@ from autodistill_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
-# The logical axes that are split along `num_tensor_shards`.
+# The logical axes that are split along `tensor`.
 TENSOR_AXES = ("heads", "ffn")
 # Along `fsdp` by the first of these that divides; else by the largest axis that does.
 _FSDP_AXES = ("hidden", "bottleneck", "embedding")
 # Axes that only stack what has axes of its own.
 STACKED_AXES = ("layers", "qkv", "stacks", "first", "second", "norms")
-# Of a parameter that was gathered for its use: never kept for the backward pass, which
-# gathers it anew; else every device would hold all layers after all.
+# Name of a gathered parameter for rematerialization: it is not saved for the backward
+# pass, which gathers it again; else every device would hold all layers after all.
 GATHERED_NAME = "gathered"
 
 
 def make_mesh(
-    asked: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+    axis_sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of all `devices` (those there are, if None).
+    """Makes a mesh of all devices.
 
-    asked: how many along each of AXES, 1 where it says nothing; at most one is -1, which
-    takes what is left.
+    Args:
+      axis_sizes: {axis of MESH_AXES: devices along it}, 1 where it names none; at most
+        one is -1, which takes what is left.
+      devices: those of the mesh; None: all there are.
+
+    Returns:
+      The mesh, with all of MESH_AXES.
 
     Raises:
-      UserError: they do not multiply to the devices.
+      UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [asked.get(axis, 1) for axis in MESH_AXES]
-    told = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(MESH_AXES, sizes))
-    there = f"{len(devices)} device{'s' * (len(devices) > 1)}"
+    sizes = [axis_sizes.get(axis, 1) for axis in MESH_AXES]
+    product = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(MESH_AXES, sizes))
+    available = f"{len(devices)} device{'s' * (len(devices) > 1)}"
     if sizes.count(-1) > 1:
-        raise UserError(f"{told}: only one axis can be -1, which takes what is left")
-    known = math.prod(size for size in sizes if size != -1)
-    if known < 1 or len(devices) % known or (-1 not in sizes and known < len(devices)):
+        raise UserError(f"{product}: only one axis can be -1, which takes what is left")
+    fixed = math.prod(size for size in sizes if size != -1)
+    if fixed < 1 or len(devices) % fixed or (-1 not in sizes and fixed < len(devices)):
         raise UserError(
-            f"{told} do not multiply to the {there} there; "
+            f"{product} do not multiply to the {available} there; "
             f"set mesh.data to -1 and the others to a divisor of {len(devices)}"
         )
-    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
     return jax.make_mesh(
         sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
     )
 
 
 def check_batch(
-    mesh: Mesh, size: int, what: str = "batch_size", accumulate: int = 1
+    mesh: Mesh, size: int, label: str = "batch_size", accumulation_steps: int = 1
 ) -> None:
-    """Raises UserError where a batch does not divide over the devices.
+    """Checks that a batch divides over the devices.
 
-    what: its name. accumulate: in how many parts, one after another, it is computed.
+    Args:
+      mesh: of the devices.
+      size: rows of the batch.
+      label: the name of the size, for the error.
+      accumulation_steps: in how many parts, one after another, the batch is computed.
+
+    Raises:
+      UserError: it does not divide.
     """
-    unit = num_batch_shards(mesh) * accumulate
+    unit = num_batch_shards(mesh) * accumulation_steps
     if size % unit:
         of = " of mesh.data x mesh.fsdp" if num_tensor_shards(mesh) > 1 else ""
         of += (
-            f" in {accumulate} parts (mesh.gradient_accumulation_steps)"
-            if accumulate > 1
+            f" in {accumulation_steps} parts (mesh.gradient_accumulation_steps)"
+            if accumulation_steps > 1
             else ""
         )
         raise UserError(
-            f"{what} {size} does not divide over {num_batch_shards(mesh)} devices{of}; "
-            f"use a multiple of {unit}"
+            f"{label} {size} does not divide over {num_batch_shards(mesh)} devices"
+            f"{of}; use a multiple of {unit}"
         )
 
 
 def check_tensor_split(mesh: Mesh, axis: str, sizes: Sequence[int]) -> None:
-    """Raises UserError where `num_tensor_shards` does not divide each of an axis' sizes."""
+    """Checks that the mesh's tensor axis divides all sizes of a logical axis.
+
+    Args:
+      mesh: of the devices.
+      axis: name of the logical axis.
+      sizes: the axis' sizes, of one network or of the sub-networks.
+
+    Raises:
+      UserError: one of them is not divided.
+    """
     parts = num_tensor_shards(mesh)
     if uneven := [size for size in sizes if size % parts]:
         fits = math.gcd(*sizes)
         raise UserError(
             f"mesh.tensor is {parts}, which does not divide {axis}={uneven[0]} of the "
-            f"{'sub-networks' if len(sizes) > 1 else 'network'}; use a divisor of {fits}"
+            f"{'sub-networks' if len(sizes) > 1 else 'network'}; "
+            f"use a divisor of {fits}"
         )
 
 
 def num_batch_shards(mesh: Mesh) -> int:
-    """In how many parts a batch is split."""
+    """In how many parts the mesh splits a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def platform(mesh: Mesh | None) -> str:
-    """Of its devices, or of those at hand: cpu, gpu or tpu."""
+    """cpu, gpu or tpu: of a mesh's devices; None: of those at hand."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def num_tensor_shards(mesh: Mesh | None) -> int:
-    """In how many parts heads and ffn channels are split."""
+    """In how many parts heads and ffn channels are split; without a mesh 1."""
     return 1 if mesh is None else mesh.shape["tensor"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds all of."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, count: int = 0) -> NamedSharding:
-    """Of arrays whose first axis is a batch's rows.
+    """The sharding of arrays whose first axis is a batch's rows.
 
-    count: of rows. Where they do not divide over all devices, they are split along one
-    axis only, or not at all: every device does the same then (a small evaluation, say).
+    Args:
+      mesh: of the devices.
+      count: rows. Where they do not divide over all devices, they are split along one
+        axis only, or not at all: every device does the same then (a small evaluation,
+        say).
+
+    Returns:
+      The sharding; the other axes are not split.
     """
     for axes in (BATCH_AXES, *BATCH_AXES):
         if not count % math.prod(mesh.shape[axis] for axis in np.ravel(axes)):
@@ -129,7 +159,15 @@ def batch_sharding(mesh: Mesh, count: int = 0) -> NamedSharding:
 
 @functools.cache  # Asked at every step.
 def local_rows(mesh: Mesh, count: int) -> list[int]:
-    """The rows of a batch of `count` that the devices of this process hold, in order."""
+    """The numbers of a batch's rows that this process' devices hold, in order.
+
+    Args:
+      mesh: of the devices.
+      count: rows of the batch.
+
+    Returns:
+      Numbers below count, ascending.
+    """
     parts = (
         batch_sharding(mesh, count).addressable_devices_indices_map((count,)).values()
     )
@@ -137,7 +175,7 @@ def local_rows(mesh: Mesh, count: int) -> list[int]:
 
 
 def to_host(x: jax.Array) -> np.ndarray:
-    """An array on this host, whole, whichever hosts' devices it lies on."""
+    """All of an array on this host, whichever hosts' devices it lies on."""
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return np.asarray(x)
     if x.is_fully_replicated:
@@ -146,7 +184,16 @@ def to_host(x: jax.Array) -> np.ndarray:
 
 
 def constrain(x: jax.Array, mesh: Mesh | None, *axes: Any) -> jax.Array:
-    """x, laid out so inside a compiled program: for each dimension None or mesh axes."""
+    """Lays an array out on the mesh, inside a compiled program.
+
+    Args:
+      x: the array.
+      mesh: of the devices; None: x stays as it is.
+      *axes: for each dimension the mesh axis, or axes, that it is split along, or None.
+
+    Returns:
+      x, constrained.
+    """
     if mesh is None or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(
@@ -154,41 +201,65 @@ def constrain(x: jax.Array, mesh: Mesh | None, *axes: Any) -> jax.Array:
     )
 
 
-def split_channels(x: jax.Array, mesh: Mesh | None, whole: bool = False) -> jax.Array:
-    """Activations [T, ..., channels]: channels along `num_tensor_shards`, or whole."""
+def split_channels(x: jax.Array, mesh: Mesh | None, gather: bool = False) -> jax.Array:
+    """Lays out activations: rows split as a batch's, channels along `tensor`.
+
+    Args:
+      x: [T, ..., channels].
+      mesh: of the devices; None: x stays as it is.
+      gather: whether every device gets all channels instead.
+
+    Returns:
+      x, constrained.
+    """
     between = (None,) * (x.ndim - 2)
-    return constrain(x, mesh, BATCH_AXES, *between, None if whole else "tensor")
+    return constrain(x, mesh, BATCH_AXES, *between, None if gather else "tensor")
 
 
 def param_spec(
     axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh
 ) -> PartitionSpec:
-    """How a parameter is stored. axes: its logical axis names, None where it has none.
+    """How a parameter is stored on the mesh.
 
-    A vector is whole on every device: there is little of it.
+    Args:
+      axes: its logical axis names, None for a dimension without one.
+      shape: its shape.
+      mesh: of the devices.
+
+    Returns:
+      The mesh axis of each dimension. A vector is not split: there is little of it.
     """
-    own = [i for i, axis in enumerate(axes) if axis not in STACKED_AXES]
-    made: list[str | None] = [None] * len(shape)
-    if len(own) < 2:
+    unstacked = [i for i, axis in enumerate(axes) if axis not in STACKED_AXES]
+    spec: list[str | None] = [None] * len(shape)
+    if len(unstacked) < 2:
         return PartitionSpec()
-    for i in own:
-        if axes[i] in TENSOR_AXES and "tensor" not in made:
-            made[i] = "tensor" if not shape[i] % mesh.shape["tensor"] else None
+    for i in unstacked:
+        if axes[i] in TENSOR_AXES and "tensor" not in spec:
+            spec[i] = "tensor" if not shape[i] % mesh.shape["tensor"] else None
 
     def order(i):
         return axes[i] not in _FSDP_AXES, -shape[i]
 
-    for i in sorted(own, key=order):
-        if made[i] is None and not shape[i] % mesh.shape["fsdp"]:
-            made[i] = "fsdp"
+    for i in sorted(unstacked, key=order):
+        if spec[i] is None and not shape[i] % mesh.shape["fsdp"]:
+            spec[i] = "fsdp"
             break
-    return PartitionSpec(*made)
+    return PartitionSpec(*spec)
 
 
 def param_shardings(
     params: Mapping[str, Any], axes: Mapping[str, Sequence[str | None]], mesh: Mesh
 ) -> dict[str, NamedSharding]:
-    """Of {name: array or its shape}. axes: by name; matchers and heads have no names."""
+    """How parameters are stored on the mesh.
+
+    Args:
+      params: {name: array, or its shape}.
+      axes: {name: its logical axis names}; projections and heads are not in it.
+      mesh: of the devices.
+
+    Returns:
+      {name: sharding}.
+    """
     return {
         name: NamedSharding(
             mesh,
@@ -201,22 +272,32 @@ def param_shardings(
 def place_params(
     params: Mapping[str, Any], axes: Mapping[str, Sequence[str | None]], mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """The parameters on their devices."""
+    """Puts parameters on their devices; arguments as of `param_shardings`."""
     return jax.device_put(dict(params), param_shardings(params, axes, mesh))
 
 
 def state_shardings(
-    moves: optax.GradientTransformation,
+    tx: optax.GradientTransformation,
     params: Mapping[str, Any],
     axes: Mapping[str, Sequence[str | None]],
     mesh: Mesh,
 ) -> dict[str, Any]:
-    """Of {"params", "optimizer"}: the moments of a parameter lie as it does."""
+    """How the train state is stored: the moments of a parameter as the parameter is.
+
+    Args:
+      tx: the optimizer.
+      params: {name: array, or its shape}.
+      axes: {name: its logical axis names}, see `param_shardings`.
+      mesh: of the devices.
+
+    Returns:
+      {"params": shardings, "optimizer": shardings of its state}.
+    """
     of_params = param_shardings(params, axes, mesh)
     of_moments = optax.tree_utils.tree_map_params(
-        moves,
-        lambda _, one: one,
-        jax.eval_shape(moves.init, dict(params)),
+        tx,
+        lambda _, param_sharding: param_sharding,
+        jax.eval_shape(tx.init, dict(params)),
         of_params,
         transform_non_params=lambda _: replicated(mesh),
     )
@@ -227,32 +308,49 @@ def gather_params(
     params: Mapping[str, jax.Array],
     axes: Mapping[str, Sequence[str | None]],
     mesh: Mesh | None,
-    dealt: Mapping[str, int] | None = None,
+    interleave_units: Mapping[str, int] | None = None,
 ) -> dict[str, jax.Array]:
-    """Parameters as they are used: whole along `fsdp`, split along `num_tensor_shards`.
+    """Parameters as they are used: gathered along `fsdp`, split along `tensor`.
 
-    dealt: {an axis of SPLIT: channels of a unit} inside a SuperLM, see `interleave`.
+    Args:
+      params: {name: array}.
+      axes: {name: its logical axis names}.
+      mesh: of the devices; None: the parameters stay as they are.
+      interleave_units: inside a SuperLM {axis of TENSOR_AXES: channels of a unit}, see
+        `interleave`; None: channels keep their order.
+
+    Returns:
+      {name: array}.
     """
     if mesh is None or mesh.size == 1:
         return dict(params)
     parts = num_tensor_shards(mesh)
-    made = {}
+    gathered = {}
     for name, value in params.items():
         along: list[str | None] = [None] * value.ndim
         for i, axis in enumerate(axes[name]):
             if axis in TENSOR_AXES and parts > 1:
                 along[i] = "tensor"
-                if dealt is not None:
-                    value = interleave(value, i, parts, dealt[axis])
-        made[name] = checkpoint_name(constrain(value, mesh, *along), GATHERED_NAME)
-    return made
+                if interleave_units is not None:
+                    value = interleave(value, i, parts, interleave_units[axis])
+        gathered[name] = checkpoint_name(constrain(value, mesh, *along), GATHERED_NAME)
+    return gathered
 
 
 def interleave(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.Array:
-    """The units of a dimension dealt out in turn: part p of `parts` has p, p + parts, ...
+    """Deals the units of a dimension out in turn: part p gets p, p + parts, ...
 
     So the first n units of an elastic axis are the first n / parts of every part, and
     the devices that hold a part each have the same work, whatever n.
+
+    Args:
+      x: the array.
+      dimension: that is reordered.
+      parts: how many, one after another in the result.
+      unit: channels that stay together.
+
+    Returns:
+      x in the new order.
     """
     return _swap_blocks(
         x, dimension, (x.shape[dimension] // (parts * unit), parts, unit)
@@ -260,13 +358,13 @@ def interleave(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.A
 
 
 def deinterleave(x: jax.Array, dimension: int, parts: int, unit: int = 1) -> jax.Array:
-    """What `interleave` dealt out, in order again."""
+    """The inverse of `interleave`, with the same arguments."""
     return _swap_blocks(
         x, dimension, (parts, x.shape[dimension] // (parts * unit), unit)
     )
 
 
 def _swap_blocks(x, dimension, sizes):
-    before, after = x.shape[:dimension], x.shape[dimension + 1 :]
-    parted = x.reshape(*before, *sizes, *after)
+    leading, trailing = x.shape[:dimension], x.shape[dimension + 1 :]
+    parted = x.reshape(*leading, *sizes, *trailing)
     return jnp.swapaxes(parted, dimension, dimension + 1).reshape(x.shape)

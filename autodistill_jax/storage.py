@@ -1,6 +1,6 @@
-"""How are files whole at any time, and used where they are in a bucket (gs://)?
+"""Files that are complete at any time, on a local disk or in a bucket (gs://).
 
-Many libraries read and write local files alone. What is in a bucket is copied for them.
+Many libraries read and write only local files; what is in a bucket is copied for them.
 """
 
 import atexit
@@ -29,17 +29,26 @@ _mirrors: dict[str, Path] = {}
 
 
 def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path lies in a bucket, as gs://bucket/folder does."""
     return "://" in os.fspath(path)
 
 
 def check_writable(folder: epath.Path) -> None:
-    """Raises UserError where nothing can be written, or not all processes see it: found
-    out before the work is."""
+    """Checks, before any work is done, that a folder can be written and is shared.
+
+    Args:
+      folder: of the run; a local one that is not there yet is left so.
+
+    Raises:
+      UserError: nothing can be written there, or not all processes see what is.
+    """
     probe = folder / multihost.on_first_process(lambda: f".{uuid.uuid4().hex}.probe")
-    made = multihost.on_first_process(lambda: _write_probe(folder, probe))
-    seen = multihost.all_processes(_is_visible(probe))
-    multihost.on_first_process(lambda: (probe.unlink(), [one.rmdir() for one in made]))
-    if not seen:
+    created = multihost.on_first_process(lambda: _write_probe(folder, probe))
+    visible = multihost.all_processes(_is_visible(probe))
+    multihost.on_first_process(
+        lambda: (probe.unlink(), [parent.rmdir() for parent in created])
+    )
+    if not visible:
         raise UserError(
             f"{folder} is not the same folder for all {multihost.process_count()} "
             "processes; give one that all see: gs://bucket/folder, or a shared disk"
@@ -49,15 +58,15 @@ def check_writable(folder: epath.Path) -> None:
 def _is_visible(probe: epath.Path) -> bool:
     try:
         return probe.exists()
-    except Exception:  # noqa: BLE001 Whatever keeps this host from it.
+    except Exception:  # noqa: BLE001 Whatever the reason, this host cannot see it.
         return False
 
 
 def _write_probe(folder: epath.Path, probe: epath.Path) -> list[epath.Path]:
-    """The folders that were made for the probe, the inner one first."""
+    """Writes the probe. Returns the folders that it created, the innermost first."""
     try:
-        ways = [] if is_remote(folder) else [folder, *folder.parents]
-        new = [one for one in ways if not one.exists()]
+        ancestors = [] if is_remote(folder) else [folder, *folder.parents]
+        new = [parent for parent in ancestors if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
     except ImportError as error:
@@ -75,8 +84,15 @@ def _write_probe(folder: epath.Path, probe: epath.Path) -> list[epath.Path]:
 
 
 def local_copy(path: epath.PathLike) -> Path:
-    """A file or folder to read: itself, or a copy of now that lasts as long as the
-    process."""
+    """A local path to read a file or folder at.
+
+    Args:
+      path: local or in a bucket.
+
+    Returns:
+      The path itself; of a bucket's a copy made now, which lasts until the
+      process ends.
+    """
     path = epath.Path(path)
     if not is_remote(path):
         return Path(path)
@@ -85,103 +101,136 @@ def local_copy(path: epath.PathLike) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: epath.PathLike, folder: bool = False) -> Iterator[Path]:
-    """Where to write a file or a folder, which takes its name and place when it is done;
-    a stop in between leaves the old one, but of a folder in a bucket: see `is_complete`."""
+    """A local path to write a file or folder at, which replaces the old one when done.
+
+    A stop in between leaves the old one in place, except for a folder in a bucket: see
+    `is_complete`.
+
+    Args:
+      path: where it is to be in the end, local or in a bucket.
+      folder: whether it is a folder, not a file.
+
+    Yields:
+      The path to write to until the context ends.
+    """
     path = epath.Path(path)
     if is_remote(path):
-        made = Path(tempfile.mkdtemp(dir=_scratch_folder())) / path.name
-    elif folder:  # What an earlier stop left of it goes.
-        made = Path(path.with_name(f"{path.name}.partial"))
-        shutil.rmtree(made, ignore_errors=True)
-    else:  # Of a name of its own: several programs may write the same.
-        made = Path(path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}"))
-    (made if folder else made.parent).mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=_scratch_folder())) / path.name
+    elif folder:  # Whatever an interrupted write has left there is removed.
+        partial = Path(path.with_name(f"{path.name}.partial"))
+        shutil.rmtree(partial, ignore_errors=True)
+    else:  # A unique name: several programs may write the same file.
+        partial = Path(path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}"))
+    (partial if folder else partial.parent).mkdir(parents=True, exist_ok=True)
     try:
-        yield made
+        yield partial
     except BaseException:
-        shutil.rmtree(made) if folder else made.unlink(missing_ok=True)
+        shutil.rmtree(partial) if folder else partial.unlink(missing_ok=True)
         raise
     if is_remote(path):
-        _upload(made, path)
+        _upload(partial, path)
         return
     if folder:
         shutil.rmtree(path, ignore_errors=True)
-    made.replace(path)
+    partial.replace(path)
 
 
 def is_complete(folder: epath.PathLike) -> bool:
-    """Is a network's folder there, whole? Its config.json comes last, and goes first."""
+    """Whether a network's folder is there with all its files.
+
+    Its config.json is written last and removed first.
+    """
     return (epath.Path(folder) / _LAST_FILE).exists()
 
 
 def local_mirror(path: epath.PathLike) -> Path:
-    """A file to read and change in place, by one process: itself, or the one copy that
-    `upload_mirror` sends back."""
+    """A local path to read a file at and change it in place, by one process.
+
+    Args:
+      path: local or in a bucket.
+
+    Returns:
+      The path itself; of a bucket's the process' one copy, see `upload_mirror`.
+    """
     path = epath.Path(path)
     if not is_remote(path):
         return Path(path)
     key = os.fspath(path)
     if key not in _mirrors:
-        made = Path(tempfile.mkdtemp(dir=_scratch_folder())) / path.name
-        _mirrors[key] = _download(path, made) if path.exists() else made
+        target = Path(tempfile.mkdtemp(dir=_scratch_folder())) / path.name
+        _mirrors[key] = _download(path, target) if path.exists() else target
     return _mirrors[key]
 
 
 def upload_mirror(path: epath.PathLike) -> None:
-    """Sends a `local_mirror` back."""
-    made = _mirrors.get(os.fspath(path))
-    if made is not None and made.exists():
-        _upload(made, epath.Path(path))
+    """Writes the copy of a `local_mirror` back to its bucket, if it is in one."""
+    mirror = _mirrors.get(os.fspath(path))
+    if mirror is not None and mirror.exists():
+        _upload(mirror, epath.Path(path))
 
 
 def write_json(path: epath.Path, value: Any) -> None:
+    """Writes a value as JSON, see `write_text`."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """By the first process; whole or not at all: a stop in between leaves the old file."""
+    """Writes a text, on the first process; a stop in between leaves the old file."""
 
     def write():
-        with atomic_write(path) as made:
-            made.write_text(text)
+        with atomic_write(path) as partial:
+            partial.write_text(text)
 
     multihost.on_first_process(write)
 
 
 def write_arrays(path: epath.Path, arrays: Mapping[str, Any]) -> None:
-    """As `write_text`, an .npz; of arrays that this process has whole."""
+    """Writes arrays as an .npz, see `write_text`.
+
+    Args:
+      path: of the .npz.
+      arrays: {name: array}, all of it on this process.
+    """
 
     def write():
-        with atomic_write(path) as made:
-            np.savez(made, **{name: np.asarray(x) for name, x in arrays.items()})
+        with atomic_write(path) as partial:
+            np.savez(partial, **{name: np.asarray(x) for name, x in arrays.items()})
 
     multihost.on_first_process(write)
 
 
 def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz."""
-    with np.load(local_copy(path)) as kept:
-        return dict(kept)
+    """Reads all arrays of an .npz: {name: array}."""
+    with np.load(local_copy(path)) as archive:
+        return dict(archive)
 
 
 def mapped_arrays(path: epath.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz that never changes, which stay on disk: of them is read what is
-    looked at. What is in a bucket is copied whole, once a process."""
+    """Maps arrays of an .npz into memory: only what is looked at is read.
+
+    Args:
+      path: of an .npz that never changes; of a bucket's there is one copy a process.
+      names: of the arrays.
+
+    Returns:
+      {name: memory-mapped array; a plain one where it is empty}.
+    """
     file = local_mirror(path)
-    with zipfile.ZipFile(file) as kept:
-        return {name: _map_member(file, kept, f"{name}.npy") for name in names}
+    with zipfile.ZipFile(file) as archive:
+        return {name: _map_member(file, archive, f"{name}.npy") for name in names}
 
 
-def _map_member(file: Path, kept: zipfile.ZipFile, name: str) -> np.ndarray:
-    member = kept.getinfo(name)
-    with kept.open(member) as inside, file.open("rb") as raw:
+def _map_member(file: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    member = archive.getinfo(name)
+    with archive.open(member) as inside, file.open("rb") as raw:
         read = {1: np.lib.format.read_array_header_1_0}
         read[2] = np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read[np.lib.format.read_magic(inside)[0]](inside)
         if not math.prod(shape):
             return np.zeros(shape, dtype)
-        # A member's own header: 30 bytes, of which the last four are the lengths of its
-        # name and of what else it says. `np.savez` packs nothing.
+        # A zip member's local header has 30 bytes, of which the last four are the
+        # lengths of its name and of its extra field, which follow. `np.savez` does not
+        # compress.
         raw.seek(member.header_offset + 26)
         lengths = struct.unpack("<HH", raw.read(4))
         start = member.header_offset + 30 + sum(lengths) + inside.tell()
@@ -191,28 +240,28 @@ def _map_member(file: Path, kept: zipfile.ZipFile, name: str) -> np.ndarray:
 
 @functools.cache
 def _scratch_folder() -> str:
-    made = tempfile.mkdtemp(prefix="autodistill_jax-")
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
+    folder = tempfile.mkdtemp(prefix="autodistill_jax-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
-def _download(path, made: Path) -> Path:
+def _download(path, target: Path) -> Path:
     if not path.is_dir():
-        made.write_bytes(path.read_bytes())
-        return made
-    made.mkdir()
-    for one in path.iterdir():
-        _download(one, made / one.name)
-    return made
+        target.write_bytes(path.read_bytes())
+        return target
+    target.mkdir()
+    for child in path.iterdir():
+        _download(child, target / child.name)
+    return target
 
 
-def _upload(made: Path, path) -> None:
-    if not made.is_dir():
+def _upload(source: Path, path) -> None:
+    if not source.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(made.read_bytes())
+        path.write_bytes(source.read_bytes())
         return
     (path / _LAST_FILE).unlink(missing_ok=True)
     if path.exists():
         path.rmtree()
-    for one in sorted(made.iterdir(), key=lambda one: one.name == _LAST_FILE):
-        _upload(one, path / one.name)
+    for child in sorted(source.iterdir(), key=lambda child: child.name == _LAST_FILE):
+        _upload(child, path / child.name)

@@ -82,7 +82,7 @@ check_tpu() {
 check_run() {
   local word config=""
   [[ ${1:--} != -* ]] || refuse "run needs a job: run JOB --config=FILE.py[:preset] [...]"
-  grep -q "^    \"$1\": \"" autodistill_jax/cli.py ||
+  grep -q "^    \"$1\": (\"" autodistill_jax/jobs/__init__.py ||
     refuse "run: no job $1; see python -m autodistill_jax --help"
   for word in "$@"; do
     case $word in
@@ -245,6 +245,10 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 command=${1:-}
 [ $# = 0 ] || shift
+if [ "${1:-}" = --dry-run ]; then # Behind the command it means the same.
+  dry=yes
+  shift
+fi
 trap 'say "$at_interrupt"; exit 130' INT TERM HUP
 case $command in
   create | setup | logs | status | delete)

@@ -24,7 +24,9 @@ jaxtyping.install_import_hook(
     [
         "autodistill_jax.train.losses",
         "autodistill_jax.models.bert",
+        "autodistill_jax.models.heads",
         "autodistill_jax.models.layers",
+        "autodistill_jax.models.mobilebert",
     ],
     "beartype.beartype",
 )

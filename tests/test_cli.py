@@ -36,7 +36,7 @@ BAD = {
         "quickstart.py has no preset 'huge'. Presets: \"\" (minutes",
     ),
     "missing teacher": (["--config.teacher=./nowhere"], "./nowhere: no such folder"),
-    "teacher offline": (["--config.teacher=some-bert"], "some-bert is no folder"),
+    "teacher offline": (["--config.teacher=some-bert"], "some-bert is not a folder"),
     "empty budget": (
         ["--config.budget.flops=1000.0"],
         "flops <= 1000 excludes all 8 Archs: the nearest, layers=2,hidden=64",
@@ -49,7 +49,10 @@ BAD = {
         ["--config.mesh.data=3"],
         "mesh.data=3 x mesh.fsdp=1 x mesh.tensor=1 do not multiply to the 8 devices",
     ),
-    "parts of a batch": (["--config.mesh.accumulate=3"], "use a multiple of 24"),
+    "parts of a batch": (
+        ["--config.mesh.gradient_accumulation_steps=3"],
+        "use a multiple of 24",
+    ),
     "heads over devices": (
         ["--config.mesh.tensor=8"],
         "mesh.tensor is 8, which does not divide heads=12 of the network",
@@ -59,47 +62,50 @@ BAD = {
     "little text": ([f"--config.data.source={ROOT / '.gitignore'}"], "training and"),
     "unknown task": (
         ["--config.finetune.tasks=('xyz',)"],
-        "'xyz' is no task; known: docs, sst2",
+        "'xyz' is not a known task; known: docs, sst2",
     ),
     "no glue": (["--config.finetune.tasks=('rte',)"], "glue_dir is empty"),
     "frozen": (["--config.distill.freeze=('word',)"], "names 'word'; known: embed"),
-    "dtype": (["--config.distill.dtype=int8"], "one of float32, bfloat16"),
+    "dtype": (["--config.distill.compute_dtype=int8"], "one of float32, bfloat16"),
     "tensorboard": (["--config.tensorboard=True"], "[tensorboard]"),
     "fraction of a layer": (["--config.space.layers=(2.5,)"], "layers has 2.5"),
     "words for sizes": (["--config.space.hidden=('a',)"], "hidden has 'a'"),
     "seed": (["--config.seed=-1"], "seed is -1; it must be at least 0"),
     "no length": (
-        ["--config.data.length=1"],
+        ["--config.data.max_seq_length=1"],
         "data.max_seq_length is 1; it must be at least",
     ),
     "no batch": (["--config.distill.batch_size=0"], "batch_size is 0"),
     "no steps": (["--config.distill.steps=0"], "distill.steps is 0"),
-    "unit": (["--config.data.unit=words"], "one of sentence, chunk"),
+    "unit": (["--config.data.row_format=words"], "one of sentence, chunk"),
     "few runs": (["--config.latency.runs=5"], "latency.runs is 5"),
-    "few labels": (["--config.finetune.rows=8"], "finetune.batch_size 16 needs"),
+    "few labels": (
+        ["--config.finetune.max_train_rows=8"],
+        "finetune.batch_size 16 needs",
+    ),
     "percent": (["--config.budget.flops_fraction=25.0"], "must be from 0.0 to 1.0"),
     "flag of a field": (["--distill.steps=3"], "is --config.section.field=value"),
-    "unknown term": (["--config.distill.terms=relation+logit"], "terms has 'logit'"),
+    "unknown term": (["--config.distill.losses=relation+logit"], "terms has 'logit'"),
     "unknown baseline": (["--config.baselines=('bert',)"], "baselines has 'bert'"),
     "unknown proxy": (["--config.search.proxy=loss"], "proxy has 'loss'"),
     "proxy without a task": (["--config.search.proxy=probe"], "set search.proxy_task"),
     "rank without a task": (["--config.rank.archs=24"], "rank.task is empty"),
     "partition and grid": (["--config.space.partition=3"], "give one of the two"),
     "Arch outside": (
-        ["--config.search.arch=layers=3,hidden=100,heads=3,ffn=400"],
+        ["--config.search.fixed_arch=layers=3,hidden=100,heads=3,ffn=400"],
         "is outside the space; the nearest inside is layers=3",
     ),
     "no start": (
-        ["--config.distill.start="],
+        ["--config.distill.init_from="],
         "distill.init_from is empty; give teacher",
     ),
-    "no such start": (["--config.distill.start=./nowhere"], "./nowhere: no such"),
-    "too long": (["--config.data.length=1024"], "more than the teacher's 512"),
+    "no such start": (["--config.distill.init_from=./nowhere"], "./nowhere: no such"),
+    "too long": (["--config.data.max_seq_length=1024"], "more than the teacher's 512"),
     "part of no package": (["--config.data.packages=('no.such',)"], "names 'no.such'"),
     "nobody's home": (["--config.data.source=~nobody-here/x"], "~nobody-here/x: no"),
-    "random and frozen": (["--config.distill.start=random"], "distill.freeze='()'"),
+    "random and frozen": (["--config.distill.init_from=random"], "distill.freeze='()'"),
     "too little for a proxy": (
-        ["--config.search.proxy=hidden", "--config.search.rows=64"],
+        ["--config.search.proxy=hidden", "--config.search.proxy_rows=64"],
         "needs ten a channel",
     ),
 }
@@ -130,7 +136,7 @@ def test_a_glue_file_with_a_short_row(sst2, tmp_path, capfd):
 
 def test_what_a_proxys_task_lacks_is_told_before_any_work(sst2, tmp_path, capfd):
     (sst2 / "SST-2" / "dev.tsv").unlink()
-    flags = [f"--config.finetune.glue_dir={sst2}", "--config.search.task=sst2"]
+    flags = [f"--config.finetune.glue_dir={sst2}", "--config.search.proxy_task=sst2"]
     flags += ["--config.search.proxy=proxy", f"--workdir={tmp_path / 'w'}"]
     assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
     told = capfd.readouterr().err
@@ -217,10 +223,10 @@ BAD_COST = {
     "name and size": (["--arch=agnostic,layers=3"], "--arch has 'agnostic'"),
     "unknown teacher": (
         ["--arch=agnostic", "--config.teacher=some-bert"],
-        "some-bert is no folder",
+        "some-bert is not a folder",
     ),
     "too long": (
-        ["--arch=agnostic", "--config.data.length=1024"],
+        ["--arch=agnostic", "--config.data.max_seq_length=1024"],
         "data.max_seq_length is 1024, more than the teacher's 512 positions",
     ),
     "bad space": (

@@ -1,10 +1,11 @@
 """The laws of the house: imports go down, one door a library, names that say what they hold."""
 
 import ast
+import builtins
 import collections
-from pathlib import Path
 
 from paths import ROOT
+from vague import vague_bindings
 
 PACKAGE = ROOT / "autodistill_jax"
 # From the ground up; what stands in one line does not import each other's neighbours above.
@@ -99,10 +100,14 @@ def test_a_name_has_one_meaning():
     where = collections.defaultdict(list)
     for path in files():
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                if not node.name.startswith("_"):
-                    where[node.name].append(str(path.relative_to(PACKAGE)))
+            is_public = not getattr(node, "name", "_").startswith("_")
+            if is_public and isinstance(node, ast.FunctionDef | ast.ClassDef):
+                where[node.name].append(str(path.relative_to(PACKAGE)))
     assert not {k: v for k, v in where.items() if len(v) > 1}
     stems = collections.Counter(p.stem for p in files() if p.parent.name != "jobs")
     assert not [n for n, count in stems.items() if count > 1 and n != "__init__"]
-    assert not {path.stem for path in files()} & set(dir(__builtins__))
+    assert not {path.stem for path in files()} & set(dir(builtins))
+
+
+def test_names_say_what_they_hold():
+    assert not vague_bindings(PACKAGE)

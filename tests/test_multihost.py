@@ -14,10 +14,12 @@ from autodistill_jax import multihost
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 
+pytestmark = pytest.mark.multihost
+
 FLAGS = [
     f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke",
     "--config.data.packages=('scipy',)",
-    "--config.data.rows=200",
+    "--config.data.max_train_rows=200",
     "--config.space.layers=(1,2)",
     "--config.space.hidden=(96,)",
     "--config.space.ffn_ratio=(1.0,2.0)",
@@ -25,8 +27,8 @@ FLAGS = [
     "--config.distill.steps=4",
     # Held-out rows that no number of devices divides.
     "--config.search.batch_size=12",
-    "--config.search.rows=31",
-    "--config.latency.length=8",
+    "--config.search.proxy_rows=31",
+    "--config.latency.max_seq_length=8",
     "--config.export.pairs=20",
     "--config.finetune.tasks=()",
 ]
@@ -153,7 +155,7 @@ def test_a_process_that_fails_alone_ends_all(monkeypatch, process, theirs):
     """What it did not tell in time, or ended otherwise, is no way to go on together."""
     told = Told()
     if theirs:
-        told[f"autodistill_jax/worked/7/{1 - process}"] = theirs
+        told[f"autodistill_jax/errors/7/{1 - process}"] = theirs
     monkeypatch.setattr(multihost, "_client", lambda: told)
     monkeypatch.setattr(multihost, "process_count", lambda: 2)
     monkeypatch.setattr(multihost, "is_first_process", lambda: process == 0)

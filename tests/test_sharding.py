@@ -44,14 +44,14 @@ def test_every_mesh_gives_the_same_losses(alone, axes, more):
 
 def test_two_processes_of_four_devices_give_the_same_losses(alone):
     axes = json.dumps({"data": -1, "tensor": 2})
-    one, other = start_processes(4, axes, processes=2)
+    one, other = start_processes(4, axes, program=PROGRAM, processes=2)
     assert one == other
     assert np.abs(np.asarray(one) / alone - 1).max() < 1e-5
 
 
 def test_no_device_holds_more_as_devices_are_added():
     """At the same rows a device: whatever was whole would grow with the batch."""
-    few, many = start_processes(64)
+    few, many = start_processes(64, program=PROGRAM)
     assert many < 1.15 * few
 
 

@@ -88,7 +88,7 @@ def test_what_is_changed_in_place_is_sent_back(bucket):
     writer = log.MetricsWriter(bucket / "m")
     writer.write("distill", 1, {"loss": 2.0})
     assert not (bucket / "m" / "metrics.jsonl").exists()  # Not at every line.
-    writer.sent -= 60
+    writer.uploaded_at -= 60
     writer.write("distill", 2, {"loss": 1.0})
     lines = (bucket / "m" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [2.0, 1.0]

@@ -1,8 +1,7 @@
-"""Which architectures are there?
+"""Architectures as values: `Arch` of the `bert` family, `MobileArch` of `mobilebert`.
 
-An Arch is a value: an `Arch` of the `bert` family, a `MobileArch` of `mobilebert`. With
-Python ints it sizes a model; with int32 arrays it selects a sub-network inside a
-SuperLM, under one trace.
+With Python ints an Arch sizes a model; with int32 arrays it selects a sub-network
+inside a SuperLM, under one trace.
 """
 
 import dataclasses
@@ -21,8 +20,15 @@ from autodistill_jax.errors import UserError
 class Arch:
     """The sizes of one network of the `bert` family.
 
-    The fields but the last, its `axes`, are the parameters' logical axis names.
-    `head_size`, the channels of a head, is static: the q/k/v width is heads * head_size.
+    The names in `axes` are the parameters' logical axis names. The q/k/v width is
+    heads * head_size.
+
+    Attributes:
+      layers: Transformer layers.
+      hidden: channels of the hidden states.
+      heads: attention heads.
+      ffn: channels between a layer's two feed-forward products.
+      head_size: channels of a head; static, even inside a SuperLM.
     """
 
     layers: Any
@@ -38,12 +44,13 @@ class Arch:
         return _format_sizes(self)
 
     @property
-    def name(self) -> str:  # of a folder: 3x192-h6-f768
+    def name(self) -> str:
+        """The name of its folder: 3x192-h6-f768."""
         return f"{self.layers}x{self.hidden}-h{self.heads}-f{self.ffn}"
 
     @property
     def is_stock_hf(self) -> bool:
-        """Does Hugging Face's own BertModel have this shape, without custom code?"""
+        """Whether Hugging Face's own BertModel can have this shape."""
         return self.width == self.hidden
 
     @property
@@ -57,7 +64,7 @@ class Arch:
         return {"heads": self.head_size, "ffn": 1}
 
     def num_channels(self, axis: str) -> Any:
-        """Channels of an axis: an attention head has head_size of them."""
+        """Channels of one of `axes`: an attention head has head_size of them."""
         return self.width if axis == "heads" else getattr(self, axis)
 
 
@@ -65,9 +72,16 @@ class Arch:
 class MobileArch:
     """The sizes of one network of the `mobilebert` family (arXiv 2004.02984).
 
-    Its blocks work in a `bottleneck` between hidden states of width `hidden`, with
-    `stacks` ffns one after another. The q/k/v width is the bottleneck, whatever the
-    heads: they only re-split it.
+    Its blocks work in a bottleneck between the hidden states. The q/k/v width is the
+    bottleneck, whatever the heads: they only re-split it.
+
+    Attributes:
+      layers: blocks.
+      hidden: channels of the hidden states.
+      bottleneck: channels inside a block.
+      heads: attention heads, which divide the bottleneck.
+      ffn: channels between the two products of a feed-forward network.
+      stacks: feed-forward networks of a block, one after another.
     """
 
     layers: Any
@@ -92,7 +106,8 @@ class MobileArch:
         return _format_sizes(self)
 
     @property
-    def name(self) -> str:  # of a folder: 24x512-b128-h4-f512-s4
+    def name(self) -> str:
+        """The name of its folder: 24x512-b128-h4-f512-s4."""
         return (
             f"{self.layers}x{self.hidden}-b{self.bottleneck}-h{self.heads}-f{self.ffn}"
             f"-s{self.stacks}"
@@ -100,6 +115,7 @@ class MobileArch:
 
     @property
     def head_size(self) -> Any:
+        """Channels of a head."""
         return self.bottleneck // self.heads
 
     @property
@@ -109,10 +125,11 @@ class MobileArch:
 
     @property
     def shardable_axes(self) -> dict[str, int]:
-        """As of `Arch`: heads only re-split what there is, so it stays whole."""
+        """See `Arch`: heads only re-split the bottleneck, so that stays whole."""
         return {"ffn": 1}
 
     def num_channels(self, axis: str) -> Any:
+        """Channels of one of `axes`."""
         return getattr(self, axis)
 
 
@@ -129,11 +146,16 @@ BERT_BASE = Arch(layers=12, hidden=768, heads=12, ffn=3072)
 
 
 def parse_arch(text: str, head_size: int, field: str = "--arch") -> AnyArch:
-    """Reads `layers=3,hidden=192,ffn=768,heads=6`, or with `bottleneck=...,stacks=...`
-    beside them a MobileArch.
+    """Reads an Arch out of text like `layers=3,hidden=192,heads=6,ffn=768`.
 
-    `head_size=...` may stand beside the sizes of an Arch; without it the given one is
-    used. `field` is what the errors call the text.
+    Args:
+      text: a size for each axis; with `bottleneck=...,stacks=...` among them it is a
+        MobileArch. `head_size=...` may stand beside the sizes of an Arch.
+      head_size: channels of a head where the text has none.
+      field: what the errors call the text.
+
+    Returns:
+      An Arch or a MobileArch.
 
     Raises:
       UserError: a size that is missing, given twice, unknown or no number from 1 on; a
@@ -148,8 +170,8 @@ def parse_arch(text: str, head_size: int, field: str = "--arch") -> AnyArch:
         key, _, value = part.partition("=")
         # More than seven digits are a slip; of thousands int() itself would raise.
         number = re.fullmatch("0*[1-9][0-9]{0,6}", value, re.ASCII)
-        known = (*MobileArch.axes, "head_size")
-        if key not in known or key in values or not number:
+        allowed = (*MobileArch.axes, "head_size")
+        if key not in allowed or key in values or not number:
             raise UserError(f"{field} has {part!r}; {needed}")
         values[key] = int(value)
     mobile = "bottleneck" in values or "stacks" in values
@@ -168,7 +190,16 @@ def parse_arch(text: str, head_size: int, field: str = "--arch") -> AnyArch:
 
 
 def check_head_split(bottleneck: int, heads: int, where: str) -> None:
-    """Raises UserError if heads do not divide a MobileArch's bottleneck."""
+    """Checks that the heads divide a MobileArch's bottleneck.
+
+    Args:
+      bottleneck: channels inside a block.
+      heads: attention heads.
+      where: what the error begins with.
+
+    Raises:
+      UserError: they do not.
+    """
     if bottleneck % heads:
         raise UserError(
             f"{where}: heads {heads} do not divide the bottleneck {bottleneck}; a "
@@ -178,35 +209,56 @@ def check_head_split(bottleneck: int, heads: int, where: str) -> None:
 
 def describe(arch: AnyArch) -> str:
     """An Arch in words: "3 layers, hidden 192, heads 6, ffn 768"."""
-    rest = (f"{axis} {getattr(arch, axis)}" for axis in arch.axes[1:])
-    return f"{arch.layers} layer{'s' if arch.layers > 1 else ''}, {', '.join(rest)}"
+    sizes = (f"{axis} {getattr(arch, axis)}" for axis in arch.axes[1:])
+    return f"{arch.layers} layer{'s' if arch.layers > 1 else ''}, {', '.join(sizes)}"
 
 
 def nearest_arch(archs: Iterable[AnyArch], arch: AnyArch) -> AnyArch:
-    """The one of `archs`, of the same family, whose sizes are closest, in ratios.
+    """The one of `archs` whose sizes are closest to those of `arch`, in ratios.
 
     An Arch's heads count by their channels: its head size may be another.
+
+    Args:
+      archs: the candidates, of the same family as `arch`.
+      arch: what they are compared with.
+
+    Returns:
+      The candidate with the smallest sum of |log(ratio)| over the axes.
     """
-    return min(archs, key=lambda other: _log_ratio_distance(arch, other))
+    return min(archs, key=lambda candidate: _log_ratio_distance(arch, candidate))
 
 
 def pareto_indices(points: Iterable[Sequence[float]]) -> list[int]:
-    """Indices of the Pareto set when every coordinate is to be small."""
+    """Indices of the Pareto set when every coordinate is to be small.
+
+    Args:
+      points: of equal length each.
+
+    Returns:
+      Indices in order; of equal points the first alone.
+    """
     points = np.asarray(list(points), np.float64)
-    keep = []
+    indices = []
     for i, point in enumerate(points):
         no_worse = (points <= point).all(axis=1)
         better = (points < point).any(axis=1)
-        twin = (points[:i] == point).all(axis=1).any() if i else False
-        if not (no_worse & better).any() and not twin:
-            keep.append(i)
-    return keep
+        duplicate = (points[:i] == point).all(axis=1).any() if i else False
+        if not (no_worse & better).any() and not duplicate:
+            indices.append(i)
+    return indices
 
 
 def kept_layers(depth: int, layers: int) -> tuple[int, ...]:
-    """Which of the teacher's layers a sub-network of this depth keeps.
+    """Which of the teacher's layers a sub-network keeps.
 
     floor(i * layers / depth), i = 0..depth-1 (AutoDistil's code; 12 -> 4: 0, 3, 6, 9).
+
+    Args:
+      depth: layers of the sub-network.
+      layers: layers of the teacher.
+
+    Returns:
+      `depth` indices of the teacher's layers, rising.
     """
     return tuple(i * layers // depth for i in range(depth))
 
@@ -215,7 +267,7 @@ def _format_sizes(arch: AnyArch) -> str:
     return ",".join(f"{axis}={getattr(arch, axis)}" for axis in arch.axes)
 
 
-def _log_ratio_distance(one: AnyArch, other: AnyArch) -> float:
+def _log_ratio_distance(a: AnyArch, b: AnyArch) -> float:
     # Heads by their channels: twelve of 32 are as wide as six of 64.
-    ratios = (one.num_channels(axis) / other.num_channels(axis) for axis in one.axes)
+    ratios = (a.num_channels(axis) / b.num_channels(axis) for axis in a.axes)
     return sum(abs(math.log(ratio)) for ratio in ratios)

@@ -1,4 +1,4 @@
-"""What may a student cost?"""
+"""A `Budget` of bounds on what a student costs, and the Archs that meet it."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,17 @@ from autodistill_jax.errors import UserError
 class Budget:
     """Upper bounds on what a student may cost; 0 means no bound.
 
-    `latency_ms` (milliseconds, as measured or compiled for the target), `flops`
-    (multiply-adds) and `params` are absolute; the `*_fraction` fields are fractions of
-    the teacher's. `convention` says how params and FLOPs are counted (see `cost`).
+    Attributes:
+      latency_ms: milliseconds, as measured or compiled for the target.
+      flops: multiply-adds of a forward pass.
+      params: parameters.
+      latency_fraction: of the teacher's latency.
+      flops_fraction: of the teacher's FLOPs.
+      params_fraction: of the teacher's parameters.
+      convention: how params and FLOPs are counted, "executed" or "paper"; see `cost`.
+
+    Raises:
+      UserError: a bound below 0, or another convention.
     """
 
     latency_ms: float = 0.0
@@ -41,14 +49,26 @@ class Budget:
                 )
 
     def convention_costs(self, costs: Mapping[str, float]) -> dict[str, float]:
-        """params and flops of `cost` in this budget's convention."""
+        """The costs that this budget's convention counts.
+
+        Args:
+          costs: of `cost`.
+
+        Returns:
+          {"params", "flops"}.
+        """
         suffix = "_paper" if self.convention == "paper" else ""
         return {key: costs[key + suffix] for key in ("params", "flops")}
 
     def bounds(self, teacher: Mapping[str, float]) -> dict[str, float]:
         """The tighter of absolute and relative bound for each of the three costs.
 
-        A fraction of a latency counts as soon as the teacher's latency is known.
+        Args:
+          teacher: what the teacher costs, of `cost`; a fraction of its latency counts
+            where it has "latency_ms".
+
+        Returns:
+          {"params", "flops", "latency_ms"}, as far as they are bounded.
         """
         reference = {**teacher, **self.convention_costs(teacher)}
         bounds = {}
@@ -66,21 +86,29 @@ class Budget:
         self,
         bounds: Mapping[str, float],
         table: Mapping[Any, Mapping[str, float]],
-        which: str,
+        candidates: str,
     ) -> UserError:
-        """The error for bounds that no Arch of the table {arch: costs} meets: which
-        bound excludes everything, and what the nearest Arch costs. which: these were, as
-        in "12 Archs"."""
+        """The error for bounds that no Arch of a table meets.
+
+        Args:
+          bounds: {cost: its upper bound}.
+          table: {arch: {cost: value}}.
+          candidates: what was compared, as in "12 Archs".
+
+        Returns:
+          An error that says which bound excludes everything, and what the nearest Arch
+          costs.
+        """
         reasons = []
         for key, bound in bounds.items():
-            least = min(table, key=lambda arch, key=key: table[arch].get(key, 0))
-            if table[least].get(key, 0) > bound:
+            nearest = min(table, key=lambda arch, key=key: table[arch].get(key, 0))
+            if table[nearest].get(key, 0) > bound:
                 reasons.append(
-                    f"{key} <= {bound:.6g} excludes all {which}: the nearest, "
-                    f"{least}, has {key} {table[least][key]:.6g}"
+                    f"{key} <= {bound:.6g} excludes all {candidates}: the nearest, "
+                    f"{nearest}, has {key} {table[nearest][key]:.6g}"
                 )
         if not reasons:  # Each bound alone leaves some, together none.
-            least = min(
+            nearest = min(
                 table,
                 key=lambda arch: max(
                     table[arch].get(key, 0) / bound for key, bound in bounds.items()
@@ -89,8 +117,8 @@ class Budget:
             reasons.append(
                 "no Arch meets all bounds together ("
                 + ", ".join(f"{key} <= {bound:.6g}" for key, bound in bounds.items())
-                + f"): the nearest, {least}, has "
-                + ", ".join(f"{key} {table[least].get(key, 0):.6g}" for key in bounds)
+                + f"): the nearest, {nearest}, has "
+                + ", ".join(f"{key} {table[nearest].get(key, 0):.6g}" for key in bounds)
             )
         return UserError(
             f"the budget ({self.convention}) leaves nothing: {'; '.join(reasons)}. "
@@ -99,16 +127,16 @@ class Budget:
 
 
 class AffordableArchs(Mapping[AnyArch, str]):
-    """{Arch: name of its space} of the Archs that meet a budget's bounds on parameters
-    and FLOPs. An Arch of several spaces is of the first. They are listed only where it
-    is iterated over; whether it holds an Arch takes no list.
+    """The Archs that meet a budget's bounds on parameters and FLOPs.
+
+    A mapping {Arch: name of its space}; an Arch of several spaces is of the first. The
+    Archs are listed only where it is iterated over: to look one up takes no list.
 
     Args:
       spaces: {name: Space}.
-      budget: its bounds; one on latency is not judged here.
-      teacher: what the teacher costs (`cost` keys).
-      dims: of vocabulary and positions, for the parameter count; None: BERT's
-        or MobileBERT's.
+      budget: the bounds; one on latency is not judged here.
+      teacher: what the teacher costs, of `cost`.
+      dims: of the students, for the parameter count; None: BERT's or MobileBERT's.
       length: tokens of the text that FLOPs are counted for.
 
     Raises:
@@ -125,15 +153,15 @@ class AffordableArchs(Mapping[AnyArch, str]):
         length: int = 128,
     ):
         self._spaces, self._budget = spaces, budget
-        self._sizes, self._length = dims, length
+        self._dims, self._length = dims, length
         bounds = budget.bounds(teacher)
         self._bounds = {
             key: bounds[key] for key in ("params", "flops") if key in bounds
         }
-        least = {space.smallest() for space in spaces.values()}
-        if not any(map(self._meets, least)):
+        smallest = {space.smallest() for space in spaces.values()}
+        if not any(map(self._meets, smallest)):
             count = sum(map(len, spaces.values()))
-            costs = {arch: self._costs(arch) for arch in sorted(least)}
+            costs = {arch: self._costs(arch) for arch in sorted(smallest)}
             raise budget.infeasible_error(self._bounds, costs, f"{count} Archs")
 
     def __getitem__(self, arch: AnyArch) -> str:
@@ -143,18 +171,19 @@ class AffordableArchs(Mapping[AnyArch, str]):
         raise KeyError(arch)
 
     def __iter__(self) -> Iterator[AnyArch]:
-        before: list[Space] = []
+        earlier_spaces: list[Space] = []
         for space in self._spaces.values():
             for arch in space:
-                if self._meets(arch) and not any(arch in other for other in before):
+                is_first = not any(arch in earlier for earlier in earlier_spaces)
+                if is_first and self._meets(arch):
                     yield arch
-            before.append(space)
+            earlier_spaces.append(space)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def _costs(self, arch: AnyArch) -> dict[str, float]:
-        return self._budget.convention_costs(cost(arch, self._sizes, self._length))
+        return self._budget.convention_costs(cost(arch, self._dims, self._length))
 
     def _meets(self, arch: AnyArch) -> bool:
         if not self._bounds:

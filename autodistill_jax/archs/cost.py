@@ -1,4 +1,4 @@
-"""What does one Arch cost? Parameters and FLOPs, in the two conventions there are."""
+"""The static dimensions of a model, and the parameters and FLOPs of an Arch."""
 
 from typing import NamedTuple
 
@@ -6,25 +6,39 @@ from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 
 
 class ModelDims(NamedTuple):
-    """What teacher, SuperLM and student of one run share: sizes that are not elastic."""
+    """What teacher, SuperLM and student of one run share: sizes that are not elastic.
+
+    Attributes:
+      vocab: rows of the token embedding.
+      positions: rows of the position embedding, the longest text.
+      types: rows of the token type embedding.
+      norm_epsilon: what LayerNorm adds to the variance.
+      activation: name of the feed-forward networks' activation.
+      reference_heads: the teacher's heads; the paper's count of parameters and FLOPs
+        takes widths relative to them.
+      embedding: width of the token embedding, which is projected to the hidden width;
+        0: the hidden width itself.
+      family: whose checkpoints the model comes from and goes out as.
+      norm: of a MobileArch alone: "layer_norm", or "no_norm" (scale and bias, no more).
+      attention_input: of a MobileArch alone, what queries, keys and values read:
+        "shared" (MobileBERT: a bottleneck of queries and keys, and the block's input),
+        "stream" (IB-BERT: the block's input), or "bottleneck" (MobileBERT-tiny: the
+        block's own bottleneck).
+      pooler: whether there is a layer on the first token; without one, what stands for
+        the text is the first token itself.
+    """
 
     vocab: int = 30522
     positions: int = 512
     types: int = 2
     norm_epsilon: float = 1e-12
     activation: str = "gelu"
-    reference_heads: int = (
-        12  # the teacher's: the paper's count takes widths relative to it
-    )
-    embedding: int = 0  # width of the word embeddings, projected; 0: of the hidden
-    family: str = "bert"  # whose checkpoints it comes from and goes out as
-    # Of a MobileArch alone. "layer_norm", or "no_norm": scale and bias and no more.
+    reference_heads: int = 12
+    embedding: int = 0
+    family: str = "bert"
     norm: str = "layer_norm"
-    # What queries, keys and values read: "shared" (MobileBERT: a bottleneck of queries
-    # and keys, and the block's input), "stream" (IB-BERT: the block's input), or
-    # "bottleneck" (MobileBERT-tiny: the block's own bottleneck).
     attention_input: str = "shared"
-    pooler: bool = True  # a layer on the first token; False: the first token itself
+    pooler: bool = True
 
 
 BERT_DIMS = ModelDims()
@@ -40,13 +54,19 @@ MOBILEBERT_DIMS = ModelDims(
 def student_dims(
     teacher: ModelDims, family: type[AnyArch], norm: str = ""
 ) -> ModelDims:
-    """Of students of a family, under a teacher of whatever family: the teacher's own,
-    or, under one of the other family, its vocabulary, positions and types alone.
+    """The dims of a teacher's students.
 
-    norm: of MobileBERTs; "": the teacher's, no_norm under a BERT.
+    Args:
+      teacher: the teacher's dims.
+      family: Arch or MobileArch, the students' class.
+      norm: of MobileBERTs; "": the teacher's, or no_norm under a BERT.
+
+    Returns:
+      The teacher's own dims; under a teacher of the other family the student family's
+      usual ones with the teacher's vocabulary, positions and types.
     """
-    ours = teacher.family == MOBILEBERT_DIMS.family
-    if (family is MobileArch) == ours:
+    teacher_is_mobile = teacher.family == MOBILEBERT_DIMS.family
+    if (family is MobileArch) == teacher_is_mobile:
         return teacher._replace(norm=norm or teacher.norm)
     base = MOBILEBERT_DIMS if family is MobileArch else BERT_DIMS
     return base._replace(
@@ -62,15 +82,20 @@ def cost(
 ) -> dict[str, int | None]:
     """Parameters and FLOPs of one Arch, in both conventions.
 
-    FLOPs are multiply-adds of one forward pass over one text of `length` tokens,
-    embeddings (look-ups) excluded, their projection to the hidden width included.
-    `params, flops` are what the network really has and runs ("executed": q/k/v width =
-    heads * head_size). `params_paper, flops_paper` are
-    the AutoDistil paper's own count (arXiv 2201.12507), which takes the q/k/v width of
-    A heads to be hidden * A / 12 (the teacher's heads) and reproduces its printed tables;
-    of a MobileArch, which that paper does not count, None.
+    FLOPs are multiply-adds of one forward pass over one text, embeddings (look-ups)
+    excluded, their projection to the hidden width included.
 
-    dims: None: BERT's, or MobileBERT's.
+    Args:
+      arch: of Python ints.
+      dims: of the model; None: BERT's, or MobileBERT's.
+      length: tokens of the text.
+
+    Returns:
+      `params` and `flops` are what the network really has and runs ("executed": q/k/v
+      width = heads * head_size). `params_paper` and `flops_paper` are the AutoDistil
+      paper's own count (arXiv 2201.12507), which takes the q/k/v width of A heads to be
+      hidden * A / 12 (the teacher's heads) and reproduces its printed tables; None for
+      a MobileArch, which that paper does not count.
     """
     if isinstance(arch, MobileArch):
         return _mobilebert_cost(arch, dims or MOBILEBERT_DIMS, length)

@@ -1,4 +1,4 @@
-"""Architectures, teachers and spaces known by name, and what the two papers printed."""
+"""Architectures and teachers known by name, and the two papers' spaces and results."""
 
 import numpy as np
 
@@ -12,8 +12,8 @@ _BERT_LARGE = Arch(layers=24, hidden=1024, heads=16, ffn=4096)
 
 # Each with its own head size, whatever the teacher's is.
 NAMED_ARCHS = {
-    # What AutoDistil found under BERT-base (arXiv 2201.12507, section 4). Its ffn widths
-    # are int(hidden * ratio), the ratios 4, 3, 4 and 3.5.
+    # What AutoDistil found under BERT-base (arXiv 2201.12507, section 4). Its ffn
+    # widths are int(hidden * ratio), the ratios 4, 3, 4 and 3.5.
     "agnostic": Arch(layers=11, hidden=352, heads=10, ffn=1408),
     "proxy_base": Arch(layers=12, hidden=544, heads=9, ffn=1632),
     "proxy_small": Arch(layers=11, hidden=352, heads=8, ffn=1408),
@@ -62,7 +62,7 @@ _CASED_DIMS = ModelDims(vocab=28996)
 _ROBERTA_DIMS = ModelDims(vocab=50265, positions=512, types=1, norm_epsilon=1e-5)
 
 
-# Hub names -> their Arch and Sizes, as far as `cost` reads them.
+# Hub names -> their Arch and ModelDims, as far as `cost` reads them.
 NAMED_TEACHERS = {
     "bert-base-uncased": (BERT_BASE, BERT_DIMS),
     "bert-large-uncased": (_BERT_LARGE, BERT_DIMS._replace(reference_heads=16)),
@@ -76,16 +76,23 @@ NAMED_TEACHERS = {
 
 # The hub's full names of the same.
 NAMED_TEACHERS |= {
-    f"{'FacebookAI' if name.startswith('roberta') else 'google-bert'}/{name}": known
-    for name, known in NAMED_TEACHERS.items()
+    f"{'FacebookAI' if name.startswith('roberta') else 'google-bert'}/{name}": entry
+    for name, entry in NAMED_TEACHERS.items()
     if "/" not in name
 }
 
 
 def parse_arch_or_name(text: str, head_size: int, field: str = "--arch") -> AnyArch:
-    """The Arch of a name (any case, "-" or "_") or of sizes, see `arch.parse_arch`.
+    """The Arch that a text names, or whose sizes it lists.
 
-    field: what the errors call the text.
+    Args:
+      text: a name of `NAMED_ARCHS`, in any case, with "-" or "_"; or sizes, see
+        `arch.parse_arch`.
+      head_size: channels of a head where sizes do not say it.
+      field: what the errors call the text.
+
+    Returns:
+      An Arch or a MobileArch.
 
     Raises:
       UserError: neither; lists the names and shows the form of sizes.
@@ -95,21 +102,29 @@ def parse_arch_or_name(text: str, head_size: int, field: str = "--arch") -> AnyA
     arch = named_arch(text)
     if arch is None:
         raise UserError(
-            f"{field}={text} is no Arch; known by name: {', '.join(NAMED_ARCHS)}; or give its "
-            "sizes, like layers=3,hidden=192,heads=6,ffn=768"
+            f"{field}={text} is not a known Arch name; known by name: "
+            f"{', '.join(NAMED_ARCHS)}; or give its sizes, like "
+            "layers=3,hidden=192,heads=6,ffn=768"
         )
     return arch
 
 
 def named_arch(text: str) -> AnyArch | None:
-    """The Arch that `text` names, None if it names none."""
+    """The Arch of `NAMED_ARCHS` that `text` names, None if it names none."""
     return NAMED_ARCHS.get(_normalized_name(text))
 
 
 def named_dims(text: str, shared: ModelDims) -> ModelDims:
-    """Those of a named Arch: `shared`, but for what sets it apart.
+    """The dims of a named Arch.
 
     The first paper's students are counted relative to BERT-base's heads, as printed.
+
+    Args:
+      text: a name of `NAMED_ARCHS`.
+      shared: the dims that it has but for what sets it apart.
+
+    Returns:
+      `shared`, with the Arch's own norm, activation and so on.
     """
     heads = max(BERT_BASE.heads, named_arch(text).heads)
     return shared._replace(
@@ -174,8 +189,8 @@ AUTODISTILL_SPACE = Space(
 )
 
 
-# What it printed of its students and others: parameters, the latency on a TPUv4i (its
-# batch and length are not told), F1 and exact match on SQuAD 1.1.
+# What AutoDistill printed of its students and others: parameters, the latency on a
+# TPUv4i (at which batch and length it does not say), F1 and exact match on SQuAD 1.1.
 PRINTED_RESULTS = {
     "BERT-base": ("109 M", "", "88.5 / 80.8"),
     "DistilBERT": ("67 M", "", "85.8 / 77.1"),
@@ -201,11 +216,22 @@ _ANCHORS = np.array(
 def partition(teacher: Arch, k: int) -> list[Space]:
     """Cuts the Archs under a teacher into k compact sub-spaces, smallest first.
 
-    The heuristics of the first paper (AutoDistil, section 3.1): compact sub-spaces, four
-    neighbouring values an axis (at most 256 Archs), so that sub-networks that share
-    weights are alike; every width a fraction of the teacher's, in steps of a layer of
-    twelve, 1/24 of the hidden width, 1/8 of the ffn ratio, a head of twelve. BERT-base
-    with k=3 gives the paper's table; other k lie on the line between its three (ours).
+    The heuristics of the first paper (AutoDistil, section 3.1): compact sub-spaces,
+    four neighbouring values an axis (at most 256 Archs), so that sub-networks that
+    share weights are alike; every width a fraction of the teacher's, in steps of a
+    layer of twelve, 1/24 of the hidden width, 1/8 of the ffn ratio, a head of twelve.
+    BERT-base with k=3 gives the paper's table; other k lie on the line between its
+    three (our extension).
+
+    Args:
+      teacher: of Python ints.
+      k: how many sub-spaces.
+
+    Returns:
+      k Spaces.
+
+    Raises:
+      UserError: k is below 1.
     """
     if k < 1:
         raise UserError(f"partition into {k} sub-spaces; it takes 1 or more")
@@ -231,7 +257,7 @@ def partition(teacher: Arch, k: int) -> list[Space]:
 
 
 def _four_values(last: float, step: float) -> tuple[int, ...]:
-    """Four whole values, `step` (at least 1) apart, that end at `last`; none below 1."""
+    """Four whole values, `step` (at least 1) apart, up to `last`; none below 1."""
     step = max(1, round(step))
     last = max(1, round(last / step) * step)
     return tuple(value for i in range(3, -1, -1) if (value := last - i * step) >= 1)

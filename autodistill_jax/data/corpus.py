@@ -1,4 +1,4 @@
-"""Where does unlabelled text come from, and what rows is it cut into?"""
+"""Unlabelled text from files, docstrings and data sets, cut into token rows."""
 
 import glob
 import html
@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,10 @@ Document = tuple[str, bool]  # (text with blank lines between paragraphs, held o
 def check_source(
     source: str, packages: Sequence[str] = (), download: bool = False
 ) -> None:
-    """Is the source there? Told in a moment, before any work; see `documents`.
+    """Checks in a moment, before any work, that a source of text is there.
+
+    Args:
+      source, packages, download: see `documents`.
 
     Raises:
       UserError: it is not.
@@ -41,7 +45,7 @@ def documents(
     source: str,
     packages: Sequence[str] = (),
     download: bool = False,
-    unit: str = "chunk",
+    row_format: str = "chunk",
 ) -> Iterator[Document]:
     """The documents of a source, each kept whole on one side of the evaluation split.
 
@@ -50,10 +54,13 @@ def documents(
         .txt, .jsonl (field `text`) or wikiextractor files; or "tfds:NAME", a data set
         of tensorflow_datasets with a feature `text`.
       packages: for "docs".
-      download: may a tfds data set be downloaded that is not on this machine?
-      unit: of `corpus_rows`; for "pair" the documents of a .txt file are what blank lines part,
-        and no sentence goes over a line's end, as BERT's own text is written. For the
-        others they are pages.
+      download: whether to fetch a tfds data set that is not on this machine.
+      row_format: of `corpus_rows`; for "pair" the documents of a .txt file are what
+        blank lines part, and no sentence goes over a line's end, as BERT's own text is
+        written. For the others they are pages.
+
+    Yields:
+      (text with blank lines between paragraphs, whether it is held out).
 
     Raises:
       UserError: nothing there, or a line that cannot be read (file and line number).
@@ -72,40 +79,55 @@ def documents(
             yield text, _is_held_out(text)
     else:
         for path in _text_files(source):
-            for text in _file_documents(path, unit):
+            for text in _file_documents(path, row_format):
                 if text.strip():
                     yield text, _is_held_out(text)
 
 
 def corpus_rows(
-    source: Iterator[Document], made, unit: str, length: int, limit: int = 0
+    docs: Iterator[Document],
+    tokenizer: Any,
+    row_format: str,
+    length: int,
+    limit: int = 0,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Token rows of length `length`: {"train": ..., "heldout": ...}.
+    """Token rows of documents.
+
+    A row of the held-out side that also stands in the training side is dropped.
 
     Args:
-      source: of `documents`.
-      made: a tokenizer.
-      unit: "sentence": a row is one sentence (best for sentence-embedding teachers);
-        "chunk": rows are filled with running text of one document; "pair": two texts,
-        and whether the second follows the first, see `nsp.sentence_pair_rows`.
+      docs: of `documents`.
+      tokenizer: of `tokenization.load_tokenizer`.
+      row_format: "sentence": a row is one sentence (best for sentence-embedding
+        teachers); "chunk": rows are filled with running text of one document; "pair":
+        two texts, and whether the second follows the first, see
+        `nsp.sentence_pair_rows`.
       length: tokens a row, [CLS] and [SEP] included.
       limit: at most so many training rows; 0 means all.
 
-    A row of the held-out side that also stands in the training side is dropped.
+    Returns:
+      {"train": arrays, "heldout": arrays}, each of `tokenization.encode_texts`, of
+      pairs with "next_sentence_label".
+
+    Raises:
+      UserError: an unknown format, or too little text.
     """
-    if unit not in ROW_FORMATS:
+    if row_format not in ROW_FORMATS:
         raise UserError(
-            f"data.row_format is {unit!r}; it must be one of {', '.join(ROW_FORMATS)}"
+            f"data.row_format is {row_format!r}; it must be one of "
+            f"{', '.join(ROW_FORMATS)}"
         )
-    if unit == "pair":
-        whole = ((_all_sentences(text), held_out) for text, held_out in source)
-        return nsp.sentence_pair_rows(whole, made, length, limit, _MAX_HELD_OUT_ROWS)
+    if row_format == "pair":
+        sentence_docs = ((_all_sentences(text), held_out) for text, held_out in docs)
+        return nsp.sentence_pair_rows(
+            sentence_docs, tokenizer, length, limit, _MAX_HELD_OUT_ROWS
+        )
     texts = {False: {}, True: {}}  # Dicts keep order and drop what stands twice.
-    for text, held_out in source:
-        if unit == "sentence":
+    for text, held_out in docs:
+        if row_format == "sentence":
             pieces = _all_sentences(text)
         else:
-            pieces = _chunks(made, _paragraphs(text), length - 2)
+            pieces = _chunks(tokenizer, _paragraphs(text), length - 2)
         texts[held_out].update(dict.fromkeys(pieces))
         if (
             limit
@@ -121,13 +143,13 @@ def corpus_rows(
             "at least 2 and 4 are needed: give it more text"
         )
     return {
-        "train": tokenization.encode_texts(made, train, length),
-        "heldout": tokenization.encode_texts(made, heldout, length),
+        "train": tokenization.encode_texts(tokenizer, train, length),
+        "heldout": tokenization.encode_texts(tokenizer, heldout, length),
     }
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """A paragraph's sentences of at least four words."""
+    """The sentences of a paragraph that have four words or more."""
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])", " ".join(paragraph.split()))
     return [part for part in parts if len(part.split()) >= 4]
 
@@ -142,10 +164,10 @@ def _paragraphs(text: str) -> list[str]:
     return [part for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
-def _chunks(made, paragraphs: list[str], length: int) -> list[str]:
+def _chunks(tokenizer: Any, paragraphs: list[str], length: int) -> list[str]:
     """Running text, cut at a token boundary every `length` tokens."""
     text = " ".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    encoded = made.encode(text, add_special_tokens=False)
+    encoded = tokenizer.encode(text, add_special_tokens=False)
     chunks = []
     for start in range(0, len(encoded.ids), length):
         offsets = encoded.offsets[start : start + length]
@@ -165,27 +187,27 @@ def _text_hash(text: str) -> int:
 def _text_files(source: str) -> list[Path]:
     path = Path(os.path.expanduser(source))
     if path.is_dir():
-        found = [
+        paths = [
             p
             for p in path.rglob("*")
             if p.is_file() and (p.suffix in (".txt", ".jsonl") or _is_wiki(p))
         ]
     else:
-        found = [Path(p) for p in glob.glob(str(path), recursive=True)]
-        found = [p for p in found if p.is_file()]
-    if not found:
+        paths = [Path(p) for p in glob.glob(str(path), recursive=True)]
+        paths = [p for p in paths if p.is_file()]
+    if not paths:
         raise UserError(
             f"data.source={source}: no .txt, .jsonl or wikiextractor file there; give "
             "a file, a folder, a glob, 'docs' or 'tfds:NAME'"
         )
-    return sorted(found, key=lambda path: (_text_hash(path.name), path))
+    return sorted(paths, key=lambda path: (_text_hash(path.name), path))
 
 
 def _is_wiki(path: Path) -> bool:
     return re.fullmatch(r"wiki_\d+", path.name) is not None
 
 
-def _file_documents(path: Path, unit: str) -> Iterator[str]:
+def _file_documents(path: Path, row_format: str) -> Iterator[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -205,7 +227,7 @@ def _file_documents(path: Path, unit: str) -> Iterator[str]:
             body = html.unescape(body)
             if len(body.split()) >= 50:  # Stubs say nothing.
                 yield re.sub(r"\n+", "\n\n", body)
-    elif unit == "pair":
+    elif row_format == "pair":
         for part in re.split(r"\n\s*\n", text):
             yield "\n\n".join(part.split("\n"))
     else:
@@ -230,14 +252,15 @@ def _page_documents(text: str) -> Iterator[str]:
     yield "\n\n".join(block)
 
 
-def _tfds_builder(name: str, download: bool, fetch: bool = False):
-    asked, instead = f"data.source=tfds:{name}", "point data.source to files"
-    builder = tfds.find_builder(name, asked, instead, download)
+def _tfds_builder(name: str, download: bool, fetch: bool = False) -> Any:
+    description, alternative = f"data.source=tfds:{name}", "point data.source to files"
+    builder = tfds.find_builder(name, description, alternative, download)
     if fetch:
-        tfds.prepare_builder(builder, asked, instead)
+        tfds.prepare_builder(builder, description, alternative)
     if builder.info.splits and "text" not in builder.info.features:
         raise UserError(
-            f"{asked} has no feature 'text', only {', '.join(builder.info.features)}"
+            f"{description} has no feature 'text', only "
+            f"{', '.join(builder.info.features)}"
         )
     return builder
 

@@ -1,8 +1,8 @@
-"""What English does every machine with this package already have? Docstrings.
+"""Docstrings of installed packages: English text, and a labelled task.
 
-The docstrings of the installed scientific packages, read from their sources with `ast`
-(nothing is imported): a corpus that needs no download, and with "which package is this
-from?" a labelled task. Deterministic: same versions installed, same rows in same order.
+They are read from the packages' sources with `ast` (nothing is imported): a corpus that
+needs no download. The task is "which package is this from?". Deterministic: the same
+versions installed give the same rows in the same order.
 """
 
 import ast
@@ -35,7 +35,14 @@ _SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor"}
 
 
 class Docstring(NamedTuple):
-    """One docstring. `held_out`: its whole module is kept for evaluation."""
+    """One docstring.
+
+    Attributes:
+      package: the name of its package.
+      module: the dotted name of its module.
+      text: without the code's indentation.
+      held_out: whether its module is kept for evaluation.
+    """
 
     package: str
     module: str
@@ -50,6 +57,12 @@ def read_docstrings(packages: tuple[str, ...]) -> list[Docstring]:
     Docstrings that stand twice, in one package or in two, are dropped altogether. Every
     fifth module (by a hash of its name) is held out as a whole, so no text leaks.
 
+    Args:
+      packages: names of installed packages.
+
+    Returns:
+      The docstrings.
+
     Raises:
       UserError: a package is not installed.
     """
@@ -60,12 +73,16 @@ def read_docstrings(packages: tuple[str, ...]) -> list[Docstring]:
             held_out = zlib.crc32(module.encode()) % 5 == 0
             for text in _file_docstrings(path):
                 docs.append(Docstring(package, module, text, held_out))
-    seen = collections.Counter(_normalized_text(doc.text) for doc in docs)
-    return [doc for doc in docs if seen[_normalized_text(doc.text)] == 1]
+    counts = collections.Counter(_normalized_text(doc.text) for doc in docs)
+    return [doc for doc in docs if counts[_normalized_text(doc.text)] == 1]
 
 
 def check_packages(packages: Sequence[str]) -> None:
-    """Raises UserError if one of the packages is not installed."""
+    """Checks that packages are installed.
+
+    Raises:
+      UserError: one of them is not.
+    """
     for package in packages:
         _package_folder(package)
 
@@ -87,31 +104,48 @@ def prose_paragraphs(text: str) -> Iterator[str]:
 
 
 def blank_package_names(text: str, packages: Sequence[str]) -> str:
-    """The text without these packages' names: each word that holds one, and each
-    usual short name, is an underscore."""
-    held = "|".join(map(re.escape, packages))
-    short = {name for package in packages for name in _ALIASES.get(package, ())}
-    words = "|".join(re.escape(name) for name in sorted(short, key=len, reverse=True))
-    text = re.sub(rf"(?i)\w*({held})\w*", "_", text)
-    return (
-        re.sub(rf"(?i)(?<![a-z0-9])({words})(?![a-z0-9])", "_", text) if words else text
-    )
+    """A text without the names of packages.
+
+    Args:
+      text: any.
+      packages: names of packages.
+
+    Returns:
+      The text, an underscore for each word that has a name in it and for each usual
+      short name.
+    """
+    packages_pattern = "|".join(map(re.escape, packages))
+    aliases = {name for package in packages for name in _ALIASES.get(package, ())}
+    longest_first = sorted(aliases, key=len, reverse=True)
+    aliases_pattern = "|".join(map(re.escape, longest_first))
+    text = re.sub(rf"(?i)\w*({packages_pattern})\w*", "_", text)
+    if not aliases:
+        return text
+    return re.sub(rf"(?i)(?<![a-z0-9])({aliases_pattern})(?![a-z0-9])", "_", text)
 
 
 def docstring_task(packages: tuple[str, ...]) -> tuple[list, list]:
-    """The task "which package is this docstring from?": (train, dev) rows.
+    """The task "which package is this docstring from?".
 
-    A row is (text, label); the text is the prose of the docstring with the packages'
-    names blanked out. At most as many rows a package as the third smallest has, so
-    that no class rules.
+    A text is the prose of the docstring with the packages' names blanked out. At most
+    as many rows a package as the third smallest has, so that no class rules.
+
+    Args:
+      packages: names of installed packages, the classes in order.
+
+    Returns:
+      (train, dev), each [(text, label)].
+
+    Raises:
+      UserError: too few packages or too little text, or a package is not installed.
     """
     rows = {True: collections.defaultdict(list), False: collections.defaultdict(list)}
-    seen = set()
+    seen_texts = set()
     for doc in read_docstrings(packages):
         text = blank_package_names(" ".join(prose_paragraphs(doc.text)), packages)
-        if len(text.split()) < 8 or text in seen:
+        if len(text.split()) < 8 or text in seen_texts:
             continue
-        seen.add(text)
+        seen_texts.add(text)
         rows[doc.held_out][doc.package].append((text, packages.index(doc.package)))
     if len(packages) < 2 or not (rows[True] and rows[False]):
         raise UserError(

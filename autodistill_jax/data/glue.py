@@ -1,7 +1,8 @@
-"""What is a GLUE task? From a folder or tensorflow_datasets, and back as a submission."""
+"""GLUE tasks from a folder or tensorflow_datasets, and GLUE's submission files."""
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +29,13 @@ def load_glue_task(
       name: of `GLUE_TASKS`.
       root: the folder that holds CoLA/, SST-2/ and so on, in GLUE's original TSVs; "":
         tensorflow_datasets.
-      download: may tensorflow_datasets fetch a task that is not on this machine?
+      download: whether to fetch a task of tensorflow_datasets that is not on this
+        machine.
       label_names: the classes of a teacher that was fine-tuned on the task, in the
         order of its logits (`id2label` of its config.json); see `label_order`.
+
+    Returns:
+      The task, its classes in the order of `label_order`.
 
     Raises:
       UserError: a file that is not there or has no rows, a short row, a label outside
@@ -41,8 +46,8 @@ def load_glue_task(
     if layout.metric == "accuracy_f1" and labels != layout.labels:
         raise UserError(
             f"the teacher's config.json (id2label) orders the classes of {name} as "
-            f"{', '.join(labels)}, but F1 is of the last of {', '.join(layout.labels)}; "
-            "use a teacher with that order"
+            f"{', '.join(labels)}, but F1 is of the last of "
+            f"{', '.join(layout.labels)}; use a teacher with that order"
         )
     if root:
         sides, notes = glue_tsv.read_glue_folder(layout, root)
@@ -54,49 +59,60 @@ def load_glue_task(
             stem: LabelledTexts(side.texts, [places[label] for label in side.labels])
             for stem, side in sides.items()
         }
-    first, *others = layout.ends
+    first_end, *later_ends = layout.ends
     # GLUE's diagnostic set comes last, if at all.
     stems = (*(f"test{end}" for end in layout.ends), "diagnostic")
     tests = dict(zip(submission_keys(name), stems, strict=False))
     return tasks.Task(
         name,
         tuple(sides["train"]),
-        tuple(sides[f"dev{first}"]),
+        tuple(sides[f"dev{first_end}"]),
         max(len(labels), 1),
         layout.metric,
         labels,
-        {end.removeprefix("_"): tuple(sides[f"dev{end}"]) for end in others},
+        {end.removeprefix("_"): tuple(sides[f"dev{end}"]) for end in later_ends},
         {key: sides[stem].texts for key, stem in tests.items() if stem in sides},
         notes,
     )
 
 
 def submission_keys(name: str) -> tuple[str, ...]:
-    """The stems of GLUE's submission files of a task."""
+    """The stems of GLUE's submission files of a task of `GLUE_TASKS`."""
     return TASK_LAYOUTS[name].submissions or (TASK_LAYOUTS[name].folder,)
 
 
-def label_order(labels: Sequence[str], said: Sequence[str] | None) -> tuple[str, ...]:
+def label_order(
+    labels: Sequence[str], teacher_labels: Sequence[str] | None
+) -> tuple[str, ...]:
     """The task's labels in the order that a teacher's config.json says.
 
     The order is the teacher's where it names just the task's labels, in whatever case.
     It is the task's own where the teacher says nothing, has another number of classes
     or is of another task (LABEL_0, ...; "neutral" alone is also a sentiment).
 
+    Args:
+      labels: the task's.
+      teacher_labels: the teacher's class names in the order of its logits, or None.
+
+    Returns:
+      The task's labels, reordered.
+
     Raises:
       UserError: the teacher names most of the labels, but not all.
     """
-    known = {label.lower(): label for label in labels}
-    found = [name.strip().lower() for name in said or ()]
-    if len(found) != len(known) or 2 * len(known.keys() & set(found)) <= len(known):
+    canonical = {label.lower(): label for label in labels}
+    names = [name.strip().lower() for name in teacher_labels or ()]
+    num_shared = len(canonical.keys() & set(names))
+    if len(names) != len(canonical) or 2 * num_shared <= len(canonical):
         return tuple(labels)
-    if set(found) != known.keys():
+    if set(names) != canonical.keys():
         raise UserError(
-            f"the teacher's config.json (id2label) names the classes {', '.join(said)}, "
-            f"but the task's are {', '.join(labels)}; give each class its task's name "
-            "there, or all of them LABEL_0, LABEL_1, ... for the task's own order"
+            "the teacher's config.json (id2label) names the classes "
+            f"{', '.join(teacher_labels)}, but the task's are {', '.join(labels)}; "
+            "give each class its task's name there, or all of them LABEL_0, LABEL_1, "
+            "... for the task's own order"
         )
-    return tuple(known[name] for name in found)
+    return tuple(canonical[name] for name in names)
 
 
 def submission_text(task: tasks.Task, key: str, predictions) -> str:
@@ -107,15 +123,18 @@ def submission_text(task: tasks.Task, key: str, predictions) -> str:
       key: of `task.tests`.
       predictions: [rows of that side], numbers of classes in the order of
         `task.labels`, or scores (STS-B: cut to 0..5, three decimals).
+
+    Returns:
+      The text of the whole file, with its header.
     """
     predictions = np.asarray(predictions)
     if predictions.shape != (len(task.tests[key]),):
         raise ValueError(f"{key}: {predictions.shape} for {len(task.tests[key])} rows")
     if task.labels:
-        told = [task.labels[prediction] for prediction in predictions.astype(int)]
+        values = [task.labels[prediction] for prediction in predictions.astype(int)]
     else:
-        told = [f"{score:.3f}" for score in np.clip(predictions, 0, 5)]
-    rows = (f"{i}\t{value}\n" for i, value in enumerate(told))
+        values = [f"{score:.3f}" for score in np.clip(predictions, 0, 5)]
+    rows = (f"{i}\t{value}\n" for i, value in enumerate(values))
     return "index\tprediction\n" + "".join(rows)
 
 
@@ -123,10 +142,10 @@ def _tfds_splits(
     name: str, layout: TaskLayout, download: bool
 ) -> dict[str, LabelledTexts]:
     """The sides as tensorflow_datasets has them, by the stems of GLUE's files."""
-    asked = f"finetune.glue_dir is empty and glue/{name} of tensorflow_datasets"
-    instead = f"set finetune.glue_dir to the folder that holds {layout.folder}/"
-    builder = tfds.find_builder(f"glue/{name}", asked, instead, download)
-    tfds.prepare_builder(builder, asked, instead)
+    description = f"finetune.glue_dir is empty and glue/{name} of tensorflow_datasets"
+    alternative = f"set finetune.glue_dir to the folder that holds {layout.folder}/"
+    builder = tfds.find_builder(f"glue/{name}", description, alternative, download)
+    tfds.prepare_builder(builder, description, alternative)
     sides = {}
     labelled = ["train", *(f"dev{end}" for end in layout.ends)]
     for stem in (*labelled, *(f"test{end}" for end in layout.ends)):
@@ -134,18 +153,18 @@ def _tfds_splits(
         if split in builder.info.splits:
             sides[stem] = _tfds_split(layout, builder, split, stem in labelled)
         elif stem in labelled:
-            raise UserError(f"{asked} lacks the split {split}; {instead}")
+            raise UserError(f"{description} lacks the split {split}; {alternative}")
     if name == "mnli":
         # Nobody's fine-tuning should fail for want of it.
         with contextlib.suppress(UserError):
-            builder = tfds.find_builder("glue/ax", "glue/ax", instead, download)
-            tfds.prepare_builder(builder, "glue/ax", instead)
+            builder = tfds.find_builder("glue/ax", "glue/ax", alternative, download)
+            tfds.prepare_builder(builder, "glue/ax", alternative)
             sides["diagnostic"] = _tfds_split(layout, builder, "test", False)
     return sides
 
 
 def _tfds_split(
-    layout: TaskLayout, builder, split: str, labelled: bool
+    layout: TaskLayout, builder: Any, split: str, labelled: bool
 ) -> LabelledTexts:
     source = builder.as_data_source(split=split)
     # All at once takes half the time (MNLI: 13 s); they are stored shuffled, and `idx`

@@ -1,4 +1,4 @@
-"""How do GLUE's original TSV folders read? Nine tasks and their quirks."""
+"""GLUE's original TSV folders: nine tasks, and the quirks of their files."""
 
 import os
 import zlib
@@ -10,20 +10,36 @@ from autodistill_jax.errors import UserError
 
 
 class TaskLayout(NamedTuple):
-    """Where a task's texts and labels stand, in its files and in tensorflow_datasets."""
+    """Where a task's texts and labels stand, in its files and in tensorflow_datasets.
+
+    Attributes:
+      folder: the name of its folder.
+      texts: the columns of its texts, one or a pair.
+      label: the column of its labels.
+      labels: the labels in order of their numbers; () where labels are numbers.
+      metric: a name in `metrics.METRICS`.
+      features: tensorflow_datasets' names of `texts`, where they differ.
+      ends: what its dev and test files' stems end with, one for each side.
+      submissions: the stems of GLUE's submission files; (): the folder's name.
+    """
 
     folder: str
-    texts: tuple[str, ...]  # columns: one text, or a pair
-    label: str  # column
-    labels: tuple[str, ...]  # in order of their numbers; () for numbers
+    texts: tuple[str, ...]
+    label: str
+    labels: tuple[str, ...]
     metric: str
-    features: tuple[str, ...] = ()  # tensorflow_datasets' names, where they differ
-    ends: tuple[str, ...] = ("",)  # of the stems of its dev and test sides
-    submissions: tuple[str, ...] = ()  # stems of GLUE's files; (): the folder's name
+    features: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ("",)
+    submissions: tuple[str, ...] = ()
 
 
 class LabelledTexts(NamedTuple):
-    """Texts, and the numbers of their labels (none for a test side)."""
+    """One side of a task.
+
+    Attributes:
+      texts: single texts, or pairs.
+      labels: the number of each text's label; [] for a test side.
+    """
 
     texts: list[tasks.Text]
     labels: list[float]
@@ -67,12 +83,19 @@ _HEADERLESS_COLUMNS = {"sentence": 3, "label": 1}
 def read_glue_folder(
     layout: TaskLayout, root: str
 ) -> tuple[dict[str, LabelledTexts], tuple[str, ...]]:
-    """A task's sides by their files' stems (train, dev, test, ...), and notes.
+    """Reads a task's folder.
 
     A test file that is not there is left out; MNLI's also include `diagnostic`, the set
-    of GLUE that is answered by MNLI's models, from a folder of its own. MRPC is also read as Microsoft gives it,
-    see `_read_msr_paraphrases`. Rows of QQP's labelled files that lack columns are dropped, as
-    everybody does: a note says how many.
+    of GLUE that is answered by MNLI's models, from a folder of its own. MRPC is also
+    read as Microsoft gives it, see `_read_msr_paraphrases`. Rows of QQP's labelled
+    files that lack columns are dropped, as everybody does: a note says how many.
+
+    Args:
+      layout: of `TASK_LAYOUTS`.
+      root: the folder that holds CoLA/, SST-2/ and so on.
+
+    Returns:
+      ({stem of a file, as train, dev or test: its texts}, notes for the user).
 
     Raises:
       UserError: a file that is not there or has no rows, a short row, a label outside
@@ -87,10 +110,10 @@ def read_glue_folder(
     if missing and original and (folder / "msr_paraphrase_train.txt").is_file():
         return _read_msr_paraphrases(layout, folder)
     if missing:
-        instead = "msr_paraphrase_train.txt and dev_ids.tsv in place of"
+        alternative = "msr_paraphrase_train.txt and dev_ids.tsv in place of"
         raise UserError(
             f"{folder} lacks {', '.join(missing)}"
-            + (f" (or {instead} train.tsv and dev.tsv)" if original else "")
+            + (f" (or {alternative} train.tsv and dev.tsv)" if original else "")
             + "; put what is missing there, or leave finetune.glue_dir empty to read "
             "the task with tensorflow_datasets"
         )
@@ -103,9 +126,9 @@ def read_glue_folder(
     for stem in (f"test{end}" for end in layout.ends):
         if (folder / f"{stem}.tsv").is_file():
             sides[stem] = _read_unlabelled(layout, folder / f"{stem}.tsv")
-    apart = folder.parent / "diagnostic" / "diagnostic.tsv"
-    if layout.folder == "MNLI" and apart.is_file():
-        sides["diagnostic"] = _read_unlabelled(layout, apart)
+    diagnostic_path = folder.parent / "diagnostic" / "diagnostic.tsv"
+    if layout.folder == "MNLI" and diagnostic_path.is_file():
+        sides["diagnostic"] = _read_unlabelled(layout, diagnostic_path)
     return sides, tuple(notes)
 
 
@@ -130,39 +153,43 @@ def _label_number(layout: TaskLayout, label: str, path: Path, line: int) -> floa
     return layout.labels.index(label)
 
 
-def _read_msr_paraphrases(layout: TaskLayout, folder: Path):
+def _read_msr_paraphrases(
+    layout: TaskLayout, folder: Path
+) -> tuple[dict[str, LabelledTexts], tuple[str, ...]]:
     """MRPC from Microsoft's own files, msr_paraphrase_train.txt and _test.txt.
 
     GLUE's dev rows are those of the training file whose pair of ids stands in
     dev_ids.tsv. Without that file every tenth row is dev, by a hash of its ids: the
     same rows everywhere, but not GLUE's, and a note says so.
     """
-    path, listed = folder / "msr_paraphrase_train.txt", folder / "dev_ids.tsv"
+    path, dev_ids_path = folder / "msr_paraphrase_train.txt", folder / "dev_ids.tsv"
     columns = ("#1 ID", "#2 ID", *layout.texts, layout.label)
     notes = ()
-    if listed.is_file():
-        chosen = {tuple(row) for _, row in tasks.read_tsv(listed, (0, 1), header=False)}
+    if dev_ids_path.is_file():
+        dev_rows = tasks.read_tsv(dev_ids_path, (0, 1), header=False)
+        dev_ids = {tuple(row) for _, row in dev_rows}
     else:
-        chosen = None
-        told = (
+        dev_ids = None
+        note = (
             f"{folder} has no dev_ids.tsv: every tenth row of {path.name} is dev, by a "
             "hash of its ids, and scores are not those of GLUE's dev set; put "
             "dev_ids.tsv there for that"
         )
-        notes = (told,)
+        notes = (note,)
     train, dev = LabelledTexts([], []), LabelledTexts([], [])
     for line, (first, second, *text, label) in tasks.read_tsv(path, columns):
-        if chosen is None:
+        if dev_ids is None:
             held_out = zlib.crc32(f"{first} {second}".encode()) % 10 == 0
         else:
-            held_out = (first, second) in chosen
+            held_out = (first, second) in dev_ids
         side = dev if held_out else train
         side.texts.append(tuple(text))
         side.labels.append(_label_number(layout, label, path, line))
     if not train.texts or not dev.texts:
         raise UserError(
             f"{path} gives {len(train.texts)} training and {len(dev.texts)} dev rows "
-            f"{'with' if listed.is_file() else 'without'} dev_ids.tsv; both sides need some"
+            f"{'with' if dev_ids_path.is_file() else 'without'} dev_ids.tsv; both "
+            "sides need some"
         )
     sides = {"train": train, "dev": dev}
     for name in ("test.tsv", "msr_paraphrase_test.txt"):

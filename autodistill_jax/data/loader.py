@@ -1,6 +1,6 @@
-"""Which rows does step i see? Feeding through grain, by position, so a resume is exact."""
+"""Batches of rows, indexed by step so that a resume is exact, fed through grain."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import grain
@@ -26,9 +26,11 @@ class _RowSource:
 
 
 class TrainBatches(NamedTuple):
-    """Batches without end; `feed[step]` is a step's, whole.
+    """Batches without end: `batches[step]` is the whole batch of a step.
 
-    rows: one by one, in the order of the steps. batch_size: of all hosts together.
+    Attributes:
+      rows: {name: array} each, one by one in the order of the steps.
+      batch_size: rows of a batch, of all hosts together.
     """
 
     rows: grain.MapDataset
@@ -37,76 +39,134 @@ class TrainBatches(NamedTuple):
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         return self.rows_at(step, range(self.batch_size))
 
-    def rows_at(self, step: int, places: Iterable[int]) -> dict[str, np.ndarray]:
-        """The rows of a step at these places of its batch; no other is read."""
-        made = [self.rows[step * self.batch_size + place] for place in places]
-        return {name: np.stack([row[name] for row in made]) for name in made[0]}
+    def rows_at(self, step: int, positions: Iterable[int]) -> dict[str, np.ndarray]:
+        """Some rows of a step's batch; no other is read.
+
+        Args:
+          step: the step's number.
+          positions: the rows' indices in the batch.
+
+        Returns:
+          {name: [len(positions), ...]}.
+        """
+        rows = [self.rows[step * self.batch_size + position] for position in positions]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def train_batches(
     arrays: Mapping[str, np.ndarray], batch_size: int, seed: int
 ) -> TrainBatches:
-    """Rows shuffled anew each epoch.
+    """Batches of rows that are shuffled anew each epoch.
 
-    The batch is a function of the step alone, however many hosts there are: nothing has
+    A batch is a function of the step alone, however many hosts there are: nothing has
     to be stored to resume.
+
+    Args:
+      arrays: {name: [rows, ...]}.
+      batch_size: rows of a batch, of all hosts together.
+      seed: of the shuffling.
+
+    Returns:
+      Batches by step.
+
+    Raises:
+      UserError: there are fewer rows than a batch has.
     """
-    rows = len(next(iter(arrays.values())))
-    if rows < batch_size:
+    num_rows = len(next(iter(arrays.values())))
+    if num_rows < batch_size:
         raise UserError(
-            f"batch_size {batch_size} is larger than the {rows} rows there are; "
+            f"batch_size {batch_size} is larger than the {num_rows} rows there are; "
             "use a smaller batch or more text"
         )
-    data = grain.MapDataset.source(_RowSource(arrays)).seed(seed).shuffle().repeat()
-    return TrainBatches(data, batch_size)
+    dataset = grain.MapDataset.source(_RowSource(arrays)).seed(seed).shuffle().repeat()
+    return TrainBatches(dataset, batch_size)
 
 
-def eval_batches(arrays: Mapping[str, np.ndarray], batch_size: int):
-    """Batches in order, once; the last is filled up with `valid_rows` (bool) telling which
-    rows are real."""
-    rows = len(next(iter(arrays.values())))
-    for start in range(0, rows, batch_size):
+def eval_batches(
+    arrays: Mapping[str, np.ndarray], batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of all rows in order, once.
+
+    Args:
+      arrays: {name: [rows, ...]}.
+      batch_size: rows of a batch.
+
+    Yields:
+      {name: [batch_size, ...]} and `valid_rows` [batch_size] bool: the last batch is
+      filled up with its first row, and these are False there.
+    """
+    num_rows = len(next(iter(arrays.values())))
+    for start in range(0, num_rows, batch_size):
         batch = {k: v[start : start + batch_size] for k, v in arrays.items()}
-        there = min(batch_size, rows - start)
-        if there < batch_size:
+        num_valid = min(batch_size, num_rows - start)
+        if num_valid < batch_size:
             batch = {
-                k: np.concatenate([v, np.repeat(v[:1], batch_size - there, axis=0)])
+                k: np.concatenate([v, np.repeat(v[:1], batch_size - num_valid, axis=0)])
                 for k, v in batch.items()
             }
-        yield batch | {"valid_rows": np.arange(batch_size) < there}
+        yield batch | {"valid_rows": np.arange(batch_size) < num_valid}
 
 
 def map_batches(
-    read: Callable, arrays: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh
+    fn: Callable, arrays: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh
 ) -> np.ndarray:
-    """What `read(batch)` gives for every row, in order: [rows, ...]."""
-    made = [
-        sharding.to_host(read(to_devices(batch, mesh)))
+    """What a function gives for every row, in order.
+
+    Args:
+      fn: gives [batch_size, ...] for a batch of `eval_batches` on the devices.
+      arrays: {name: [rows, ...]}.
+      batch_size: rows of a batch.
+      mesh: the devices.
+
+    Returns:
+      [rows, ...].
+    """
+    outputs = [
+        sharding.to_host(fn(to_devices(batch, mesh)))
         for batch in eval_batches(arrays, batch_size)
     ]
-    return np.concatenate(made)[: len(next(iter(arrays.values())))]
+    return np.concatenate(outputs)[: len(next(iter(arrays.values())))]
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A batch that every host has whole on the devices, its rows split over them."""
-    count = len(next(iter(batch.values())))
-    here = sharding.local_rows(mesh, count)
+    """A batch on the devices, its rows split over them.
+
+    Args:
+      batch: {name: [rows, ...]}, whole on every host.
+      mesh: the devices.
+
+    Returns:
+      {name: [rows, ...]}.
+    """
+    num_rows = len(next(iter(batch.values())))
+    host_rows = sharding.local_rows(mesh, num_rows)
     return _shard_rows(
-        {name: value[here] for name, value in batch.items()}, mesh, count
+        {name: value[host_rows] for name, value in batch.items()}, mesh, num_rows
     )
 
 
-def batch_at_step(feed: TrainBatches, step: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """The batch of a step on the devices; a host reads the rows of its own alone."""
-    here = sharding.local_rows(mesh, feed.batch_size)
-    return _shard_rows(feed.rows_at(step, here), mesh, feed.batch_size)
+def batch_at_step(batches: TrainBatches, step: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch of a step on the devices; a host reads its own rows alone.
+
+    Args:
+      batches: of `train_batches`.
+      step: the step's number.
+      mesh: the devices.
+
+    Returns:
+      {name: [batch_size, ...]}.
+    """
+    host_rows = sharding.local_rows(mesh, batches.batch_size)
+    return _shard_rows(batches.rows_at(step, host_rows), mesh, batches.batch_size)
 
 
-def _shard_rows(mine, mesh, count):
-    where = sharding.batch_sharding(mesh, count)
+def _shard_rows(
+    host_arrays: Mapping[str, np.ndarray], mesh: Mesh, num_rows: int
+) -> dict[str, jax.Array]:
+    row_sharding = sharding.batch_sharding(mesh, num_rows)
     return {
         name: jax.make_array_from_process_local_data(
-            where, value, (count, *value.shape[1:])
+            row_sharding, value, (num_rows, *value.shape[1:])
         )
-        for name, value in mine.items()
+        for name, value in host_arrays.items()
     }

@@ -1,4 +1,4 @@
-"""Which words are hidden from a network, and what stood there?"""
+"""BERT-style MLM masking (80/10/10) and its labels."""
 
 import math
 from collections.abc import Mapping
@@ -12,57 +12,66 @@ from autodistill_jax.data.tokenization import SpecialTokens
 def mask_tokens(
     key: jax.Array,
     batch: Mapping[str, jax.Array],
-    special: SpecialTokens,
+    special_tokens: SpecialTokens,
     vocab: int,
-    fraction: float,
-    at_most: int,
+    mlm_probability: float,
+    max_predictions_per_seq: int,
 ) -> dict[str, jax.Array]:
-    """The batch with some of its words hidden, anew for every key (BERT, section 3.1).
+    """The batch with some of its tokens masked, anew for every key.
 
-    Of the words chosen 80 % become the hidden-word token, 10 % a random word, and 10 %
-    stay. [CLS], [SEP] and padding are never chosen.
+    Of the tokens chosen 80 % become the mask token, 10 % a random one, and 10 % stay
+    (BERT, arXiv 1810.04805, section 3.1). [CLS], [SEP] and padding are never chosen.
 
     Args:
+      key: of the choice.
       batch: `input_ids` and `attention_mask`, [B, L]; whatever else is in it stays.
-      special: of `tokenization.special_tokens`.
-      vocab: how many words there are.
-      fraction: of a text's words; at least one where there is a word.
-      at_most: words a text.
+      special_tokens: of `tokenization.special_tokens`.
+      vocab: how many tokens there are.
+      mlm_probability: the fraction of a row's tokens that is chosen; at least one token
+        where there is any. A Python float; 0: the batch comes back as it is.
+      max_predictions_per_seq: the most tokens of a row that are chosen.
 
     Returns:
-      The batch with `input_ids` so changed, and [B, K] each: `masked_positions` of the chosen words,
-      `masked_labels` that stood there, and `masked_weights` (1, or 0 where a text has fewer than K).
+      The batch with `input_ids` so changed, and [B, K] each: `masked_positions` of the
+      chosen tokens, `masked_labels`, the ids that stood there, and `masked_weights` (1,
+      or 0 where a row has fewer than K).
     """
-    input_ids, attention_mask = (
-        jnp.asarray(batch["input_ids"]),
-        jnp.asarray(batch["attention_mask"], bool),
-    )
+    if not mlm_probability:
+        return dict(batch)
+    input_ids = jnp.asarray(batch["input_ids"])
+    attention_mask = jnp.asarray(batch["attention_mask"], bool)
     length = input_ids.shape[1]
-    words = (
+    maskable = (
         attention_mask
-        & (input_ids != special.cls_token_id)
-        & (input_ids != special.sep_token_id)
+        & (input_ids != special_tokens.cls_token_id)
+        & (input_ids != special_tokens.sep_token_id)
     )
-    there = words.sum(axis=1)
-    most = min(at_most, max(1, math.ceil(fraction * length)))
-    count = jnp.clip(jnp.round(fraction * there), 1, most)
-    count = jnp.minimum(count, there)
-    which, how, other = jax.random.split(key, 3)
-    noise = jnp.where(words, jax.random.uniform(which, input_ids.shape), -1.0)
-    _, positions = jax.lax.top_k(noise, most)
-    chosen = jnp.arange(most) < count[:, None]
+    num_maskable = maskable.sum(axis=1)
+    max_masked = min(
+        max_predictions_per_seq, max(1, math.ceil(mlm_probability * length))
+    )
+    num_masked = jnp.clip(jnp.round(mlm_probability * num_maskable), 1, max_masked)
+    num_masked = jnp.minimum(num_masked, num_maskable)
+    position_key, action_key, random_id_key = jax.random.split(key, 3)
+    noise = jnp.where(maskable, jax.random.uniform(position_key, input_ids.shape), -1.0)
+    _, positions = jax.lax.top_k(noise, max_masked)
+    is_masked = jnp.arange(max_masked) < num_masked[:, None]
     labels = jnp.take_along_axis(input_ids, positions, axis=1)
-    roll = jax.random.uniform(how, positions.shape)
-    random = jax.random.randint(other, positions.shape, 0, vocab, input_ids.dtype)
-    shown = jnp.where(
-        roll < 0.8, special.mask_token_id, jnp.where(roll < 0.9, random, labels)
+    action = jax.random.uniform(action_key, positions.shape)
+    random_ids = jax.random.randint(
+        random_id_key, positions.shape, 0, vocab, input_ids.dtype
     )
-    shown = jnp.where(chosen, shown, labels).astype(input_ids.dtype)
+    masked_ids = jnp.where(
+        action < 0.8,
+        special_tokens.mask_token_id,
+        jnp.where(action < 0.9, random_ids, labels),
+    )
+    masked_ids = jnp.where(is_masked, masked_ids, labels).astype(input_ids.dtype)
     rows = jnp.arange(input_ids.shape[0])[:, None]
     return {
         **batch,
-        "input_ids": input_ids.at[rows, positions].set(shown),
+        "input_ids": input_ids.at[rows, positions].set(masked_ids),
         "masked_positions": positions,
         "masked_labels": labels,
-        "masked_weights": chosen.astype(jnp.float32),
+        "masked_weights": is_masked.astype(jnp.float32),
     }

@@ -1,8 +1,8 @@
-"""Which rows ask "does the second text follow the first?" Pairs out of documents."""
+"""Rows of sentence pairs for next-sentence prediction (NSP), out of documents."""
 
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,9 +11,13 @@ from autodistill_jax.errors import UserError
 
 
 class _SentencePair(NamedTuple):
-    """Two runs of whole sentences, one after the other in document number `document`.
+    """Two runs of whole sentences, one after the other in a document.
 
-    size: tokens of the second.
+    Attributes:
+      first: a text.
+      second: the text that follows it.
+      size: tokens of the second.
+      document: its document's number.
     """
 
     first: str
@@ -24,33 +28,35 @@ class _SentencePair(NamedTuple):
 
 def sentence_pair_rows(
     documents: Iterable[tuple[Sequence[str], bool]],
-    made,
+    tokenizer: Any,
     length: int,
     limit: int = 0,
     held_out_limit: int = 0,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Rows [CLS] A [SEP] B [SEP]: {"train": ..., "heldout": ...}.
+    """Rows [CLS] A [SEP] B [SEP] for next-sentence prediction.
 
     A and B are runs of whole sentences that fill the row (BERT, arXiv 1810.04805,
-    appendix A.2). `next_sentence_label` is 0 where B is what follows A, 1 where it is of another
-    document of the same side (as transformers counts), half and half; fewer of the
-    latter where one document has most of the rows. BERT draws such a B anywhere; here two
-    rows with a B of about the same length exchange theirs, so that every sentence is used
-    once, and a row's length tells nothing of `next_sentence_label`. The same text gives the same rows.
+    appendix A.2). `next_sentence_label` is 0 where B is what follows A, 1 where it is
+    of another document of the same side (as transformers counts), half and half; fewer
+    of the latter where one document has most of the rows. BERT draws such a B anywhere;
+    here two rows with a B of about the same length exchange theirs, so that every
+    sentence is used once, and a row's length tells nothing of `next_sentence_label`.
+    The same text gives the same rows.
 
     Args:
-      documents: (its sentences in order, is it held out?).
-      made: a tokenizer.
+      documents: (a document's sentences in order, whether it is held out) of each.
+      tokenizer: of `tokenization.load_tokenizer`.
       length: tokens a row, special ones included.
       limit, held_out_limit: reading stops with so many rows of each side; 0: never.
 
     Returns:
-      Of each side `input_ids`, `attention_mask` and `token_type_ids` [rows, length], and `next_sentence_label` [rows].
+      {"train": arrays, "heldout": arrays}, each {"input_ids", "attention_mask",
+      "token_type_ids"} [rows, length] and "next_sentence_label" [rows].
 
     Raises:
       UserError: fewer than two documents of two sentences or more on one side.
     """
-    room = length - made.num_special_tokens_to_add(True)
+    room = length - tokenizer.num_special_tokens_to_add(True)
     # Dicts keep order, and drop what stands twice.
     sides: dict[bool, dict[tuple, _SentencePair]] = {False: {}, True: {}}
     count = {False: 0, True: 0}
@@ -58,33 +64,33 @@ def sentence_pair_rows(
         if len(sentences) < 2:
             continue
         count[held_out] += 1
-        for pair in _document_pairs(made, sentences, room, number):
+        for pair in _document_pairs(tokenizer, sentences, room, number):
             sides[held_out].setdefault((pair.first, pair.second), pair)
         enough = len(sides[True]) >= min(limit, held_out_limit)
         if limit and len(sides[False]) >= limit and enough and count[True] > 1:
             break
     if min(count.values()) < 2:
         raise UserError(
-            f"data.row_format is 'pair', and data.source gave {count[False]} training and "
-            f"{count[True]} held-out documents of two sentences or more; two of each "
-            "are needed: put blank lines between the documents of a .txt file, give "
-            "one document a .jsonl line, wikiextractor files, more text, or "
+            f"data.row_format is 'pair', and data.source gave {count[False]} training "
+            f"and {count[True]} held-out documents of two sentences or more; two of "
+            "each are needed: put blank lines between the documents of a .txt file, "
+            "give one document a .jsonl line, wikiextractor files, more text, or "
             "data.row_format=chunk"
         )
     train = list(sides[False].values())[: limit or None]
     heldout = [pair for key, pair in sides[True].items() if key not in sides[False]]
     return {
-        "train": _encode_pairs(made, train, length),
-        "heldout": _encode_pairs(made, heldout, length),
+        "train": _encode_pairs(tokenizer, train, length),
+        "heldout": _encode_pairs(tokenizer, heldout, length),
     }
 
 
 def _document_pairs(
-    made, sentences: Sequence[str], room: int, number: int
+    tokenizer: Any, sentences: Sequence[str], room: int, number: int
 ) -> Iterable[_SentencePair]:
     """A document as pairs of `room` tokens, each cut in two between two sentences."""
     rng = np.random.default_rng(zlib.crc32(" ".join(sentences).encode()))
-    encoded = made.encode_batch(list(sentences), add_special_tokens=False)
+    encoded = tokenizer.encode_batch(list(sentences), add_special_tokens=False)
     sizes = [len(sentence.ids) for sentence in encoded]
     start = 0
     while start + 2 <= len(sentences):
@@ -102,26 +108,28 @@ def _document_pairs(
 
 
 def _encode_pairs(
-    made, pairs: list[_SentencePair], length: int
+    tokenizer: Any, pairs: list[_SentencePair], length: int
 ) -> dict[str, np.ndarray]:
-    second, other = _swap_second_texts(pairs)
+    second, labels = _swap_second_texts(pairs)
     texts = [(pair.first, text) for pair, text in zip(pairs, second)]
-    return tokenization.encode_texts(made, texts, length) | {
-        "next_sentence_label": other
+    return tokenization.encode_texts(tokenizer, texts, length) | {
+        "next_sentence_label": labels
     }
 
 
 def _swap_second_texts(pairs: list[_SentencePair]) -> tuple[list[str], np.ndarray]:
-    """(second texts, `next_sentence_label`), half of them exchanged between documents."""
+    """(second texts, `next_sentence_label`), half exchanged between documents."""
     second = [pair.second for pair in pairs]
-    other = np.zeros(len(pairs), np.int32)
-    some = np.random.default_rng(0).permutation(len(pairs))[: (len(pairs) + 1) // 2]
+    labels = np.zeros(len(pairs), np.int32)
+    candidates = np.random.default_rng(0).permutation(len(pairs))[
+        : (len(pairs) + 1) // 2
+    ]
     waiting: list[int] = []  # All of one document.
-    for i in sorted(some, key=lambda i: (pairs[i].size, i)):
+    for i in sorted(candidates, key=lambda i: (pairs[i].size, i)):
         if waiting and pairs[waiting[-1]].document != pairs[i].document:
             j = waiting.pop()
             second[i], second[j] = second[j], second[i]
-            other[[i, j]] = 1
+            labels[[i, j]] = 1
         else:
             waiting.append(i)
-    return second, other
+    return second, labels

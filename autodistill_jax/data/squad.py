@@ -1,4 +1,4 @@
-"""What is SQuAD 1.1? Its files, and what predictions are worth by its own measure.
+"""SQuAD 1.1: its questions, and the scores of predictions by its own measure.
 
 python -m autodistill_jax.data.squad DATASET.json PREDICTIONS.json
 """
@@ -23,7 +23,12 @@ SQUAD = "squad"
 class Question(NamedTuple):
     """A question about a text, and what people answered: pieces of that text.
 
-    `starts`: the character of `context` at which each answer begins.
+    Attributes:
+      id: SQuAD's own.
+      question: its text.
+      context: the text that it is about.
+      answers: one or more pieces of the context.
+      starts: the character of the context at which each answer begins.
     """
 
     id: str
@@ -34,7 +39,16 @@ class Question(NamedTuple):
 
 
 class Squad(NamedTuple):
-    """SQuAD as a task: questions for training and dev. Its test side is nobody's."""
+    """SQuAD as a task, like `tasks.Task`. Its test side is nobody's.
+
+    Attributes:
+      train: questions to train on.
+      dev: questions to score on.
+      name: of the task.
+      metric: a key of `squad_score`.
+      tests: empty.
+      notes: what the user should hear about how it was read.
+    """
 
     train: list[Question]
     dev: list[Question]
@@ -50,7 +64,11 @@ def load_squad(root: str = "", download: bool = False) -> Squad:
     Args:
       root: the folder of train-v1.1.json and dev-v1.1.json, or of one train*.json and
         one dev*.json in their place; "": tensorflow_datasets.
-      download: may tensorflow_datasets fetch it where it is not on this machine?
+      download: whether tensorflow_datasets may fetch it where it is not on this
+        machine.
+
+    Returns:
+      The task, without the training questions whose answer is misplaced.
 
     Raises:
       UserError: a file that is not there or not SQuAD 1.1 (names the question), or
@@ -67,22 +85,27 @@ def load_squad(root: str = "", download: bool = False) -> Squad:
     return _drop_misplaced(Squad(train, dev, notes=notes), str(paths[0]))
 
 
-def _drop_misplaced(made: Squad, where: str) -> Squad:
-    """Without the training questions whose answer stands elsewhere: a note says how
-    many, and more than one in a hundred are refused."""
-    lost = [one for one in made.train if not _is_answer_in_place(one)]
-    if 100 * len(lost) > len(made.train):
-        answer, start = lost[0].answers[0], lost[0].starts[0]
+def _drop_misplaced(squad: Squad, where: str) -> Squad:
+    """Without the training questions whose answer stands elsewhere.
+
+    A note says how many, and more than one in a hundred are refused.
+    """
+    misplaced = [q for q in squad.train if not _is_answer_in_place(q)]
+    if 100 * len(misplaced) > len(squad.train):
+        answer, start = misplaced[0].answers[0], misplaced[0].starts[0]
         raise UserError(
-            f"{where}, question {lost[0].id!r}: the answer {answer!r} does not stand at "
-            f"answer_start {start} of its context (so of {len(lost)} questions); use "
-            "the original file"
+            f"{where}, question {misplaced[0].id!r}: the answer {answer!r} does not "
+            f"stand at answer_start {start} of its context (so of {len(misplaced)} "
+            "questions); use the original file"
         )
-    if not lost:
-        return made
-    note = f"{where}: dropped {len(lost)} questions whose answer is not at answer_start"
-    train = [one for one in made.train if _is_answer_in_place(one)]
-    return made._replace(train=train, notes=(*made.notes, note))
+    if not misplaced:
+        return squad
+    note = (
+        f"{where}: dropped {len(misplaced)} questions whose answer is not at "
+        "answer_start"
+    )
+    train = [q for q in squad.train if _is_answer_in_place(q)]
+    return squad._replace(train=train, notes=(*squad.notes, note))
 
 
 def _is_answer_in_place(question: Question) -> bool:
@@ -92,58 +115,62 @@ def _is_answer_in_place(question: Question) -> bool:
 
 def _squad_files(folder: Path) -> list[Path]:
     """The training and the dev file of a folder."""
-    made, missing = [], []
+    paths, missing = [], []
     for side in ("train", "dev"):
-        there = [folder / f"{side}-v1.1.json"]
-        if not there[0].is_file():
-            there = sorted(folder.glob(f"{side}*.json"))
-        if len(there) > 1:
+        matches = [folder / f"{side}-v1.1.json"]
+        if not matches[0].is_file():
+            matches = sorted(folder.glob(f"{side}*.json"))
+        if len(matches) > 1:
             raise UserError(
-                f"{folder} has {', '.join(path.name for path in there)}; name the one "
-                f"to use {side}-v1.1.json"
+                f"{folder} has {', '.join(path.name for path in matches)}; name the "
+                f"one to use {side}-v1.1.json"
             )
-        made += there
-        missing += [] if there else [f"{side}-v1.1.json"]
+        paths += matches
+        missing += [] if matches else [f"{side}-v1.1.json"]
     if missing:
         raise UserError(
             f"{folder} lacks {', '.join(missing)}; put what is missing there, or leave "
             "finetune.squad_dir empty to read SQuAD with tensorflow_datasets"
         )
-    return made
+    return paths
 
 
 def read_squad_file(path: Path) -> list[Question]:
-    """The questions of a file in SQuAD 1.1's own form, in its order.
+    """The questions of a file in SQuAD 1.1's own form.
+
+    Args:
+      path: of the .json file.
+
+    Returns:
+      The questions in the file's order.
 
     Raises:
       UserError: no such file, no JSON, something missing (which article, paragraph and
         question), or a question without an answer (as SQuAD 2.0 has them).
     """
-    made = []
-    for i, article in enumerate(
-        _require_member(_read_json(path), "data", list, str(path)), 1
-    ):
-        named = article.get("title") if isinstance(article, dict) else None
-        about = f"{path}, article {i}" + (f" ({named})" if named else "")
-        for j, paragraph in enumerate(
-            _require_member(article, "paragraphs", list, about), 1
-        ):
+    questions = []
+    articles = _require_member(_read_json(path), "data", list, str(path))
+    for i, article in enumerate(articles, 1):
+        title = article.get("title") if isinstance(article, dict) else None
+        about = f"{path}, article {i}" + (f" ({title})" if title else "")
+        paragraphs = _require_member(article, "paragraphs", list, about)
+        for j, paragraph in enumerate(paragraphs, 1):
             place = f"{about}, paragraph {j}"
             context = _require_member(paragraph, "context", str, place)
-            for k, asked in enumerate(
-                _require_member(paragraph, "qas", list, place), 1
-            ):
-                made.append(_parse_question(asked, context, f"{place}, question {k}"))
-    if not made:
+            entries = _require_member(paragraph, "qas", list, place)
+            for k, entry in enumerate(entries, 1):
+                where = f"{place}, question {k}"
+                questions.append(_parse_question(entry, context, where))
+    if not questions:
         raise UserError(f"{path} has no questions; put the whole file there")
-    return made
+    return questions
 
 
-def _parse_question(asked: Any, context: str, where: str) -> Question:
-    name = _require_member(asked, "id", str, where)
+def _parse_question(entry: Any, context: str, where: str) -> Question:
+    name = _require_member(entry, "id", str, where)
     where += f" ({name})"
-    text = _require_member(asked, "question", str, where)
-    answers = _require_member(asked, "answers", list, where)
+    text = _require_member(entry, "question", str, where)
+    answers = _require_member(entry, "answers", list, where)
     if not answers:
         raise UserError(
             f"{where} has no answer; SQuAD 1.1 is needed, where every question has one"
@@ -158,9 +185,9 @@ def _parse_question(asked: Any, context: str, where: str) -> Question:
 def _require_member(record: Any, name: str, kind: type, where: str) -> Any:
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind):
-        told = {list: "a list", str: "a text", int: "a whole number"}[kind]
+        expected = {list: "a list", str: "a text", int: "a whole number"}[kind]
         raise UserError(
-            f"{where}: {told} {name!r} is needed, as SQuAD 1.1's files have"
+            f"{where}: {expected} {name!r} is needed, as SQuAD 1.1's files have"
         )
     return value
 
@@ -176,14 +203,14 @@ def _read_json(path: Path) -> Any:
 
 def _tfds_questions(download: bool) -> tuple[list[Question], list[Question]]:
     """Training and dev questions as tensorflow_datasets has them."""
-    asked = "finetune.squad_dir is empty and squad/v1.1 of tensorflow_datasets"
-    instead = (
+    description = "finetune.squad_dir is empty and squad/v1.1 of tensorflow_datasets"
+    alternative = (
         "set finetune.squad_dir to the folder of train-v1.1.json and dev-v1.1.json"
     )
-    builder = tfds.find_builder("squad/v1.1", asked, instead, download)
-    tfds.prepare_builder(builder, asked, instead)
+    builder = tfds.find_builder("squad/v1.1", description, alternative, download)
+    tfds.prepare_builder(builder, description, alternative)
 
-    def side(split):
+    def read_split(split: str) -> list[Question]:
         source = builder.as_data_source(split=split)
         # They are stored shuffled: the same order on every machine.
         rows = sorted(
@@ -200,16 +227,23 @@ def _tfds_questions(download: bool) -> tuple[list[Question], list[Question]]:
             for row in rows
         ]
 
-    return side("train"), side("validation")
+    return read_split("train"), read_split("validation")
 
 
 def squad_score(
     predictions: Mapping[str, str], dataset: Sequence[Question]
 ) -> dict[str, float]:
-    """{"exact_match", "f1"} in percent, as SQuAD 1.1 defines them (arXiv 1606.05250,
-    section 6.1): of each question the best over its answers, the mean over questions.
+    """Scores predictions as SQuAD 1.1 does (arXiv 1606.05250, section 6.1).
 
-    A question without a prediction counts 0, and a line on stderr says so.
+    Of each question the best over its answers counts, and the mean over questions. A
+    question without a prediction counts 0, and a line on stderr says so.
+
+    Args:
+      predictions: {question id: text}.
+      dataset: the questions.
+
+    Returns:
+      {"exact_match", "f1"} in percent.
     """
     exact = overlap = 0.0
     for question in dataset:
@@ -219,10 +253,12 @@ def squad_score(
                 file=sys.stderr,
             )
             continue
-        mine = normalize_answer(predictions[question.id])
-        theirs = [normalize_answer(answer) for answer in question.answers]
-        exact += mine in theirs
-        overlap += max(_token_f1(mine.split(), answer.split()) for answer in theirs)
+        prediction = normalize_answer(predictions[question.id])
+        answers = [normalize_answer(answer) for answer in question.answers]
+        exact += prediction in answers
+        overlap += max(
+            _token_f1(prediction.split(), answer.split()) for answer in answers
+        )
     count = len(dataset)
     return {"exact_match": 100 * exact / count, "f1": 100 * overlap / count}
 
@@ -232,23 +268,33 @@ _ARTICLE = re.compile(r"\b(?:the|an|a)\b")
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, articles and superfluous whitespace, in
-    this order: "The U.S.A.'s" is "usas". Other punctuation stays, as it does there."""
+    """A text in the form that SQuAD's scores compare.
+
+    Lower case, without ASCII punctuation, articles and superfluous whitespace, in this
+    order: "The U.S.A.'s" is "usas". Other punctuation stays, as in SQuAD's own script.
+    """
     bare = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", bare).split())
 
 
-def _token_f1(mine: list[str], theirs: list[str]) -> float:
-    """Of two bags of words; 0 where they share none, even if both are empty."""
-    shared = sum((Counter(mine) & Counter(theirs)).values())
+def _token_f1(predicted: list[str], expected: list[str]) -> float:
+    """F1 of two bags of words; 0 where they share none, even if both are empty."""
+    shared = sum((Counter(predicted) & Counter(expected)).values())
     if not shared:
         return 0.0
-    precision, recall = shared / len(mine), shared / len(theirs)
+    precision, recall = shared / len(predicted), shared / len(expected)
     return 2 * precision * recall / (precision + recall)
 
 
 def score_command(argv: Sequence[str]) -> int:
-    """Prints the score as JSON; 2 with one line on stderr if a file is wrong."""
+    """Prints the score of a file of predictions as JSON.
+
+    Args:
+      argv: DATASET.json and PREDICTIONS.json, {question id: text}.
+
+    Returns:
+      The exit status: 2, after one line on stderr, if a file is wrong.
+    """
     try:
         if len(argv) != 2:
             raise UserError(

@@ -1,9 +1,9 @@
-"""Which labelled rows does a task have? A task of one's own, and what all tasks share."""
+"""Labelled tasks: the record that all share, and one read from the user's own files."""
 
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -18,8 +18,19 @@ class Task(NamedTuple):
     """A labelled task: texts (or pairs of texts) and labels for training and dev.
 
     Labels are whole numbers below `classes`, or floats where `classes` is 1
-    (regression). `metric` is a name in `metrics.METRICS`; more is better. `tests` are
-    texts without labels, in the order of their file: their index is their place.
+    (regression).
+
+    Attributes:
+      name: of the task.
+      train: (texts, labels) to train on.
+      dev: (texts, labels) to score on.
+      classes: the number of classes; 1 for regression.
+      metric: a name in `metrics.METRICS`; more is better.
+      labels: names of the classes; () for regression.
+      more: {name: (texts, labels)} of further dev sides.
+      tests: {stem of the submission file: texts without labels}, in the order of the
+        test file: a text's index is its place.
+      notes: what the user should hear about how it was read.
     """
 
     name: str
@@ -27,10 +38,10 @@ class Task(NamedTuple):
     dev: tuple[list[Text], list[float]]
     classes: int
     metric: str
-    labels: tuple[str, ...] = ()  # names of the classes
-    more: Mapping[str, tuple[list[Text], list[float]]] = MappingProxyType({})  # dev
-    tests: Mapping[str, list[Text]] = MappingProxyType({})  # submission's stem: texts
-    notes: tuple[str, ...] = ()  # what the user should hear about how it was read
+    labels: tuple[str, ...] = ()
+    more: Mapping[str, tuple[list[Text], list[float]]] = MappingProxyType({})
+    tests: Mapping[str, list[Text]] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
 
 def load_user_task(
@@ -43,6 +54,9 @@ def load_user_task(
       dev_file: the dev rows; "": every tenth training row (by a hash of its text).
       text, text_pair, label: column or field names; text_pair "" for single texts.
       metric: of `METRICS`; with a correlation the labels are numbers, else classes.
+
+    Returns:
+      A task named after the file of the training rows.
 
     Raises:
       UserError: a file that is not there, a row that is too short, a label that is no
@@ -80,7 +94,7 @@ def load_user_task(
                 "two (F1 of the second, in the order of the alphabet); use accuracy"
             )
 
-    def split(rows, where):
+    def split(rows: list, where: Path) -> tuple[list[Text], list[float]]:
         texts, labels = [], []
         for number, row in rows:
             texts.append(row[0] if not text_pair else (row[0], row[1]))
@@ -92,7 +106,9 @@ def load_user_task(
     return Task(name, *sides, classes, metric, tuple(values or ()))
 
 
-def _label_value(value: str, values: dict | None, path: Path, line: int) -> float:
+def _label_value(
+    value: str, values: dict[str, int] | None, path: Path, line: int
+) -> float:
     if values is None:
         return parse_number_label(value, path, line)
     if value not in values:
@@ -104,6 +120,18 @@ def _label_value(value: str, values: dict | None, path: Path, line: int) -> floa
 
 
 def parse_number_label(value: str, path: Path, line: int) -> float:
+    """A label as a finite number.
+
+    Args:
+      value: the label's text.
+      path, line: where it stands, for the error.
+
+    Returns:
+      The number.
+
+    Raises:
+      UserError: it is no number, or not a finite one.
+    """
     try:
         number = float(value)
     except ValueError as error:
@@ -123,7 +151,8 @@ def _read_rows(path: Path, columns: list[str]) -> list[tuple[int, list[str]]]:
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number}: needed a JSON object with the fields "
-                    f"{', '.join(columns)}; finetune.text, text_pair and label name them"
+                    f"{', '.join(columns)}; finetune.text, text_pair and label name "
+                    "them"
                 ) from error
         return rows
     return read_tsv(path, columns)
@@ -135,10 +164,22 @@ def read_tsv(
     header: bool = True,
     short: bool = False,
 ) -> list[tuple[int, list[str]]]:
-    """Rows of a tab-separated file, [(line number, the columns asked for)].
+    """Rows of a tab-separated file.
 
-    Quotes are text: GLUE's files are not CSV. Without a header, columns are positions.
-    A row with too few columns is refused, or with `short` comes as (line number, []).
+    Quotes are text: GLUE's files are not CSV.
+
+    Args:
+      path: of the file.
+      columns: names of the columns to read, or without a header their positions.
+      header: whether the first line names the columns.
+      short: whether a row with too few columns is given as (line number, []).
+
+    Returns:
+      [(line number, the cells of `columns`)].
+
+    Raises:
+      UserError: a file that is not there, not UTF-8 or empty, lacks a column, or has a
+        row with too few (file and line number).
     """
     lines = list(_numbered_lines(path))
     if not lines:
@@ -170,7 +211,7 @@ def read_tsv(
     return rows
 
 
-def _numbered_lines(path: Path):
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         raise UserError(f"{path} is not there; give a .tsv or .jsonl file that is")
     try:

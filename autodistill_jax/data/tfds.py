@@ -1,4 +1,4 @@
-"""Which data sets has tensorflow_datasets on this machine? Found, and fetched on demand.
+"""Data sets of tensorflow_datasets, as stored on this machine or fetched on demand.
 
 Stored as array_record and read as a data source: TensorFlow is not needed.
 """
@@ -7,19 +7,23 @@ import contextlib
 import importlib.util
 import os
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 from autodistill_jax.errors import UserError
 
 
-def find_builder(name: str, asked: str, instead: str, download: bool):
-    """A data set's builder, prepared or not, told in a moment and without a network.
+def find_builder(name: str, description: str, alternative: str, download: bool) -> Any:
+    """A data set's builder, prepared or not; it takes a moment and no network.
 
     Args:
       name: what tensorflow_datasets calls it, as "glue/rte".
-      asked: how the user asked for it; errors begin with it.
-      instead: what else the user can do where it is not prepared.
-      download: may it be fetched later, by `prepare_builder`?
+      description: how the user asked for it; errors begin with it.
+      alternative: what else the user can do where it is not prepared.
+      download: whether it may be fetched later, by `prepare_builder`.
+
+    Returns:
+      A `tfds.core.DatasetBuilder` of array_record files.
 
     Raises:
       UserError: no such data set, or it is not prepared and may not be fetched, or it
@@ -36,19 +40,23 @@ def find_builder(name: str, asked: str, instead: str, download: bool):
     except Exception as error:
         # Also where it was prepared as tfrecord, which only TensorFlow reads.
         raise UserError(
-            f"{asked} cannot be read ({_first_line(error)}); {instead}"
+            f"{description} cannot be read ({_first_line(error)}); {alternative}"
         ) from error
     if not splits and not download:
         # Asking the network would take minutes of retries on a machine without one.
         raise UserError(
-            f"{asked} is not prepared on this machine; add "
-            f"--config.data.download=True to fetch it, or {instead}"
+            f"{description} is not prepared on this machine; add "
+            f"--config.data.download=True to fetch it, or {alternative}"
         )
     return builder
 
 
-def prepare_builder(builder, asked: str, instead: str) -> None:
-    """Fetches the data set of `find_builder` where it is not on this machine yet.
+def prepare_builder(builder: Any, description: str, alternative: str) -> None:
+    """Fetches a data set where it is not on this machine yet.
+
+    Args:
+      builder: of `find_builder`.
+      description, alternative: see there.
 
     Raises:
       UserError: it cannot be fetched (after minutes of retries without a network).
@@ -60,7 +68,7 @@ def prepare_builder(builder, asked: str, instead: str) -> None:
             builder.download_and_prepare()
     except Exception as error:
         raise UserError(
-            f"{asked} cannot be fetched ({_first_line(error)}); {instead}"
+            f"{description} cannot be fetched ({_first_line(error)}); {alternative}"
         ) from error
 
 

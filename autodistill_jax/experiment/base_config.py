@@ -1,11 +1,16 @@
 """Every field of a config once, with its default and what it means; see `schema` too.
 
 A file in configs/ starts from `base_config` and changes what makes its experiment. The
-defaults are those of a packaged teacher on two CPU cores. Only ml_collections is imported
-here, so a config file loads in a moment, from any folder.
+defaults are those of a packaged teacher on two CPU cores. Of heavy libraries none is
+imported here, so a config file loads in a moment, from any folder.
 """
 
+import importlib.util
+from pathlib import Path
+
 from ml_collections import ConfigDict
+
+from autodistill_jax.errors import UserError
 
 # Fields of version 0.2 under the names they have now.
 RENAMED_FIELDS = {
@@ -94,11 +99,11 @@ def base_config() -> ConfigDict:
             },
             # The grid of sub-networks; () or 0 where an axis follows from others.
             "space": {
-                "layers": (2, 3, 4),
+                "layers": (2, 3, 4),  # depths
                 "hidden": (128, 192, 256),  # channels
                 "heads": (),  # (): hidden / head_size, which a stock BertModel holds
                 "ffn": (),  # channels; or as ffn_ratio of hidden
-                "ffn_ratio": (2.0, 3.0, 4.0),
+                "ffn_ratio": (2.0, 3.0, 4.0),  # int(hidden * ratio) channels
                 "head_size": 0,  # channels a head; 0: the teacher's
                 # MobileBERTs: these two are axes then, heads and ffn are given.
                 "bottleneck": (),  # channels
@@ -112,19 +117,19 @@ def base_config() -> ConfigDict:
             "budget": {
                 "latency_ms": 0.0,  # milliseconds, measured or compiled as below
                 "flops": 0.0,  # multiply-adds of one text of latency.max_seq_length
-                "params": 0.0,
-                "latency_fraction": 0.0,
-                "flops_fraction": 0.25,
-                "params_fraction": 0.0,
+                "params": 0.0,  # word embeddings included
+                "latency_fraction": 0.0,  # of the teacher's
+                "flops_fraction": 0.25,  # of the teacher's
+                "params_fraction": 0.0,  # of the teacher's
                 "convention": "executed",  # or "paper": AutoDistil's own count
             },
             # How the SuperLM of each space is trained.
             "distill": {
-                "steps": 400,
+                "steps": 400,  # updates of a SuperLM
                 "batch_size": 32,  # rows, over all devices
                 "learning_rate": 1e-3,  # peak; 1e-4 is far too small at this length
                 "warmup_ratio": 0.05,  # of the steps
-                "weight_decay": 0.01,
+                "weight_decay": 0.01,  # of matrices; not of biases and LayerNorms
                 "grad_clip_norm": 1.0,  # of the summed gradient; 0.0: none
                 "random_subnetworks": 2,  # a step, beside the largest and the smallest
                 # "teacher" (its slice), "random", or the folder of a student (to distil
@@ -171,7 +176,7 @@ def base_config() -> ConfigDict:
                 "batch_size": 32,  # rows, over all devices
                 "learning_rate": 1e-4,  # BERT's; 1e-3 for small networks from scratch
                 "warmup_ratio": 0.05,  # of the steps
-                "weight_decay": 0.01,
+                "weight_decay": 0.01,  # of matrices; not of biases and LayerNorms
                 "grad_clip_norm": 1.0,  # 0.0: none
                 "mlm_probability": 0.15,  # of a row's tokens
                 "max_predictions_per_seq": 20,  # masked tokens a row at most
@@ -182,7 +187,7 @@ def base_config() -> ConfigDict:
             "search": {
                 # What an Arch is judged by: agnostic (held-out distillation loss),
                 # similarity, hidden, pooled, relation_minilmv2, relation_paper,
-                # relation_code; with labels proxy (a short fine-tuning), probe; or flash.
+                # relation_code; with labels proxy (a short fine-tuning) or probe; flash.
                 "proxy": "hidden",
                 # Which Archs: "all" of them, or by "bayes", "random", "nsga2", "tpe",
                 # latency asked first.
@@ -208,7 +213,7 @@ def base_config() -> ConfigDict:
                 "target": "",
                 "batch": 1,  # texts
                 "max_seq_length": 128,  # tokens a text
-                "compute_dtype": "float32",
+                "compute_dtype": "float32",  # of the products; weights served so
                 "runs": 30,  # executions, whose median it is
                 "max_measurements": 8,  # Archs of the front, where all are judged
                 "calibrate": 12,  # Archs of `latency --calibrate`, half of them to fit
@@ -232,9 +237,9 @@ def base_config() -> ConfigDict:
                 # SQuAD (at distill.temperature); 0.0: labels alone.
                 "soft_label_weight": 0.0,
                 # For a file of your own: its columns or fields.
-                "text": "text",
+                "text": "text",  # the first or only text
                 "text_pair": "",  # "": single texts
-                "label": "label",
+                "label": "label",  # a class, or a number with a correlation
                 # or accuracy_f1, matthews, spearman, pearson_spearman
                 "metric": "accuracy",
                 "dev_file": "",  # "": a tenth of the rows
@@ -249,12 +254,12 @@ def base_config() -> ConfigDict:
                 "teacher_learning_rate": 1e-4,  # of the teacher, where it is "full"
                 "warmup_ratio": 0.1,  # of the steps
                 "lr_decay": True,  # linearly to 0 at the end
-                "weight_decay": 0.01,
+                "weight_decay": 0.01,  # of matrices; not of biases and LayerNorms
                 "grad_clip_norm": 1.0,  # 0.0: none
                 "dropout": 0.1,  # rate
-                "compute_dtype": "float32",
+                "compute_dtype": "float32",  # "bfloat16" on a TPU
                 "seeds": 1,  # runs of each model: mean and deviation
-                "teacher_seeds": 1,
+                "teacher_seeds": 1,  # of the teacher, where it is "full"
                 "glue_submission": False,  # also write GLUE's submission files
                 "max_train_rows": 4096,  # 0: all
                 "max_dev_rows": 0,  # 0: all
@@ -267,7 +272,8 @@ def base_config() -> ConfigDict:
                 "archs": 0,  # drawn over the whole space; 0: do not ask
                 "flops_bins": 3,  # of multiply-adds, equally many Archs of each
                 "task": "",  # that they are fine-tuned on
-                "seeds": 1,
+                "seeds": 1,  # of each Arch's fine-tuning
+                # That are ranked; the one that chooses is always among them.
                 "proxies": ("agnostic", "similarity", "hidden"),
             },
             # The devices, which the first three multiply to; -1 takes what is left.
@@ -285,9 +291,29 @@ def base_config() -> ConfigDict:
     )
 
 
+def load_config(address: str) -> ConfigDict:
+    """The config of a file, as `--config=` takes it.
+
+    Args:
+      address: FILE.py or FILE.py:preset.
+
+    Raises:
+      UserError: no such file.
+    """
+    file, _, preset = address.partition(".py")
+    path = Path(f"{file}.py")
+    if not path.is_file():
+        raise UserError(f"no config file {path}; give FILE.py or FILE.py:preset")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(preset.removeprefix(":"))
+
+
 def smoke(config: ConfigDict) -> ConfigDict:
-    """The same config for seconds instead of minutes: a packaged teacher, short texts, few
-    rows; what all smoke presets share.
+    """The same config for seconds instead of minutes; what all smoke presets share.
+
+    A packaged teacher, short texts, few rows.
 
     Args:
       config: changed in place.

@@ -1,4 +1,4 @@
-"""What does a config say? Where all jobs start from."""
+"""The experiment that a config describes: checked, its teacher loaded, for all jobs."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,26 +14,36 @@ from autodistill_jax.archs import published
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, nearest_arch
 from autodistill_jax.archs.budget import AffordableArchs, Budget
 from autodistill_jax.archs.cost import ModelDims, cost, student_dims
-from autodistill_jax.archs.published import partition
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import corpus, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import schema
-from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment.teacher import load_teachers
 from autodistill_jax.interop import huggingface
 from autodistill_jax.latency.table import LatencyConditions
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import objective as objectives
+from autodistill_jax.train.objective import Objective, parse_objective
 
 
 class Experiment(NamedTuple):
-    """A checked config: nothing in it can still be refused.
+    """A checked config and what it stands for: nothing in it can still be refused.
 
-    named_teacher, teacher: see `teacher.load_teachers`. spaces: {name: Space}; a SuperLM each.
-    affordable: {Arch under the budget: the name of its space}, see `within`. initial_params: what
-    training starts from, (its Arch, its parameters). What is None in `load_teacher_side` is never
-    None in `load_experiment`.
+    The fields with a default are None out of `load_teacher_side`, and never out of
+    `load_experiment`.
+
+    Attributes:
+      config: all fields, at their final values.
+      named_teacher: what the field `teacher` names, see `teacher.load_teachers`.
+      teacher: who teaches: the same, or what the job pretrain makes of it.
+      tokenizer: the teacher's, a `tokenizers.Tokenizer`.
+      special_tokens: its `tokenization.SpecialTokens`.
+      mesh: the devices, along data, fsdp and tensor.
+      spaces: {name: Space}; a SuperLM each.
+      budget: bounds on the students' costs.
+      objective: the losses that students learn by.
+      affordable: {Arch under the budget: the name of its space}.
+      initial_params: what training starts from, (its Arch, its parameters).
     """
 
     config: ConfigDict
@@ -44,19 +54,20 @@ class Experiment(NamedTuple):
     mesh: jax.sharding.Mesh
     spaces: dict[str, Space] | None = None
     budget: Budget | None = None
-    objective: objectives.Objective | None = None
+    objective: Objective | None = None
     affordable: Mapping[AnyArch, str] | None = None
     initial_params: tuple[AnyArch, dict] | None = None
 
     @property
     def teacher_name(self) -> str:
         """The teacher, in words."""
-        made = f"{self.teacher.arch.name}, pre-trained in the same run"
-        return made if self.config.pretrain.steps else self.config.teacher
+        if self.config.pretrain.steps:
+            return f"{self.teacher.arch.name}, pre-trained in the same run"
+        return self.config.teacher
 
     @property
     def family(self) -> type[AnyArch]:
-        """Of the students."""
+        """The class of the students' Archs."""
         return next(iter(self.spaces.values())).family
 
     @property
@@ -73,6 +84,7 @@ class Experiment(NamedTuple):
         return extract.superlm_arch(self.initial_params[0], space.largest())
 
     def superlm(self, space: Space) -> Module:
+        """The module of a space's SuperLM, as distillation runs it."""
         settings = self.config.distill
         return build.build_module(
             self.superlm_arch(space),
@@ -85,6 +97,7 @@ class Experiment(NamedTuple):
         )
 
     def teacher_module(self) -> Module:
+        """The teacher's module, as distillation runs it."""
         return build.build_module(
             self.teacher.arch,
             self.teacher.dims,
@@ -93,14 +106,37 @@ class Experiment(NamedTuple):
         )
 
     def cost(self, arch: AnyArch) -> dict[str, int]:
-        """Of a student, or of the teacher."""
+        """The costs of a student, or of the teacher, see `cost.cost`."""
         dims = student_dims(self.teacher.dims, type(arch))
         return cost(arch, dims, self.config.latency.max_seq_length)
 
     def num_archs(self) -> int:
-        """All Archs there are."""
-        first, *others = self.spaces.values()
-        return len(set(first).union(*others)) if others else len(first)
+        """How many Archs all spaces together have."""
+        first, *more_spaces = self.spaces.values()
+        return len(set(first).union(*more_spaces)) if more_spaces else len(first)
+
+
+def load_experiment(
+    config: ConfigDict, workdir: epath.Path | None = None
+) -> Experiment:
+    """Checks a config before any work and loads its teacher.
+
+    Args:
+      config: with all flags in it.
+      workdir: where a pre-trained teacher may lie, see `teacher.load_teachers`.
+
+    Returns:
+      The experiment, complete.
+
+    Raises:
+      UserError: whatever cannot work, in one line.
+    """
+    if config.pretrain.arch and not config.pretrain.steps:
+        raise UserError(
+            f"pretrain.arch is {config.pretrain.arch}, and pretrain.steps is 0, so "
+            "that nothing is pre-trained; give the steps, or leave pretrain.arch ''"
+        )
+    return with_spaces(load_teacher_side(config, workdir))
 
 
 def load_teacher_side(
@@ -108,14 +144,21 @@ def load_teacher_side(
 ) -> Experiment:
     """What does not hang on a space: all that the job pretrain needs.
 
+    Args:
+      config: with all flags in it.
+      workdir: as of `load_experiment`.
+
+    Returns:
+      The experiment up to its mesh; what follows is None.
+
     Raises:
       UserError: whatever cannot work, in one line.
     """
     schema.check_config(config)
     data = config.data
     corpus.check_source(data.source, data.packages, data.download)
-    source, teacher = teachers.load_teachers(config, workdir)
-    made = tokenization.load_tokenizer(source.folder, teacher.dims.vocab)
+    source, teacher = load_teachers(config, workdir)
+    tokenizer = tokenization.load_tokenizer(source.folder, teacher.dims.vocab)
     length = max(
         data.max_seq_length,
         config.latency.max_seq_length,
@@ -128,74 +171,113 @@ def load_teacher_side(
         )
     mesh = sharding.make_mesh(config.mesh)
     check_batches(config, mesh)
-    return Experiment(
-        config, source, teacher, made, tokenization.special_tokens(made), mesh
-    )
+    special_tokens = tokenization.special_tokens(tokenizer)
+    return Experiment(config, source, teacher, tokenizer, special_tokens, mesh)
 
 
-def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Raises UserError where a batch that trains does not divide over the mesh."""
-    for section in ("pretrain", "distill"):
-        if section == "distill" or config.pretrain.steps:
-            size, what = config[section].batch_size, f"{section}.batch_size"
-            sharding.check_batch(
-                mesh, size, what, config.mesh.gradient_accumulation_steps
-            )
+def with_spaces(experiment: Experiment) -> Experiment:
+    """Adds all that hangs on the spaces.
 
+    Args:
+      experiment: of `load_teacher_side`.
 
-def load_experiment(
-    config: ConfigDict, workdir: epath.Path | None = None
-) -> Experiment:
-    """Checks a config before any work; loads the teacher, see `teacher.load_teachers`.
+    Returns:
+      The experiment, complete.
 
     Raises:
-      UserError: whatever cannot work, in one line.
+      UserError: as `load_experiment`.
     """
-    if config.pretrain.arch and not config.pretrain.steps:
-        raise UserError(
-            f"pretrain.arch is {config.pretrain.arch}, and pretrain.steps is 0, so that "
-            "nothing is pre-trained; give the steps, or leave pretrain.arch ''"
-        )
-    return with_spaces(load_teacher_side(config, workdir))
-
-
-def with_spaces(made: Experiment) -> Experiment:
-    """A `load_teacher_side` with all that hangs on its spaces; raises as `load_experiment`."""
-    config, teacher, data = made.config, made.teacher, made.config.data
-    named = spaces_from_config(config.space, teacher.arch)
-    families = {type(teacher.arch), next(iter(named.values())).family}
+    config, teacher = experiment.config, experiment.teacher
+    spaces = spaces_from_config(config.space, teacher.arch)
+    families = {type(teacher.arch), next(iter(spaces.values())).family}
     if config.budget.convention == "paper" and MobileArch in families:
         raise UserError(
             "budget.convention is 'paper', which does not count MobileBERTs; set it to "
             "'executed'"
         )
-    objective = objectives.parse_objective(
-        config.distill.to_dict(), list(named.values()), teacher, made.special_tokens
+    objective = parse_objective(
+        config.distill.to_dict(),
+        list(spaces.values()),
+        teacher,
+        experiment.special_tokens,
     )
-    if "nsp" in objective.weights and data.row_format != "pair":
+    if "nsp" in objective.weights and config.data.row_format != "pair":
         raise UserError(
-            f"distill.losses has nsp, which needs pairs of sentences, and data.row_format is "
-            f"{data.row_format}; set data.row_format to pair, or take the term out"
+            "distill.losses has nsp, which needs pairs of sentences, and "
+            f"data.row_format is {config.data.row_format}; set data.row_format to "
+            "pair, or take the loss out"
         )
     for name in config.distill.freeze:
         if name not in teacher.params:
             raise UserError(
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
+    mesh = experiment.mesh
     for axis in teacher.arch.shardable_axes:
-        sharding.check_tensor_split(made.mesh, axis, [getattr(teacher.arch, axis)])
-    for space in named.values():
+        sharding.check_tensor_split(mesh, axis, [getattr(teacher.arch, axis)])
+    for space in spaces.values():
         for axis in space.largest().shardable_axes:
             sharding.check_tensor_split(
-                made.mesh, axis, [n for (n,) in space.axis_values_product(axis)]
+                mesh, axis, [n for (n,) in space.axis_values_product(axis)]
             )
-    made = made._replace(
-        spaces=named,
+    experiment = experiment._replace(
+        spaces=spaces,
         budget=Budget(**config.budget.to_dict()),
         objective=objective,
-        initial_params=_initial_params(config, teacher, named),
+        initial_params=_initial_params(config, teacher, spaces),
     )
-    return made._replace(affordable=_affordable_archs(made))
+    return experiment._replace(affordable=_affordable_archs(experiment))
+
+
+def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError where a batch that trains does not divide over the mesh."""
+    for section in ("pretrain", "distill"):
+        if section == "distill" or config.pretrain.steps:
+            size, field = config[section].batch_size, f"{section}.batch_size"
+            sharding.check_batch(
+                mesh, size, field, config.mesh.gradient_accumulation_steps
+            )
+
+
+def spaces_from_config(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
+    """The spaces of a config: its one grid, `main`, or the teacher's `partition`.
+
+    Args:
+      settings: the section space.
+      teacher: the teacher's Arch, which a partition is cut by.
+
+    Returns:
+      {name: Space}.
+
+    Raises:
+      UserError: both are given, or a grid that cannot be.
+    """
+    grid = settings.to_dict()
+    count, norm = grid.pop("partition"), grid.pop("norm")
+    if count:
+        grid_fields = [name for name, value in grid.items() if value]
+        if grid_fields:
+            raise UserError(
+                f"space.partition is {count} and space.{grid_fields[0]} is "
+                f"{grid[grid_fields[0]]!r}; give one of the two: the grid's fields are "
+                "() and 0 beside a partition"
+            )
+        if isinstance(teacher, MobileArch):
+            raise UserError(
+                f"space.partition is {count}, which cuts spaces of BERTs, and the "
+                "teacher is a MobileBERT; give the space's axes instead"
+            )
+        names = {3: ("tiny", "small", "base")}.get(count)
+        names = names or [f"part{i}" for i in range(1, count + 1)]
+        return dict(zip(names, published.partition(teacher, count)))
+    grid["head_size"] = grid["head_size"] or teacher.head_size
+    space = Space(**grid)
+    if norm and space.family is Arch:
+        raise UserError(
+            f"space.norm is {norm!r}, and the space is of BERTs, which have LayerNorm; "
+            "leave it '', or give space.bottleneck and space.stacks for MobileBERTs"
+        )
+    return {"main": space}
 
 
 def latency_conditions(config: ConfigDict) -> LatencyConditions:
@@ -210,44 +292,12 @@ def latency_conditions(config: ConfigDict) -> LatencyConditions:
     )
 
 
-def spaces_from_config(settings: ConfigDict, teacher: AnyArch) -> dict[str, Space]:
-    """The spaces of a config: its one grid, `main`, or the teacher's `partition`.
-
-    Raises:
-      UserError: both are given, or a grid that cannot be.
-    """
-    grid = settings.to_dict()
-    count, norm = grid.pop("partition"), grid.pop("norm")
-    if count:
-        given = [name for name, value in grid.items() if value]
-        if given:
-            raise UserError(
-                f"space.partition is {count} and space.{given[0]} is "
-                f"{grid[given[0]]!r}; give one of the two: the grid's fields are () "
-                "and 0 beside a partition"
-            )
-        if isinstance(teacher, MobileArch):
-            raise UserError(
-                f"space.partition is {count}, which cuts spaces of BERTs, and the "
-                "teacher is a MobileBERT; give the space's axes instead"
-            )
-        names = {3: ("tiny", "small", "base")}.get(count)
-        names = names or [f"part{i}" for i in range(1, count + 1)]
-        return dict(zip(names, partition(teacher, count)))
-    grid["head_size"] = grid["head_size"] or teacher.head_size
-    space = Space(**grid)
-    if norm and space.family is Arch:
-        raise UserError(
-            f"space.norm is {norm!r}, and the space is of BERTs, which have LayerNorm; "
-            "leave it '', or give space.bottleneck and space.stacks for MobileBERTs"
-        )
-    return {"main": space}
-
-
-def _initial_params(config, teacher, named) -> tuple[AnyArch, dict]:
+def _initial_params(
+    config: ConfigDict, teacher: huggingface.Teacher, spaces: Mapping[str, Space]
+) -> tuple[AnyArch, dict]:
     """Where training starts: the teacher's weights, random ones, or a student's."""
     kind = config.distill.init_from
-    space, tops = next(iter(named.values())), [s.largest() for s in named.values()]
+    space, tops = next(iter(spaces.values())), [s.largest() for s in spaces.values()]
     dims = student_dims(teacher.dims, space.family, config.space.norm)
     widest = space.arch(
         {axis: max(getattr(top, axis) for top in tops) for axis in space.family.axes}
@@ -272,13 +322,10 @@ def _initial_params(config, teacher, named) -> tuple[AnyArch, dict]:
     try:
         extract.check_fits(source.arch, widest)
     except UserError as error:
-        what = (
-            "; set distill.init_from to random"
-            if type(source.arch) is not type(widest)
-            else ""
-        )
+        same_family = type(source.arch) is type(widest)
+        advice = "" if same_family else "; set distill.init_from to random"
         raise UserError(
-            f"distill.init_from={kind} and the space: {error}{what}"
+            f"distill.init_from={kind} and the space: {error}{advice}"
         ) from None
     if source.dims._replace(reference_heads=0) != dims._replace(reference_heads=0):
         raise UserError(
@@ -289,19 +336,19 @@ def _initial_params(config, teacher, named) -> tuple[AnyArch, dict]:
 
 
 def _random_but_word_embeddings(
-    teacher, arch, dims, seed: int
+    teacher: huggingface.Teacher, arch: AnyArch, dims: ModelDims, seed: int
 ) -> dict[str, np.ndarray]:
-    """Random weights of another family than the teacher's, but for its word embeddings:
-    those are the teacher's along their main directions, as many as there is room for."""
+    """Random weights of another family than the teacher's, but for the word embeddings:
+    the teacher's along their main directions, as many as there is room for."""
     module = build.build_module(arch, dims)
-    made = build.init_params(module, jax.random.key(seed))
-    made = {name: np.asarray(value) for name, value in made.items()}
-    words = teacher.params["embeddings_word"]
-    wide = made["embeddings_word"].shape[1]
-    if wide <= words.shape[1]:
-        _, directions = np.linalg.eigh(words.T @ words)
-        made["embeddings_word"] = words @ directions[:, ::-1][:, :wide]
-    return made
+    params = build.init_params(module, jax.random.key(seed))
+    params = {name: np.asarray(value) for name, value in params.items()}
+    embeddings = teacher.params["embeddings_word"]
+    width = params["embeddings_word"].shape[1]
+    if width <= embeddings.shape[1]:
+        _, directions = np.linalg.eigh(embeddings.T @ embeddings)
+        params["embeddings_word"] = embeddings @ directions[:, ::-1][:, :width]
+    return params
 
 
 def _affordable_archs(experiment: Experiment) -> Mapping[AnyArch, str]:
@@ -317,8 +364,8 @@ def _affordable_archs(experiment: Experiment) -> Mapping[AnyArch, str]:
                 return {arch: name}
         if type(arch) is not experiment.family:
             raise UserError(
-                f"search.fixed_arch: {arch} is of another family than the space, whose axes "
-                f"are {', '.join(experiment.family.axes)}; give one of its own"
+                f"search.fixed_arch: {arch} is of another family than the space, whose "
+                f"axes are {', '.join(experiment.family.axes)}; give one of its own"
             )
         near = [space.nearest(arch) for space in experiment.spaces.values()]
         raise UserError(

@@ -1,4 +1,4 @@
-"""What each kept result depends on, in short hashes: a resume is the same only if equal."""
+"""What each kept result depends on: a run resumes it only where these are equal."""
 
 import json
 import zlib
@@ -36,32 +36,48 @@ FREE_FIELDS = (
 
 
 def is_free_field(name: str) -> bool:
-    """May a field, or all of its section, differ in the same workdir?"""
+    """May the field of that name, or all of its section, differ in the same workdir?"""
     section = name.partition(".")[0] + "."
     return name in FREE_FIELDS or section in FREE_FIELDS
 
 
-def task_dirname(settings: ConfigDict, task: str) -> str:
-    """Where a task's results go; a file of one's own by content and columns too."""
-    path = Path(task)
-    if not path.is_file():
-        return task
-    fields = ("text", "text_pair", "label", "metric", "dev_file")
-    told = repr([settings[name] for name in fields]).encode()
-    if Path(settings.dev_file).is_file():
-        told += Path(settings.dev_file).read_bytes()
-    return f"{path.stem}-{zlib.crc32(path.read_bytes() + told):08x}"
+def choice_fingerprint(config: ConfigDict) -> dict:
+    """What the choice of an Arch depends on besides the trained SuperLM."""
+    fingerprint = {key: to_json(config)[key] for key in ("budget", "latency", "search")}
+    for name in ("storage", "batch_size"):  # The same whatever they are.
+        del fingerprint["search"][name]
+    if config.search.proxy == "flash":
+        fingerprint["flash"] = transfer_fingerprint(config)
+    del fingerprint["latency"]["calibrate"]  # It corrects no figure that a choice sees.
+    if config.search.proxy_task:
+        task = task_dirname(config.finetune, config.search.proxy_task)
+        fingerprint["tuning"] = {"task": task, **finetune_fingerprint(config)}
+    return fingerprint
 
 
-def weight_source(config: ConfigDict) -> str:
-    """Where students' weights come from: "superlm", or a transfer by which recipe."""
-    if config.search.proxy != "flash":
-        return "superlm"
-    return f"flash-{_short_hash(transfer_fingerprint(config))}"
+def study_fingerprint(config: ConfigDict, latency: dict) -> tuple[str, str]:
+    """What the trials of a study depend on, as short hashes.
+
+    Args:
+      config: the experiment's.
+      latency: the conditions that latencies are taken under.
+
+    Returns:
+      (the hash of all but the bounds, which studies that share trials have in common;
+      the hash with the bounds).
+    """
+    fixed = {
+        name: value
+        for name, value in schema.flatten(to_json(config)).items()
+        if not is_free_field(name)
+    }
+    family = {**fixed, "latency": latency}
+    bounds = {"budget": to_json(config)["budget"], "arch": config.search.fixed_arch}
+    return short_hash(family), short_hash(family | bounds)
 
 
 def transfer_fingerprint(config: ConfigDict) -> dict:
-    """What a transfer depends on, of the section flash."""
+    """What a transfer depends on, of the section flash_distillation."""
     names = (
         "block_steps",
         "last_stage_steps",
@@ -70,39 +86,6 @@ def transfer_fingerprint(config: ConfigDict) -> dict:
         "warmup_ratio",
     )
     return {name: config.flash_distillation[name] for name in names}
-
-
-def _short_hash(value: Any) -> str:
-    return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
-
-
-def study_fingerprint(config: ConfigDict, latency: dict) -> tuple[str, str]:
-    """(what a study's trials depend on, and that with its bounds), shortened.
-
-    latency: the conditions that latencies are taken under.
-    """
-    fixed = {
-        name: value
-        for name, value in schema.flatten(to_json(config)).items()
-        if not is_free_field(name)
-    }
-    kin = {**fixed, "latency": latency}
-    bounds = {"budget": to_json(config)["budget"], "arch": config.search.fixed_arch}
-    return _short_hash(kin), _short_hash(kin | bounds)
-
-
-def choice_fingerprint(config: ConfigDict) -> dict:
-    """What the choice of an Arch depends on besides the trained SuperLM."""
-    made = {key: to_json(config)[key] for key in ("budget", "latency", "search")}
-    for name in ("storage", "batch_size"):  # The same whatever they are.
-        del made["search"][name]
-    if config.search.proxy == "flash":
-        made["flash"] = transfer_fingerprint(config)
-    del made["latency"]["calibrate"]  # It corrects no figure that a choice sees.
-    if config.search.proxy_task:
-        task = task_dirname(config.finetune, config.search.proxy_task)
-        made["tuning"] = {"task": task, **finetune_fingerprint(config)}
-    return made
 
 
 def finetune_fingerprint(config: ConfigDict) -> dict:
@@ -140,3 +123,36 @@ def rank_fingerprint(config: ConfigDict) -> dict:
             "proxy_rows": config.search.proxy_rows,
         },
     }
+
+
+def weight_source(config: ConfigDict) -> str:
+    """Where students' weights come from: "superlm", or "flash-" and a recipe's hash."""
+    if config.search.proxy != "flash":
+        return "superlm"
+    return f"flash-{short_hash(transfer_fingerprint(config))}"
+
+
+def task_dirname(settings: ConfigDict, task: str) -> str:
+    """The name of the folder of a task's results.
+
+    Args:
+      settings: the section finetune.
+      task: as in `finetune.tasks`.
+
+    Returns:
+      The task's name; of a file of one's own its stem and a hash of its content and
+      columns.
+    """
+    path = Path(task)
+    if not path.is_file():
+        return task
+    fields = ("text", "text_pair", "label", "metric", "dev_file")
+    settings_bytes = repr([settings[name] for name in fields]).encode()
+    if Path(settings.dev_file).is_file():
+        settings_bytes += Path(settings.dev_file).read_bytes()
+    return f"{path.stem}-{zlib.crc32(path.read_bytes() + settings_bytes):08x}"
+
+
+def short_hash(value: Any) -> str:
+    """The CRC-32 of a JSON value, in any order of keys: eight hexadecimal digits."""
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"

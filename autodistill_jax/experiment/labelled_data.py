@@ -1,6 +1,7 @@
-"""Which labelled rows does a config name? For fine-tuning and for labelled proxies."""
+"""A config's labelled tasks as token rows, for fine-tuning and labelled proxies."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
@@ -16,7 +17,15 @@ from autodistill_jax.train import classification
 def load_task(
     config: ConfigDict, name: str, label_names: tuple[str, ...] | None = None
 ) -> tasks.Task:
-    """The task of that name: "docs", one of GLUE's, or a file of one's own.
+    """The labelled task of a name.
+
+    Args:
+      config: an experiment's; its section finetune says where and what files are.
+      name: "docs", one of GLUE's, or a .tsv or .jsonl file of one's own.
+      label_names: the classes in the order of the teacher's own head, where it has one.
+
+    Returns:
+      The task, texts and labels; notes on how it was read are logged.
 
     Raises:
       UserError: an unknown task, one without labels (SQuAD), a file that cannot be
@@ -27,13 +36,13 @@ def load_task(
         packages = tuple(config.data.packages)
         train, dev = docstrings.docstring_task(packages)
         split = (tuple(map(list, zip(*side))) for side in (train, dev))
-        made = tasks.Task("docs", *split, len(packages), "accuracy", packages)
+        task = tasks.Task("docs", *split, len(packages), "accuracy", packages)
     elif name in glue.GLUE_TASKS:
-        made = glue.load_glue_task(
+        task = glue.load_glue_task(
             name, settings.glue_dir, config.data.download, label_names
         )
     elif name.endswith((".tsv", ".jsonl")):
-        made = tasks.load_user_task(
+        task = tasks.load_user_task(
             name,
             settings.dev_file,
             settings.text,
@@ -43,23 +52,23 @@ def load_task(
         )
     elif name == squad.SQUAD:
         raise UserError(
-            "squad has answers, not labels: finetune.tasks takes it, search.proxy_task and "
-            "rank.task need another"
+            "squad has answers, not labels: finetune.tasks takes it, search.proxy_task "
+            "and rank.task need another"
         )
     else:
         raise UserError(
-            f"{name!r} is no task; known: docs, {', '.join(glue.GLUE_TASKS)}, squad, "
-            "or a .tsv or .jsonl file"
+            f"{name!r} is not a known task; known: docs, "
+            f"{', '.join(glue.GLUE_TASKS)}, squad, or a .tsv or .jsonl file"
         )
-    for note in made.notes:
+    for note in task.notes:
         log.say(f"{name}: {note}")
-    limit = min(settings.max_train_rows or len(made.train[0]), len(made.train[0]))
-    if limit < settings.batch_size or not made.dev[0]:
+    limit = min(settings.max_train_rows or len(task.train[0]), len(task.train[0]))
+    if limit < settings.batch_size or not task.dev[0]:
         raise UserError(
-            f"task {name} has {limit} training and {len(made.dev[0])} dev rows; "
+            f"task {name} has {limit} training and {len(task.dev[0])} dev rows; "
             f"finetune.batch_size {settings.batch_size} needs at least so many"
         )
-    return made
+    return task
 
 
 def classification_data(
@@ -67,8 +76,16 @@ def classification_data(
 ) -> classification.ClassificationData:
     """A task's token rows, within the config's limits.
 
-    The two texts of a pair go through in one pass or each on its own, as `finetune.pair_encoding` says;
-    "auto": bi where the teacher embeds sentences.
+    The two texts of a pair go through in one pass or each on its own, as
+    `finetune.pair_encoding` says; "auto": each on its own where the teacher embeds
+    sentences.
+
+    Args:
+      experiment: its tokenizer, and its config's section finetune.
+      task: of `load_task`.
+
+    Returns:
+      Training rows in an order drawn by the seed, dev rows in the task's.
     """
     settings = experiment.config.finetune
     kinds = {
@@ -76,10 +93,12 @@ def classification_data(
         "bi": True,
         "auto": experiment.teacher.embeds_sentences,
     }
-    apart = kinds[settings.pair_encoding] and not isinstance(task.train[0][0], str)
+    bi_encoder = kinds[settings.pair_encoding] and not isinstance(task.train[0][0], str)
 
-    def side(*given, limit=0):
-        return _encode_split(experiment, task, apart, *given, limit=limit)
+    def encode(*texts_and_labels, limit=0):
+        return _encode_split(
+            experiment, task, bi_encoder, *texts_and_labels, limit=limit
+        )
 
     # GLUE's files are in no order that a limit could trust: shuffle, by the seed.
     order = np.random.default_rng(experiment.config.seed).permutation(
@@ -88,19 +107,20 @@ def classification_data(
     train = ([task.train[0][i] for i in order], [task.train[1][i] for i in order])
     tests = task.tests if settings.glue_submission else {}
     return classification.ClassificationData(
-        side(*train, limit=settings.max_train_rows),
-        side(*task.dev, limit=settings.max_dev_rows),
+        encode(*train, limit=settings.max_train_rows),
+        encode(*task.dev, limit=settings.max_dev_rows),
         task.classes,
         task.metric,
         {
-            name: side(*more, limit=settings.max_dev_rows)
+            name: encode(*more, limit=settings.max_dev_rows)
             for name, more in task.more.items()
         },
-        {name: side(texts) for name, texts in tests.items()},
+        {name: encode(texts) for name, texts in tests.items()},
     )
 
 
 def row_counts(rows: classification.ClassificationData) -> dict[str, int]:
+    """How many rows there are to train on and to score: {"train_rows", "dev_rows"}."""
     return {
         "train_rows": len(rows.train["label"]),
         "dev_rows": len(rows.dev["label"]),
@@ -110,33 +130,59 @@ def row_counts(rows: classification.ClassificationData) -> dict[str, int]:
 def mlm_head_report(
     experiment: Experiment, workdir: epath.Path, results: dict
 ) -> dict | None:
-    """What the masked-word head that the teacher lacked took (words.json), where a model
-    of the results, {task: {model: result}}, learned from it."""
+    """What fitting the MLM head that the teacher lacked took.
+
+    Args:
+      experiment: its objective says whether students learn from the head.
+      workdir: where the head was fitted, see `superlm.teacher_mlm_head`.
+      results: {task: {model: result}}.
+
+    Returns:
+      Its words.json; None where no model of the results learned from such a head.
+    """
     path = workdir / "teacher" / "words.json"
-    models = {model for found in results.values() for model in found}
+    models = {model for by_model in results.values() for model in by_model}
     needed = experiment.objective.needs("mlm") or "distilbert" in models
     return json.loads(path.read_text()) if needed and path.exists() else None
 
 
 def separate_pairs(experiment: Experiment, task: tasks.Task) -> dict[str, np.ndarray]:
-    """The dev rows of a task of pairs, the two texts embedded each on its own."""
+    """The dev rows of a task of pairs, the two texts embedded each on its own.
+
+    Args:
+      experiment: its tokenizer, and its config's section finetune.
+      task: of `load_task`, its texts pairs.
+
+    Returns:
+      {"input_ids", "attention_mask", ..., of the second text "other_input_ids", ...,
+      "label"}.
+    """
     limit = experiment.config.finetune.max_dev_rows
     return _encode_split(experiment, task, True, *task.dev, limit=limit)
 
 
-def _encode_split(experiment, task, apart, texts, labels=None, limit=0) -> dict:
+def _encode_split(
+    experiment: Experiment,
+    task: tasks.Task,
+    bi_encoder: bool,
+    texts: Sequence[tasks.Text],
+    labels: Sequence[float] | None = None,
+    limit: int = 0,
+) -> dict[str, np.ndarray]:
+    """Token rows of texts or pairs, with their labels where they have some."""
+    length = experiment.config.finetune.max_seq_length
+
     def encoded(texts):
-        length = experiment.config.finetune.max_seq_length
         return tokenization.encode_texts(experiment.tokenizer, texts, length)
 
     texts = texts[: limit or None]
-    if apart:
-        made = encoded([one for one, _ in texts])
-        others = encoded([other for _, other in texts])
-        made |= {f"other_{name}": value for name, value in others.items()}
+    if bi_encoder:
+        rows = encoded([first for first, _ in texts])
+        second_rows = encoded([second for _, second in texts])
+        rows |= {f"other_{name}": value for name, value in second_rows.items()}
     else:
-        made = encoded(texts)
+        rows = encoded(texts)
     if labels is None:
-        return made
+        return rows
     kind = np.float32 if task.classes == 1 else np.int32
-    return made | {"label": np.asarray(labels[: limit or None], kind)}
+    return rows | {"label": np.asarray(labels[: limit or None], kind)}

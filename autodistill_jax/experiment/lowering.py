@@ -1,5 +1,7 @@
-"""Which steps does an experiment train by, and what judges them? For `preflight`: lowered
-for a mesh, without a value in them."""
+"""An experiment's training steps and proxies, lowered for a mesh without any values.
+
+For the job preflight: the very programs that distill, transfer and pretrain run.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -7,30 +9,40 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import ModelDims, cost
 from autodistill_jax.archs.space import Space
 from autodistill_jax.experiment import programs
-from autodistill_jax.experiment import teacher as teachers
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.teacher import pretraining_start
 from autodistill_jax.models import build, heads
 from autodistill_jax.search import proxies, proxy_flash, proxy_programs
-from autodistill_jax.train import distillation, flash_distillation, sandwich
+from autodistill_jax.train import flash_distillation, sandwich
+from autodistill_jax.train.optimizer import ParamAxes
 
 # Steps, or Archs, whose multiply-adds are averaged.
-_NUM_DRAWN = 200
+_NUM_SAMPLED = 200
+
+# A name, and a function that lowers its program; it is told how the program before it
+# was compiled.
+LoweredProgram = tuple[str, Callable[[Any], jax.stages.Lowered]]
 
 
 class LoweredStep(NamedTuple):
     """A training step, and how much there is of it.
 
-    lower: of a batch of so many rows. steps: of the whole recipe. mean_operations, max_operations: operations
-    of a row (two a multiply-add; three passes where there is a gradient) on average, and
-    as it is compiled: with every choice at its largest. arch: the largest that it trains.
-    proxy_programs: by which programs, (name, lowered), one after the other; each is told how the
-    one before it was compiled.
+    Attributes:
+      lower: lowers the step for a batch of so many rows.
+      batch_size: rows.
+      steps: of the whole recipe.
+      mean_operations: of a row (two a multiply-add; three passes where there is a
+        gradient), on average over the sandwiches or Archs of the recipe.
+      max_operations: the same as it is compiled: every choice at its largest.
+      arch: the largest that the step trains.
+      proxy_programs: what judges, one program after the other.
     """
 
     lower: Callable[[int], jax.stages.Lowered]
@@ -39,40 +51,54 @@ class LoweredStep(NamedTuple):
     mean_operations: float
     max_operations: float
     arch: AnyArch
-    proxy_programs: Sequence[tuple[str, Callable[[Any], jax.stages.Lowered]]] = ()
+    proxy_programs: Sequence[LoweredProgram] = ()
 
 
-def lowered_steps(made: Experiment) -> dict[str, LoweredStep]:
-    """{name: Step} of all that the job `run` would train, but for what labels ask for."""
-    found = {}
-    if made.config.pretrain.steps:
-        found["pretrain"] = _pretraining_step(made)
-    if made.config.search.proxy == "flash":
-        return found | dict(_transfer_steps(made))
-    return found | {
-        name: _superlm_step(made, space) for name, space in made.spaces.items()
+def lowered_steps(experiment: Experiment) -> dict[str, LoweredStep]:
+    """All that the job run would train, but for what labels ask for.
+
+    Args:
+      experiment: complete; its teacher's weights may be abstract
+        (`teacher.abstract_teacher`).
+
+    Returns:
+      {name: step}: "pretrain", the space's name of a SuperLM, "block" and "last" of a
+      transfer.
+    """
+    steps = {}
+    if experiment.config.pretrain.steps:
+        steps["pretrain"] = _pretraining_step(experiment)
+    if experiment.config.search.proxy == "flash":
+        return steps | dict(_transfer_steps(experiment))
+    return steps | {
+        name: _superlm_step(experiment, space)
+        for name, space in experiment.spaces.items()
     }
 
 
-def _superlm_step(made: Experiment, space: Space) -> LoweredStep:
-    config, mesh = made.config, made.mesh
-    of_words = made.teacher.mlm_head if made.objective.needs("mlm") else None
-    program = programs.superlm_step(made, space, of_words or {})
-    drawn = [
+def _superlm_step(experiment: Experiment, space: Space) -> LoweredStep:
+    config, mesh = experiment.config, experiment.mesh
+    teacher = experiment.teacher
+    mlm_head = teacher.mlm_head if experiment.objective.needs("mlm") else None
+    program = programs.superlm_step(experiment, space, mlm_head or {})
+    sandwiches = [
         sandwich.sandwich_archs(space, config.distill.random_subnetworks, 0, i)
-        for i in range(_NUM_DRAWN)
+        for i in range(_NUM_SAMPLED)
     ]
-    teacher = _row_operations(made, made.teacher.arch, made.teacher.dims)
-    each = [sum(_row_operations(made, arch) for arch in archs) for archs in drawn]
+    teacher_operations = _row_operations(experiment, teacher.arch, teacher.dims)
+    student_operations = [
+        sum(_row_operations(experiment, arch) for arch in archs) for archs in sandwiches
+    ]
     largest = space.largest()
+    max_students = len(sandwiches[0]) * _row_operations(experiment, largest)
 
     def lower(batch_size):
         return program.step.lower(
             _abstract_state(program.tx, program.params, program.axes, mesh),
             _abstract_params(program.frozen, program.axes, mesh),
             _abstract_params(program.teacher_params, program.teacher_axes, mesh),
-            _abstract_batch(made, batch_size),
-            _abstract_replicated(lambda: sandwich.stack_archs(drawn[0]), mesh),
+            _abstract_batch(experiment, batch_size),
+            _abstract_replicated(lambda: sandwich.stack_archs(sandwiches[0]), mesh),
             _abstract_replicated(lambda: jax.random.key(0), mesh),
         )
 
@@ -80,160 +106,193 @@ def _superlm_step(made: Experiment, space: Space) -> LoweredStep:
         lower,
         config.distill.batch_size,
         config.distill.steps,
-        teacher + 3 * float(np.mean(each)),
-        teacher + 3 * len(drawn[0]) * _row_operations(made, largest),
+        teacher_operations + 3 * float(np.mean(student_operations)),
+        teacher_operations + 3 * max_students,
         largest,
-        _proxy_programs(made, space, program),
+        _superlm_proxy(experiment, space, program),
     )
 
 
-def _proxy_programs(
-    made: Experiment, space: Space, program: programs.TrainStep
-) -> list:
-    """What `search.proxy` runs of a batch, see `search.programs`; nothing of one that
-    needs labels: how they are read is known with them alone."""
-    config, mesh, name = made.config, made.mesh, made.config.search.proxy
-    size = config.search.batch_size
-    module, teacher = program.module.clone(dropout=0.0), made.teacher_module()
+def _superlm_proxy(
+    experiment: Experiment, space: Space, program: programs.TrainStep
+) -> list[LoweredProgram]:
+    """What `search.proxy` runs of a batch, see `search.proxy_programs`; nothing of one
+    that needs labels: how they are read is known with them alone."""
+    name, mesh = experiment.config.search.proxy, experiment.mesh
+    size = experiment.config.search.batch_size
+    module, teacher = program.module.clone(dropout=0.0), experiment.teacher_module()
     params = _abstract_replicated(lambda: {**program.params, **program.frozen}, mesh)
-    theirs = _abstract_replicated(lambda: program.teacher_params, mesh)
-    one = _abstract_replicated(lambda: sandwich.stack_archs([space.largest()]), mesh)
-    batch = _abstract_batch(made, size)
+    teacher_params = _abstract_replicated(lambda: program.teacher_params, mesh)
+    archs = _abstract_replicated(lambda: sandwich.stack_archs([space.largest()]), mesh)
+    batch = _abstract_batch(experiment, size)
     if name in proxies.LABELLED_PROXIES:
         return []
     if name in ("similarity", "hidden"):
         of_teacher, of_student = proxy_programs.output_programs(
-            module, teacher, made.objective, pooled=name != "hidden"
+            module, teacher, experiment.objective, pooled=name != "hidden"
         )
-        body = heads.encoder_params(theirs)
+        teacher_encoder = heads.encoder_params(teacher_params)
         return [
-            ("teacher", lambda _: of_teacher.lower(body, batch)),
-            ("evaluation", lambda _: of_student.lower(params, batch, one)),
+            ("teacher", lambda _: of_teacher.lower(teacher_encoder, batch)),
+            ("evaluation", lambda _: of_student.lower(params, batch, archs)),
         ]
-    objective = proxies.proxy_objective(name, made.objective)
+    objective = proxies.proxy_objective(name, experiment.objective)
     key, vocab = jax.random.key(0), module.dims.vocab
-    shown = jax.eval_shape(
-        lambda b: dict(distillation.shown(b, objective, vocab, key)), batch
+    masked_batch = jax.eval_shape(
+        lambda b: dict(objective.mask_tokens(key, b, vocab)), batch
     )
-    shown["valid_rows"] = jax.ShapeDtypeStruct((size,), jnp.bool_)
+    masked_batch["valid_rows"] = jax.ShapeDtypeStruct((size,), jnp.bool_)
+    rows_sharding = sharding.batch_sharding(mesh, size)
     batch = _with_shardings(
-        shown, jax.tree.map(lambda _: sharding.batch_sharding(mesh, size), shown)
+        masked_batch, jax.tree.map(lambda _: rows_sharding, masked_batch)
     )
     targets, sums = proxy_programs.loss_programs(module, teacher, objective)
 
-    def of_student(before):
-        target = _with_shardings(before.out_info, before.output_shardings)
-        return sums.lower(params, batch, target, one)
+    def lower_sums(teacher_program):
+        target = _with_shardings(
+            teacher_program.out_info, teacher_program.output_shardings
+        )
+        return sums.lower(params, batch, target, archs)
 
     return [
-        ("teacher", lambda _: targets.lower(theirs, batch)),
-        ("evaluation", of_student),
+        ("teacher", lambda _: targets.lower(teacher_params, batch)),
+        ("evaluation", lower_sums),
     ]
 
 
-def _transfer_steps(made: Experiment) -> Iterator[tuple[str, LoweredStep]]:
+def _transfer_steps(experiment: Experiment) -> Iterator[tuple[str, LoweredStep]]:
     """The two steps of Flash Distillation, of the largest Arch that may be tried: the
     trials' share of the recipe, and all of it for the winners."""
-    config, mesh = made.config, made.mesh
-    (space,) = made.spaces.values()
-    drawn = [a for a in space.subset(_NUM_DRAWN, config.seed) if a in made.affordable]
-    drawn = drawn or [next(iter(made.affordable))]
-    costs = {arch: _row_operations(made, arch) for arch in drawn}
-    arch = max(drawn, key=costs.get)
-    transfer, how = (
-        programs.blockwise_transfer(made, arch),
-        programs.transfer_settings(made),
+    config, mesh, teacher = experiment.config, experiment.mesh, experiment.teacher
+    (space,) = experiment.spaces.values()
+    affordable = experiment.affordable
+    sampled = [a for a in space.subset(_NUM_SAMPLED, config.seed) if a in affordable]
+    sampled = sampled or [next(iter(affordable))]
+    costs = {arch: _row_operations(experiment, arch) for arch in sampled}
+    arch = max(sampled, key=costs.get)
+    transfer = programs.blockwise_transfer(experiment, arch)
+    settings = programs.transfer_settings(experiment)
+    steps = flash_distillation.transfer_steps(transfer, settings, 1.0)
+    trial_stages = flash_distillation.stage_steps(
+        settings, arch.layers, settings["step_fraction"]
     )
-    found = flash_distillation.transfer_steps(transfer, how, 1.0)
-    tried = 1 if config.search.fixed_arch else config.search.trials
+    num_trials = 1 if config.search.fixed_arch else config.search.trials
+    num_winners = min(num_trials, config.flash_distillation.top_k)
     counts = [
-        tried * short + min(tried, config.flash_distillation.top_k) * full
-        for short, full in zip(
-            flash_distillation.stage_steps(how, arch.layers, how["step_fraction"]),
-            found.stages,
-        )
+        num_trials * short + num_winners * full
+        for short, full in zip(trial_stages, steps.stages)
     ]
     axes, size = build.param_axes(transfer.module), config.distill.batch_size
-    theirs = _abstract_params(
+    teacher_params = _abstract_params(
         transfer.teacher_params, build.param_axes(transfer.teacher), mesh
     )
     k, key = _abstract_replicated(lambda: (jnp.int32(0), jax.random.key(0)), mesh)
-    teacher = _row_operations(made, made.teacher.arch, made.teacher.dims)
-    mean = teacher + 3 * float(np.mean(list(costs.values())))
-    most = teacher + 3 * costs[arch]
+    teacher_operations = _row_operations(experiment, teacher.arch, teacher.dims)
+    mean_operations = teacher_operations + 3 * float(np.mean(list(costs.values())))
+    max_operations = teacher_operations + 3 * costs[arch]
 
-    def of_block(rows):
-        state = _abstract_state(found.block_tx, found.params, axes, mesh)
-        return found.block_step.lower(
-            state, theirs, _abstract_batch(made, rows), k, key
+    def lower_block(rows):
+        state = _abstract_state(steps.block_tx, steps.params, axes, mesh)
+        return steps.block_step.lower(
+            state, teacher_params, _abstract_batch(experiment, rows), k, key
         )
 
-    def of_last(rows):
-        state = _abstract_state(found.last_tx, found.params, axes, mesh)
-        one = _abstract_replicated(lambda: sandwich.stack_archs([arch]), mesh)
-        return found.last_step.lower(
-            state, {}, theirs, _abstract_batch(made, rows), one, key
+    def lower_last(rows):
+        state = _abstract_state(steps.last_tx, steps.params, axes, mesh)
+        archs = _abstract_replicated(lambda: sandwich.stack_archs([arch]), mesh)
+        return steps.last_step.lower(
+            state, {}, teacher_params, _abstract_batch(experiment, rows), archs, key
         )
 
-    def judged(_):
-        params = _abstract_params(found.params, axes, mesh)
-        whole = _abstract_replicated(lambda: dict(transfer.teacher_params), mesh)
+    def lower_evaluation(_):
+        params = _abstract_params(steps.params, axes, mesh)
+        replicated = _abstract_replicated(lambda: dict(transfer.teacher_params), mesh)
         return proxy_flash.block_loss_program(transfer).lower(
-            params, whole, _abstract_batch(made, size), k
+            params, replicated, _abstract_batch(experiment, size), k
         )
 
     layers = arch.layers
     # Block k runs the network up to it.
-    half = float(np.mean([(i + 1) / layers for i in range(layers)]))
-    given = (size, sum(counts[:layers]), half * mean, most, arch)
-    yield "block", LoweredStep(of_block, *given, [("evaluation", judged)])
-    if len(counts) > layers:
-        yield "last", LoweredStep(of_last, size, counts[layers], mean, most, arch)
-
-
-def _pretraining_step(made: Experiment) -> LoweredStep:
-    config, start = (
-        made.config,
-        teachers.pretraining_start(made.config, made.named_teacher),
+    mean_depth = float(np.mean([(i + 1) / layers for i in range(layers)]))
+    yield (
+        "block",
+        LoweredStep(
+            lower_block,
+            size,
+            sum(counts[:layers]),
+            mean_depth * mean_operations,
+            max_operations,
+            arch,
+            [("evaluation", lower_evaluation)],
+        ),
     )
-    program = programs.pretraining_step(made, start)
-    operations = 3 * _row_operations(made, start.arch, start.dims)
+    if len(counts) > layers:
+        yield (
+            "last",
+            LoweredStep(
+                lower_last, size, counts[layers], mean_operations, max_operations, arch
+            ),
+        )
+
+
+def _pretraining_step(experiment: Experiment) -> LoweredStep:
+    settings = experiment.config.pretrain
+    start = pretraining_start(experiment.config, experiment.named_teacher)
+    program = programs.pretraining_step(experiment, start)
+    operations = 3 * _row_operations(experiment, start.arch, start.dims)
 
     def lower(rows):
-        state = _abstract_state(program.tx, program.params, program.axes, made.mesh)
-        key = _abstract_replicated(lambda: jax.random.key(0), made.mesh)
-        return program.step.lower(state, _abstract_batch(made, rows), key)
+        mesh = experiment.mesh
+        state = _abstract_state(program.tx, program.params, program.axes, mesh)
+        key = _abstract_replicated(lambda: jax.random.key(0), mesh)
+        return program.step.lower(state, _abstract_batch(experiment, rows), key)
 
-    size, steps = config.pretrain.batch_size, config.pretrain.steps
-    return LoweredStep(lower, size, steps, operations, operations, start.arch)
+    return LoweredStep(
+        lower, settings.batch_size, settings.steps, operations, operations, start.arch
+    )
 
 
 def _row_operations(
-    made: Experiment, arch: AnyArch, dims: ModelDims | None = None
+    experiment: Experiment, arch: AnyArch, dims: ModelDims | None = None
 ) -> float:
     """Operations of one row's forward pass, of a student unless `dims` are given."""
-    return 2.0 * cost(arch, dims or made.dims, made.config.data.max_seq_length)["flops"]
+    length = experiment.config.data.max_seq_length
+    return 2.0 * cost(arch, dims or experiment.dims, length)["flops"]
 
 
-def _abstract_batch(made: Experiment, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of token rows as `corpus.corpus_rows` and `nsp.sentence_pair_rows` make them."""
-    data, there = made.config.data, sharding.batch_sharding(made.mesh, count)
-    shape = (count, data.max_seq_length)
-    rows = {"input_ids": (shape, jnp.int32), "attention_mask": (shape, jnp.int8)}
+def _abstract_batch(
+    experiment: Experiment, count: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of token rows as `corpus.corpus_rows` and `nsp.sentence_pair_rows` make
+    them."""
+    data = experiment.config.data
+    row_shape = (count, data.max_seq_length)
+    rows = {
+        "input_ids": (row_shape, jnp.int32),
+        "attention_mask": (row_shape, jnp.int8),
+    }
     if data.row_format == "pair":
         rows |= {
-            "token_type_ids": (shape, jnp.int8),
+            "token_type_ids": (row_shape, jnp.int8),
             "next_sentence_label": ((count,), jnp.int32),
         }
+    rows_sharding = sharding.batch_sharding(experiment.mesh, count)
     return {
-        name: jax.ShapeDtypeStruct(*one, sharding=there) for name, one in rows.items()
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows_sharding)
+        for name, (shape, dtype) in rows.items()
     }
 
 
-def _abstract_state(moves, params, axes, mesh) -> dict:
-    where = sharding.state_shardings(moves, params, axes, mesh)
-    moments = jax.eval_shape(moves.init, params)
-    return _with_shardings({"params": params, "optimizer": moments}, where)
+def _abstract_state(
+    tx: optax.GradientTransformation,
+    params: dict,
+    axes: ParamAxes,
+    mesh: jax.sharding.Mesh,
+) -> dict:
+    """The state of `optimizer.init_state`, as it lies on the mesh."""
+    shardings = sharding.state_shardings(tx, params, axes, mesh)
+    moments = jax.eval_shape(tx.init, params)
+    return _with_shardings({"params": params, "optimizer": moments}, shardings)
 
 
 def _abstract_params(params, axes, mesh) -> dict:
@@ -247,9 +306,9 @@ def _abstract_replicated(make: Callable[[], Any], mesh: jax.sharding.Mesh) -> An
     )
 
 
-def _with_shardings(tree: Any, where: Any) -> Any:
+def _with_shardings(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(
-        lambda x, there: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         tree,
-        where,
+        shardings,
     )

@@ -1,4 +1,7 @@
-"""The compiled training steps of an experiment, and what they start from."""
+"""The training steps of an experiment, and what they start from.
+
+`jobs/preflight` compiles these very steps (see `lowering`) without running them.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,33 +16,26 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, extract
-from autodistill_jax.train import (
-    distillation,
-    flash_distillation,
-    optimizer,
-    sandwich,
-)
-from autodistill_jax.train import objective as objectives
-from autodistill_jax.train import pretraining as pretrain
-
-
-def init_training(experiment: Experiment, space: Space, of_words: dict) -> tuple:
-    """(state, frozen parameters, step function, the teacher's parameters), on devices."""
-    made, mesh = superlm_step(experiment, space, of_words), experiment.mesh
-    return (
-        optimizer.init_state(made.tx, made.params, made.axes, mesh),
-        sharding.place_params(made.frozen, made.axes, mesh),
-        made.step,
-        sharding.place_params(made.teacher_params, made.teacher_axes, mesh),
-    )
+from autodistill_jax.train import distillation, optimizer, sandwich
+from autodistill_jax.train.flash_distillation import BlockwiseTransfer
+from autodistill_jax.train.objective import transfer_objective
+from autodistill_jax.train.pretraining import make_pretraining_step
 
 
 class TrainStep(NamedTuple):
-    """A training step, of a space `sandwich.make_sandwich_step`, and what it starts from.
+    """A training step and what it starts from.
 
-    params, frozen: the SuperLM's with its matchers, `experiment.initial_params`'s truncated to its
-    widths. teacher_params: the teacher's, with its masked-word head where one is needed. module:
-    what is trained.
+    Attributes:
+      step: jitted; of a SuperLM see `sandwich.make_sandwich_step`, of pre-training
+        `pretraining.make_pretraining_step`.
+      tx: the optimizer, an optax transform.
+      params: what is trained, {name: array}: of a SuperLM the experiment's
+        `initial_params` sliced to its widths, with its projections and heads.
+      frozen: the parameters that keep their values.
+      axes: the logical axes of params and frozen.
+      teacher_params: the teacher's, with its MLM head where a loss needs one.
+      teacher_axes: the logical axes of the teacher's parameters.
+      module: what is trained.
     """
 
     step: Callable
@@ -52,38 +48,75 @@ class TrainStep(NamedTuple):
     module: build.Module
 
 
-def superlm_step(experiment: Experiment, space: Space, of_words: dict) -> TrainStep:
-    """of_words: see `teacher_mlm_head`."""
+def superlm_step(experiment: Experiment, space: Space, mlm_head: dict) -> TrainStep:
+    """The step that distils the teacher into the SuperLM of a space.
+
+    Args:
+      experiment: complete.
+      space: of the SuperLM.
+      mlm_head: of `superlm.teacher_mlm_head`.
+
+    Returns:
+      The step; parameters are not placed on devices yet.
+    """
     settings = experiment.config.distill
     superlm = experiment.superlm(space)
-    there, params = experiment.initial_params
-    params = extract.extract(
-        params, there, superlm.arch
-    ) | distillation.init_projections(
+    start_arch, params = experiment.initial_params
+    same_family = experiment.dims.family == experiment.teacher.dims.family
+    params = extract.extract(params, start_arch, superlm.arch)
+    params |= distillation.init_projections(
         experiment.objective,
         superlm.arch.hidden,
         experiment.teacher.arch.hidden,
-        of_words if experiment.dims.family == experiment.teacher.dims.family else None,
+        mlm_head if same_family else None,
         experiment.dims,
     )
     axes = build.param_axes(superlm)
     frozen = {name: params.pop(name) for name in settings.freeze}
-    moves = optimizer.make_optimizer(settings.to_dict(), settings.steps, axes)
+    tx = optimizer.make_optimizer(settings.to_dict(), settings.steps, axes)
     teacher = experiment.teacher_module()
     step = sandwich.make_sandwich_step(
         superlm,
         teacher,
         experiment.objective,
-        moves,
+        tx,
         experiment.config.mesh.gradient_accumulation_steps,
     )
-    theirs = {**experiment.teacher.params, **of_words}
-    of_teacher = build.param_axes(teacher)
-    return TrainStep(step, moves, params, frozen, axes, theirs, of_teacher, superlm)
+    teacher_params = {**experiment.teacher.params, **mlm_head}
+    teacher_axes = build.param_axes(teacher)
+    return TrainStep(
+        step, tx, params, frozen, axes, teacher_params, teacher_axes, superlm
+    )
+
+
+def init_training(experiment: Experiment, space: Space, mlm_head: dict) -> tuple:
+    """Places what `superlm_step` starts from on the devices.
+
+    Args:
+      experiment, space, mlm_head: as of `superlm_step`.
+
+    Returns:
+      (state, frozen parameters, step function, the teacher's parameters).
+    """
+    train_step, mesh = superlm_step(experiment, space, mlm_head), experiment.mesh
+    return (
+        optimizer.init_state(train_step.tx, train_step.params, train_step.axes, mesh),
+        sharding.place_params(train_step.frozen, train_step.axes, mesh),
+        train_step.step,
+        sharding.place_params(train_step.teacher_params, train_step.teacher_axes, mesh),
+    )
 
 
 def pretraining_step(experiment: Experiment, start: huggingface.Teacher) -> TrainStep:
-    """The step of the job pretrain, `pretraining_step.make_pretraining_step`, from `teacher.pretraining_start`."""
+    """The step of the job pretrain.
+
+    Args:
+      experiment: of `experiment.load_teacher_side`, or complete.
+      start: of `teacher.pretraining_start`.
+
+    Returns:
+      The step; it has no teacher, and nothing frozen.
+    """
     settings, config = experiment.config.pretrain, experiment.config
     module = build.build_module(
         start.arch,
@@ -94,42 +127,49 @@ def pretraining_step(experiment: Experiment, start: huggingface.Teacher) -> Trai
         remat=config.mesh.remat,
     )
     axes = build.param_axes(module)
-    moves = optimizer.make_optimizer(settings.to_dict(), settings.steps, axes)
-    step = pretrain.make_pretraining_step(
+    tx = optimizer.make_optimizer(settings.to_dict(), settings.steps, axes)
+    step = make_pretraining_step(
         module,
-        moves,
+        tx,
         experiment.special_tokens,
         settings.mlm_probability,
         settings.max_predictions_per_seq,
         config.mesh.gradient_accumulation_steps,
     )
     params = {**start.params, **start.mlm_head, **(start.nsp_head or {})}
-    return TrainStep(step, moves, params, {}, axes, {}, {}, module)
+    return TrainStep(step, tx, params, {}, axes, {}, {}, module)
 
 
-def blockwise_transfer(
-    experiment: Experiment, arch: AnyArch
-) -> flash_distillation.BlockwiseTransfer:
-    """Of the teacher's knowledge to a student of this Arch, from where training starts."""
+def blockwise_transfer(experiment: Experiment, arch: AnyArch) -> BlockwiseTransfer:
+    """Flash Distillation of the teacher into one student, from where training starts.
+
+    Args:
+      experiment: complete.
+      arch: of the student.
+
+    Returns:
+      Modules, parameters and objective, for `flash_distillation.train_blockwise`.
+    """
     teacher, config = experiment.teacher, experiment.config
-    there, params = experiment.initial_params
-    objective = objectives.transfer_objective(
+    start_arch, params = experiment.initial_params
+    objective = transfer_objective(
         config.distill.to_dict(),
         arch.layers,
         teacher,
         experiment.special_tokens,
         config.data.row_format == "pair",
     )
-    same = experiment.dims.family == teacher.dims.family
-    student = extract.extract(params, there, arch) | distillation.init_projections(
+    same_family = experiment.dims.family == teacher.dims.family
+    student = extract.extract(params, start_arch, arch)
+    student |= distillation.init_projections(
         objective,
         arch.hidden,
         teacher.arch.hidden,
-        teacher.mlm_head if same else None,
+        teacher.mlm_head if same_family else None,
         experiment.dims,
     )
     word = "embeddings_word"
-    return flash_distillation.BlockwiseTransfer(
+    return BlockwiseTransfer(
         build.build_module(
             arch,
             experiment.dims,
@@ -149,7 +189,8 @@ def blockwise_transfer(
 
 
 def transfer_settings(experiment: Experiment) -> dict[str, Any]:
-    """The settings of a transfer: the section flash, what is common from distill."""
+    """The settings of a transfer: the section flash_distillation, and of the section
+    distill what both have in common."""
     distill = experiment.config.distill
     common = ("batch_size", "weight_decay", "grad_clip_norm")
     return experiment.config.flash_distillation.to_dict() | {

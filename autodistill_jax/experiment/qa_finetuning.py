@@ -1,4 +1,4 @@
-"""How does the job `finetune` treat SQuAD? Questions in, answers and scores out."""
+"""Fine-tuning on SQuAD in the job finetune: questions in, answers and scores out."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,13 +13,20 @@ from autodistill_jax.experiment import results
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models.build import Module
-from autodistill_jax.train import question_answering as train
+from autodistill_jax.train import question_answering
+from autodistill_jax.train.question_answering import SpanData
 
 _HEAD_PARAMS = ("kernel", "bias")
 
 
 def load_squad_task(experiment: Experiment) -> squad.Squad:
     """SQuAD, within the config's limits.
+
+    Args:
+      experiment: its tokenizer, and its config's section finetune.
+
+    Returns:
+      The task; training questions in an order drawn by the seed.
 
     Raises:
       UserError: no such files, or not SQuAD's; settings that cannot be.
@@ -28,51 +35,58 @@ def load_squad_task(experiment: Experiment) -> squad.Squad:
     positions = experiment.teacher.dims.positions
     if settings.squad_max_seq_length > positions:
         raise UserError(
-            f"finetune.squad_max_seq_length {settings.squad_max_seq_length} is more than the teacher's "
-            f"{positions} positions; use at most so many"
+            f"finetune.squad_max_seq_length {settings.squad_max_seq_length} is more "
+            f"than the teacher's {positions} positions; use at most so many"
         )
     if settings.soft_label_weight and settings.teacher != "full":
         raise UserError(
-            f"finetune.soft_label_weight is {settings.soft_label_weight}, but finetune.teacher is "
-            f"{settings.teacher}: soft labels are those of a fine-tuned teacher; give "
-            "--config.finetune.teacher=full, or 0.0"
+            f"finetune.soft_label_weight is {settings.soft_label_weight}, but "
+            f"finetune.teacher is {settings.teacher}: soft labels are those of a "
+            "fine-tuned teacher; give --config.finetune.teacher=full, or 0.0"
         )
-    made = squad.load_squad(settings.squad_dir, config.data.download)
-    for note in made.notes:
+    task = squad.load_squad(settings.squad_dir, config.data.download)
+    for note in task.notes:
         log.say(f"{squad.SQUAD}: {note}")
     # The questions of a text stand together: shuffle, by the seed, before a limit.
-    order = np.random.default_rng(config.seed).permutation(len(made.train))
-    made = made._replace(
-        train=[made.train[i] for i in order[: settings.max_train_rows or None]],
-        dev=made.dev[: settings.max_dev_rows or None],
+    order = np.random.default_rng(config.seed).permutation(len(task.train))
+    task = task._replace(
+        train=[task.train[i] for i in order[: settings.max_train_rows or None]],
+        dev=task.dev[: settings.max_dev_rows or None],
     )
-    if len(made.train) < settings.batch_size:
+    if len(task.train) < settings.batch_size:
         raise UserError(
-            f"task squad has {len(made.train)} training questions; finetune.batch_size "
+            f"task squad has {len(task.train)} training questions; finetune.batch_size "
             f"{settings.batch_size} needs at least so many"
         )
     squad_windows.check_windows_fit(
-        experiment.tokenizer, made.train + made.dev, settings.squad_max_seq_length
+        experiment.tokenizer, task.train + task.dev, settings.squad_max_seq_length
     )
-    return made
+    return task
 
 
-def span_data(experiment: Experiment, task: squad.Squad) -> train.SpanData:
-    tokenizer, length = (
-        experiment.tokenizer,
-        experiment.config.finetune.squad_max_seq_length,
-    )
-    made = train.SpanData(
+def span_data(experiment: Experiment, task: squad.Squad) -> SpanData:
+    """The windows of the task's questions, of `finetune.squad_max_seq_length` tokens.
+
+    Args:
+      experiment: its tokenizer, and its config's section finetune.
+      task: of `load_squad_task`.
+
+    Returns:
+      Windows to train on, and windows to answer.
+    """
+    tokenizer = experiment.tokenizer
+    length = experiment.config.finetune.squad_max_seq_length
+    data = SpanData(
         squad_windows.training_windows(tokenizer, task.train, length),
         squad_windows.question_windows(tokenizer, task.dev, length),
         task.dev,
     )
     log.say(
-        f"{squad.SQUAD}: {len(task.train):,} training and {len(task.dev):,} dev questions "
-        f"in {len(made.train['input_ids']):,} and {len(made.dev.starts):,} windows of {length} "
-        "attention_mask"
+        f"{squad.SQUAD}: {len(task.train):,} training and {len(task.dev):,} dev "
+        f"questions in {len(data.train['input_ids']):,} and {len(data.dev.starts):,} "
+        f"windows of {length} tokens"
     )
-    return made
+    return data
 
 
 def finetune_squad(
@@ -83,38 +97,55 @@ def finetune_squad(
     params: Callable[[int], dict],
     settings: dict,
     seeds: Sequence[int],
-    rows: train.SpanData,
+    rows: SpanData,
     folder: epath.Path,
-    teacher: epath.Path,
-    what: str,
+    teacher_folder: epath.Path,
+    label: str,
 ) -> dict:
     """One model's result over all seeds.
 
-    teacher: the folder of the fine-tuned teacher, for its soft labels.
+    Leaves the best seed's answers as SQuAD's own predictions file, and of student and
+    fine-tuned teacher the network.
 
-    Beside it: the best seed's answers as SQuAD's own predictions file, and of student
-    and fine-tuned teacher the network.
+    Args:
+      experiment: its teacher, mesh and config.
+      module: of the model.
+      source: the network that fine-tuning starts from.
+      model: its name in the results, "student" or "teacher", say.
+      params: the parameters to start from, of a seed.
+      settings: the section finetune, at this model's learning rate; soft labels are
+        entered into it.
+      seeds: the seeds of the runs.
+      rows: of `span_data`; the teacher's soft labels are kept in it.
+      folder: where the files go.
+      teacher_folder: of the fine-tuned teacher, for its soft labels.
+      label: of the log's lines.
+
+    Returns:
+      As `results.summarize_seeds`.
     """
     frozen = model == "teacher" and settings["teacher"] == "frozen"
-    if settings["squad_soft"] and model != "teacher":
+    if settings["soft_label_weight"] and model != "teacher":
         if "soft" not in rows.train:  # The same for all students.
-            rows.train["soft"] = _soft_labels(experiment, module, rows, teacher)
-        settings["soft"] = settings["squad_soft"]
+            rows.train["soft"] = _soft_labels(experiment, module, rows, teacher_folder)
+        settings["soft"] = settings["soft_label_weight"]
         settings["temperature"] = experiment.config.distill.temperature
-    made = train.finetune_spans(
-        module, params, rows, settings, experiment.mesh, seeds, what, frozen
+    seed_results = question_answering.finetune_spans(
+        module, params, rows, settings, experiment.mesh, seeds, label, frozen
     )
-    best = results.best_seed(made)
+    best = results.best_seed(seed_results)
     if model in ("student", "teacher") and not frozen:
         _save_span_model(experiment, folder / model, source, best.params)
     path = folder / f"predictions-{model}.json"
     storage.write_text(path, json.dumps(best.answers) + "\n")
-    told = ", ".join(f"{100 * value:.2f} {name}" for name, value in best.parts.items())
-    log.say(f"{what}: {told}; {path}")
-    return results.summarize_seeds(made)
+    scores_text = ", ".join(f"{100 * x:.2f} {name}" for name, x in best.parts.items())
+    log.say(f"{label}: {scores_text}; {path}")
+    return results.summarize_seeds(seed_results)
 
 
-def window_counts(task: squad.Squad, rows: train.SpanData) -> dict[str, int]:
+def window_counts(task: squad.Squad, rows: SpanData) -> dict[str, int]:
+    """How many questions and windows there are: {"train_rows", "dev_rows",
+    "train_windows", "dev_windows"}."""
     return {
         "train_rows": len(task.train),
         "dev_rows": len(task.dev),
@@ -123,14 +154,16 @@ def window_counts(task: squad.Squad, rows: train.SpanData) -> dict[str, int]:
     }
 
 
-def _soft_labels(experiment, module, rows, folder: epath.Path) -> np.ndarray:
+def _soft_labels(
+    experiment: Experiment, module: Module, rows: SpanData, folder: epath.Path
+) -> np.ndarray:
     """The logits of the fine-tuned teacher, as `_save_span_model` left it."""
     teacher = huggingface.load_pretrained(str(folder))
     head = _load_span_head(folder)
     module = experiment.teacher_module().clone(dtype=module.dtype)
     batch_size = experiment.config.finetune.batch_size
     log.say(f"{squad.SQUAD}: the soft labels of {folder} ...")
-    return train.teacher_span_logits(
+    return question_answering.teacher_span_logits(
         module, teacher.params | head, rows, batch_size, experiment.mesh
     )
 
@@ -143,26 +176,30 @@ def _load_span_head(folder: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _save_span_model(
-    experiment, folder: epath.Path, source: huggingface.Teacher, params: dict
+    experiment: Experiment,
+    folder: epath.Path,
+    source: huggingface.Teacher,
+    params: dict,
 ) -> None:
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
 
-    teacher, length = (
-        experiment.teacher,
-        experiment.config.finetune.squad_max_seq_length,
-    )
+    teacher = experiment.teacher
+    length = experiment.config.finetune.squad_max_seq_length
+    overlap = squad_windows.window_overlap(length)
     head = {name: np.ascontiguousarray(params[f"head_{name}"]) for name in _HEAD_PARAMS}
-    said = {
+    head_description = {
         "reads": "the last hidden state x of every token",
         "logits": ["start", "end"],
         "length": length,
-        "overlap": squad_windows.window_overlap(length),
+        "overlap": overlap,
     }
 
     def add(partial):
         save_file(head, partial / "head.safetensors")
-        (partial / "head.json").write_text(json.dumps(said, indent=2) + "\n")
+        (partial / "head.json").write_text(
+            json.dumps(head_description, indent=2) + "\n"
+        )
 
     huggingface.save_pretrained(
         folder,
@@ -173,9 +210,9 @@ def _save_span_model(
         teacher.pooling,
         teacher.embeds_sentences,
         f"# {source.arch.name}, fine-tuned on SQuAD 1.1\n\nThe encoder is a Hugging "
-        "Face model. `head.safetensors` (kernel, bias) reads the last hidden state x of "
-        "every token of a question with its context: x @ kernel + bias are the logits "
-        "of the answer's first and last token. Windows had at most "
-        f"{length} tokens, {squad_windows.window_overlap(length)} of them shared with the next.\n",
+        "Face model. `head.safetensors` (kernel, bias) reads the last hidden state x "
+        "of every token of a question with its context: x @ kernel + bias are the "
+        "logits of the answer's first and last token. Windows had at most "
+        f"{length} tokens, {overlap} of them shared with the next.\n",
         add,
     )

@@ -1,4 +1,4 @@
-"""Results of fine-tuning as they are kept on disk, and summed up over seeds."""
+"""Results of fine-tuning: summed up over seeds, kept on disk, read back."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ MODEL_LABELS = {
     "truncated": "truncated (the teacher's slice, no distillation)",
     "scratch": "from scratch (random weights)",
     "autodistil": "AutoDistil's loss, this Arch alone",
-    "distilbert": "DistilBERT (soft labels at hidden words)",
+    "distilbert": "DistilBERT (soft labels at masked tokens)",
     "tinybert": "TinyBERT (general stage)",
     "minilm": "MiniLM",
     "minilmv2": "MiniLMv2",
@@ -27,14 +27,24 @@ MODEL_LABELS = {
 
 
 def compared_models(config: ConfigDict) -> list[str]:
-    """The models that a config compares."""
+    """The models that a config compares, by their names in `MODEL_LABELS`."""
     teacher = ["teacher"] if config.finetune.teacher != "none" else []
     return ["student", *config.baselines, *teacher]
 
 
 def result_settings(config: ConfigDict, model: str, task: str) -> dict:
-    """What a model's result on a task depends on besides the task."""
-    names = {
+    """What a model's result on a task depends on besides the task.
+
+    Args:
+      config: the experiment's.
+      model: a name in `MODEL_LABELS`.
+      task: as in `finetune.tasks`.
+
+    Returns:
+      The fields of the section finetune that count; where the student was not cut from
+      a SuperLM also "origin".
+    """
+    unused = {
         "tasks",
         "text",
         "text_pair",
@@ -43,67 +53,99 @@ def result_settings(config: ConfigDict, model: str, task: str) -> dict:
         "dev_file",
         "glue_submission",
     }
-    others = {
+    rates_and_seeds = {
         "teacher": {"learning_rate", "scratch_learning_rate", "seeds"},
         "scratch": {"learning_rate", "teacher_learning_rate", "teacher_seeds"},
     }.get(model, {"scratch_learning_rate", "teacher_learning_rate", "teacher_seeds"})
-    names |= others | (set() if model == "teacher" else {"teacher"})
+    unused |= rates_and_seeds | (set() if model == "teacher" else {"teacher"})
     if task != squad.SQUAD:
-        names |= {"squad_dir", "squad_max_seq_length", "soft_label_weight"}
+        unused |= {"squad_dir", "squad_max_seq_length", "soft_label_weight"}
     else:
-        names |= {"glue_dir", "max_seq_length", "pair_encoding"}
+        unused |= {"glue_dir", "max_seq_length", "pair_encoding"}
         if model == "teacher":
-            names.add("soft_label_weight")
-        elif (
-            config.finetune.soft_label_weight
-        ):  # They learn from the teacher's fine-tuning.
-            names -= {"teacher_learning_rate", "teacher_seeds"}
-    made = {k: v for k, v in config.finetune.to_dict().items() if k not in names}
+            unused.add("soft_label_weight")
+        elif config.finetune.soft_label_weight:
+            # They learn from the teacher's fine-tuning.
+            unused -= {"teacher_learning_rate", "teacher_seeds"}
+    settings = {k: v for k, v in config.finetune.to_dict().items() if k not in unused}
     if model == "student" and config.search.proxy == "flash":
-        made["origin"] = weight_source(config)
-    return made
+        settings["origin"] = weight_source(config)
+    return settings
 
 
-def best_seed(made: Sequence) -> Any:
-    """The seed with the best dev score, of what `fine_tune` gave."""
-    return max(made, key=lambda one: max(one.scores))
+def best_seed(seed_results: Sequence) -> Any:
+    """The seed with the best dev score.
+
+    Args:
+      seed_results: a `FinetuneResult` or `SpanFinetuneResult` of every seed.
+    """
+    return max(seed_results, key=lambda result: max(result.scores))
 
 
 def mean_figures(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
+    """{name: its mean over dicts with the same names}."""
+    return {
+        name: float(np.mean([values[name] for values in figures]))
+        for name in figures[0]
+    }
 
 
-def summarize_seeds(made: Sequence) -> dict:
-    """A model's result, of what `fine_tune` gave: the best epoch of every seed."""
-    scores = [max(one.scores) for one in made]
+def summarize_seeds(seed_results: Sequence) -> dict:
+    """A model's result, from the best epoch of every seed.
+
+    Args:
+      seed_results: as of `best_seed`.
+
+    Returns:
+      {"score": the mean over seeds, "deviation" of a sample (0.0 of one seed),
+      "scores": of the seeds, "epochs": the scores of every seed's epochs, "parts": the
+      means of the scores that make up "score"}.
+    """
+    scores = [max(result.scores) for result in seed_results]
     return {
         "score": float(np.mean(scores)),
         "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
         "scores": scores,
-        "epochs": [one.scores for one in made],
-        "parts": mean_figures([one.parts for one in made]),
+        "epochs": [result.scores for result in seed_results],
+        "parts": mean_figures([result.parts for result in seed_results]),
     }
 
 
 def results_in_folder(config: ConfigDict, folder: epath.Path) -> dict[str, dict]:
-    """The results in a task's folder that are of this config: {model: result}."""
-    made = {}
+    """The results in a task's folder that are of this config.
+
+    Args:
+      config: the experiment's.
+      folder: finetune/<student>/<task>.
+
+    Returns:
+      {model: result}.
+    """
+    by_model = {}
     for model in compared_models(config):
         path = folder / f"{model}.json"
-        found = json.loads(path.read_text()) if path.exists() else None
-        if found and found["settings"] == result_settings(config, model, folder.name):
-            made[model] = found
-    return made
+        result = json.loads(path.read_text()) if path.exists() else None
+        if result and result["settings"] == result_settings(config, model, folder.name):
+            by_model[model] = result
+    return by_model
 
 
 def read_results(config: ConfigDict, folder: epath.Path) -> dict[str, dict[str, dict]]:
-    """The results there are on the config's tasks: {task: {model: result}}."""
-    made = {}
+    """The results there are on the config's tasks.
+
+    Args:
+      config: the experiment's.
+      folder: finetune/<student>.
+
+    Returns:
+      {task: {model: result}}, models in the order of the tables.
+    """
+    by_task = {}
     for name in config.finetune.tasks:
         task = task_dirname(config.finetune, name)
-        found = results_in_folder(config, folder / task)
-        if found:
-            made[task] = {
-                model: found[model] for model in MODEL_LABELS if model in found
+        by_model = results_in_folder(config, folder / task)
+        if by_model:
+            by_task[task] = {
+                model: by_model[model] for model in MODEL_LABELS if model in by_model
             }
-    return made
+    return by_task

@@ -1,4 +1,4 @@
-"""What may each field of a config be? Checked before anything else is."""
+"""The type and bound of every field of a config, and their check before any work."""
 
 import importlib.util
 import json
@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from autodistill_jax import multihost
 from autodistill_jax.data import corpus
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.base_config import RENAMED_FIELDS, RENAMED_VALUES
@@ -86,10 +87,10 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "search.fixed_arch": (str, None),
     "search.proxy_rows": (int, 1),
     "search.batch_size": (int, 1),
-    "flash.block_steps": (int, 1),
+    "flash_distillation.block_steps": (int, 1),
     "flash_distillation.last_stage_steps": (int, 1),
     "flash_distillation.step_fraction": (float, (0.0, 1.0)),
-    "flash.learning_rate": (float, 0.0),
+    "flash_distillation.learning_rate": (float, 0.0),
     "flash_distillation.warmup_ratio": (float, (0.0, 1.0)),
     "flash_distillation.prune_factor": (float, 0.0),
     "flash_distillation.top_k": (int, 1),
@@ -146,14 +147,14 @@ FIELDS: dict[str, tuple[Any, Any]] = {
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """{"distill.steps": 400, ...}."""
-    made = {}
+    """A nested dict as {"distill.steps": 400, ...}, `prefix` before each name."""
+    flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            made |= flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            made[prefix + key] = value
-    return made
+            flat[prefix + key] = value
+    return flat
 
 
 def check_config(config: ConfigDict) -> None:
@@ -162,18 +163,18 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       UserError: names the field, what it is and what it must be.
     """
-    given = flatten(config.to_dict())
-    unknown = sorted(given.keys() - FIELDS.keys())
+    values = flatten(config.to_dict())
+    unknown = sorted(values.keys() - FIELDS.keys())
     for name in unknown:
         if name in RENAMED_FIELDS:
             raise UserError(f"--config: {name} is now {RENAMED_FIELDS[name]}")
     if unknown:
         raise UserError(f"--config: unknown field {unknown[0]}; take it out")
-    missing = sorted(FIELDS.keys() - given.keys())
+    missing = sorted(FIELDS.keys() - values.keys())
     if missing:
         raise UserError(f"--config: the field {missing[0]} is missing; see configs/")
     for name, (kind, bound) in FIELDS.items():
-        value = given[name]
+        value = values[name]
         if not isinstance(kind, tuple):
             _check_value(name, value, kind, bound)
             continue
@@ -188,6 +189,34 @@ def check_config(config: ConfigDict) -> None:
             "tensorboard is True, but its packages are not installed; "
             "run: pip install 'autodistill_jax[tensorboard]'"
         )
+
+
+def to_json(config: ConfigDict) -> dict:
+    """A config as JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def check_same_everywhere(name: str, config: ConfigDict) -> None:
+    """Raises UserError, on all processes, where not all were asked for the same.
+
+    Args:
+      name: of the job.
+      config: with all flags in it.
+    """
+    asked_here = {"job": name, **flatten(to_json(config))}
+    asked_first = multihost.on_first_process(lambda: asked_here)
+    if multihost.all_processes(asked_here == asked_first):
+        return
+    differ = [
+        f"{key} is {asked_here.get(key)!r} here and {asked_first.get(key)!r} there"
+        for key in sorted(asked_here.keys() | asked_first.keys())
+        if asked_here.get(key) != asked_first.get(key)
+    ]
+    raise UserError(
+        "the processes were given different jobs or flags"
+        + (f": {'; '.join(differ[:3])} (the first process)" if differ else "")
+        + "; give all the same"
+    )
 
 
 def _check_value(name: str, value: Any, kind: type, bound: Any) -> None:
@@ -210,8 +239,4 @@ def _check_value(name: str, value: Any, kind: type, bound: Any) -> None:
 
 
 def _list_choices(bound: tuple[str, ...]) -> str:
-    return ", ".join(one or "''" for one in bound)
-
-
-def to_json(config: ConfigDict) -> dict:
-    return json.loads(json.dumps(config.to_dict()))
+    return ", ".join(choice or "''" for choice in bound)

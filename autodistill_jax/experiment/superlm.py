@@ -1,4 +1,4 @@
-"""How is a SuperLM, or one network alone, trained in a workdir? One way for all jobs."""
+"""The SuperLMs of a workdir: trained, resumed and read back, for all jobs."""
 
 import jax
 from clu import parameter_overview
@@ -13,7 +13,7 @@ from autodistill_jax.experiment.programs import init_training
 from autodistill_jax.experiment.text_rows import heldout_splits, text_rows
 from autodistill_jax.experiment.workdir import superlm_folder
 from autodistill_jax.train import checkpoint, loop, sandwich
-from autodistill_jax.train import pretraining as pretrain
+from autodistill_jax.train.pretraining import fit_mlm_head
 
 
 def train_superlm(
@@ -27,32 +27,39 @@ def train_superlm(
     """Trains the SuperLM of a space until `distill.steps`, or goes on with it.
 
     Args:
+      experiment: complete.
+      workdir: with the text's rows; metrics.jsonl goes there.
       folder: of its checkpoints.
+      space: of the SuperLM; of one Arch: that network alone is trained.
       name: under which its losses stand in metrics.jsonl ("distill", a baseline's).
+      stage: of the log's lines.
+
+    Raises:
+      UserError: text that cannot be used; a loss that is not finite.
     """
     settings = experiment.config.distill
-    kept = checkpoint.checkpoint_manager(folder)
-    start = kept.latest_step() or 0
+    checkpoints = checkpoint.checkpoint_manager(folder)
+    start = checkpoints.latest_step() or 0
     if start >= settings.steps:
         log.say(f"{stage}: the SuperLM is trained already ({start} steps)")
         return
     data = text_rows(experiment, workdir, "train")
     seed = experiment.config.seed
-    feed = loader.train_batches(data, settings.batch_size, seed)
-    of_words = teacher_mlm_head(experiment, workdir, stage)
-    state, frozen, step, teacher_params = init_training(experiment, space, of_words)
+    batches = loader.train_batches(data, settings.batch_size, seed)
+    mlm_head = teacher_mlm_head(experiment, workdir, stage)
+    state, frozen, step, teacher_params = init_training(experiment, space, mlm_head)
     if start:
-        state = checkpoint.restore_checkpoint(kept, {**state, "frozen": frozen})
+        state = checkpoint.restore_checkpoint(checkpoints, {**state, "frozen": frozen})
         frozen = state.pop("frozen")
         log.say(f"{stage}: going on after step {start}")
     else:
         overview = parameter_overview.count_parameters({**frozen, **state["params"]})
         trained = parameter_overview.count_parameters(state["params"])
         count = len(space)
-        what = f"for {count:,} sub-networks" if count > 1 else f"({space[0]})"
+        scope = f"for {count:,} sub-networks" if count > 1 else f"({space[0]})"
         log.say(
             f"{stage}: {'a SuperLM' if count > 1 else 'one network'} of {overview:,} "
-            f"parameters ({trained:,} trained) {what}; terms "
+            f"parameters ({trained:,} trained) {scope}; losses "
             f"{'+'.join(experiment.objective.weights)}; "
             f"{experiment.mesh.size} device(s); compiling ..."
         )
@@ -63,34 +70,69 @@ def train_superlm(
         return (
             frozen,
             teacher_params,
-            loader.batch_at_step(feed, i, experiment.mesh),
+            loader.batch_at_step(batches, i, experiment.mesh),
             sandwich.stack_archs(archs),
             jax.random.fold_in(jax.random.key(seed), i),
         )
 
-    with checkpoint.wait_until_saved(kept):
+    with checkpoint.wait_until_saved(checkpoints):
         loop.fit(
             step,
             state,
             inputs,
             settings.steps,
-            what=stage,
+            label=stage,
             start=start,
             # A checkpoint is the whole SuperLM, frozen parameters too.
-            save=lambda done, state: checkpoint.save_checkpoint(
-                kept, done, {**state, "frozen": frozen}
+            save_fn=lambda done, state: checkpoint.save_checkpoint(
+                checkpoints, done, {**state, "frozen": frozen}
             ),
             save_every=settings.checkpoint_every_steps,
-            tell=lambda done, values: writer.write(name, done, values),
+            log_fn=lambda done, values: writer.write(name, done, values),
         )
     log.say(f"{stage}: made {folder / str(settings.steps)}")
 
 
+def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:
+    """The parameters of a trained SuperLM, projections and heads included.
+
+    Args:
+      experiment: complete.
+      workdir: where the job distill trained it.
+      space: the name of its space.
+
+    Returns:
+      {name: array}, replicated over the devices.
+
+    Raises:
+      UserError: it is not trained, or not to the end.
+    """
+    steps = experiment.config.distill.steps
+    folder = superlm_folder(workdir, space)
+    checkpoints = checkpoint.checkpoint_manager(folder)
+    if (checkpoints.latest_step() or 0) < steps:
+        raise UserError(
+            f"{folder} has {checkpoints.latest_step() or 0} of {steps} steps; "
+            "run the job distill first"
+        )
+    replicated = sharding.replicated(experiment.mesh)
+    state = checkpoint.restore_sharded(checkpoints, replicated)
+    return {**state["params"], **state["frozen"]}
+
+
 def teacher_mlm_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dict:
-    """The teacher's masked-word head where a term needs one, else nothing.
+    """The teacher's MLM head where a loss needs one.
 
     Its own if it came with one; else one is trained on the frozen teacher, kept in the
     workdir, and what that took is written beside it (words.json).
+
+    Args:
+      experiment: complete.
+      workdir: with the text's rows; the head lies in teacher/words.npz.
+      stage: of the log's lines.
+
+    Returns:
+      The head's parameters, {name: array}; {} where no loss needs one.
     """
     if not experiment.objective.needs("mlm"):
         return {}
@@ -101,9 +143,9 @@ def teacher_mlm_head(experiment: Experiment, workdir: epath.Path, stage: str) ->
         return storage.read_arrays(path)
     settings = experiment.config.distill
     data = text_rows(experiment, workdir, "train")
-    what = f"{stage}: masked-word head"
-    log.say(f"{what}: the teacher has none; training one on the frozen teacher ...")
-    made, accuracy = pretrain.fit_mlm_head(
+    label = f"{stage}: MLM head"
+    log.say(f"{label}: the teacher has none; training one on the frozen teacher ...")
+    head, accuracy = fit_mlm_head(
         experiment.teacher_module(),
         experiment.teacher.params,
         loader.train_batches(data, settings.batch_size, experiment.config.seed),
@@ -112,35 +154,17 @@ def teacher_mlm_head(experiment: Experiment, workdir: epath.Path, stage: str) ->
         experiment.objective,
         experiment.mesh,
         experiment.config.seed,
-        what,
+        label,
     )
     report = {
         "steps": settings.mlm_head_steps,
         "tokens": settings.mlm_head_steps
         * settings.batch_size
         * experiment.config.data.max_seq_length,
-        "params": int(parameter_overview.count_parameters(made)),
+        "params": int(parameter_overview.count_parameters(head)),
         "accuracy": accuracy,
     }
     storage.write_json(path.with_suffix(".json"), report)
-    storage.write_arrays(path, made)  # Last: with it the head is there.
-    log.say(f"{what}: names {accuracy:.1%} of the hidden words of held-out text")
-    return made
-
-
-def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:
-    """The parameters of a space's trained SuperLM, matchers included, on the devices.
-
-    Raises:
-      UserError: it is not trained, or not to the end.
-    """
-    steps = experiment.config.distill.steps
-    folder = superlm_folder(workdir, space)
-    kept = checkpoint.checkpoint_manager(folder)
-    if (kept.latest_step() or 0) < steps:
-        raise UserError(
-            f"{folder} has {kept.latest_step() or 0} of {steps} steps; "
-            "run the job distill first"
-        )
-    state = checkpoint.restore_sharded(kept, sharding.replicated(experiment.mesh))
-    return {**state["params"], **state["frozen"]}
+    storage.write_arrays(path, head)  # Last: with it the head is there.
+    log.say(f"{label}: names {accuracy:.1%} of the masked tokens of held-out text")
+    return head

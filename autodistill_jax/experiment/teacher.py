@@ -1,4 +1,4 @@
-"""Which network teaches? The config's teacher, or the one that it is made into first."""
+"""The network that teaches: the config's, or what the job pretrain makes of it."""
 
 import dataclasses
 from pathlib import Path
@@ -26,10 +26,17 @@ def pretrained_folder(workdir: epath.Path) -> epath.Path:
 def load_teachers(
     config: ConfigDict, workdir: epath.Path | None
 ) -> tuple[huggingface.Teacher, huggingface.Teacher]:
-    """(what `teacher` names, the teacher of the experiment).
+    """Loads what `teacher` names, and the teacher of the experiment.
 
     They are one unless there is a workdir and `pretrain.steps` is above 0: then the
     teacher is what the job pretrain has left there, or, before it, what it starts from.
+
+    Args:
+      config: the experiment's.
+      workdir: where a pre-trained teacher may lie.
+
+    Returns:
+      (what `teacher` names, the teacher of the experiment).
 
     Raises:
       UserError: no such teacher, or none that can be pre-trained.
@@ -45,10 +52,20 @@ def load_teachers(
 def pretraining_dims(
     text: str, arch: AnyArch, dims: ModelDims
 ) -> tuple[AnyArch, ModelDims]:
-    """What is pre-trained: the network of this Arch and sizes that `teacher` names, or
-    the one that `pretrain.arch` does.
+    """The sizes of what is pre-trained: the network that `teacher` names, or the one
+    that `pretrain.arch` does.
 
     A BERT given by sizes has heads of hidden / heads, as stock ones have.
+
+    Args:
+      text: `pretrain.arch`.
+      arch, dims: of the network that `teacher` names.
+
+    Returns:
+      (the Arch, its model's dimensions).
+
+    Raises:
+      UserError: `pretrain.arch` is neither sizes nor a name.
     """
     if not text:
         return arch, dims
@@ -61,13 +78,18 @@ def pretraining_dims(
 
 
 def check_pretraining(config: ConfigDict, source: huggingface.Teacher) -> None:
-    """Raises UserError for a network that the job pretrain cannot train."""
+    """Raises UserError for a network that the job pretrain cannot train.
+
+    Args:
+      config: the experiment's.
+      source: what `teacher` names.
+    """
     arch, dims = pretraining_dims(config.pretrain.arch, source.arch, source.dims)
     if FAMILIES[dims.family].nsp_head is None:
         raise UserError(
-            f"pretrain trains BERTs and MobileBERTs, and under this teacher {arch} would "
-            f"be of the type {dims.family}; use a BERT as teacher, or MobileBERT's "
-            "sizes in pretrain.arch"
+            f"pretrain trains BERTs and MobileBERTs, and under this teacher {arch} "
+            f"would be of the type {dims.family}; use a BERT as teacher, or "
+            "MobileBERT's sizes in pretrain.arch"
         )
     if not hf_config.is_stock(arch, dims):
         raise UserError(
@@ -77,8 +99,9 @@ def check_pretraining(config: ConfigDict, source: huggingface.Teacher) -> None:
         )
     if not isinstance(arch, Arch) and arch.hidden < dims.embedding:
         raise UserError(
-            f"pretrain.arch has hidden {arch.hidden}, narrower than the {dims.embedding} "
-            "channels of a MobileBERT's word embeddings; give it at least so many"
+            f"pretrain.arch has hidden {arch.hidden}, narrower than the "
+            f"{dims.embedding} channels of a MobileBERT's word embeddings; give it at "
+            "least so many"
         )
 
 
@@ -86,34 +109,58 @@ def pretraining_start(
     config: ConfigDict, source: huggingface.Teacher
 ) -> huggingface.Teacher:
     """What pre-training starts from: network and heads are the source's own where it
-    has them, else random ones. Raises as `check_pretraining`."""
+    has them, else random ones.
+
+    Args:
+      config: the experiment's.
+      source: what `teacher` names.
+
+    Returns:
+      The source, with the network, both heads and what else is another's.
+
+    Raises:
+      UserError: as `check_pretraining`.
+    """
     check_pretraining(config, source)
     arch, dims = pretraining_dims(config.pretrain.arch, source.arch, source.dims)
     key = jax.random.key(config.seed)
-    own = not config.pretrain.arch
-    params = (
-        source.params if own else build.init_params(build.build_module(arch, dims), key)
-    )
-    head, after = (source.mlm_head, source.nsp_head) if own else (None, None)
-    head = head or heads.init_mlm_head(arch.hidden, dims)
-    if config.data.row_format == "pair":
-        after = after or heads.init_nsp_head(arch.hidden, jax.random.fold_in(key, 1))
+    from_source = not config.pretrain.arch
+    if from_source:
+        params, mlm_head, nsp_head = source.params, source.mlm_head, source.nsp_head
+    else:
+        params = build.init_params(build.build_module(arch, dims), key)
+        mlm_head = nsp_head = None
+    mlm_head = mlm_head or heads.init_mlm_head(arch.hidden, dims)
+    has_pairs = config.data.row_format == "pair"
+    if has_pairs:
+        nsp_head = nsp_head or heads.init_nsp_head(
+            arch.hidden, jax.random.fold_in(key, 1)
+        )
     return source._replace(
         arch=arch,
         dims=dims,
         params={name: np.asarray(value) for name, value in params.items()},
         # A folder without a next-sentence head is one without a pooler.
-        pooling="pooler" if config.data.row_format == "pair" else "mean",
+        pooling="pooler" if has_pairs else "mean",
         embeds_sentences=False,
-        mlm_head={name: np.asarray(value) for name, value in head.items()},
+        mlm_head={name: np.asarray(value) for name, value in mlm_head.items()},
         class_names=None,
-        nsp_head=after if config.data.row_format == "pair" else None,
+        nsp_head=nsp_head if has_pairs else None,
     )
 
 
 def abstract_teacher(config: ConfigDict) -> huggingface.Teacher:
-    """A teacher of the sizes that a run would have, before there is a workdir: one whose
-    sizes all know needs no network. Its weights are zeros then, which take no memory."""
+    """A teacher of the sizes that a run would have, before there is a workdir.
+
+    One whose sizes all know is neither looked for nor downloaded: its weights are zeros
+    that take no memory.
+
+    Args:
+      config: the experiment's.
+
+    Raises:
+      UserError: no such teacher, or none that can be pre-trained.
+    """
     name = config.teacher
     if config.pretrain.steps:
         return pretraining_start(config, huggingface.load_pretrained(name))
@@ -127,7 +174,9 @@ def abstract_teacher(config: ConfigDict) -> huggingface.Teacher:
             heads.init_mlm_head(arch.hidden, dims),
         )
     )
-    params, head = jax.tree.map(
+    params, mlm_head = jax.tree.map(
         lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes
     )
-    return huggingface.Teacher(arch, dims, params, "pooler", False, Path(name), head)
+    return huggingface.Teacher(
+        arch, dims, params, "pooler", False, Path(name), mlm_head
+    )

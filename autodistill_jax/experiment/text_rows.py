@@ -1,6 +1,6 @@
-"""Which unlabelled rows of tokens does an experiment have? Cut once, kept on disk."""
+"""The unlabelled token rows of an experiment: cut once, kept in the workdir."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
@@ -19,14 +19,22 @@ def text_rows(
     experiment: Experiment,
     workdir: epath.Path,
     split: str,
-    enough: Callable[[dict], None] = lambda held_out: None,
+    check_heldout: Callable[[dict], None] = lambda held_out: None,
 ) -> dict[str, np.ndarray]:
-    """The unlabelled token rows of a split, "train" or "heldout"; cut once, kept in the
-    workdir.
+    """The unlabelled token rows of a split; the text is tokenized where they are not in
+    the workdir yet.
 
-    `input_ids` and `attention_mask`; of pairs also `token_type_ids` and `next_sentence_label`, see `nsp.sentence_pair_rows`.
+    Args:
+      experiment: its tokenizer, and its config's section data.
+      workdir: where the rows of both splits lie.
+      split: "train" or "heldout".
+      check_heldout: called with the held-out rows before anything is written; raises
+        UserError where there are too few.
 
-    enough: raises UserError where there are too few held-out rows.
+    Returns:
+      {"input_ids", "attention_mask": [rows, data.max_seq_length]}, mapped from disk; of
+      pairs also "token_type_ids" and "next_sentence_label", see
+      `nsp.sentence_pair_rows`.
 
     Raises:
       UserError: text that cannot be used; nothing has been written then.
@@ -36,22 +44,42 @@ def text_rows(
     names = (*_ROW_KEYS, *(_PAIR_KEYS if data.row_format == "pair" else ()))
     if not multihost.on_first_process(path.exists):
         multihost.on_first_process(
-            lambda: _tokenize_text(experiment, workdir, path, names, enough)
+            lambda: _tokenize_text(experiment, workdir, path, names, check_heldout)
         )
-    made = storage.mapped_arrays(path, [f"{split}/{name}" for name in names])
-    return {name: made[f"{split}/{name}"] for name in names}
+    arrays = storage.mapped_arrays(path, [f"{split}/{name}" for name in names])
+    return {name: arrays[f"{split}/{name}"] for name in names}
 
 
-def _tokenize_text(experiment, workdir, path, names, enough) -> None:
+def heldout_splits(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
+    """The held-out rows in two: those the search chooses on, and those that its choice
+    is judged on, see `text_rows`."""
+    return split_heldout(experiment, text_rows(experiment, workdir, "heldout"))
+
+
+def split_heldout(experiment: Experiment, rows: dict) -> tuple[dict, dict]:
+    """Splits held-out rows: the first `search.proxy_rows`, half of them at most, and
+    what follows."""
+    cut = min(experiment.config.search.proxy_rows, len(rows["input_ids"]) // 2)
+    return {k: x[:cut] for k, x in rows.items()}, {k: x[cut:] for k, x in rows.items()}
+
+
+def _tokenize_text(
+    experiment: Experiment,
+    workdir: epath.Path,
+    path: epath.Path,
+    names: Sequence[str],
+    check_heldout: Callable[[dict], None],
+) -> None:
+    """Writes the rows of both splits; with them the workdir is this config's."""
     data = experiment.config.data
-    made = corpus.corpus_rows(
+    splits = corpus.corpus_rows(
         corpus.documents(data.source, data.packages, data.download, data.row_format),
         experiment.tokenizer,
         data.row_format,
         data.max_seq_length,
         data.max_train_rows,
     )
-    count = len(made["train"]["input_ids"])
+    count = len(splits["train"]["input_ids"])
     pretrains = ("pretrain",) if experiment.config.pretrain.steps else ()
     for section in ("distill", *pretrains):
         batch_size = experiment.config[section].batch_size
@@ -60,22 +88,13 @@ def _tokenize_text(experiment, workdir, path, names, enough) -> None:
                 f"{section}.batch_size {batch_size} is larger than the {count} rows "
                 "of data.source; use a smaller batch or more text"
             )
-    enough(made["heldout"])
+    check_heldout(splits["heldout"])
     write_config(experiment.config, workdir)
-    flat = {f"{side}/{name}": made[side][name] for side in made for name in names}
+    flat = {
+        f"{split}/{name}": splits[split][name] for split in splits for name in names
+    }
     storage.write_arrays(path, flat)
     log.say(
-        f"text: {count:,} training rows and {len(flat['heldout/input_ids']):,} held-out "
-        f"rows of {data.max_seq_length} tokens"
+        f"text: {count:,} training rows and {len(flat['heldout/input_ids']):,} "
+        f"held-out rows of {data.max_seq_length} tokens"
     )
-
-
-def heldout_splits(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
-    """The held-out rows in two: those the search chooses on, and those that its choice
-    is judged on."""
-    return split_heldout(experiment, text_rows(experiment, workdir, "heldout"))
-
-
-def split_heldout(experiment: Experiment, made: dict) -> tuple[dict, dict]:
-    cut = min(experiment.config.search.proxy_rows, len(made["input_ids"]) // 2)
-    return {k: x[:cut] for k, x in made.items()}, {k: x[cut:] for k, x in made.items()}

@@ -1,6 +1,9 @@
-"""Which trials does a study run, and on what? For `search`, where it does not list all."""
+"""The trials of a study: what may be searched, how an Arch is judged and timed.
 
-from collections.abc import Callable, Mapping
+For the job search, where it does not take every Arch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +11,7 @@ from etils import epath
 
 from autodistill_jax import log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.errors import UserError
@@ -20,10 +24,8 @@ from autodistill_jax.latency import table
 from autodistill_jax.models import build
 from autodistill_jax.search import proxies, study_storage
 
-MAX_LISTED_ARCHS = (
-    1_000_000  # The Archs of the largest space of which each may be taken.
-)
-
+# The Archs of the largest space of which each may be taken.
+MAX_LISTED_ARCHS = 1_000_000
 
 # An Arch and the transfer losses of those before it -> {"proxy": ..., and what else}.
 EvaluateFn = Callable[[AnyArch, list[float]], Mapping[str, Any]]
@@ -34,20 +36,21 @@ def check_search(experiment: Experiment) -> None:
     settings = experiment.config.search
     if settings.proxy == "flash" and experiment.config.rank.archs:
         raise UserError(
-            f"rank.archs is {experiment.config.rank.archs}, which ranks sub-networks of a "
-            "SuperLM, and search.proxy flash trains none; set rank.archs to 0"
+            f"rank.archs is {experiment.config.rank.archs}, which ranks sub-networks "
+            "of a SuperLM, and search.proxy flash trains none; set rank.archs to 0"
         )
     if settings.sampler == "all":
         if settings.proxy == "flash":
             raise UserError(
-                "search.proxy is flash, which trains every candidate, and search.sampler "
-                "is all, which takes every Arch; set search.sampler to bayes"
+                "search.proxy is flash, which trains every candidate, and "
+                "search.sampler is all, which takes every Arch; set search.sampler to "
+                "bayes"
             )
         if settings.storage:
             raise UserError(
-                f"search.storage is {study_storage.redacted_url(settings.storage)}, and search.sampler "
-                "all keeps its trials in the workdir, for one process; set search.storage "
-                "to '', or take another sampler"
+                f"search.storage is {study_storage.redacted_url(settings.storage)}, "
+                "and search.sampler all keeps its trials in the workdir, for one "
+                "process; set search.storage to '', or take another sampler"
             )
         if max(map(len, experiment.spaces.values())) > MAX_LISTED_ARCHS:
             raise UserError(
@@ -62,8 +65,9 @@ def check_search(experiment: Experiment) -> None:
         )
     if len(experiment.spaces) > 1:
         raise UserError(
-            f"search.sampler is {settings.sampler}, which searches one space, and there "
-            f"are {len(experiment.spaces)}; set it to all, or space.partition to 0"
+            f"search.sampler is {settings.sampler}, which searches one space, and "
+            f"there are {len(experiment.spaces)}; set it to all, or space.partition to "
+            "0"
         )
     heads = experiment.teacher.arch.heads
     narrowest = min(space.smallest().width for space in experiment.spaces.values())
@@ -75,8 +79,8 @@ def check_search(experiment: Experiment) -> None:
         )
     if settings.proxy == "flash" and experiment.special_tokens.mask_token_id is None:
         raise UserError(
-            "search.proxy is flash, which hides words, but the teacher's tokenizer has no "
-            "token for a hidden word ([MASK] or <mask>); take another proxy"
+            "search.proxy is flash, which masks tokens, but the teacher's tokenizer "
+            "has no token for that ([MASK] or <mask>); take another proxy"
         )
 
 
@@ -96,11 +100,22 @@ def run_trials(
     another budget, in the same storage, are what it starts from.
 
     Args:
+      experiment: complete, of one space.
+      workdir: with the study and the text's rows.
       superlms: {space: parameters}, for a proxy that inherits their weights.
-      conditions: what latencies depend on. task: that a labelled proxy needs.
-      latency: milliseconds of an Arch, asked before it is evaluated. bound: on it.
+      latency: milliseconds of an Arch, asked before it is evaluated.
+      bound: on the latency, in milliseconds.
+      conditions: what latencies depend on.
+      task: that a labelled proxy needs.
+      stage: of the log's lines.
+
+    Returns:
+      {Arch: {"flops", "proxy", "latency_ms", and what else was recorded}}.
+
+    Raises:
+      UserError: no trial came to an end within the budget; no such storage.
     """
-    works = {
+    handlers = {
         "latency": latency,
         "evaluate": _evaluate_fn(experiment, workdir, superlms, task, stage),
     }
@@ -109,58 +124,112 @@ def run_trials(
         lambda ask: _run_study(
             experiment, workdir, ask, bound, dict(conditions), stage
         ),
-        lambda what, *given: works[what](*given),
+        lambda name, *args: handlers[name](*args),
     )
 
 
+def latency_fn(
+    experiment: Experiment,
+    path: epath.Path,
+    conditions: table.LatencyConditions,
+    stage: str,
+) -> Callable[[AnyArch], dict]:
+    """What gives the latency of a student, or of the teacher: out of a table, or taken
+    now.
+
+    Args:
+      experiment: complete.
+      path: of the table, see `table.read_table`; what is taken now is added to it.
+      conditions: that latencies are taken under.
+      stage: of the log's lines.
+
+    Returns:
+      latency_of(arch), the table's entry. A student has random weights: they do not
+      matter to it.
+    """
+    teacher = experiment.teacher
+
+    def say(text):
+        log.say(f"{stage}: {text}")
+
+    def latency_of(arch):
+        entries = multihost.on_first_process(lambda: table.read_table(path))
+        recorded = multihost.on_first_process(
+            lambda: table.find_latency(entries, arch, experiment.dims, conditions)
+        )
+        params, dims, name = None, experiment.dims, str(arch)
+        if arch == teacher.arch:
+            params, dims, name = teacher.params, teacher.dims, "teacher"
+        elif not (conditions.target or recorded):
+            params = build.init_params(
+                build.build_module(arch, dims), jax.random.key(0)
+            )
+        count, network = len(entries[conditions.source]), {name: (arch, dims, params)}
+        latency = table.take_latencies(entries, network, conditions, False, say)[name]
+        if new := entries[conditions.source][count:]:
+            latest = table.read_table(path)  # Others may have written meanwhile.
+            latest[conditions.source] += new
+            storage.write_json(path, latest)
+        return latency
+
+    return latency_of
+
+
 def _run_study(
-    experiment, workdir, ask, bound, conditions, stage
+    experiment: Experiment,
+    workdir: epath.Path,
+    ask: Callable,
+    bound: float | None,
+    conditions: dict,
+    stage: str,
 ) -> dict[AnyArch, dict]:
+    """`run_trials` on the process that has the study; ask("latency" or "evaluate", ...)
+    has all processes compute."""
     # With it optuna and scipy's optimisers are loaded, which other jobs do without.
     from autodistill_jax.search import study_loop
 
     config = experiment.config
     settings = config.search
     (space,) = experiment.spaces.values()
-    kin, bounds = study_fingerprint(config, conditions)
-    made = study_storage.open_study(
+    family_hash, study_hash = study_fingerprint(config, conditions)
+    trials_name = proxy_inputs.study_name(experiment)
+    study = study_storage.open_study(
         workdir / "search",
         experiment.spaces,
-        f"{proxy_inputs.study_name(experiment)}-{settings.sampler}-{bounds}",
+        f"{trials_name}-{settings.sampler}-{study_hash}",
         settings.storage,
         "latency_ms",
     )
     allowed = experiment.affordable.__contains__
-    begun = len(made.trials)
-    made.sampler = study_loop.make_sampler(
-        settings.sampler, space, config.seed, allowed, begun
+    num_earlier = len(study.trials)
+    study.sampler = study_loop.make_sampler(
+        settings.sampler, space, config.seed, allowed, num_earlier
     )
-    if not begun:
-        kind = f"{proxy_inputs.study_name(experiment)}-{kin}"
-        count = study_loop.warm_start(made, kind, space, allowed, bound)
+    if not num_earlier:
+        family_name = f"{trials_name}-{family_hash}"
+        count = study_loop.warm_start(study, family_name, space, allowed, bound)
         if count:
             log.say(f"{stage}: {count} trials under other bounds are known already")
-    if settings.fixed_arch and not begun:
-        (named,) = experiment.affordable
-        made.enqueue_trial(space.encode(named))
+    if settings.fixed_arch and not num_earlier:
+        (fixed_arch,) = experiment.affordable
+        study.enqueue_trial(space.encode(fixed_arch))
     log.say(
-        f"{stage}: up to {settings.trials} trials by {settings.sampler}, latency first, "
-        f"then {settings.proxy!r}: {proxies.PROXIES[settings.proxy]}"
+        f"{stage}: up to {settings.trials} trials by {settings.sampler}, latency "
+        f"first, then {settings.proxy!r}: {proxies.PROXIES[settings.proxy]}"
     )
     if settings.proxy == "flash" and experiment.teacher.mlm_head is None:
         log.say(
-            f"{stage}: the teacher has no masked-word head: no soft labels and no last "
-            "stage, the score is the blocks' held-out loss"
+            f"{stage}: the teacher has no MLM head: no soft labels and no last stage, "
+            "the score is the blocks' held-out loss"
         )
 
     def evaluate(arch):
-        others = [
-            one.user_attrs.get("transfer") for one in study_loop.finished_trials(made)
-        ]
-        return ask("evaluate", arch, [loss for loss in others if loss is not None])
+        trials = study_loop.finished_trials(study)
+        losses = [trial.user_attrs.get("transfer") for trial in trials]
+        return ask("evaluate", arch, [loss for loss in losses if loss is not None])
 
     study_loop.run_study(
-        made,
+        study,
         space,
         1 if settings.fixed_arch else settings.trials,
         latency=lambda arch: ask("latency", arch),
@@ -168,104 +237,79 @@ def _run_study(
         bound=bound,
         allowed=allowed,
         stage=stage,
-        alone=not settings.storage,
-        keep=lambda: study_storage.upload_study(workdir / "search"),
+        single_process=not settings.storage,
+        on_trial_end=lambda: study_storage.upload_study(workdir / "search"),
     )
-    done = {}
-    for one in study_loop.finished_trials(made):
-        arch = space.decode(one.params)
+    records = {}
+    for trial in study_loop.finished_trials(study):
+        arch = space.decode(trial.params)
         if arch in experiment.affordable:
-            done[arch] = {
-                "flops": experiment.budget.convention_costs(experiment.cost(arch))[
-                    "flops"
-                ],
-                "proxy": one.values[0],
-                **{
-                    k: v
-                    for k, v in one.user_attrs.items()
-                    if k not in study_loop.INTERNAL_ATTRS
-                },
-                "latency_ms": one.values[1],
+            costs = experiment.budget.convention_costs(experiment.cost(arch))
+            attrs = trial.user_attrs.items()
+            records[arch] = {
+                "flops": costs["flops"],
+                "proxy": trial.values[0],
+                **{k: v for k, v in attrs if k not in study_loop.INTERNAL_ATTRS},
+                "latency_ms": trial.values[1],
             }
-    if not done:
-        told = "; ".join(
-            sorted({str(one.user_attrs.get("error", "")) for one in made.trials} - {""})
-        )
-        timed = [one for one in made.trials if "latency_ms" in one.user_attrs]
-        if bound is not None and timed:
-            least = min(timed, key=lambda one: one.user_attrs["latency_ms"])
-            told += (
-                f"latency_ms <= {bound:.4g}, and the fastest tried, "
-                f"{space.decode(least.params)}, takes {least.user_attrs['latency_ms']:.4g}"
-            )
+    if not records:
         raise UserError(
-            f"none of the {len(made.trials)} trials came to an end within the budget"
-            f"{f' ({told})' if told else ''}; raise the bound or search.trials, or give "
-            "the space smaller Archs"
+            f"none of the {len(study.trials)} trials came to an end within the budget"
+            f"{_failure_reasons(study.trials, space, bound)}; raise the bound or "
+            "search.trials, or give the space smaller Archs"
         )
-    return done
+    return records
 
 
-def _evaluate_fn(experiment, workdir, superlms, task, stage) -> EvaluateFn:
+def _failure_reasons(trials: Sequence, space: Space, bound: float | None) -> str:
+    """The errors of a study's trials, and how fast the fastest was, " (...)"; or ""."""
+    errors = {str(trial.user_attrs.get("error", "")) for trial in trials}
+    reasons = "; ".join(sorted(errors - {""}))
+    timed = [trial for trial in trials if "latency_ms" in trial.user_attrs]
+    if bound is not None and timed:
+        fastest = min(timed, key=lambda trial: trial.user_attrs["latency_ms"])
+        reasons += (
+            f"latency_ms <= {bound:.4g}, and the fastest tried, "
+            f"{space.decode(fastest.params)}, takes "
+            f"{fastest.user_attrs['latency_ms']:.4g}"
+        )
+    return f" ({reasons})" if reasons else ""
+
+
+def _evaluate_fn(
+    experiment: Experiment,
+    workdir: epath.Path,
+    superlms: Mapping[str, dict],
+    task: Task | None,
+    stage: str,
+) -> EvaluateFn:
+    """What judges an Arch by `search.proxy`."""
     settings = experiment.config.search
     if settings.proxy != "flash":
-        ((home, params),) = superlms.items()
+        ((space_name, params),) = superlms.items()
         labels = labelled_data.classification_data(experiment, task) if task else None
-        given = proxy_inputs.proxy_inputs(
-            experiment, workdir, home, params, labels, experiment.config.seed
+        inputs = proxy_inputs.proxy_inputs(
+            experiment, workdir, space_name, params, labels, experiment.config.seed
         )
-        proxy = proxies.make_proxy(settings.proxy, given)
-        return lambda arch, others: proxy([arch])[arch]
+        proxy = proxies.make_proxy(settings.proxy, inputs)
+        return lambda arch, earlier_losses: proxy([arch])[arch]
 
     from autodistill_jax.search import proxy_flash
 
     text = text_rows(experiment, workdir, "train")
-    judged_on = heldout_splits(experiment, workdir)[0]
+    heldout = heldout_splits(experiment, workdir)[0]
 
-    def evaluate(arch, others):
-        how = transfer_settings(experiment)
+    def evaluate(arch, earlier_losses):
+        recipe = transfer_settings(experiment)
         return proxy_flash.flash_proxy(
             blockwise_transfer(experiment, arch),
-            loader.train_batches(text, how["batch_size"], experiment.config.seed),
-            judged_on,
-            how,
+            loader.train_batches(text, recipe["batch_size"], experiment.config.seed),
+            heldout,
+            recipe,
             experiment.mesh,
             experiment.config.seed,
             f"{stage}: {arch}",
-            others,
+            earlier_losses,
         )
 
     return evaluate
-
-
-def latency_fn(
-    experiment: Experiment, path: epath.Path, how: table.LatencyConditions, stage: str
-) -> Callable[[AnyArch], dict]:
-    """ask(arch): the latency of a student, or of the teacher, out of the table at `path`
-    or taken now, with random weights: they do not matter to it."""
-    teacher = experiment.teacher
-
-    def tell(text):
-        log.say(f"{stage}: {text}")
-
-    def ask(arch):
-        known = multihost.on_first_process(lambda: table.read_table(path))
-        there = multihost.on_first_process(
-            lambda: table.find_latency(known, arch, experiment.dims, how)
-        )
-        params, dims, name = None, experiment.dims, str(arch)
-        if arch == teacher.arch:
-            params, dims, name = teacher.params, teacher.dims, "teacher"
-        elif not (how.target or there):
-            params = build.init_params(
-                build.build_module(arch, dims), jax.random.key(0)
-            )
-        count, network = len(known[how.source]), {name: (arch, dims, params)}
-        made = table.take_latencies(known, network, how, False, tell)[name]
-        if new := known[how.source][count:]:
-            latest = table.read_table(path)  # Others may have written meanwhile.
-            latest[how.source] += new
-            storage.write_json(path, latest)
-        return made
-
-    return ask

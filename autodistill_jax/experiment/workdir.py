@@ -1,4 +1,4 @@
-"""What is in a workdir, and whose is it? Where jobs meet on disk."""
+"""A workdir: whose experiment it is, where its files are, what jobs left in them."""
 
 import dataclasses
 import json
@@ -13,18 +13,24 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import schema
 from autodistill_jax.experiment.base_config import RENAMED_FIELDS
 from autodistill_jax.experiment.fingerprints import (
-    _short_hash,
     choice_fingerprint,
     is_free_field,
     rank_fingerprint,
+    short_hash,
     transfer_fingerprint,
 )
 from autodistill_jax.experiment.schema import to_json
 
 
 def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
-    """The folder of this experiment, local or gs://; nothing stays written yet (see
-    `write_config`).
+    """The folder of this experiment; nothing stays written yet (see `write_config`).
+
+    Args:
+      config: the experiment's.
+      workdir: the flag --workdir, a path here or gs://bucket/folder.
+
+    Returns:
+      The folder, which need not exist.
 
     Raises:
       UserError: it holds another experiment (says which fields differ), or other
@@ -32,8 +38,8 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
     """
     if (kind := re.match(r"(\w+):/", workdir)) and not workdir.startswith("gs://"):
         raise UserError(
-            f"--workdir={workdir} is {kind[0]}..., and a workdir is a folder here or in a "
-            "bucket of Google's; give a path, or gs://bucket/folder"
+            f"--workdir={workdir} is {kind[0]}..., and a workdir is a folder here or "
+            "in a bucket of Google's; give a path, or gs://bucket/folder"
         )
     folder = epath.Path(workdir)
     if storage.is_remote(folder) or multihost.process_count() > 1:
@@ -42,24 +48,23 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder")
     if path.exists():
-        a, b = (
-            schema.flatten(to_json(config)),
-            schema.flatten(json.loads(path.read_text())),
-        )
-        differ = [
-            f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
-            for key in sorted(a.keys() | b.keys())
-            if a.get(key) != b.get(key) and not is_free_field(key)
-        ]
-        if b.keys() & RENAMED_FIELDS.keys():
+        fields = schema.flatten(to_json(config))
+        fields_there = schema.flatten(json.loads(path.read_text()))
+        if fields_there.keys() & RENAMED_FIELDS.keys():
             raise UserError(
-                f"workdir {workdir} was made by autodistill_jax 0.2, whose fields had other "
-                "names; use another --workdir, or version 0.2 to go on with it"
+                f"workdir {workdir} was made by autodistill_jax 0.2, whose fields had "
+                "other names; use another --workdir, or version 0.2 to go on with it"
             )
-        if differ:
+        differences = [
+            text
+            for key, text in _differences(fields, fields_there).items()
+            if not is_free_field(key)
+        ]
+        if differences:
             raise UserError(
-                f"workdir {workdir} holds another experiment: {'; '.join(differ[:3])}"
-                f"{' ...' if len(differ) > 3 else ''}; give the same, or use another --workdir"
+                f"workdir {workdir} holds another experiment: "
+                f"{'; '.join(differences[:3])}{' ...' if len(differences) > 3 else ''}"
+                "; give the same, or use another --workdir"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(
@@ -72,6 +77,10 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
 def write_config(config: ConfigDict, workdir: epath.Path) -> None:
     """Makes the workdir this experiment's: from here on it can only go on.
 
+    Args:
+      config: the experiment's.
+      workdir: of `open_workdir`.
+
     Raises:
       UserError: the folder cannot be written.
     """
@@ -82,38 +91,45 @@ def write_config(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def superlm_folder(workdir: epath.Path, space: str) -> epath.Path:
+    """The folder of the checkpoints of the SuperLM of the space of that name."""
     return workdir / "superlm" / space / "checkpoints"
 
 
 def baseline_folder(workdir: epath.Path, baseline: str, arch: AnyArch) -> epath.Path:
-    """Of a baseline's student."""
+    """The folder of a baseline's student, a Hugging Face model."""
     return workdir / "students" / f"{baseline}-{arch.name}"
 
 
 def transfer_path(config: ConfigDict, workdir: epath.Path, arch: AnyArch) -> epath.Path:
-    """The weights that a full transfer left."""
-    name = f"{arch.name}-{_short_hash(transfer_fingerprint(config))}"
+    """The file of the weights that a full transfer to an Arch left."""
+    name = f"{arch.name}-{short_hash(transfer_fingerprint(config))}"
     return workdir / "transfer" / name / "weights.npz"
 
 
-def student_archs(config: ConfigDict, found: dict) -> list[AnyArch]:
-    """The Archs that are handed over: the chosen one; of a search by Flash Distillation
-    the next best of the front too, `flash_distillation.top_k` in all."""
-    chosen = arch_from_json(found["chosen"])
-    if config.search.proxy != "flash":
-        return [chosen]
-    rest = [arch_from_json(one) for one in found["front"]]
-    return [chosen, *(one for one in rest if one != chosen)][
-        : config.flash_distillation.top_k
-    ]
+def read_front(config: ConfigDict, workdir: epath.Path) -> dict:
+    """The front.json of a search under this very budget.
 
+    Args:
+      config: the experiment's.
+      workdir: where the job search left it.
 
-def arch_from_json(record: dict) -> AnyArch:
-    return (MobileArch if "bottleneck" in record else Arch)(**record)
+    Returns:
+      What is in it: "chosen", "front", "trials", "asked", ...
 
-
-def arch_to_json(arch: AnyArch) -> dict:
-    return dataclasses.asdict(arch)
+    Raises:
+      UserError: there was no search, or one under other settings.
+    """
+    front = require_json(workdir / "search" / "front.json", "search")
+    differences = _differences(
+        schema.flatten(choice_fingerprint(config)), schema.flatten(front["asked"])
+    )
+    if differences:
+        raise UserError(
+            f"{workdir / 'search' / 'front.json'} was chosen under other settings: "
+            f"{'; '.join([*differences.values()][:3])}; give the same, or run the job "
+            "search first"
+        )
+    return front
 
 
 def chosen_arch(config: ConfigDict, workdir: epath.Path) -> AnyArch | None:
@@ -121,49 +137,51 @@ def chosen_arch(config: ConfigDict, workdir: epath.Path) -> AnyArch | None:
     path = workdir / "search" / "front.json"
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
-    return (
-        arch_from_json(found["chosen"])
-        if found["asked"] == choice_fingerprint(config)
-        else None
-    )
+    front = json.loads(path.read_text())
+    if front["asked"] != choice_fingerprint(config):
+        return None
+    return arch_from_json(front["chosen"])
 
 
-def read_front(config: ConfigDict, workdir: epath.Path) -> dict:
-    """front.json, of a search under this very budget.
+def student_archs(config: ConfigDict, front: dict) -> list[AnyArch]:
+    """The Archs that are handed over: the chosen one; of a search by Flash Distillation
+    the next best of the front too, `flash_distillation.top_k` in all.
 
-    Raises:
-      UserError: there was no search, or one under other settings.
+    Args:
+      config: the experiment's.
+      front: of `read_front`.
+
+    Returns:
+      The Archs, the chosen one first.
     """
-    found = require_json(workdir / "search" / "front.json", "search")
-    a, b = schema.flatten(choice_fingerprint(config)), schema.flatten(found["asked"])
-    differ = [
-        f"{key} is {b.get(key)!r} there and {a.get(key)!r} here"
-        for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key)
-    ]
-    if differ:
-        raise UserError(
-            f"{workdir / 'search' / 'front.json'} was chosen under other settings: "
-            f"{'; '.join(differ[:3])}; give the same, or run the job search first"
-        )
-    return found
+    chosen = arch_from_json(front["chosen"])
+    if config.search.proxy != "flash":
+        return [chosen]
+    archs = [arch_from_json(record) for record in front["front"]]
+    archs = [chosen, *(arch for arch in archs if arch != chosen)]
+    return archs[: config.flash_distillation.top_k]
+
+
+def find_trial(front: dict, arch: AnyArch) -> dict:
+    """The trial of an Arch, of the front.json that `read_front` gives."""
+    return next(t for t in front["trials"] if arch_from_json(t["arch"]) == arch)
 
 
 def read_rank_table(config: ConfigDict, workdir: epath.Path) -> dict | None:
-    """rank.json, if it was made under these settings."""
+    """The job rank's rank.json; None if there is none made under this config."""
     path = workdir / "search" / "rank.json"
-    found = json.loads(path.read_text()) if path.exists() else None
-    return found if found and found["asked"] == rank_fingerprint(config) else None
-
-
-def find_trial(found: dict, arch: AnyArch) -> dict:
-    """The trial of an Arch in front.json."""
-    return next(t for t in found["trials"] if arch_from_json(t["arch"]) == arch)
+    rank_table = json.loads(path.read_text()) if path.exists() else None
+    if not rank_table or rank_table["asked"] != rank_fingerprint(config):
+        return None
+    return rank_table
 
 
 def require_json(path: epath.Path, needed: str) -> dict:
-    """A file another job leaves behind.
+    """What is in a file that another job leaves behind.
+
+    Args:
+      path: of the file, JSON.
+      needed: the job's name.
 
     Raises:
       UserError: it is not there: says which job to run first.
@@ -171,3 +189,22 @@ def require_json(path: epath.Path, needed: str) -> dict:
     if not path.exists():
         raise UserError(f"{path} is not there; run the job {needed} first")
     return json.loads(path.read_text())
+
+
+def arch_from_json(record: dict) -> AnyArch:
+    """The Arch of {field: size}, as `arch_to_json` gives it."""
+    return (MobileArch if "bottleneck" in record else Arch)(**record)
+
+
+def arch_to_json(arch: AnyArch) -> dict:
+    """An Arch as {field: size}."""
+    return dataclasses.asdict(arch)
+
+
+def _differences(fields: dict, fields_there: dict) -> dict[str, str]:
+    """{field that differs: how, in words}, in the order of the names."""
+    return {
+        key: f"{key} is {fields_there.get(key)!r} there and {fields.get(key)!r} here"
+        for key in sorted(fields.keys() | fields_there.keys())
+        if fields.get(key) != fields_there.get(key)
+    }

@@ -1,6 +1,7 @@
-"""What does the config.json of a Hugging Face folder say, and a student's?"""
+"""The config.json of a Hugging Face folder: read, and written for a student."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ _ELASTIC_TYPES = {
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
-    """config.json of a folder.
+    """The content of a folder's config.json.
 
     Raises:
-      UserError: there is none, or it is no JSON object.
+      UserError: there is none, or it is not a JSON object.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -41,24 +42,34 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def read_arch_and_dims(folder: Path) -> tuple[AnyArch, ModelDims]:
-    """Sizes from config.json (read, not assumed).
+    """The sizes that a folder's config.json states (read, not assumed).
+
+    Args:
+      folder: a Hugging Face folder.
+
+    Returns:
+      The network's Arch, and its sizes that are not elastic.
 
     Raises:
       UserError: another model type, or a field that is missing, or that asks for a
         computation that is not known here.
     """
     config, path = read_config_json(folder), folder / "config.json"
-    kind = config.get("model_type")
-    if kind not in FAMILIES and kind not in _ELASTIC_TYPES:
-        raise UserError(f"{path} has model_type {kind!r}; known: {', '.join(FAMILIES)}")
-    fixed = _FIXED_FIELDS | (_MOBILEBERT_FIXED_FIELDS if kind == "mobilebert" else {})
-    for field, known in fixed.items():
-        given = config.get(field)
-        if given is not None and given != known and (given or known):
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES and model_type not in _ELASTIC_TYPES:
+        raise UserError(
+            f"{path} has model_type {model_type!r}; known: {', '.join(FAMILIES)}"
+        )
+    fixed_fields = _FIXED_FIELDS | (
+        _MOBILEBERT_FIXED_FIELDS if model_type == "mobilebert" else {}
+    )
+    for field, allowed in fixed_fields.items():
+        setting = config.get(field)
+        if setting is not None and setting != allowed and (setting or allowed):
             raise UserError(
-                f"{path} has {field} {config[field]!r}; only {known!r} is known"
+                f"{path} has {field} {config[field]!r}; only {allowed!r} is known"
             )
-    default = "relu" if kind == "mobilebert" else "gelu"
+    default = "relu" if model_type == "mobilebert" else "gelu"
     activation = config.get("hidden_act", default)
     if activation not in ACTIVATIONS:
         raise UserError(
@@ -73,11 +84,11 @@ def read_arch_and_dims(folder: Path) -> tuple[AnyArch, ModelDims]:
             raise UserError(f"{path} has {field} {value!r}; it must be a whole number")
         return value
 
-    if kind == "mobilebert":
+    if model_type == "mobilebert":
         return _read_mobilebert(config, path, size, activation)
-    family = _ELASTIC_TYPES.get(kind, kind)
+    family = _ELASTIC_TYPES.get(model_type, model_type)
     hidden, heads = size("hidden_size"), size("num_attention_heads")
-    if kind in FAMILIES and hidden % heads:
+    if model_type in FAMILIES and hidden % heads:
         raise UserError(
             f"{path} has hidden_size {hidden}, which num_attention_heads {heads} does "
             "not divide; give a model whose heads divide its width"
@@ -87,7 +98,7 @@ def read_arch_and_dims(folder: Path) -> tuple[AnyArch, ModelDims]:
         hidden=hidden,
         heads=heads,
         ffn=size("intermediate_size"),
-        head_size=hidden // heads if kind in FAMILIES else size("head_size"),
+        head_size=hidden // heads if model_type in FAMILIES else size("head_size"),
     )
     embedding = 0
     if family == "electra":
@@ -107,8 +118,16 @@ def read_arch_and_dims(folder: Path) -> tuple[AnyArch, ModelDims]:
     )
 
 
-def _read_mobilebert(config, path, size, activation) -> tuple[MobileArch, ModelDims]:
-    """Defaults are those of transformers' MobileBertConfig."""
+def _read_mobilebert(
+    config: dict[str, Any],
+    path: Path,
+    size: Callable[..., int],
+    activation: str,
+) -> tuple[MobileArch, ModelDims]:
+    """As `read_arch_and_dims`; defaults are those of transformers' MobileBertConfig.
+
+    size: (field, default) -> a size in `config`, checked.
+    """
     arch = MobileArch(
         layers=size("num_hidden_layers", 24),
         hidden=size("hidden_size", 512),
@@ -148,6 +167,13 @@ def position_offset(config: dict[str, Any], path: Path) -> int:
 
     RoBERTa counts positions from the padding's id + 1.
 
+    Args:
+      config: the content of a config.json.
+      path: its path, named in errors.
+
+    Returns:
+      Rows, 0 for families that count positions from 0.
+
     Raises:
       UserError: RoBERTa without such an id, or with so few positions that none is left.
     """
@@ -159,30 +185,44 @@ def position_offset(config: dict[str, Any], path: Path) -> int:
     if not isinstance(pad, int) or not 0 <= pad < rows - 1:
         raise UserError(
             f"{path} has pad_token_id {pad!r} and max_position_embeddings {rows!r}; "
-            "positions are counted from the padding's id + 1, so more of them are needed"
+            "positions are counted from the padding's id + 1, so more of them "
+            "are needed"
         )
     return pad + 1
 
 
 def class_names(config: dict[str, Any]) -> tuple[str, ...] | None:
-    """The names of a classifier's classes in the order of its logits; None if unnamed
-    (LABEL_0, LABEL_1, ... are no names)."""
-    named = config.get("id2label")
-    if not named:
+    """The names of a classifier's classes.
+
+    Args:
+      config: the content of a config.json.
+
+    Returns:
+      The names in the order of the logits; None if unnamed (LABEL_0, LABEL_1, ... are
+      placeholders, not names).
+    """
+    names = config.get("id2label")
+    if not names:
         return None
     try:
-        named = {int(number): str(name) for number, name in named.items()}
+        names = {int(number): str(name) for number, name in names.items()}
     except (AttributeError, ValueError):
         return None
-    ordered = tuple(named.get(i) for i in range(len(named)))
-    unnamed = (name is None or re.fullmatch(r"LABEL_\d+", name) for name in ordered)
-    return None if any(unnamed) else ordered
+    ordered_names = tuple(names.get(i) for i in range(len(names)))
+    is_placeholder = (
+        name is None or re.fullmatch(r"LABEL_\d+", name) for name in ordered_names
+    )
+    return None if any(is_placeholder) else ordered_names
 
 
 def is_stock(arch: AnyArch, dims: ModelDims) -> bool:
-    """Does a class of transformers itself have this shape, without code of ours?
+    """Whether a class of transformers itself can hold this shape, without code of ours.
 
     Stock ELECTRA projects its embeddings only to another width than theirs.
+
+    Args:
+      arch: the network's Arch.
+      dims: its sizes that are not elastic.
     """
     return arch.is_stock_hf and (
         isinstance(arch, MobileArch) or dims.embedding != arch.hidden
@@ -190,16 +230,27 @@ def is_stock(arch: AnyArch, dims: ModelDims) -> bool:
 
 
 def student_config(
-    arch: AnyArch, dims: ModelDims, teacher: dict[str, Any], modeling: str
-) -> dict:
-    """config.json of a student.
+    arch: AnyArch,
+    dims: ModelDims,
+    teacher_config: dict[str, Any],
+    modeling_module: str,
+) -> dict[str, Any]:
+    """The content of a student's config.json.
 
     Args:
-      teacher: config.json of its teacher, whose special tokens it has.
-      modeling: the module of our own classes, for what stock classes cannot hold.
+      arch: the student's Arch.
+      dims: its sizes that are not elastic.
+      teacher_config: config.json of its teacher, whose special tokens it has.
+      modeling_module: name of the module of our own classes, for what stock classes
+        cannot hold.
+
+    Returns:
+      A JSON object; its key order is that of the file.
     """
     family = FAMILIES[dims.family]
-    rows = position_offset({**teacher, "model_type": dims.family}, Path("config.json"))
+    offset = position_offset(
+        {**teacher_config, "model_type": dims.family}, Path("config.json")
+    )
     config = {
         "architectures": [f"{family.class_prefix}Model"],
         "model_type": dims.family,
@@ -210,7 +261,7 @@ def student_config(
         "initializer_range": 0.02,
         "intermediate_size": arch.ffn,
         "layer_norm_eps": dims.norm_epsilon,
-        "max_position_embeddings": dims.positions + rows,
+        "max_position_embeddings": dims.positions + offset,
         "num_attention_heads": arch.heads,
         "num_hidden_layers": arch.layers,
         "pad_token_id": 1 if family.positions_from_pad else 0,
@@ -219,8 +270,8 @@ def student_config(
         "vocab_size": dims.vocab,
     }
     for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        if field in teacher:
-            config[field] = teacher[field]
+        if field in teacher_config:
+            config[field] = teacher_config[field]
     if dims.family == "electra":
         config["embedding_size"] = dims.embedding or arch.hidden
     if isinstance(arch, MobileArch):
@@ -239,15 +290,15 @@ def student_config(
         del config["position_embedding_type"]
     if is_stock(arch, dims):
         return config
-    own = {name: kind for kind, name in _ELASTIC_TYPES.items()}
+    elastic_types = {name: kind for kind, name in _ELASTIC_TYPES.items()}
     config |= {
         "architectures": [f"Elastic{family.class_prefix}Model"],
-        "model_type": own[dims.family],
+        "model_type": elastic_types[dims.family],
         "head_size": arch.head_size,
         "tokenizer_class": family.tokenizer_class,
         "auto_map": {
-            "AutoConfig": f"{modeling}.Elastic{family.class_prefix}Config",
-            "AutoModel": f"{modeling}.Elastic{family.class_prefix}Model",
+            "AutoConfig": f"{modeling_module}.Elastic{family.class_prefix}Config",
+            "AutoModel": f"{modeling_module}.Elastic{family.class_prefix}Model",
         },
     }
     if dims.family == "electra":

@@ -1,4 +1,4 @@
-"""What does transformers make of a folder that we wrote? Where it is installed."""
+"""What transformers, where it is installed, computes from a folder that we wrote."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -7,20 +7,26 @@ from typing import Any
 
 import numpy as np
 
-# By whom a folder was checked where it is not.
+# Who checked a folder, where transformers is not installed.
 NOT_INSTALLED = "autodistill_jax (transformers and torch are not installed)"
 
 
 def transformers_outputs(
     folder: Path,
     batch: Mapping[str, np.ndarray],
-    kind: str = "AutoModel",
-    remote: bool = False,
+    auto_class: str = "AutoModel",
+    trust_remote_code: bool = False,
 ) -> Any | None:
-    """The outputs of a class of transformers for `input_ids`, `attention_mask` and, where they are
-    there, `token_type_ids`; None where transformers or torch is not installed.
+    """The outputs of a class of transformers for a batch.
 
-    remote: may the folder's own modeling file run?
+    Args:
+      folder: a Hugging Face folder.
+      batch: `input_ids`, `attention_mask` and perhaps `token_type_ids`, [B, L] each.
+      auto_class: name of the class of transformers that loads the folder.
+      trust_remote_code: whether the folder's own modeling file may run.
+
+    Returns:
+      The output object of the class; None where transformers or torch is not installed.
     """
     if not (
         importlib.util.find_spec("transformers") and importlib.util.find_spec("torch")
@@ -30,18 +36,13 @@ def transformers_outputs(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    model = getattr(transformers, kind).from_pretrained(
-        str(folder), trust_remote_code=remote
+    model = getattr(transformers, auto_class).from_pretrained(
+        str(folder), trust_remote_code=trust_remote_code
     )
-    names = {
-        "input_ids": "input_ids",
-        "attention_mask": "attention_mask",
-        "token_type_ids": "token_type_ids",
-    }
-    given = {
-        theirs: torch.tensor(np.asarray(batch[ours])).long()
-        for ours, theirs in names.items()
-        if ours in batch
+    inputs = {
+        name: torch.tensor(np.asarray(batch[name])).long()
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+        if name in batch
     }
     with torch.no_grad():
-        return model.eval()(**given)
+        return model.eval()(**inputs)

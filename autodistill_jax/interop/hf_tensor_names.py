@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint is which parameter, and which part of it?"""
+"""The tensors of a checkpoint: which parameter, or part of one, each of them is."""
 
 from collections.abc import Iterator
 
@@ -8,26 +8,39 @@ from autodistill_jax.models.mobilebert import ATTENTION_INPUTS
 
 
 def checkpoint_tensors(
-    arch: AnyArch, dims: ModelDims, skipped: int, pooler: bool
+    arch: AnyArch, dims: ModelDims, position_offset: int, pooler: bool
 ) -> Iterator[tuple]:
-    """(tensor, parameter, the tensor's shape, its place in the parameter) of a body.
+    """The tensors of an encoder's checkpoint, without the prefix of its family.
 
-    skipped: rows of the position table that are for padding. pooler: is there one?
     Torch keeps the weights of a Linear as [out, in]; ours are [in, out].
+
+    Args:
+      arch: the network's Arch.
+      dims: its sizes that are not elastic.
+      position_offset: leading rows of the position table that are for padding.
+      pooler: whether a BERT has one; of a MobileBERT `dims.pooler` says it.
+
+    Returns:
+      (tensor's name, parameter's name, the tensor's shape, its index in the parameter)
+      of each; the index is `...` where the tensor is all of the parameter.
     """
     if isinstance(arch, MobileArch):
         return _mobilebert_tensors(arch, dims)
-    return _bert_tensors(arch, dims, skipped, pooler)
+    return _bert_tensors(arch, dims, position_offset, pooler)
 
 
 def _bert_tensors(
-    arch: Arch, dims: ModelDims, skipped: int, pooler: bool
+    arch: Arch, dims: ModelDims, position_offset: int, pooler: bool
 ) -> Iterator[tuple]:
     d, w, f = arch.hidden, arch.width, arch.ffn
     e = dims.embedding or d
     for name, parameter, shape in (
         ("word_embeddings.weight", "word", (dims.vocab, e)),
-        ("position_embeddings.weight", "position", (dims.positions + skipped, e)),
+        (
+            "position_embeddings.weight",
+            "position",
+            (dims.positions + position_offset, e),
+        ),
         ("token_type_embeddings.weight", "type", (dims.types, e)),
         ("LayerNorm.weight", "norm_scale", (e,)),
         ("LayerNorm.bias", "norm_bias", (e,)),
@@ -74,7 +87,7 @@ def _mobilebert_tensors(arch: MobileArch, dims: ModelDims) -> Iterator[tuple]:
     ):
         yield f"embeddings.{name}", f"embeddings_{parameter}", shape, ...
     # The names of what a block's two products make, see `mobilebert.ATTENTION_INPUTS`.
-    own = {
+    projection_names = {
         "input": "bottleneck.input.dense",
         "keys": "bottleneck.attention.dense",
         "query": "attention.self.query",
@@ -87,7 +100,7 @@ def _mobilebert_tensors(arch: MobileArch, dims: ModelDims) -> Iterator[tuple]:
             ("first", "second"), ATTENTION_INPUTS[dims.attention_input], (d, w)
         ):
             for part, name in enumerate(parts):
-                tensor = prefix + own[name]
+                tensor = prefix + projection_names[name]
                 kernel = (i, slice(None), part)
                 yield f"{tensor}.weight", f"layers_{product}_kernel", (w, width), kernel
                 yield f"{tensor}.bias", f"layers_{product}_bias", (w,), (i, part)

@@ -1,4 +1,4 @@
-"""What do the tensors of each family's checkpoint mean?"""
+"""Checkpoint tensors <-> parameters, for each family; its names and its heads."""
 
 import functools
 from collections.abc import Mapping
@@ -11,18 +11,23 @@ import numpy as np
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.errors import UserError
-from autodistill_jax.interop.hf_tensor_names import checkpoint_tensors as body
+from autodistill_jax.interop.hf_tensor_names import checkpoint_tensors
 from autodistill_jax.models import build
 
 
 class Family(NamedTuple):
     """How a model type of transformers is named there, and differs from BERT.
 
-    class_prefix: its classes' names begin so. tensor_prefix: of its body's tensors, in a checkpoint
-    that has a head too. mlm_head: the names of the masked-word head's projection, its
-    LayerNorm and its decoder's place; None where there is none. nsp_head: that of the
-    next-sentence head, likewise. pooler: the body has one. positions_from_pad: positions are counted from the padding's id + 1, the first rows of
-    the table are for padding. tokenizer_class: its tokenizer's class.
+    Attributes:
+      class_prefix: its classes' names begin so.
+      tensor_prefix: of the encoder's tensors, in a checkpoint that has a head too.
+      mlm_head: names of the masked-LM head: its projection, its LayerNorm, and what
+        its decoder's names begin with; None where there is none.
+      nsp_head: name of the next-sentence head's projection; None where there is none.
+      pooler: whether the encoder has one.
+      positions_from_pad: positions are counted from the padding's id + 1; the rows of
+        the position table before that are for padding.
+      tokenizer_class: its tokenizer's class.
     """
 
     class_prefix: str
@@ -74,13 +79,21 @@ def params_from_tensors(
     tensors: Mapping[str, np.ndarray],
     arch: AnyArch,
     dims: ModelDims,
-    skipped: int,
+    position_offset: int,
     path: Path,
 ) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors as the parameters of a body, `build.build_module`.
+    """A checkpoint's tensors as the parameters of an encoder, `build.build_module`.
 
-    `skipped` leading rows of the position table are for padding, and left out. A
-    missing pooler is zeros. `path` is named in errors.
+    Args:
+      tensors: {name: array}; names with or without the family's prefix.
+      arch: the network's Arch.
+      dims: its sizes that are not elastic.
+      position_offset: leading rows of the position table that are for padding, and left
+        out.
+      path: the checkpoint's path, named in errors.
+
+    Returns:
+      {name: f32 array}; a missing pooler is zeros.
 
     Raises:
       UserError: a tensor is missing or has another shape than config.json says.
@@ -93,10 +106,11 @@ def params_from_tensors(
         jax.random.key(0),
     )
     params = {k: np.zeros(v.shape, np.float32) for k, v in shapes.items()}
-    for name, parameter, shape, place in body(arch, dims, skipped, family.pooler):
+    entries = checkpoint_tensors(arch, dims, position_offset, family.pooler)
+    for name, parameter, shape, index in entries:
         tensor = _find_tensor(tensors, prefix + name)
         if tensor is None and name.startswith("pooler."):
-            continue  # Masked-word models have none.
+            continue  # Masked-LM models have none.
         if tensor is None:
             raise UserError(
                 f"{path} has no tensor {prefix + name}; "
@@ -109,8 +123,8 @@ def params_from_tensors(
             )
         value = np.asarray(tensor, np.float32)
         if parameter == "embeddings_position":
-            value = value[skipped:]
-        params[parameter][place] = _transpose_kernel(parameter, value)
+            value = value[position_offset:]
+        params[parameter][index] = _transpose_kernel(parameter, value)
     return params
 
 
@@ -118,32 +132,40 @@ def tensors_from_params(
     params: Mapping[str, np.ndarray],
     arch: AnyArch,
     dims: ModelDims,
-    skipped: int,
+    position_offset: int,
     head: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The parameters as a checkpoint's tensors: `params_from_tensors` the other way round.
+    """Parameters as a checkpoint's tensors, the inverse of `params_from_tensors`.
 
-    The `skipped` rows of the position table that are for padding are zeros.
+    Args:
+      params: {name: array} of an encoder, layers stacked.
+      arch: the network's Arch.
+      dims: its sizes that are not elastic.
+      position_offset: leading rows of the position table that are for padding; they are
+        zeros.
+      head: of `read_mlm_head`, with or without that of `read_nsp_head`; the encoder's
+        tensors then have the family's prefix. Without a next-sentence head the pooler
+        is left out: nothing trained it.
 
-    head: of `read_mlm_head`, with or without that of `read_nsp_head`; the body's tensors then have
-    the family's prefix. Without a next-sentence head the pooler is left out: nothing
-    trained it.
+    Returns:
+      {name: f32 array}, contiguous.
     """
     tensors, family = {}, FAMILIES[dims.family]
-    prefix = family.tensor_prefix if read_mlm_head else ""
-    pooler = family.pooler and (not read_mlm_head or "nsp_kernel" in read_mlm_head)
-    for name, parameter, _, place in body(arch, dims, skipped, family.pooler):
+    prefix = family.tensor_prefix if head else ""
+    pooler = family.pooler and (not head or "nsp_kernel" in head)
+    entries = checkpoint_tensors(arch, dims, position_offset, family.pooler)
+    for name, parameter, _, index in entries:
         if name.startswith("pooler.") and not pooler:
             continue
         value = _transpose_kernel(
-            parameter, np.asarray(params[parameter], np.float32)[place]
+            parameter, np.asarray(params[parameter], np.float32)[index]
         )
         if parameter == "embeddings_position":
-            value = np.pad(value, ((skipped, 0), (0, 0)))
+            value = np.pad(value, ((position_offset, 0), (0, 0)))
         tensors[prefix + name] = np.ascontiguousarray(value)
-    if read_mlm_head:
+    if head:
         if dims.family == "mobilebert":  # As wide as its word embeddings: an empty one.
-            head = {"mlm_more": np.zeros((0, dims.vocab)), **read_mlm_head}
+            head = {"mlm_more": np.zeros((0, dims.vocab)), **head}
         for parameter, name in (
             _mlm_tensor_names(dims) | _nsp_tensor_names(dims)
         ).items():
@@ -156,9 +178,9 @@ def tensors_from_params(
 
 
 def _mlm_tensor_names(dims: ModelDims) -> dict[str, str]:
-    """{parameter of the masked-word head: its tensor}."""
+    """{parameter of the masked-LM head: its tensor}."""
     dense, norm, out = FAMILIES[dims.family].mlm_head
-    made = {
+    names = {
         "mlm_kernel": f"{dense}.weight",
         "mlm_bias": f"{dense}.bias",
         "mlm_norm_scale": f"{norm}.weight",
@@ -167,8 +189,8 @@ def _mlm_tensor_names(dims: ModelDims) -> dict[str, str]:
     }
     if dims.family == "mobilebert":
         # Channels beyond the word embeddings' width have a table of their own, [in, V].
-        made["mlm_more"] = f"{out}.dense.weight"
-    return made
+        names["mlm_more"] = f"{out}.dense.weight"
+    return names
 
 
 def _nsp_tensor_names(dims: ModelDims) -> dict[str, str]:
@@ -180,12 +202,20 @@ def _nsp_tensor_names(dims: ModelDims) -> dict[str, str]:
 def read_mlm_head(
     tensors: Mapping[str, np.ndarray], dims: ModelDims
 ) -> dict[str, np.ndarray] | None:
-    """The masked-word head of a checkpoint; None if it has none, or an unusual one.
+    """The masked-LM head of a checkpoint.
 
     Of hidden states h [T, D] it makes logits [T, V] with the word embeddings
     `word` [V, D]: layer_norm(activation(h @ mlm_kernel + mlm_bias)) @ word.T +
     mlm_out_bias, the LayerNorm with mlm_norm_scale and mlm_norm_bias. MobileBERT's
     h is wider than `word`: the further channels go through mlm_more [D - E, V].
+
+    Args:
+      tensors: {name: array} of the checkpoint.
+      dims: the network's sizes that are not elastic.
+
+    Returns:
+      {name: f32 array}, see `heads.init_mlm_head`; None if the checkpoint has no such
+      head, or an unusual one.
     """
     family = FAMILIES[dims.family]
     if family.mlm_head is None:
@@ -194,23 +224,23 @@ def read_mlm_head(
     if family.mlm_head == _ROBERTA_MLM_HEAD and dims.activation != "gelu":
         return None
     out = family.mlm_head[2]
-    made = {
+    head = {
         name: _find_tensor(tensors, tensor)
         for name, tensor in _mlm_tensor_names(dims).items()
     }
-    if made["mlm_out_bias"] is None:
-        made["mlm_out_bias"] = tensors.get(f"{out}.decoder.bias")
-    if any(value is None for value in made.values()):
+    if head["mlm_out_bias"] is None:
+        head["mlm_out_bias"] = tensors.get(f"{out}.decoder.bias")
+    if any(value is None for value in head.values()):
         return None
-    word = "embeddings.word_embeddings.weight"
-    own = tensors.get(f"{out}.decoder.weight")
-    word = tensors.get(family.tensor_prefix + word, tensors.get(word))
-    if own is not None and not np.array_equal(own, word):
+    word_name = "embeddings.word_embeddings.weight"
+    decoder = tensors.get(f"{out}.decoder.weight")
+    word = tensors.get(family.tensor_prefix + word_name, tensors.get(word_name))
+    if decoder is not None and not np.array_equal(decoder, word):
         return None  # Not tied to the word embeddings.
-    # An empty table is none.
+    # An empty table is as good as none.
     return {
         name: _param_from_tensor(name, value)
-        for name, value in made.items()
+        for name, value in head.items()
         if value.size
     }
 
@@ -218,18 +248,24 @@ def read_mlm_head(
 def read_nsp_head(
     tensors: Mapping[str, np.ndarray], dims: ModelDims
 ) -> dict[str, np.ndarray] | None:
-    """The next-sentence head of a checkpoint, None if it has none.
+    """The next-sentence head of a checkpoint.
 
-    nsp_kernel [D, 2] and nsp_bias [2], see `model.follows`.
+    Args:
+      tensors: {name: array} of the checkpoint.
+      dims: the network's sizes that are not elastic.
+
+    Returns:
+      nsp_kernel [D, 2] and nsp_bias [2], f32, see `heads.nsp_logits`; None if the
+      checkpoint has no such head.
     """
     if FAMILIES[dims.family].nsp_head is None:
         return None
-    made = {
+    head = {
         name: tensors.get(tensor) for name, tensor in _nsp_tensor_names(dims).items()
     }
-    if any(value is None for value in made.values()):
+    if any(value is None for value in head.values()):
         return None
-    return {name: _param_from_tensor(name, value) for name, value in made.items()}
+    return {name: _param_from_tensor(name, value) for name, value in head.items()}
 
 
 def _param_from_tensor(parameter: str, tensor: np.ndarray) -> np.ndarray:
@@ -238,8 +274,10 @@ def _param_from_tensor(parameter: str, tensor: np.ndarray) -> np.ndarray:
 
 def _find_tensor(tensors, name):
     # Checkpoints from before 2019 say gamma and beta.
-    old = name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")
-    return tensors.get(name, tensors.get(old))
+    legacy_name = name.replace("Norm.weight", "Norm.gamma").replace(
+        "Norm.bias", "Norm.beta"
+    )
+    return tensors.get(name, tensors.get(legacy_name))
 
 
 def _transpose_kernel(parameter: str, value: np.ndarray) -> np.ndarray:

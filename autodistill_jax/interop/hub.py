@@ -1,4 +1,4 @@
-"""Where is a teacher? A folder, a package with weights in it, or the hub."""
+"""Where teachers come from: a folder, a package with weights in it, or the hub."""
 
 import hashlib
 import importlib.util
@@ -23,7 +23,19 @@ _HUB_PATTERNS = ["*.safetensors", "*.json", "vocab.txt", "merges.txt"]
 
 
 def locate_teacher(name: str) -> Path:
-    """The folder of a teacher, by path, packaged name or hub name."""
+    """The folder of a teacher, by path, packaged name or hub name.
+
+    Args:
+      name: a local or remote folder, a key of the packaged teachers, or "owner/model"
+        on the Hugging Face hub.
+
+    Returns:
+      A local folder; a remote one is copied, one of the hub downloaded.
+
+    Raises:
+      UserError: there is no such folder, package or hub model, a package's weights have
+        another checksum, or a hub model has no safetensors.
+    """
     if storage.is_remote(name):
         if not (epath.Path(name) / "config.json").exists():
             raise UserError(
@@ -59,23 +71,24 @@ def locate_teacher(name: str) -> Path:
 
 
 def _download_from_hub(name: str) -> Path:
+    """The local copy of a hub model; UserError where it has no safetensors."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS))
         if (folder / "model.safetensors").exists():
             return folder
-        there = [path for path in HfApi().list_repo_files(name) if "/" not in path]
+        files = [path for path in HfApi().list_repo_files(name) if "/" not in path]
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"teacher={name} is no folder here, no packaged teacher "
+            f"teacher={name} is not a folder here, not a packaged teacher "
             f"({', '.join(_PACKAGED_TEACHERS)}), and the hub did not give it: {reason}"
         ) from error
     raise UserError(
-        f"teacher={name}: the hub has {', '.join(sorted(there))}, but no "
-        "model.safetensors; pickled weights can run code when loaded: convert them once "
-        'where you trust them, python -c "from transformers import AutoModel as M, '
-        f"AutoTokenizer as T; [k.from_pretrained('{name}').save_pretrained('teacher') "
+        f"teacher={name}: the hub has {', '.join(sorted(files))}, but no "
+        "model.safetensors; pickled weights can run code when loaded: convert them "
+        'once where you trust them, python -c "from transformers import AutoModel as '
+        f"M, AutoTokenizer as T; [k.from_pretrained('{name}').save_pretrained('teacher') "
         'for k in (M, T)]", and give --config.teacher=./teacher'
     )

@@ -1,4 +1,4 @@
-"""How do Hugging Face folders come in, and students go out as such folders?"""
+"""Hugging Face folders: loaded as teachers, and written for students."""
 
 import json
 import shutil
@@ -30,14 +30,22 @@ _MODELING_FILE = Path(__file__).with_name("modeling_elastic_bert.py")
 
 
 class Teacher(NamedTuple):
-    """A loaded BERT, ELECTRA, RoBERTa or MobileBERT (`sizes.family`).
+    """A loaded BERT, ELECTRA, RoBERTa or MobileBERT (`dims.family`).
 
-    `embeds_sentences`: a sentence-embedding model (its folder names the pooling). `pooling`: what
-    stands for a text, see `losses.pool_tokens`: as the folder names it; else "pooler", or
-    "mean" where the weights have no pooler. `folder` is where it came from. `mlm_head`: the
-    masked-word head, where the checkpoint has one, see `hf_weights.read_mlm_head`. `class_names`: the
-    names of a classifier's classes, in the order of its logits, where they have names.
-    `nsp_head`: the next-sentence head, where there is one, see `hf_weights.read_nsp_head`.
+    Attributes:
+      arch: its Arch.
+      dims: its sizes that are not elastic.
+      params: {name: f32 array} of the encoder, layers stacked.
+      pooling: what stands for a text, see `encoder.pool_tokens`: as the folder names it;
+        else "pooler", or "mean" where the weights have no pooler.
+      embeds_sentences: a sentence-embedding model (its folder names the pooling).
+      folder: where it came from.
+      mlm_head: the masked-LM head, where the checkpoint has one, see
+        `hf_weights.read_mlm_head`.
+      class_names: the names of a classifier's classes, in the order of its logits,
+        where they have names.
+      nsp_head: the next-sentence head, where there is one, see
+        `hf_weights.read_nsp_head`.
     """
 
     arch: AnyArch
@@ -53,6 +61,12 @@ class Teacher(NamedTuple):
 
 def load_pretrained(name: str) -> Teacher:
     """A teacher or student by folder, packaged name or Hugging Face hub name.
+
+    Args:
+      name: see `hub.locate_teacher`.
+
+    Returns:
+      The loaded network, as a `Teacher`.
 
     Raises:
       UserError: no such folder, package or hub model; another model type; pickled
@@ -73,8 +87,8 @@ def load_pretrained(name: str) -> Teacher:
             f"{path} is not a readable safetensors file: {error}"
         ) from error
     pooling = sentence_transformers.read_pooling(folder)
-    rows = hf_config.position_offset(config, folder / "config.json")
-    params = hf_weights.params_from_tensors(tensors, arch, dims, rows, path)
+    offset = hf_config.position_offset(config, folder / "config.json")
+    params = hf_weights.params_from_tensors(tensors, arch, dims, offset, path)
     # A student of a teacher without a pooler goes out with one of zeros. A MobileBERT
     # without one was trained to speak by its first token.
     has_pooler = not dims.pooler or params["pooler_kernel"].any()
@@ -111,35 +125,44 @@ def save_pretrained(
     params: dict,
     teacher: Path,
     pooling: str,
-    embeds: bool,
+    embeds_sentences: bool,
     card: str,
     check: Callable[[Path], None],
     head: dict | None = None,
 ) -> None:
-    """Writes a student, by the first process, as a folder that `transformers.AutoModel`
-    loads.
+    """Writes a student as a folder that `transformers.AutoModel` loads.
 
-    Of its teacher's family (`sizes.family`). A `stock` class of transformers where one
-    has this shape; else with a small modeling file of ours, loaded with
-    trust_remote_code=True. Tokenizer files and the ids of special tokens come from the
-    teacher's folder. `check` is called on the finished folder before it takes its final
-    name.
+    Of its teacher's family (`dims.family`). With a stock class of transformers where
+    one has this shape (`is_stock`); else with a small modeling file of ours, loaded
+    with trust_remote_code=True. Tokenizer files and the ids of special tokens come from
+    the teacher's folder. The first process writes.
 
-    head: for a folder of a masked-word head (`hf_weights.read_mlm_head`), ...ForMaskedLM, or of
-    that and a next-sentence head (`hf_weights.read_nsp_head`) in one, ...ForPreTraining.
+    Args:
+      folder: where to, a local or remote path.
+      arch: the student's Arch.
+      dims: its sizes that are not elastic.
+      params: {name: array} of its encoder, layers stacked.
+      teacher: its teacher's folder.
+      pooling: what stands for a text, "mean" or "cls"; read where it embeds sentences.
+      embeds_sentences: also write what sentence-transformers reads.
+      card: the text of README.md.
+      check: called on the finished folder before it takes its final name.
+      head: for a folder of a masked-LM head (`hf_weights.read_mlm_head`),
+        ...ForMaskedLM, or of that and a next-sentence head
+        (`hf_weights.read_nsp_head`) in one, ...ForPreTraining.
     """
     from safetensors.numpy import save_file
 
     folder = epath.Path(folder)
-    theirs = hf_config.read_config_json(teacher)
-    config = hf_config.student_config(arch, dims, theirs, _MODELING_FILE.stem)
+    teacher_config = hf_config.read_config_json(teacher)
+    config = hf_config.student_config(arch, dims, teacher_config, _MODELING_FILE.stem)
     if head:
         kind = "ForPreTraining" if "nsp_kernel" in head else "ForMaskedLM"
         config["architectures"] = [
             f"{hf_weights.FAMILIES[dims.family].class_prefix}{kind}"
         ]
-    rows = hf_config.position_offset(config, folder / "config.json")
-    tensors = hf_weights.tensors_from_params(params, arch, dims, rows, head)
+    offset = hf_config.position_offset(config, folder / "config.json")
+    tensors = hf_weights.tensors_from_params(params, arch, dims, offset, head)
 
     def write():
         with storage.atomic_write(folder, folder=True) as partial:
@@ -152,7 +175,7 @@ def save_pretrained(
             for name in TOKENIZER_FILES:
                 if (teacher / name).exists():
                     shutil.copy(teacher / name, partial / name)
-            if embeds:
+            if embeds_sentences:
                 sentence_transformers.write_modules(partial, arch, pooling)
             (partial / "README.md").write_text(card)
             check(partial)

@@ -1,4 +1,4 @@
-"""How does a folder say that it embeds sentences? As sentence-transformers reads it."""
+"""The files by which sentence-transformers knows a sentence-embedding model."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,13 @@ from autodistill_jax.errors import UserError, read_json_object
 
 
 def read_pooling(folder: Path) -> str | None:
-    """How a sentence-embedding model pools, "mean" or "cls"; None for other models.
+    """How a sentence-embedding model pools.
+
+    Args:
+      folder: a Hugging Face folder.
+
+    Returns:
+      "mean" or "cls"; None for other models.
 
     Raises:
       UserError: it pools in a way that is not known here.
@@ -24,8 +30,14 @@ def read_pooling(folder: Path) -> str | None:
 
 
 def write_modules(folder: Path, arch: Arch, pooling: str) -> None:
-    """What sentence-transformers reads beside the model: pooling, unit length."""
-    kinds = (
+    """Writes what sentence-transformers reads beside the model: pooling, unit length.
+
+    Args:
+      folder: the model's folder.
+      arch: the model's Arch.
+      pooling: "mean" or "cls".
+    """
+    module_types = (
         ("", "Transformer"),
         ("1_Pooling", "Pooling"),
         ("2_Normalize", "Normalize"),
@@ -37,14 +49,14 @@ def write_modules(folder: Path, arch: Arch, pooling: str) -> None:
             "path": path,
             "type": f"sentence_transformers.models.{kind}",
         }
-        for i, (path, kind) in enumerate(kinds)
+        for i, (path, kind) in enumerate(module_types)
     ]
     (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
     (folder / "1_Pooling").mkdir()
     (folder / "2_Normalize").mkdir()
     pooling = {
         "word_embedding_dimension": arch.hidden,
-        "pooling_mode_cls_token": read_pooling == "cls",
-        "pooling_mode_mean_tokens": read_pooling == "mean",
+        "pooling_mode_cls_token": pooling == "cls",
+        "pooling_mode_mean_tokens": pooling == "mean",
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling) + "\n")

@@ -1,4 +1,4 @@
-"""How does a student become StableHLO, to be served without autodistill_jax?"""
+"""StableHLO of a student, to be served without autodistill_jax."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from jax import export
 
 from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.interop import hf_config
-from autodistill_jax.interop.hf_tensor_names import checkpoint_tensors as body
+from autodistill_jax.interop.hf_tensor_names import checkpoint_tensors
 from autodistill_jax.interop.hf_weights import FAMILIES
 from autodistill_jax.models import build
 
@@ -20,23 +20,29 @@ PLATFORMS = ("tpu", "cuda", "cpu")
 
 
 def export_program(folder: Path) -> bytes:
-    """The network of a student's folder, a serialized `jax.export.Exported`.
+    """The network of a student's folder as a program, for each of `PLATFORMS`.
 
-    (weights, input_ids, attention_mask, token_type_ids) -> {last_hidden_state [batch, length, D] and, where the
-    family has a pooler, pooler_output [batch, D]}, f32, for each of `PLATFORMS`.
+    (weights, input_ids, attention_mask, token_type_ids) -> {last_hidden_state [batch,
+    length, D] and, where the family has a pooler, pooler_output [batch, D]}, f32.
 
-    weights: {tensor: f32 array}, the folder's model.safetensors as it is. They are not in
-    the program, which turns and joins them in every pass. input_ids, attention_mask, token_type_ids: int32
-    [batch, length], as of `bert.Bert`. Both sizes are free, length up to the model's
-    positions. Products at JAX's default precision: of f32 on CPUs, while TPUs and GPUs
-    may round what they multiply.
+    weights: {tensor: f32 array}, the folder's model.safetensors as it is. They are not
+    in the program, which transposes and joins them in every pass. input_ids,
+    attention_mask, token_type_ids: int32 [batch, length], as of `bert.Bert`. Both sizes
+    are free, length up to the model's positions. Products at JAX's default precision:
+    of f32 on CPUs, while TPUs and GPUs may round what they multiply.
+
+    Args:
+      folder: a student's finished folder.
+
+    Returns:
+      A serialized `jax.export.Exported`.
     """
     arch, dims = hf_config.read_arch_and_dims(folder)
-    padding = hf_config.position_offset(
+    offset = hf_config.position_offset(
         hf_config.read_config_json(folder), folder / "config.json"
     )
     pooler = FAMILIES[dims.family].pooler
-    parts = list(body(arch, dims, padding, pooler))
+    entries = list(checkpoint_tensors(arch, dims, offset, pooler))
     module = build.build_module(arch, dims, unroll=True)
 
     def run(
@@ -45,8 +51,8 @@ def export_program(folder: Path) -> bytes:
         attention_mask: jax.Array,
         token_type_ids: jax.Array,
     ) -> dict:
-        params = _params_from_weights(weights, parts)
-        params["embeddings_position"] = params["embeddings_position"][padding:]
+        params = _params_from_weights(weights, entries)
+        params["embeddings_position"] = params["embeddings_position"][offset:]
         if not pooler:  # The module asks for one; nothing comes of it.
             params["pooler_kernel"] = jnp.zeros((arch.hidden, arch.hidden))
             params["pooler_bias"] = jnp.zeros(arch.hidden)
@@ -56,7 +62,7 @@ def export_program(folder: Path) -> bytes:
         return dict(zip(_output_names(dims), (out.hidden, out.pooler)))
 
     weights = {
-        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, _, shape, _ in parts
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, _, shape, _ in entries
     }
     shape = export.symbolic_shape(
         "batch, length", constraints=(f"length <= {dims.positions}",)
@@ -69,40 +75,53 @@ def export_program(folder: Path) -> bytes:
 
 @contextlib.contextmanager
 def _no_source_lines() -> Iterator[None]:
-    """Else a program carries the paths of the machine that it was made on."""
-    before = jax.config.jax_traceback_in_locations_limit
+    """No source locations, inside: they are paths of the machine that exports."""
+    limit = jax.config.jax_traceback_in_locations_limit
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", before)
+        jax.config.update("jax_traceback_in_locations_limit", limit)
 
 
-def _params_from_weights(weights: Mapping[str, jax.Array], parts: list[tuple]) -> dict:
-    """`hf_weights.params_from_tensors` inside a program: parameters of an unrolled module, the position
-    table with its rows for padding."""
+def _params_from_weights(
+    weights: Mapping[str, jax.Array], entries: list[tuple]
+) -> dict[str, jax.Array]:
+    """`hf_weights.params_from_tensors` inside a program, for an unrolled module.
+
+    The position table keeps its rows for padding.
+    """
     params: dict[str, jax.Array] = {}
-    joined: dict[tuple[str, int], list[jax.Array]] = {}
-    for tensor, parameter, _, place in parts:
+    parts_to_stack: dict[tuple[str, int], list[jax.Array]] = {}
+    for tensor, parameter, _, index in entries:
         # Torch keeps Linear weights as [out, in]; ours are [in, out].
         value = weights[tensor]
         value = value.T if parameter.endswith("_kernel") else value
-        layer, *inside = (None,) if place is ... else place
+        layer, *inside = (None,) if index is ... else index
         name = parameter if layer is None else f"{parameter}_{layer}"
-        if inside:  # One of several, in their order: the last of its place counts them.
-            joined.setdefault((name, len(inside) - 1), []).append(value)
+        # One of several, in their order: the last entry of its index counts them.
+        if inside:
+            parts_to_stack.setdefault((name, len(inside) - 1), []).append(value)
         else:
             params[name] = value
     return params | {
-        name: jnp.stack(values, axis) for (name, axis), values in joined.items()
+        name: jnp.stack(values, axis) for (name, axis), values in parts_to_stack.items()
     }
 
 
 def run_program(
     program: bytes, folder: Path, batch: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """What a program makes of `input_ids`, `attention_mask` and, where they are there, `token_type_ids` with the
-    weights of a folder, called as `loader_snippet` tells others to."""
+    """The outputs of a program for a batch, called as `loader_snippet` tells others to.
+
+    Args:
+      program: of `export_program`.
+      folder: the student's folder, whose weights it runs with.
+      batch: `input_ids`, `attention_mask` and perhaps `token_type_ids`, [B, L] each.
+
+    Returns:
+      {name: array}, see `export_program`.
+    """
     from safetensors.numpy import load_file
 
     student = jax.jit(export.deserialize(bytearray(program)).call)
@@ -122,8 +141,17 @@ def run_program(
 
 
 def loader_snippet(name: str, dims: ModelDims) -> str:
-    """Python that calls the program in a folder of that name; it imports jax, numpy and
-    safetensors, and jax imports flatbuffers."""
+    """Python that calls the program of a student, to be shown to a reader.
+
+    It imports jax, numpy and safetensors, and jax imports flatbuffers.
+
+    Args:
+      name: of the student's folder.
+      dims: the student's sizes that are not elastic.
+
+    Returns:
+      The lines of a script.
+    """
     return f"""\
 import jax
 import numpy as np
@@ -133,12 +161,15 @@ from safetensors.numpy import load_file
 with open("{name}/{STABLEHLO_FILE}", "rb") as file:
     student = jax.jit(export.deserialize(bytearray(file.read())).call)
 weights = jax.device_put(load_file("{name}/model.safetensors"))
-input_ids = np.zeros((2, 8), np.int32)  # Token ids: [texts, at most {dims.positions} tokens].
-attention_mask, token_type_ids = np.ones_like(input_ids), np.zeros_like(input_ids)  # 0: padding; 1: second text.
-out = student(weights, input_ids, attention_mask, token_type_ids)  # {", ".join(_output_names(dims))}
+# Token ids, [texts, at most {dims.positions} tokens].
+input_ids = np.zeros((2, 8), np.int32)
+attention_mask = np.ones_like(input_ids)  # 0: padding.
+token_type_ids = np.zeros_like(input_ids)  # 1: second text.
+# {", ".join(_output_names(dims))}
+out = student(weights, input_ids, attention_mask, token_type_ids)
 """
 
 
 def _output_names(dims: ModelDims) -> list[str]:
-    """The names of what comes out."""
+    """The names of a program's outputs."""
     return ["last_hidden_state", "pooler_output"][: 1 + FAMILIES[dims.family].pooler]

@@ -11,7 +11,14 @@ from autodistill_jax.experiment.workdir import superlm_folder
 def run_distill(
     experiment: Experiment, workdir: epath.Path, stage: str = "distill"
 ) -> None:
-    """Trains each until `distill.steps`; goes on from the last checkpoints."""
+    """Trains each SuperLM until `distill.steps`; goes on from the last checkpoints.
+
+    Args:
+      experiment: whose spaces have a SuperLM each; with search.proxy flash there is
+        none.
+      workdir: where superlm/<space>/checkpoints/ is left.
+      stage: what log lines begin with.
+    """
     if experiment.config.search.proxy == "flash":
         log.say(f"{stage}: off (search.proxy is flash: no weights are inherited)")
         return

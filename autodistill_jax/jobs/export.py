@@ -1,9 +1,11 @@
-"""Job `export`: the chosen sub-network -> a folder that Hugging Face loads, and serves."""
+"""Job `export`: the chosen sub-network -> a folder that Hugging Face loads."""
 
 import contextlib
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,66 +13,88 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, metrics, multihost, sharding, storage
-from autodistill_jax.archs.arch import describe
+from autodistill_jax.archs.arch import AnyArch, describe
+from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import fingerprints
-from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.superlm import trained_superlm
 from autodistill_jax.experiment.text_rows import heldout_splits
+from autodistill_jax.experiment.workdir import (
+    find_trial,
+    read_front,
+    student_archs,
+    transfer_path,
+)
 from autodistill_jax.interop import hf_config, hf_parity, huggingface, stablehlo
 from autodistill_jax.latency import table
-from autodistill_jax.models import build, extract, heads
+from autodistill_jax.models import build, encoder, extract, heads
+from autodistill_jax.report.tables import cost_cells
 from autodistill_jax.train import losses, sandwich
 
 _TOLERANCE = 1e-4
+
+_Rows = Mapping[str, np.ndarray]  # token rows, [N, L] each
 
 
 def run_export(
     experiment: Experiment, workdir: epath.Path, stage: str = "export"
 ) -> None:
-    """Leaves students/<name>/, checked by equal outputs, and its similarity.json."""
-    found = common.read_front(experiment.config, workdir)
-    for arch in common.student_archs(experiment.config, found):
-        home, weights = common.find_trial(found, arch)["space"], None
+    """Leaves students/<name>/, checked by equal outputs, and its similarity.json.
+
+    Args:
+      experiment: whose students are written; those that are there already get their
+        model card anew, and no more.
+      workdir: with the front.json of the job search and the weights of distill or
+        transfer.
+      stage: what log lines begin with.
+
+    Raises:
+      UserError: the search, the SuperLM or the transfer is not done.
+      RuntimeError: a written student's outputs are not the sub-network's.
+    """
+    front = read_front(experiment.config, workdir)
+    for arch in student_archs(experiment.config, front):
+        space, weights = find_trial(front, arch)["space"], None
         done = _is_exported(experiment.config, workdir / "students" / arch.name)
         if not done and experiment.config.search.proxy != "flash":
             # Off the mesh: what follows is the first process' alone.
-            weights = heads.encoder_params(trained_superlm(experiment, workdir, home))
+            weights = heads.encoder_params(trained_superlm(experiment, workdir, space))
             weights = jax.tree.map(sharding.to_host, weights)
-        one = functools.partial(
-            _export_student, experiment, workdir, found, arch, weights, stage
+        export_student = functools.partial(
+            _export_student, experiment, workdir, front, arch, weights, stage
         )
-        multihost.on_first_process(one)
+        multihost.on_first_process(export_student)
 
 
-def _export_student(experiment, workdir, found, arch, weights, stage) -> None:
+def _export_student(
+    experiment: Experiment,
+    workdir: epath.Path,
+    front: dict,
+    arch: AnyArch,
+    weights: dict | None,
+    stage: str,
+) -> None:
+    """One student's folder; weights: the SuperLM's, where it is cut from one."""
     folder = workdir / "students" / arch.name
     if _is_exported(experiment.config, folder):
-        if not (folder / stablehlo.STABLEHLO_FILE).exists():
-            sample = _sample_rows(heldout_splits(experiment, workdir)[1])
-            made = _checked_program(storage.local_copy(folder), sample, stage)
-            with storage.atomic_write(folder / stablehlo.STABLEHLO_FILE) as one:
-                one.write_bytes(made)
-        # A later search may have taken its latency anew, or for another target.
-        similarity = json.loads((folder / "similarity.json").read_text())
-        card = _model_card(experiment, arch, found, similarity)
-        storage.write_text(folder / "README.md", card)
-        log.say(f"{stage}: done already, {folder}")
+        _update_exported(experiment, workdir, front, arch, folder, stage)
         return
     if experiment.config.search.proxy == "flash":
         student = _transferred_params(experiment.config, workdir, arch)
-        inside = functools.partial(_student_outputs, experiment, arch, student)
+        reference_outputs = functools.partial(
+            _student_outputs, experiment, arch, student
+        )
     else:
-        space = experiment.spaces[common.find_trial(found, arch)["space"]]
+        space = experiment.spaces[find_trial(front, arch)["space"]]
         student = extract.extract(weights, experiment.superlm_arch(space), arch)
-        inside = functools.partial(
+        reference_outputs = functools.partial(
             _subnetwork_outputs, experiment, space, weights, arch
         )
-    judged_on = heldout_splits(experiment, workdir)[1]
+    held_out = heldout_splits(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
-    similarity = _similarities(experiment, judged_on, arch, student)
+    similarity = _similarities(experiment, held_out, arch, student)
     log.say(
         f"{stage}: agreement with the teacher's similarities: student "
         f"{similarity['student']:.3f}, the same Arch before distillation "
@@ -78,14 +102,15 @@ def _export_student(experiment, workdir, found, arch, weights, stage) -> None:
     )
     if similarity["student"] <= similarity["truncated"]:
         log.say(f"{stage}: distillation did not help this student; train it longer")
-    sample = _sample_rows(judged_on)
+    sample = _sample_rows(held_out)
     with _cpu_precision():
-        expected = inside(sample)
+        expected = reference_outputs(sample)
 
     def check(partial: Path) -> None:
-        error, by = _max_difference(partial, arch, expected, sample)
+        error, loaders = _max_difference(partial, arch, expected, sample)
         log.say(
-            f"{stage}: outputs differ by at most {error:.1e} after reloading by {by}"
+            f"{stage}: outputs differ by at most {error:.1e} after reloading by "
+            f"{loaders}"
         )
         if not error <= _TOLERANCE:
             raise RuntimeError(
@@ -103,41 +128,64 @@ def _export_student(experiment, workdir, found, arch, weights, stage) -> None:
         experiment.teacher.folder,
         experiment.teacher.pooling,
         experiment.teacher.embeds_sentences,
-        _model_card(experiment, arch, found, similarity),
+        _model_card(experiment, arch, front, similarity),
         check,
     )
     storage.write_json(folder / "similarity.json", similarity)
     log.say(f"{stage}: made {folder}")
 
 
-def _similarities(experiment, held_out, arch, student) -> dict:
+def _update_exported(
+    experiment: Experiment,
+    workdir: epath.Path,
+    front: dict,
+    arch: AnyArch,
+    folder: epath.Path,
+    stage: str,
+) -> None:
+    """A new model card, and the serving program where it was deleted."""
+    if not (folder / stablehlo.STABLEHLO_FILE).exists():
+        sample = _sample_rows(heldout_splits(experiment, workdir)[1])
+        program = _checked_program(storage.local_copy(folder), sample, stage)
+        with storage.atomic_write(folder / stablehlo.STABLEHLO_FILE) as path:
+            path.write_bytes(program)
+    # A later search may have taken its latency anew, or for another target.
+    similarity = json.loads((folder / "similarity.json").read_text())
+    card = _model_card(experiment, arch, front, similarity)
+    storage.write_text(folder / "README.md", card)
+    log.say(f"{stage}: done already, {folder}")
+
+
+def _similarities(
+    experiment: Experiment, held_out: _Rows, arch: AnyArch, student: dict
+) -> dict[str, Any]:
     """Spearman of the cosines of held-out pairs with the teacher's own, student and
     truncated slice ("truncated": the same Arch before distillation)."""
-    wanted = experiment.config.export.pairs
-    pairs = min(wanted, len(held_out["input_ids"]) // 2)
-    if pairs < wanted:
-        log.say(f"only {pairs} of {wanted} pairs: there is no more held-out text")
+    max_pairs = experiment.config.export.pairs
+    pairs = min(max_pairs, len(held_out["input_ids"]) // 2)
+    if pairs < max_pairs:
+        log.say(f"only {pairs} of {max_pairs} pairs: there is no more held-out text")
     rng = np.random.default_rng(experiment.config.seed)
     pick = rng.choice(len(held_out["input_ids"]), 2 * pairs, replace=False)
     texts = {name: value[pick] for name, value in held_out.items()}
     teacher = experiment.teacher
-    there, params = experiment.initial_params
-    truncated = extract.extract(params, there, arch)
+    initial_arch, params = experiment.initial_params
+    truncated = extract.extract(params, initial_arch, arch)
 
     def cosines(module, params):
         @jax.jit
         def embed(params, batch):
             out = _apply_module(module, params, batch)
-            return losses.pool_tokens(
+            return encoder.pool_tokens(
                 out.hidden, out.pooler, batch["attention_mask"], teacher.pooling
             )
 
-        made = [
+        embeddings = [
             np.asarray(embed(params, batch))
             for batch in loader.eval_batches(texts, min(100, 2 * pairs))
         ]
-        made = jnp.asarray(np.concatenate(made)[: 2 * pairs])
-        return np.asarray(losses.cosine(made[:pairs], made[pairs:]))
+        embeddings = jnp.asarray(np.concatenate(embeddings)[: 2 * pairs])
+        return np.asarray(losses.cosine(embeddings[:pairs], embeddings[pairs:]))
 
     reference = cosines(build.build_module(teacher.arch, teacher.dims), teacher.params)
     module = build.build_module(arch, experiment.dims)
@@ -156,32 +204,39 @@ def _is_exported(config, folder) -> bool:
     path = folder / "similarity.json"
     if not path.exists():
         return False
-    there = json.loads(path.read_text()).get("origin", "superlm")
-    return there == fingerprints.weight_source(config)
+    source = json.loads(path.read_text()).get("origin", "superlm")
+    return source == fingerprints.weight_source(config)
 
 
 def _transferred_params(config, workdir, arch) -> dict:
-    path = common.transfer_path(config, workdir, arch)
+    path = transfer_path(config, workdir, arch)
     if not path.exists():
         raise UserError(f"{path} is not there; run the job transfer first")
     return storage.read_arrays(path)
 
 
-def _student_outputs(experiment, arch, student, sample) -> np.ndarray:
-    """A student's own output, before it is written."""
+def _student_outputs(
+    experiment: Experiment, arch: AnyArch, student: dict, sample: _Rows
+) -> np.ndarray:
+    """A student's own output, [B, L, D], before it is written."""
     module = build.build_module(arch, experiment.dims)
     return np.asarray(_apply_module(module, student, sample).hidden)
 
 
-def _subnetwork_outputs(experiment, space, weights, arch, sample) -> np.ndarray:
-    """The sub-network's own output, inside the SuperLM."""
+def _subnetwork_outputs(
+    experiment: Experiment, space: Space, weights: dict, arch: AnyArch, sample: _Rows
+) -> np.ndarray:
+    """The sub-network's own output, [B, L, D], inside the SuperLM."""
     superlm = experiment.superlm(space).clone(dtype=jnp.float32, dropout=0.0, mesh=None)
-    one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
-    out = jax.jit(lambda p, a: _apply_module(superlm, p, sample, a))(weights, one)
+    sizes = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
+    out = jax.jit(lambda p, a: _apply_module(superlm, p, sample, a))(weights, sizes)
     return np.asarray(out.hidden)[..., : arch.hidden]
 
 
-def _apply_module(module, params, batch, *arch):
+def _apply_module(
+    module: build.Module, params: dict, batch: _Rows, *arch: AnyArch
+) -> Any:
+    """A network's outputs for a batch; arch: of a SuperLM, the sub-network's sizes."""
     return module.apply(
         {"params": params},
         batch["input_ids"],
@@ -191,22 +246,24 @@ def _apply_module(module, params, batch, *arch):
     )
 
 
-def _max_difference(folder: Path, arch, inside, sample) -> tuple[float, str]:
+def _max_difference(
+    folder: Path, arch: AnyArch, expected: np.ndarray, sample: _Rows
+) -> tuple[float, str]:
     """The largest difference at real tokens between sub-network and written student,
     loaded by us, and by transformers where it is installed with torch; and by whom."""
     real = sample["attention_mask"].astype(bool)
-    again = huggingface.load_pretrained(str(folder))
-    module = build.build_module(again.arch, again.dims)
+    reloaded = huggingface.load_pretrained(str(folder))
+    module = build.build_module(reloaded.arch, reloaded.dims)
     with _cpu_precision():
-        out = _apply_module(module, again.params, sample)
-    error = np.abs(np.asarray(out.hidden) - inside)[real].max()
-    theirs = hf_parity.transformers_outputs(
-        folder, sample, remote=not hf_config.is_stock(arch, again.dims)
+        out = _apply_module(module, reloaded.params, sample)
+    error = np.abs(np.asarray(out.hidden) - expected)[real].max()
+    hf_outputs = hf_parity.transformers_outputs(
+        folder, sample, trust_remote_code=not hf_config.is_stock(arch, reloaded.dims)
     )
-    if theirs is None:
+    if hf_outputs is None:
         return float(error), hf_parity.NOT_INSTALLED
-    theirs = theirs.last_hidden_state.numpy()
-    error = max(error, np.abs(theirs - inside)[real].max())
+    hf_outputs = hf_outputs.last_hidden_state.numpy()
+    error = max(error, np.abs(hf_outputs - expected)[real].max())
     return float(error), "transformers"
 
 
@@ -219,28 +276,29 @@ def _cpu_precision():
 
 
 def _checked_program(folder: Path, sample, stage) -> bytes:
-    """The program that serves a student, once it was run: its outputs at real tokens are
-    those of the network that we load from the folder."""
+    """The program that serves a student, once it was run: its outputs at real tokens
+    are those of the network that we load from the folder."""
     real = sample["attention_mask"].astype(bool)
-    again = huggingface.load_pretrained(str(folder))
-    module = build.build_module(again.arch, again.dims)
-    made = stablehlo.export_program(folder)
+    reloaded = huggingface.load_pretrained(str(folder))
+    module = build.build_module(reloaded.arch, reloaded.dims)
+    program = stablehlo.export_program(folder)
     with _cpu_precision():
-        wanted = _apply_module(module, again.params, sample)
-        out = stablehlo.run_program(made, folder, sample)
-    error = np.abs(out["last_hidden_state"] - np.asarray(wanted.hidden))[real].max()
+        expected = _apply_module(module, reloaded.params, sample)
+        out = stablehlo.run_program(program, folder, sample)
+    error = np.abs(out["last_hidden_state"] - np.asarray(expected.hidden))[real].max()
     if "pooler_output" in out:
-        pooled = np.abs(out["pooler_output"] - np.asarray(wanted.pooler)).max()
+        pooled = np.abs(out["pooler_output"] - np.asarray(expected.pooler)).max()
         error = max(error, pooled)
     if not error <= _TOLERANCE:
         raise RuntimeError(
-            f"the outputs of {stablehlo.STABLEHLO_FILE} differ by {error}, over {_TOLERANCE}"
+            f"the outputs of {stablehlo.STABLEHLO_FILE} differ by {error}, over "
+            f"{_TOLERANCE}"
         )
     log.say(
         f"{stage}: {stablehlo.STABLEHLO_FILE} for {', '.join(stablehlo.PLATFORMS)}, "
-        f"{len(made) / 1000:.0f} kB; its outputs differ by at most {error:.1e}"
+        f"{len(program) / 1000:.0f} kB; its outputs differ by at most {error:.1e}"
     )
-    return made
+    return program
 
 
 def _sample_rows(rows) -> dict:
@@ -248,24 +306,26 @@ def _sample_rows(rows) -> dict:
     return {name: value[:4] for name, value in rows.items()}
 
 
-def _model_card(experiment, arch, found, similarity) -> str:
+def _model_card(
+    experiment: Experiment, arch: AnyArch, front: dict, similarity: dict
+) -> str:
     """The model card: what it is, what it costs, how to load it."""
-    trial = common.find_trial(found, arch)
-    teacher, how = found["teacher"], found["latency"]
+    trial = find_trial(front, arch)
+    teacher, conditions = front["teacher"], front["latency"]
     dims = experiment.dims
     remote = "" if hf_config.is_stock(arch, dims) else ", trust_remote_code=True"
 
-    def line(name, key, scale, unit, digits):
-        mine, full = trial.get(key), teacher[key]
-        told = f"{mine / scale:.{digits}f} {unit}" if mine is not None else "not taken"
-        share = f"{mine / full:.0%}" if mine is not None else ""
-        return f"| {name} | {told} | {full / scale:.{digits}f} {unit} | {share} |"
+    def line(name: str, key: str, scale: float, unit: str, digits: int) -> str:
+        teacher_cell, student_cell, share = cost_cells(
+            trial, teacher, key, scale, unit, digits
+        )
+        return f"| {name} | {student_cell} | {teacher_cell} | {share} |"
 
     rows = "\n".join(
         [
             line("parameters", "params", 1e6, "M", 2),
-            line(f"multiply-adds, {how['length']} tokens", "flops", 1e9, "G", 3),
-            line(f"latency, {how['source']}", "latency_ms", 1, "ms", 2),
+            line(f"multiply-adds, {conditions['length']} tokens", "flops", 1e9, "G", 3),
+            line(f"latency, {conditions['source']}", "latency_ms", 1, "ms", 2),
         ]
     )
     return f"""---
@@ -282,7 +342,7 @@ A model of type {dims.family}: {describe(arch)}; distilled by autodistill_jax fr
 |---|---|---|---|
 {rows}
 
-Latency: {table.describe_conditions(how)}.
+Latency: {table.describe_conditions(conditions)}.
 Agreement of its text similarities with the teacher's (Spearman, {similarity["pairs"]}
 held-out pairs): {similarity["student"]:.3f}; the same Arch before this distillation:
 {similarity["truncated"]:.3f}.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import log, metrics, storage
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import glue, loader, squad, tasks
 from autodistill_jax.experiment import (
     fingerprints,
@@ -18,12 +20,20 @@ from autodistill_jax.experiment import (
     qa_finetuning,
     results,
 )
-from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.workdir import (
+    baseline_folder,
+    chosen_arch,
+    read_front,
+    require_json,
+    student_archs,
+)
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build
 from autodistill_jax.report import tables
 from autodistill_jax.train import classification
+from autodistill_jax.train.classification import ClassificationData
+from autodistill_jax.train.question_answering import SpanData
 
 _FROZEN_TEXT = "frozen encoder, linear head"
 
@@ -33,18 +43,21 @@ def pending_tasks(
 ) -> list[tasks.Task | squad.Squad]:
     """The labelled tasks that have no result yet, read before any work starts.
 
+    Args:
+      experiment: whose `finetune.tasks` are meant.
+      workdir: where earlier results may be.
+
+    Returns:
+      The tasks, under the names of their folders.
+
     Raises:
       UserError: an unknown task, a file that cannot be used, a setting that cannot be.
     """
     config = experiment.config
     settings = config.finetune
-    made = []
-    chosen = common.chosen_arch(config, workdir)
-    archs = (
-        common.student_archs(config, common.read_front(config, workdir))
-        if chosen
-        else []
-    )
+    pending = []
+    chosen = chosen_arch(config, workdir)
+    archs = student_archs(config, read_front(config, workdir)) if chosen else []
     for name in settings.tasks:
         folder = fingerprints.task_dirname(settings, name)
         keys = (
@@ -52,57 +65,72 @@ def pending_tasks(
             if settings.glue_submission and name in glue.GLUE_TASKS
             else ()
         )
-        homes = [workdir / "finetune" / arch.name / folder for arch in archs]
-        if homes and not any(
-            _missing_models(h, config, keys, h == homes[0]) for h in homes
+        folders = [workdir / "finetune" / arch.name / folder for arch in archs]
+        if folders and not any(
+            _missing_models(path, config, keys, path == folders[0]) for path in folders
         ):
             continue
         if name == squad.SQUAD:
-            made.append(qa_finetuning.load_squad_task(experiment))
+            pending.append(qa_finetuning.load_squad_task(experiment))
             continue
         task = labelled_data.load_task(config, name, experiment.teacher.class_names)
-        made.append(task._replace(name=folder))
-    return made
+        pending.append(task._replace(name=folder))
+    return pending
 
 
 def run_finetune(
     experiment: Experiment,
     workdir: epath.Path,
-    given: list[tasks.Task | squad.Squad],
+    pending: list[tasks.Task | squad.Squad],
     stage: str = "finetune",
 ) -> None:
-    """Leaves finetune/<student>/<task>/<model>.json, table.md, the student's fine-tuned
-    weights, and GLUE's submission files where `finetune.glue_submission` asks for them."""
-    found = common.read_front(experiment.config, workdir)
-    archs = common.student_archs(experiment.config, found)
+    """Leaves finetune/<student>/: <task>/<model>.json, table.md, the student's
+    fine-tuned weights, and GLUE's submission files where `finetune.glue_submission`
+    asks for them.
+
+    Args:
+      experiment: whose students, baselines and teacher are compared.
+      workdir: with the students that the jobs export and baselines left.
+      pending: the tasks to do, as of `pending_tasks`.
+      stage: what log lines begin with.
+
+    Raises:
+      UserError: there was no search under these settings, or a student or a baseline is
+        not there.
+    """
+    front = read_front(experiment.config, workdir)
+    archs = student_archs(experiment.config, front)
     for arch in archs:
-        common.require_json(
-            workdir / "students" / arch.name / "similarity.json", "export"
+        require_json(workdir / "students" / arch.name / "similarity.json", "export")
+    for task in pending:
+        is_squad = task.name == squad.SQUAD
+        prepare = (
+            qa_finetuning.span_data if is_squad else labelled_data.classification_data
         )
-    for task in given:
-        asks = task.name == squad.SQUAD
-        prepare = qa_finetuning.span_data if asks else labelled_data.classification_data
         rows = prepare(experiment, task)
-        keys = tuple(task.tests) if experiment.config.finetune.glue_submission else ()
-        wanted = glue.submission_keys(task.name) if task.name in glue.GLUE_TASKS else ()
-        if experiment.config.finetune.glue_submission and set(wanted) - set(keys):
-            lacking = ", ".join(f"{key}.tsv" for key in wanted if key not in keys)
+        submission = experiment.config.finetune.glue_submission
+        keys = tuple(task.tests) if submission else ()
+        glue_keys = (
+            glue.submission_keys(task.name) if task.name in glue.GLUE_TASKS else ()
+        )
+        if submission and set(glue_keys) - set(keys):
+            lacking = ", ".join(f"{key}.tsv" for key in glue_keys if key not in keys)
             log.say(f"{stage}: {task.name} has no texts for {lacking}: not written")
         for arch in archs:
-            home = workdir / "finetune" / arch.name / task.name
-            models = _missing_models(home, experiment.config, keys, arch == archs[0])
-            if asks:  # The teacher's soft labels may be learned from.
+            folder = workdir / "finetune" / arch.name / task.name
+            models = _missing_models(folder, experiment.config, keys, arch == archs[0])
+            if is_squad:  # The teacher's soft labels may be learned from.
                 models.sort(key=lambda model: model != "teacher")
             for model in models:
-                which = model if len(archs) == 1 else f"{model} {arch.name}"
-                what = f"{stage} {task.name}, {which}"
+                model_text = model if len(archs) == 1 else f"{model} {arch.name}"
+                label = f"{stage} {task.name}, {model_text}"
                 source = _starting_network(experiment, workdir, model, arch)
-                first = workdir / "finetune" / archs[0].name / task.name
+                first_folder = workdir / "finetune" / archs[0].name / task.name
                 result = _finetune_model(
-                    experiment, source, model, rows, home, task, what, first
+                    experiment, source, model, rows, folder, task, label, first_folder
                 )
                 storage.write_json(
-                    home / f"{model}.json",
+                    folder / f"{model}.json",
                     {
                         "task": task.name,
                         "model": model,
@@ -114,22 +142,32 @@ def run_finetune(
                     },
                 )
                 log.say(
-                    f"{stage}: {task.name}, {which}: {task.metric} {result['score']:.4f}"
+                    f"{stage}: {task.name}, {model_text}: {task.metric} "
+                    f"{result['score']:.4f}"
                 )
+    action = "made" if pending else "nothing left to do in"
+    _write_tables(experiment, workdir, front, action, stage)
+
+
+def _write_tables(
+    experiment: Experiment, workdir: epath.Path, front: dict, action: str, stage: str
+) -> None:
+    """table.md of each student, and students.md where there are several."""
+    archs = student_archs(experiment.config, front)
     for arch in archs:
-        home = workdir / "finetune" / arch.name
-        if made := results.read_results(experiment.config, home):
-            table = tables.markdown_table(*tables.task_table(made))
-            told = tables.table_notes(
-                made, labelled_data.mlm_head_report(experiment, workdir, made)
+        folder = workdir / "finetune" / arch.name
+        if by_task := results.read_results(experiment.config, folder):
+            table = tables.markdown_table(*tables.task_table(by_task))
+            notes = tables.table_notes(
+                by_task, labelled_data.mlm_head_report(experiment, workdir, by_task)
             )
-            text = table + "\n" + "\n".join(told) + "\n"
-            storage.write_text(home / "table.md", text)
+            text = table + "\n" + "\n".join(notes) + "\n"
+            storage.write_text(folder / "table.md", text)
             log.say(table.rstrip())
-        log.say(f"{stage}: {'made' if given else 'nothing left to do in'} {home}")
+        log.say(f"{stage}: {action} {folder}")
     if len(archs) > 1:
         table = tables.markdown_table(
-            *tables.students_table(experiment.config, found, workdir)
+            *tables.students_table(experiment.config, front, workdir)
         )
         storage.write_text(workdir / "finetune" / "students.md", table)
         log.say(table.rstrip())
@@ -157,25 +195,41 @@ def _submission_path(folder: epath.Path, model: str, key: str) -> epath.Path:
     return folder.parent / "submission" / model / f"{key}.tsv"
 
 
-def _starting_network(experiment, workdir, model, arch) -> huggingface.Teacher:
+def _starting_network(
+    experiment: Experiment, workdir: epath.Path, model: str, arch: AnyArch
+) -> huggingface.Teacher:
     """The network a model starts its fine-tuning from."""
     if model == "teacher":
         return experiment.teacher
     if model in ("student", "scratch"):
         return huggingface.load_pretrained(str(workdir / "students" / arch.name))
-    folder = common.baseline_folder(workdir, model, arch)
-    common.require_json(folder / "config.json", "baselines")
+    folder = baseline_folder(workdir, model, arch)
+    require_json(folder / "config.json", "baselines")
     return huggingface.load_pretrained(str(folder))
 
 
-def _finetune_model(experiment, source, model, rows, folder, task, what, first) -> dict:
-    """One model's result on one task, over all seeds."""
+def _finetune_model(
+    experiment: Experiment,
+    source: huggingface.Teacher,
+    model: str,
+    rows: ClassificationData | SpanData,
+    folder: epath.Path,
+    task: tasks.Task | squad.Squad,
+    label: str,
+    first_folder: epath.Path,
+) -> dict[str, Any]:
+    """One model's result on one task, over all seeds.
+
+    source: the network it starts from. folder: of the task's results, of one student.
+    label: for the progress line. first_folder: of the first student, which holds the
+    teacher's too.
+    """
     config, teacher = experiment.config, experiment.teacher
     settings = config.finetune.to_dict()
-    asks = task.name == squad.SQUAD
+    is_squad = isinstance(task, squad.Squad)
     counts = (
         qa_finetuning.window_counts(task, rows)
-        if asks
+        if is_squad
         else labelled_data.row_counts(rows)
     )
     frozen = model == "teacher" and settings["teacher"] == "frozen"
@@ -185,8 +239,8 @@ def _finetune_model(experiment, source, model, rows, folder, task, what, first) 
         dtype=jnp.dtype(settings["compute_dtype"]),
         dropout=settings["dropout"],
     )
-    if frozen and not asks:
-        log.say(f"{what}: a head on the frozen teacher ...")
+    if frozen and not is_squad:
+        log.say(f"{label}: a head on the frozen teacher ...")
         score = classification.frozen_score(
             module,
             source.params,
@@ -195,11 +249,12 @@ def _finetune_model(experiment, source, model, rows, folder, task, what, first) 
             settings["batch_size"],
             experiment.mesh,
         )
-        told = {"score": score, "how": _FROZEN_TEXT}
-        return counts | told | _cosine_spearman(experiment, module, source.params, task)
-    how, count = _FROZEN_TEXT if frozen else "fine-tuned", settings["seeds"]
+        result = {"score": score, "how": _FROZEN_TEXT}
+        similarity = _cosine_spearman(experiment, module, source.params, task)
+        return counts | result | similarity
+    method, num_seeds = _FROZEN_TEXT if frozen else "fine-tuned", settings["seeds"]
     if model == "teacher":
-        count = settings["teacher_seeds"]
+        num_seeds = settings["teacher_seeds"]
     if model in ("teacher", "scratch"):
         settings["learning_rate"] = settings[f"{model}_learning_rate"]
 
@@ -209,15 +264,24 @@ def _finetune_model(experiment, source, model, rows, folder, task, what, first) 
         return source.params
 
     if model == "scratch":
-        how = "random weights, trained on the task alone"
-    seeds = range(config.seed, config.seed + count)
-    if asks:
-        rest = (settings, seeds, rows, folder, first / "teacher", what)
-        made = qa_finetuning.finetune_squad(
-            experiment, module, source, model, params, *rest
+        method = "random weights, trained on the task alone"
+    seeds = range(config.seed, config.seed + num_seeds)
+    if is_squad:
+        result = qa_finetuning.finetune_squad(
+            experiment,
+            module,
+            source,
+            model,
+            params,
+            settings,
+            seeds,
+            rows,
+            folder,
+            first_folder / "teacher",
+            label,
         )
-        return counts | made | {"how": how}
-    made = classification.finetune_classifier(
+        return counts | result | {"how": method}
+    seed_results = classification.finetune_classifier(
         module,
         params,
         rows,
@@ -225,20 +289,25 @@ def _finetune_model(experiment, source, model, rows, folder, task, what, first) 
         teacher.pooling,
         experiment.mesh,
         seeds,
-        what,
+        label,
     )
-    best = results.best_seed(made)
+    best = results.best_seed(seed_results)
     if model == "student":
         _save_classifier(experiment, folder, source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
         text = glue.submission_text(task, key, predictions)
         storage.write_text(_submission_path(folder, model, key), text)
-    told = {"how": how, "more": results.mean_figures([one.more for one in made])}
+    result = {
+        "how": method,
+        "more": results.mean_figures([seed.more for seed in seed_results]),
+    }
     similarity = _cosine_spearman(experiment, module, params(config.seed), task)
-    return counts | results.summarize_seeds(made) | told | similarity
+    return counts | results.summarize_seeds(seed_results) | result | similarity
 
 
-def _cosine_spearman(experiment, module, params, task) -> dict[str, float]:
+def _cosine_spearman(
+    experiment: Experiment, module: build.Module, params: dict, task: tasks.Task
+) -> dict[str, float]:
     """Without any fine-tuning: the Spearman of the cosines of a task's pairs with its
     labels; nothing for a task whose labels are not numbers of pairs."""
     if task.classes != 1 or isinstance(task.dev[0][0], str):
@@ -248,17 +317,22 @@ def _cosine_spearman(experiment, module, params, task) -> dict[str, float]:
     cosines = jax.jit(
         lambda p, b: classification.task_features(module, p, b, pooling, 1)
     )
-    made = loader.map_batches(
+    similarities = loader.map_batches(
         partial(cosines, params),
         dev,
         experiment.config.finetune.batch_size,
         experiment.mesh,
     )
-    return {"similarity": metrics.spearman(dev["label"], made[:, 0])}
+    return {"similarity": metrics.spearman(dev["label"], similarities[:, 0])}
 
 
 def _save_classifier(
-    experiment, folder: epath.Path, student, params: dict, labels, rows
+    experiment: Experiment,
+    folder: epath.Path,
+    student: huggingface.Teacher,
+    params: dict,
+    labels: Sequence[str],
+    rows: ClassificationData,
 ) -> None:
     """The best epoch: the encoder as a Hugging Face folder, the head beside it."""
     from safetensors.numpy import save_file
@@ -275,21 +349,23 @@ def _save_classifier(
         "kernel": head["kernel"] * deviation,
         "bias": head["bias"] * deviation + mean,
     }
-    reads = "its embedding x"
+    head_input = "its embedding x"
     if rows.embeds_separately:
-        reads = "16 * [u, v, |u - v|, u * v] of its unit embeddings u, v of two texts"
+        head_input = (
+            "16 * [u, v, |u - v|, u * v] of its unit embeddings u, v of two texts"
+        )
         if rows.classes == 1:
-            reads = "the cosine of its embeddings of two texts"
-    said = {
-        "reads": reads,
+            head_input = "the cosine of its embeddings of two texts"
+    head_config = {
+        "reads": head_input,
         "labels": labels,  # In the order of the logits; empty for a number.
         "embedding": teacher.pooling,
         "length": experiment.config.finetune.max_seq_length,
     }
 
-    def add(partial):
+    def add_head(partial):
         save_file(head, partial / "head.safetensors")
-        (partial / "head.json").write_text(json.dumps(said, indent=2) + "\n")
+        (partial / "head.json").write_text(json.dumps(head_config, indent=2) + "\n")
 
     huggingface.save_pretrained(
         folder / "student",
@@ -300,8 +376,9 @@ def _save_classifier(
         teacher.pooling,
         teacher.embeds_sentences,
         f"# {student.arch.name}, fine-tuned\n\nThe encoder is a Hugging Face model. "
-        f"`head.safetensors` (kernel, bias) reads {reads} ({teacher.pooling} pooling): "
-        "logits = x @ kernel + bias. `head.json` names the labels in the order "
-        f"of the logits. Texts had at most {said['length']} tokens.\n",
-        add,
+        f"`head.safetensors` (kernel, bias) reads {head_input} "
+        f"({teacher.pooling} pooling): logits = x @ kernel + bias. `head.json` names "
+        "the labels in the order of the logits. Texts had at most "
+        f"{head_config['length']} tokens.\n",
+        add_head,
     )

@@ -1,10 +1,10 @@
-"""Job `preflight`: does the experiment fit a TPU slice, before one is rented?"""
+"""Job `preflight`: memory, time and collectives of an experiment on a TPU slice."""
 
 import math
 import time
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -12,138 +12,164 @@ from ml_collections import ConfigDict
 from autodistill_jax import log, sharding
 from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import experiment, lowering, schema, trials
-from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment import experiment as experiments
+from autodistill_jax.experiment import lowering, schema, trials
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.teacher import abstract_teacher
 from autodistill_jax.latency import estimate, hlo
 from autodistill_jax.latency import topology as topologies
 from autodistill_jax.search import proxies
 
 
-def run_preflight(config: ConfigDict) -> bool:
-    """Compiles the experiment's programs for `mesh.topology` (the devices at hand if
-    ''), runs none, and prints one JSON object on stdout. Does it fit?
+class _PreflightPlan(NamedTuple):
+    """What is compiled, and for which devices.
 
-    The steps are the very programs that distill, transfer and pretrain run. Bytes are of
-    one device; seconds are `compiled`: the compiler's cycles with every sub-network at its
-    largest, times the share of the multiply-adds that the sandwich's have on average.
-    Not in them is what `left_out` names: baselines, what labels ask for (fine-tuning,
-    search.proxy=proxy or probe), and a masked-word head that the teacher lacks.
+    Attributes:
+      experiment: on the mesh that it is compiled for; its teacher holds no weights.
+      tpu_slice: of `mesh.topology`; None: the devices at hand.
+      limit: bytes that a program may take of one device; None: not known.
+    """
+
+    experiment: Experiment
+    tpu_slice: topologies.TpuSlice | None
+    limit: int | None
+
+    @property
+    def chip(self) -> estimate.Chip | None:
+        """What one chip of the slice can do; None: the devices at hand."""
+        return estimate.CHIPS[self.tpu_slice.chip] if self.tpu_slice else None
+
+
+class _CompiledRecipe(NamedTuple):
+    """What compiling gave.
+
+    Attributes:
+      steps: {name: the step that trains}.
+      programs: {"step/<name>", "teacher", "evaluation/<name>": its program}.
+      student: the largest student's latency, or {"error": why there is none}; {} where
+        no chip is named.
+      over: what does not fit: names of programs, and "student".
+      largest_batch_size: of what trains and takes most, rows that fit; None: all fit.
+      seconds: that compiling took.
+    """
+
+    steps: dict[str, lowering.LoweredStep]
+    programs: dict[str, topologies.CompiledProgram]
+    student: dict[str, Any]
+    over: list[str]
+    largest_batch_size: int | None
+    seconds: float
+
+    @property
+    def needed_bytes(self) -> int:
+        """Bytes of one device that the largest program takes."""
+        return max(program.total_bytes for program in self.programs.values())
+
+
+def run_preflight(config: ConfigDict) -> dict[str, Any]:
+    """Compiles the experiment's programs for `mesh.topology` (the devices at hand if
+    ''), runs none, and prints one JSON object on stdout.
+
+    The steps are the very programs that distill, transfer and pretrain run. Bytes are
+    of one device; seconds are `compiled`: the compiler's cycles with every sub-network
+    at its largest, times the share of the multiply-adds that the sandwich's have on
+    average. Not in them is what `left_out` names: baselines, what labels ask for
+    (fine-tuning, search.proxy=proxy or probe), and an MLM head that the teacher lacks.
+
+    Args:
+      config: of an experiment; its teacher is known by its sizes alone.
+
+    Returns:
+      What it prints; `fits` says whether all of it does.
 
     Raises:
       UserError: what cannot work on that mesh; no such topology; no libtpu.
     """
+    plan = _plan_preflight(config)
+    compiled = _compile_recipe(plan)
+    record = _preflight_record(plan, compiled)
+    log.print_result(record)
+    if plan.limit is None:
+        log.say(
+            f"preflight: compiled for the {plan.experiment.mesh.size} device(s) here, "
+            "whose memory is not known; mesh.topology names a TPU slice, v5litepod-64, "
+            "say"
+        )
+    if compiled.over:
+        log.say(f"preflight: {_advice(compiled, plan.limit)}")
+    return record
+
+
+def _plan_preflight(config: ConfigDict) -> _PreflightPlan:
     schema.check_config(config)
     topology = config.mesh.topology
-    part = topologies.find_slice(topology) if topology else None
-    made = _abstract_experiment(config, part)
-    chip = estimate.CHIPS[part.chip] if part else None
-    here = jax.devices()[0].memory_stats() or {}  # A CPU says nothing.
-    limit = int(chip.memory) if chip else here.get("bytes_limit")
-    start = time.monotonic()
-    programs: dict[str, topologies.CompiledProgram] = {}
-    rates: dict[str, dict] = {}
-    trained = lowering.lowered_steps(made)
-    for name, step in trained.items():
-        found = _compile_step(name, step, step.batch_size)
-        programs[f"step/{name}"] = found
-        if not found.bytes_by_part:
-            continue
-        if chip:
-            rates[name] = _step_estimates(made, step, found.text, chip)
-        for what, lower in step.proxy_programs:
-            # The teacher is one, however many spaces learn from it.
-            key = what if what == "teacher" else f"{what}/{name}"
-            if key not in programs:
-                log.say(f"preflight: compiling the {what} of {name} ...")
-                programs[key] = topologies.compile_program(lower(found.executable))
-            found = programs[key]
-            if not found.bytes_by_part:
-                break
-    needed = max(one.total_bytes for one in programs.values())
-    over = [
-        name
-        for name, one in programs.items()
-        if not one.bytes_by_part or (limit is not None and one.total_bytes > limit)
-    ]
-    try:
-        student = {"student": _student_estimate(made, trained, part)} if part else {}
-    except UserError as error:  # Of a batch that one chip has no room for.
-        student = {"student": {"error": str(error)}}
-        over.append("student")
-    told: dict[str, Any] = {
-        "fits": not over,
-        "over": over,
-        "topology": part.name if part else "",
-        "device": made.mesh.devices.flat[0].device_kind,
-        "mesh": dict(made.mesh.shape),
-        "batch_size": {name: step.batch_size for name, step in trained.items()},
-        "steps": {name: step.steps for name, step in trained.items()},
-        "hbm_bytes_per_device": needed,
-        "hbm_limit_bytes": limit,
-        "programs": {
-            k: one.bytes_by_part | {"total": one.total_bytes}
-            for k, one in programs.items()
-        },
-    }
-    told |= _recipe_estimates(made, trained, rates) | student
-    told["left_out"] = ["baselines", "finetune", "the head of a task, or of words"]
-    if config.search.proxy in proxies.LABELLED_PROXIES:
-        told["left_out"].append(f"search.proxy={config.search.proxy}, by its labels")
-    if training := {n: one for n, one in trained.items() if f"step/{n}" in over}:
-        told["largest_batch_size"] = _largest_batch(made, training, programs, limit)
-    told["compile_seconds"] = round(time.monotonic() - start, 1)
-    for name in ("jax", "libtpu") if part else ("jax",):
-        told[name] = metadata.version(name)
-    log.print_result(told)
-    if limit is None:
-        log.say(
-            f"preflight: compiled for the {made.mesh.size} device(s) here, whose memory is "
-            "not known; mesh.topology names a TPU slice, v5litepod-64, say"
-        )
-    if over:
-        log.say(f"preflight: {_advice(over, needed, limit, told)}")
-    return not over
-
-
-def _advice(over: list[str], needed: int, limit: int, told: Mapping[str, Any]) -> str:
-    """What does not fit, and what to do."""
-    text = f"{', '.join(over)}: it does not fit"
-    if over != ["student"]:
-        text += f": {needed / 2**30:.2f} GiB a device of {limit / 2**30:.2f}"
-    if "largest_batch_size" in told:
-        most = told["largest_batch_size"]
-        text += (
-            f"; the largest batch that does is {most}" if most else "; no batch does"
-        )
-        text += (
-            "; mesh.fsdp, mesh.gradient_accumulation_steps and mesh.remat save memory"
-        )
-    if any(name.startswith(("teacher", "evaluation/")) for name in over):
-        text += "; what judges is of search.batch_size rows (of flash, distill's)"
-    if "student" in over:
-        text += f"; {told['student']['error']}"
-    return text
+    tpu_slice = topologies.find_slice(topology) if topology else None
+    experiment = _abstract_experiment(config, tpu_slice)
+    if tpu_slice:
+        limit = int(estimate.CHIPS[tpu_slice.chip].memory)
+    else:  # A CPU says nothing.
+        limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    return _PreflightPlan(experiment, tpu_slice, limit)
 
 
 def _abstract_experiment(
-    config: ConfigDict, part: topologies.TpuSlice | None
+    config: ConfigDict, tpu_slice: topologies.TpuSlice | None
 ) -> Experiment:
     """As `experiment.load_experiment`, on the slice's mesh."""
-    teacher = teachers.abstract_teacher(config)
-    mesh = sharding.make_mesh(config.mesh, part.devices if part else None)
-    experiment.check_batches(config, mesh)
-    special = SpecialTokens(
+    teacher = abstract_teacher(config)
+    mesh = sharding.make_mesh(config.mesh, tpu_slice.devices if tpu_slice else None)
+    experiments.check_batches(config, mesh)
+    special_tokens = SpecialTokens(
         pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
     )  # Numbers that cost nothing.
-    made = Experiment(config, teacher, teacher, None, special, mesh)
-    made = experiment.with_spaces(made)
+    experiment = experiments.with_spaces(
+        Experiment(config, teacher, teacher, None, special_tokens, mesh)
+    )
     search = config.search
     proxies.check_proxy(
-        search.proxy, "search.proxy", made.objective.weights, search.proxy_task
+        search.proxy, "search.proxy", experiment.objective.weights, search.proxy_task
     )
-    trials.check_search(made)
-    return made
+    trials.check_search(experiment)
+    return experiment
+
+
+def _compile_recipe(plan: _PreflightPlan) -> _CompiledRecipe:
+    start = time.monotonic()
+    steps = lowering.lowered_steps(plan.experiment)
+    programs = _compile_programs(steps)
+    over = [
+        name for name, program in programs.items() if not _fits(program, plan.limit)
+    ]
+    student = {}
+    if plan.tpu_slice:
+        student = _student_estimate(plan.experiment, steps, plan.tpu_slice)
+        if "error" in student:
+            over.append("student")
+    largest = None
+    if oversized := {n: step for n, step in steps.items() if f"step/{n}" in over}:
+        largest = _largest_batch(plan.experiment, oversized, programs, plan.limit)
+    seconds = time.monotonic() - start
+    return _CompiledRecipe(steps, programs, student, over, largest, seconds)
+
+
+def _compile_programs(
+    steps: Mapping[str, lowering.LoweredStep],
+) -> dict[str, topologies.CompiledProgram]:
+    """The steps' programs, and those that judge what a step that fits has trained."""
+    programs: dict[str, topologies.CompiledProgram] = {}
+    for name, step in steps.items():
+        program = _compile_step(name, step, step.batch_size)
+        programs[f"step/{name}"] = program
+        for kind, lower in step.proxy_programs:
+            if not program.bytes_by_part:
+                break
+            # The teacher is one, however many spaces learn from it.
+            key = kind if kind == "teacher" else f"{kind}/{name}"
+            if key not in programs:
+                log.say(f"preflight: compiling the {kind} of {name} ...")
+                programs[key] = topologies.compile_program(lower(program.executable))
+            program = programs[key]
+    return programs
 
 
 def _compile_step(
@@ -153,103 +179,192 @@ def _compile_step(
     return topologies.compile_program(step.lower(batch_size))
 
 
-def _step_estimates(
-    made: Experiment, step: lowering.LoweredStep, text: str, chip: estimate.Chip
-) -> dict:
-    """Seconds of a step by three estimates, and its collectives."""
-    found = hlo.count_executed(text)
-    collectives = {
-        kind: {"count": count, "bytes": moved}
-        for kind, (count, moved) in found.collectives.items()
+def _fits(program: topologies.CompiledProgram, limit: int | None) -> bool:
+    if not program.bytes_by_part:
+        return False
+    return limit is None or program.total_bytes <= limit
+
+
+def _student_estimate(
+    experiment: Experiment,
+    steps: Mapping[str, lowering.LoweredStep],
+    tpu_slice: topologies.TpuSlice,
+) -> dict[str, Any]:
+    """The largest student's forward pass on one chip, see `estimate.estimate_latency`;
+    {"error": why} of a batch that one chip has no room for."""
+    settings = experiment.config.latency
+    arch = max(step.arch for name, step in steps.items() if name != "pretrain")
+    log.say(f"preflight: compiling the student {arch} ...")
+    try:
+        return estimate.estimate_latency(
+            arch,
+            experiment.dims,
+            target=tpu_slice.chip,
+            batch=settings.batch,
+            length=settings.max_seq_length,
+            dtype=settings.compute_dtype,
+        )
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def _largest_batch(
+    experiment: Experiment,
+    steps: Mapping[str, lowering.LoweredStep],
+    programs: Mapping[str, topologies.CompiledProgram],
+    limit: int,
+) -> int:
+    """The largest batch that fits of the step that takes most, 0 if none does: guessed
+    from what a row takes, and compiled."""
+    unit = (
+        sharding.num_batch_shards(experiment.mesh)
+        * experiment.config.mesh.gradient_accumulation_steps
+    )
+    largest = max(steps, key=lambda name: programs[f"step/{name}"].total_bytes)
+    step, high = steps[largest], steps[largest].batch_size
+    high_bytes = programs[f"step/{largest}"].total_bytes
+    program = _compile_step(largest, step, unit)
+    if not _fits(program, limit):
+        return 0
+    low, low_bytes = unit, program.total_bytes
+    while high - low > unit:
+        row_bytes = max(high_bytes - low_bytes, 1) / (high - low)
+        guess = low + math.floor((limit - low_bytes) / row_bytes)
+        guess = min(max(guess // unit * unit, low + unit), high - unit)
+        program = _compile_step(largest, step, guess)
+        if _fits(program, limit):
+            low, low_bytes = guess, program.total_bytes
+            if (limit - low_bytes) / row_bytes < unit:
+                break
+        else:
+            high, high_bytes = guess, program.total_bytes
+    return low
+
+
+def _preflight_record(
+    plan: _PreflightPlan, compiled: _CompiledRecipe
+) -> dict[str, Any]:
+    """What is printed, for people and programs."""
+    tpu_slice, mesh, steps = plan.tpu_slice, plan.experiment.mesh, compiled.steps
+    record: dict[str, Any] = {
+        "fits": not compiled.over,
+        "over": compiled.over,
+        "topology": tpu_slice.name if tpu_slice else "",
+        "device": mesh.devices.flat[0].device_kind,
+        "mesh": dict(mesh.shape),
+        "batch_size": {name: step.batch_size for name, step in steps.items()},
+        "steps": {name: step.steps for name, step in steps.items()},
+        "hbm_bytes_per_device": compiled.needed_bytes,
+        "hbm_limit_bytes": plan.limit,
+        "programs": {
+            name: program.bytes_by_part | {"total": program.total_bytes}
+            for name, program in compiled.programs.items()
+        },
+        **_recipe_estimates(plan.experiment, steps, _step_rates(plan, compiled)),
     }
-    moved = sum(size for _, size in found.collectives.values())
-    each = step.mean_operations * step.batch_size / made.mesh.size
+    if compiled.student:
+        record["student"] = compiled.student
+    record["left_out"] = ["baselines", "finetune", "the head of a task, or of words"]
+    proxy = plan.experiment.config.search.proxy
+    if proxy in proxies.LABELLED_PROXIES:
+        record["left_out"].append(f"search.proxy={proxy}, by its labels")
+    if compiled.largest_batch_size is not None:
+        record["largest_batch_size"] = compiled.largest_batch_size
+    record["compile_seconds"] = round(compiled.seconds, 1)
+    for name in ("jax", "libtpu") if tpu_slice else ("jax",):
+        record[name] = metadata.version(name)
+    return record
+
+
+def _step_rates(
+    plan: _PreflightPlan, compiled: _CompiledRecipe
+) -> dict[str, dict[str, Any]]:
+    """{name: `_step_estimates`} of the steps that a chip has room for."""
+    chip = plan.chip
+    if not chip:
+        return {}
+    programs = {name: compiled.programs[f"step/{name}"] for name in compiled.steps}
+    return {
+        name: _step_estimates(
+            step, programs[name].text, chip, plan.experiment.mesh.size
+        )
+        for name, step in compiled.steps.items()
+        if programs[name].bytes_by_part
+    }
+
+
+def _step_estimates(
+    step: lowering.LoweredStep, text: str, chip: estimate.Chip, num_devices: int
+) -> dict[str, Any]:
+    """Seconds of a step by three estimates, and its collectives. text: its HLO."""
+    executed = hlo.count_executed(text)
+    collectives = {
+        kind: {"count": count, "bytes": size}
+        for kind, (count, size) in executed.collectives.items()
+    }
+    collective_bytes = sum(size for _, size in executed.collectives.values())
+    device_operations = step.mean_operations * step.batch_size / num_devices
     three = {
-        "cycles_seconds": found.cycles
+        "cycles_seconds": executed.cycles
         / chip.clock
         * step.mean_operations
         / step.max_operations,
-        "roofline_seconds": each / chip.peak,
-        "collective_seconds": 2 * moved / chip.links,
+        "roofline_seconds": device_operations / chip.peak,
+        "collective_seconds": 2 * collective_bytes / chip.links,
     }
     return {"step_seconds": max(three.values()), **three, "collectives": collectives}
 
 
 def _recipe_estimates(
-    made: Experiment,
-    trained: Mapping[str, lowering.LoweredStep],
-    rates: Mapping[str, dict],
+    experiment: Experiment,
+    steps: Mapping[str, lowering.LoweredStep],
+    rates: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Time and cost of the whole recipe, one kind of step after the other; of them all
-    the figures of the slowest stand first."""
-    if len(rates) < len(trained):
+    the figures of the slowest stand first. rates: {name: `_step_estimates`}."""
+    if len(rates) < len(steps):
         return {"step_seconds": None, "source": "not estimated", "collectives": {}}
-    for name, one in rates.items():
-        one["hours"] = one["step_seconds"] * trained[name].steps / 3600
-    slowest = max(rates, key=lambda name: rates[name]["step_seconds"])
-    tokens = trained[slowest].batch_size * made.config.data.max_seq_length
-    hours = sum(one["hours"] for one in rates.values())
-    price = made.config.mesh.chip_price_per_hour
+    training = {
+        name: {**rate, "hours": rate["step_seconds"] * steps[name].steps / 3600}
+        for name, rate in rates.items()
+    }
+    slowest = max(training, key=lambda name: training[name]["step_seconds"])
+    tokens = steps[slowest].batch_size * experiment.config.data.max_seq_length
+    hours = sum(rate["hours"] for rate in training.values())
+    price = experiment.config.mesh.chip_price_per_hour
     return {
-        **rates[slowest],
+        **training[slowest],
         "source": "compiled",
-        "tokens_per_second": tokens / rates[slowest]["step_seconds"],
+        "tokens_per_second": tokens / training[slowest]["step_seconds"],
         "hours": hours,
-        "chip_hours": hours * made.mesh.size,
-        **({"cost": hours * made.mesh.size * price} if price else {}),
+        "chip_hours": hours * experiment.mesh.size,
+        **({"cost": hours * experiment.mesh.size * price} if price else {}),
         "training": {
-            name: {"arch": str(trained[name].arch), **one}
-            for name, one in rates.items()
+            name: {"arch": str(steps[name].arch), **rate}
+            for name, rate in training.items()
         },
     }
 
 
-def _student_estimate(
-    made: Experiment,
-    trained: Mapping[str, lowering.LoweredStep],
-    part: topologies.TpuSlice,
-) -> dict[str, Any]:
-    """The largest student's forward pass on one chip, see `estimate.estimate_latency`."""
-    how = made.config.latency
-    students = {step.arch: name for name, step in trained.items() if name != "pretrain"}
-    arch = max(students)
-    given = {
-        "batch": how.batch,
-        "length": how.max_seq_length,
-        "dtype": how.compute_dtype,
-    }
-    log.say(f"preflight: compiling the student {arch} ...")
-    return estimate.estimate_latency(arch, made.dims, target=part.chip, **given)
-
-
-def _largest_batch(
-    made: Experiment,
-    trained: Mapping[str, lowering.LoweredStep],
-    programs: Mapping[str, topologies.CompiledProgram],
-    limit: int,
-) -> int:
-    """The largest batch of what takes most that fits: guessed from what a row takes, and
-    compiled."""
-    unit = (
-        sharding.num_batch_shards(made.mesh)
-        * made.config.mesh.gradient_accumulation_steps
-    )
-    worst = max(trained, key=lambda name: programs[f"step/{name}"].total_bytes)
-    step, most = trained[worst], trained[worst].batch_size
-    needed = programs[f"step/{worst}"].total_bytes
-    fixed = _compile_step(worst, step, unit)
-    if not fixed.bytes_by_part or fixed.total_bytes > limit:
-        return 0
-    low, known = unit, fixed.total_bytes
-    while most - low > unit:
-        a_row = max(needed - known, 1) / (most - low)
-        guess = low + math.floor((limit - known) / a_row)
-        guess = min(max(guess // unit * unit, low + unit), most - unit)
-        found = _compile_step(worst, step, guess)
-        if found.bytes_by_part and found.total_bytes <= limit:
-            low, known = guess, found.total_bytes
-            if (limit - known) / a_row < unit:
-                break
-        else:
-            most, needed = guess, found.total_bytes
-    return low
+def _advice(compiled: _CompiledRecipe, limit: int | None) -> str:
+    """What does not fit, and what to do."""
+    over, largest = compiled.over, compiled.largest_batch_size
+    text = f"{', '.join(over)}: it does not fit"
+    if over != ["student"]:
+        text += (
+            f": {compiled.needed_bytes / 2**30:.2f} GiB a device of {limit / 2**30:.2f}"
+        )
+    if largest is not None:
+        text += (
+            f"; the largest batch that does is {largest}"
+            if largest
+            else "; no batch does"
+        )
+        text += (
+            "; mesh.fsdp, mesh.gradient_accumulation_steps and mesh.remat save memory"
+        )
+    if any(name.startswith(("teacher", "evaluation/")) for name in over):
+        text += "; what judges is of search.batch_size rows (of flash, distill's)"
+    if "student" in over:
+        text += f"; {compiled.student['error']}"
+    return text

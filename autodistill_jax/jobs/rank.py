@@ -1,6 +1,8 @@
-"""Job `rank`: do the proxies order Archs as fine-tuning does? Kendall's tau, measured."""
+"""Job `rank`: Kendall's tau of every proxy's order of Archs with fine-tuning's."""
 
 import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,12 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, storage
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.experiment import fingerprints, labelled_data, proxy_inputs
-from autodistill_jax.experiment import workdir as common
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.superlm import trained_superlm
+from autodistill_jax.experiment.workdir import arch_to_json, read_rank_table
 from autodistill_jax.models import build, extract, heads
 from autodistill_jax.search import proxies, ranking
 from autodistill_jax.train import classification
@@ -20,6 +23,22 @@ from autodistill_jax.train import classification
 # Below it a bootstrap over Archs says little.
 _MIN_ARCHS = 24
 _MAX_DRAWN_FROM = 20_000  # Archs of a space, at most.
+
+
+class _RankPlan(NamedTuple):
+    """What is compared, and by what.
+
+    Attributes:
+      bands: {Arch drawn: its band of multiply-adds}.
+      archs_by_space: {space: its Archs among them}, of spaces that have some.
+      flops: {Arch: multiply-adds}, of all that were drawn from.
+      proxy_names: the proxies whose order is compared.
+    """
+
+    bands: dict[AnyArch, int]
+    archs_by_space: dict[str, list[AnyArch]]
+    flops: dict[AnyArch, int]
+    proxy_names: tuple[str, ...]
 
 
 def run_rank(
@@ -33,86 +52,62 @@ def run_rank(
     that quality, overall and within the bands, beside the multiply-adds' own.
 
     The drawn Archs need not meet the budget: they are to stand for the space.
+
+    Args:
+      experiment: with its spaces, see `load_experiment`.
+      workdir: holds the trained SuperLMs.
+      task: `rank.task`; None only where `rank.archs` is 0 or rank.json is there.
+      stage: what lines to the user begin with.
     """
-    settings = experiment.config.rank
-    if not settings.archs:
+    if not experiment.config.rank.archs:
         log.say(f"{stage}: off (rank.archs is 0)")
         return
     path = workdir / "search" / "rank.json"
-    if common.read_rank_table(experiment.config, workdir):
+    if read_rank_table(experiment.config, workdir):
         log.say(f"{stage}: done already, {path}")
         return
-    grid = {}
-    for home, space in experiment.spaces.items():
+    plan = _plan_rank(experiment, stage)
+    superlms = {
+        space: trained_superlm(experiment, workdir, space)
+        for space in plan.archs_by_space
+    }
+    rows = labelled_data.classification_data(experiment, task._replace(tests={}))
+    quality_rows, proxy_rows = _split_dev_rows(rows, plan.proxy_names)
+    quality = _finetuned_quality(
+        experiment, workdir, plan, superlms, quality_rows, stage
+    )
+    scores = _proxy_scores(experiment, workdir, plan, superlms, proxy_rows, stage)
+    record = _rank_record(experiment, plan, task, quality_rows, quality, scores)
+    storage.write_json(path, record)
+    _say_taus(record["table"], stage)
+    log.say(f"{stage}: made {path}")
+
+
+def _plan_rank(experiment: Experiment, stage: str) -> _RankPlan:
+    settings = experiment.config.rank
+    space_of = {}
+    for name, space in experiment.spaces.items():
         archs = space.subset(_MAX_DRAWN_FROM, experiment.config.seed)
-        grid = dict.fromkeys(archs, home) | grid
-    flops = {arch: experiment.cost(arch)["flops"] for arch in grid}
+        space_of = dict.fromkeys(archs, name) | space_of
+    flops = {arch: experiment.cost(arch)["flops"] for arch in space_of}
     bands = ranking.draw_by_flops(
         flops, settings.archs, settings.flops_bins, experiment.config.seed
     )
     if len(bands) < _MIN_ARCHS:
         log.say(
-            f"{stage}: only {len(bands)} Archs: with fewer than {_MIN_ARCHS} the intervals "
-            "are too wide to tell proxies apart"
+            f"{stage}: only {len(bands)} Archs: with fewer than {_MIN_ARCHS} the "
+            "intervals are too wide to tell proxies apart"
         )
-    homes = {home: [a for a in bands if grid[a] == home] for home in experiment.spaces}
-    homes = {home: archs for home, archs in homes.items() if archs}
-    superlms = {home: trained_superlm(experiment, workdir, home) for home in homes}
-    names = proxy_inputs.ranked_proxies(experiment.config)
-    mine, theirs = _split_dev_rows(
-        labelled_data.classification_data(experiment, task._replace(tests={})), names
-    )
-    quality = _finetuned_quality(experiment, workdir, homes, superlms, mine, stage)
-    # A seed that quality has not seen: the first steps of its fine-tuning would be
-    # those of the proxy.
-    seed = experiment.config.seed + settings.seeds
-    given = {
-        home: proxy_inputs.proxy_inputs(
-            experiment, workdir, home, superlms[home], theirs, seed
-        )
-        for home in homes
+    by_space = {
+        name: [arch for arch in bands if space_of[arch] == name]
+        for name in experiment.spaces
     }
-    scores: dict[str, dict] = {"flops": flops}
-    for name in names:
-        log.say(f"{stage}: {name}: {proxies.PROXIES[name]} ...")
-        scores[name] = {}
-        for home, archs in homes.items():
-            for arch, values in proxies.make_proxy(name, given[home])(archs).items():
-                scores[name][arch] = -values["proxy"]  # More is better here.
-    archs = list(bands)
-    made = ranking.rank_table(
-        [np.mean(quality[arch]) for arch in archs],
-        {name: [values[arch] for arch in archs] for name, values in scores.items()},
-        [bands[arch] for arch in archs],
+    return _RankPlan(
+        bands,
+        {name: archs for name, archs in by_space.items() if archs},
+        flops,
+        proxy_inputs.ranked_proxies(experiment.config),
     )
-    storage.write_json(
-        path,
-        {
-            "asked": fingerprints.rank_fingerprint(experiment.config),
-            "task": task.name,
-            "dev_rows": len(mine.dev["label"]),
-            "metric": task.metric,
-            "table": made,
-            "archs": [
-                {
-                    "arch": common.arch_to_json(arch),
-                    "band": bands[arch],
-                    "quality": quality[arch],
-                    **{name: float(values[arch]) for name, values in scores.items()},
-                }
-                for arch in archs
-            ],
-        },
-    )
-    for name, scopes in made.items():
-        told = ", ".join(
-            f"{scope} {one['tau']:.2f} [{one['interval'][0]:.2f}, "
-            f"{one['interval'][1]:.2f}]"
-            + (f" ({one['verdict']})" if name != "flops" else "")
-            for scope, one in scopes.items()
-        )
-        log.say(f"{stage}: tau of {name}: {told}")
-    log.say(f"{stage}: made {path}")
 
 
 def _split_dev_rows(
@@ -125,58 +120,156 @@ def _split_dev_rows(
     """
     if not set(names) & set(proxies.LABELLED_PROXIES):
         return rows, rows
-    mine, theirs = (
+    quality_rows, proxy_rows = (
         rows._replace(dev={name: x[start::2] for name, x in rows.dev.items()})
         for start in (0, 1)
     )
-    return mine, theirs
+    return quality_rows, proxy_rows
 
 
-def _finetuned_quality(experiment, workdir, homes, superlms, rows, stage) -> dict:
+def _finetuned_quality(
+    experiment: Experiment,
+    workdir: epath.Path,
+    plan: _RankPlan,
+    superlms: Mapping[str, dict],
+    rows: classification.ClassificationData,
+    stage: str,
+) -> dict[AnyArch, list[float]]:
     """{Arch: its dev scores after fine-tuning, a seed each}, as the job finetune does
     it; those there are are kept, and written as they come."""
     settings, config = experiment.config.rank, experiment.config
-    asked = fingerprints.rank_fingerprint(config)["tuning"] | {
+    fingerprint = fingerprints.rank_fingerprint(config)["tuning"] | {
         "dev": len(rows.dev["label"])
     }
-    path = workdir / "search" / f"quality-{asked['task']}.json"
-    kept = {}
-    if path.exists():
-        found = json.loads(path.read_text())
-        kept = found["quality"] if found["asked"] == asked else {}
-    count = sum(len(archs) for archs in homes.values())
+    path = workdir / "search" / f"quality-{fingerprint['task']}.json"
+    quality = _read_quality(path, fingerprint)
+    count = sum(len(archs) for archs in plan.archs_by_space.values())
     done = 0
-    for home, archs in homes.items():
-        params = jax.tree.map(np.asarray, heads.encoder_params(superlms[home]))
-        envelope = experiment.superlm_arch(experiment.spaces[home])
+    for space, archs in plan.archs_by_space.items():
+        params = jax.tree.map(np.asarray, heads.encoder_params(superlms[space]))
+        superlm_arch = experiment.superlm_arch(experiment.spaces[space])
         for arch in archs:
             done += 1
-            there = kept.setdefault(str(arch), [])
-            seeds = range(config.seed + len(there), config.seed + settings.seeds)
+            scores = quality.setdefault(str(arch), [])
+            seeds = range(config.seed + len(scores), config.seed + settings.seeds)
             if not seeds:
                 continue
-            student = extract.extract(params, envelope, arch)
-            made = classification.finetune_classifier(
-                build.build_module(
-                    arch,
-                    experiment.dims,
-                    dtype=jnp.dtype(config.finetune.compute_dtype),
-                    dropout=config.finetune.dropout,
-                ),
-                lambda seed, student=student: student,
-                rows,
-                config.finetune.to_dict(),
-                experiment.teacher.pooling,
-                experiment.mesh,
-                seeds,
-                f"{stage} {done}/{count}, {arch}",
-            )
-            there += [max(one.scores) for one in made]
-            storage.write_json(path, {"asked": asked, "quality": kept})
-            told = ", ".join(f"{score:.4f}" for score in there)
-            log.say(f"{stage}: {done}/{count}, {arch}: {told}")
+            student = extract.extract(params, superlm_arch, arch)
+            label = f"{stage} {done}/{count}, {arch}"
+            scores += _finetune_scores(experiment, arch, student, rows, seeds, label)
+            storage.write_json(path, {"asked": fingerprint, "quality": quality})
+            scores_text = ", ".join(f"{score:.4f}" for score in scores)
+            log.say(f"{stage}: {done}/{count}, {arch}: {scores_text}")
     return {
-        arch: kept[str(arch)][: settings.seeds]
-        for archs in homes.values()
+        arch: quality[str(arch)][: settings.seeds]
+        for archs in plan.archs_by_space.values()
         for arch in archs
     }
+
+
+def _read_quality(path: epath.Path, fingerprint: dict) -> dict[str, list[float]]:
+    """{Arch as text: dev scores} of a file, if of that fingerprint; else {}."""
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    return record["quality"] if record["asked"] == fingerprint else {}
+
+
+def _finetune_scores(
+    experiment: Experiment,
+    arch: AnyArch,
+    student: dict,
+    rows: classification.ClassificationData,
+    seeds: range,
+    label: str,
+) -> list[float]:
+    """The best dev score of a student's fine-tuning, by seed."""
+    settings = experiment.config.finetune
+    results = classification.finetune_classifier(
+        build.build_module(
+            arch,
+            experiment.dims,
+            dtype=jnp.dtype(settings.compute_dtype),
+            dropout=settings.dropout,
+        ),
+        lambda seed: student,
+        rows,
+        settings.to_dict(),
+        experiment.teacher.pooling,
+        experiment.mesh,
+        seeds,
+        label,
+    )
+    return [max(result.scores) for result in results]
+
+
+def _proxy_scores(
+    experiment: Experiment,
+    workdir: epath.Path,
+    plan: _RankPlan,
+    superlms: Mapping[str, dict],
+    rows: classification.ClassificationData,
+    stage: str,
+) -> dict[str, dict[AnyArch, float]]:
+    """{"flops" and each proxy: {Arch: score, more is better}}."""
+    # A seed that quality has not seen: the first steps of its fine-tuning would be
+    # those of the proxy.
+    seed = experiment.config.seed + experiment.config.rank.seeds
+    inputs = {
+        space: proxy_inputs.proxy_inputs(
+            experiment, workdir, space, superlms[space], rows, seed
+        )
+        for space in plan.archs_by_space
+    }
+    scores: dict[str, dict] = {"flops": plan.flops}
+    for name in plan.proxy_names:
+        log.say(f"{stage}: {name}: {proxies.PROXIES[name]} ...")
+        scores[name] = {}
+        for space, archs in plan.archs_by_space.items():
+            for arch, values in proxies.make_proxy(name, inputs[space])(archs).items():
+                scores[name][arch] = -values["proxy"]  # More is better here.
+    return scores
+
+
+def _rank_record(
+    experiment: Experiment,
+    plan: _RankPlan,
+    task: Task,
+    rows: classification.ClassificationData,
+    quality: Mapping[AnyArch, list[float]],
+    scores: Mapping[str, Mapping[AnyArch, float]],
+) -> dict[str, Any]:
+    """What rank.json holds. rows: those that quality was measured on."""
+    archs = list(plan.bands)
+    table = ranking.rank_table(
+        [np.mean(quality[arch]) for arch in archs],
+        {name: [values[arch] for arch in archs] for name, values in scores.items()},
+        [plan.bands[arch] for arch in archs],
+    )
+    return {
+        "asked": fingerprints.rank_fingerprint(experiment.config),
+        "task": task.name,
+        "dev_rows": len(rows.dev["label"]),
+        "metric": task.metric,
+        "table": table,
+        "archs": [
+            {
+                "arch": arch_to_json(arch),
+                "band": plan.bands[arch],
+                "quality": quality[arch],
+                **{name: float(values[arch]) for name, values in scores.items()},
+            }
+            for arch in archs
+        ],
+    }
+
+
+def _say_taus(table: Mapping[str, Mapping[str, Any]], stage: str) -> None:
+    for name, scopes in table.items():
+        text = ", ".join(
+            f"{scope} {entry['tau']:.2f} [{entry['interval'][0]:.2f}, "
+            f"{entry['interval'][1]:.2f}]"
+            + (f" ({entry['verdict']})" if name != "flops" else "")
+            for scope, entry in scopes.items()
+        )
+        log.say(f"{stage}: tau of {name}: {text}")

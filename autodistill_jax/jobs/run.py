@@ -1,154 +1,191 @@
-"""Job `run`, and every other job by its name."""
+"""Job `run`: a config's jobs in their order, all that can be refused refused first."""
 
-import functools
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import log, multihost, storage
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import experiment as experiments
 from autodistill_jax.experiment import (
-    experiment,
     proxy_inputs,
     schema,
+    teacher,
     text_rows,
     trials,
     workdir,
 )
-from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.workdir import chosen_arch
 from autodistill_jax.jobs import (
+    JOBS,
+    STAGES,
     baselines,
-    cost,
-    distill,
-    export,
     finetune,
-    latency,
-    preflight,
+    job_function,
     pretrain,
-    rank,
-    report,
-    search,
-    transfer,
 )
 from autodistill_jax.latency import estimate
+from autodistill_jax.report.result import read_result
 from autodistill_jax.search import study_storage
 
-_STAGES = {
-    "pretrain": pretrain.run_pretrain,
-    "distill": distill.run_distill,
-    "search": search.run_search,
-    "transfer": transfer.run_transfer,
-    "export": export.run_export,
-    "baselines": baselines.run_baselines,
-    "finetune": finetune.run_finetune,
-    "rank": rank.run_rank,
-    "report": report.run_report,
-}
+
+class Plan(NamedTuple):
+    """What is to be done, and nothing in it can still be refused.
+
+    Attributes:
+      experiment: the checked config with its teacher.
+      workdir: where all goes.
+      stages: names, in their order.
+      tasks: {stage: the labelled rows that were read for it}.
+    """
+
+    experiment: Experiment
+    workdir: epath.Path
+    stages: tuple[str, ...]
+    tasks: Mapping[str, Any]
 
 
-def run_job(
-    name: str,
-    config: ConfigDict,
-    folder: str | None,
-    arch: str | None,
-    calibrate: bool = False,
-) -> int:
-    """Runs one job; 0, or 1 where `preflight` says no. Everything that can be refused is
-    refused before it starts.
+def run(
+    config: ConfigDict, workdir: str | Path | None, job: str = "run", arch: str = ""
+) -> Any:
+    """A job from Python, as the command line runs it.
+
+    Args:
+      config: of `base_config`, or of a file by `load_config`.
+      workdir: where all goes, local or gs://; the same goes on where it stopped. None
+        for "cost" and "latency".
+      job: "run" (all that the config asks for), or another of `JOBS`.
+      arch: sizes or a name, for "cost" and "latency".
+
+    Returns:
+      The `Result` so far, None before a search has chosen; of "cost", "latency" and
+      "preflight" what they print, a dict.
 
     Raises:
       UserError: the input cannot work.
     """
-    if name == "cost":
-        cost.run_cost(config, arch)
-        return 0
-    _check_same_everywhere(name, config)
-    if name == "latency":
-        latency.run_latency(config, folder, arch, calibrate)
-        return 0
-    if name == "preflight":
-        return 0 if preflight.run_preflight(config) else 1
+    if job not in JOBS:
+        raise UserError(f"unknown job {job!r}; one of {', '.join(JOBS)}")
+    folder = None if workdir is None else str(workdir)
+    if job in ("cost", "latency"):
+        extra = (arch,) if job == "cost" else (folder, arch, False)
+        return job_function(job)(config, *extra)
+    if job in ("preflight", "config"):
+        return job_function(job)(config)
+    if folder is None:
+        raise UserError(f"the job {job} needs a workdir, and none was given")
+    run_stages(job, config, folder)
+    path = epath.Path(folder)
+    return read_result(config, path) if chosen_arch(config, path) else None
+
+
+def run_stages(name: str, config: ConfigDict, folder: str) -> None:
+    """Runs one stage, or with "run" all that the config asks for.
+
+    Args:
+      name: of the job: "run" or a stage.
+      config: with all flags in it.
+      folder: the workdir.
+
+    Raises:
+      UserError: the input cannot work; nothing has been written then.
+    """
+    start = time.monotonic()
+    plan = _plan(name, config, folder)
+    _cut_text(plan)
+    if (plan.workdir / "config.json").exists():
+        workdir.write_config(config, plan.workdir)  # Some fields may differ by now.
+    _run_plan(plan, numbered=name == "run")
+    multihost.on_first_process(lambda: None)  # The end comes for all at once.
+    seconds = time.monotonic() - start
+    log.say(f"{name}: done in {seconds:.0f} s, workdir {plan.workdir}")
+
+
+def _plan(name: str, config: ConfigDict, folder: str) -> Plan:
+    """Raises UserError for whatever cannot work."""
     if config.mesh.topology:
         raise UserError(
             f"mesh.topology is {config.mesh.topology}, which only the job preflight "
             "compiles for; take it out to run on the devices at hand"
         )
-    start = time.monotonic()
     schema.check_config(config)
-    home = workdir.open_workdir(config, folder)
+    path = workdir.open_workdir(config, folder)
     if name == "pretrain":  # A teacher need not fit this config's space.
-        made = experiment.load_teacher_side(config)
+        experiment = experiments.load_teacher_side(config)
     else:
-        made = experiment.load_experiment(config, home)
-        baselines.check_baselines(made)
-        trials.check_search(made)
-    stages = [stage for stage in _STAGES if name in ("run", stage)]
-    if name == "run":
-        flash = config.search.proxy == "flash"
-        off = {"distill" if flash else "transfer"}
-        off |= set() if config.pretrain.steps else {"pretrain"}
-        stages = [stage for stage in stages if stage not in off]
-    if "pretrain" in stages:
-        pretrain.check_pretrain(made)
-    elif config.pretrain.steps and not storage.is_complete(
-        teachers.pretrained_folder(home)
-    ):
-        raise UserError(
-            f"pretrain.steps is {config.pretrain.steps}, and {teachers.pretrained_folder(home)} "
-            "is not there; run the job pretrain first"
-        )
+        experiment = experiments.load_experiment(config, path)
+        baselines.check_baselines(experiment)
+        trials.check_search(experiment)
+    stages = _stages(name, config)
+    _check_pretrained(experiment, path, stages)
     # Labelled rows are read, and refused, before anything is trained.
-    tasks = {} if name == "pretrain" else proxy_inputs.proxy_tasks(made, home, stages)
+    tasks: dict[str, Any] = {}
+    if name != "pretrain":
+        tasks = proxy_inputs.proxy_tasks(experiment, path, stages)
     if "search" in stages and config.latency.target:
         estimate.check_target(config.latency.target)
     if {"search", "rank"} & set(stages):
         multihost.on_first_process(
-            lambda: study_storage.check_storage(config.search.storage, home)
+            lambda: study_storage.check_storage(config.search.storage, path)
         )
     if "finetune" in stages:
-        tasks["finetune"] = finetune.pending_tasks(made, home)
-    first = {"pretrain", "distill"}
-    first |= {"search"} if config.search.proxy == "flash" else set()
-    if name == "pretrain":
-        text_rows.text_rows(made, home, "heldout")
-    elif first & set(stages) or (home / "data" / "rows.npz").exists():
-        enough = functools.partial(proxy_inputs.check_heldout, made)
-        held_out = text_rows.text_rows(made, home, "heldout", enough)
-        if {"distill", "search", "rank"} & set(stages):
-            enough(held_out)
-    if (home / "config.json").exists():
-        workdir.write_config(config, home)  # Some fields may differ from last time.
-    try:
-        for i, stage in enumerate(stages, 1):
-            told = f"[{i}/{len(stages)} {stage}]" if name == "run" else stage
-            rest = (tasks[stage],) if stage in tasks else ()
-            _STAGES[stage](made, home, *rest, stage=told)
-            if stage == "pretrain" and name == "run":
-                made = experiment.load_experiment(
-                    config, home
-                )  # Under the teacher there now is.
-    finally:
-        log.upload_metrics(home)
-    multihost.on_first_process(lambda: None)  # The end comes for all at once.
-    log.say(f"{name}: done in {time.monotonic() - start:.0f} s, workdir {home}")
-    return 0
+        tasks["finetune"] = finetune.pending_tasks(experiment, path)
+    return Plan(experiment, path, stages, tasks)
 
 
-def _check_same_everywhere(name: str, config: ConfigDict) -> None:
-    """Raises UserError, on all processes, where not all were asked for the same."""
-    theirs = multihost.on_first_process(
-        lambda: {"job": name, **schema.flatten(schema.to_json(config))}
-    )
-    mine = {"job": name, **schema.flatten(schema.to_json(config))}
-    if multihost.all_processes(mine == theirs):
+def _stages(name: str, config: ConfigDict) -> tuple[str, ...]:
+    if name != "run":
+        return (name,)
+    flash = config.search.proxy == "flash"
+    off = {"distill" if flash else "transfer"}
+    off |= set() if config.pretrain.steps else {"pretrain"}
+    return tuple(stage for stage in STAGES if stage not in off)
+
+
+def _check_pretrained(
+    experiment: Experiment, path: epath.Path, stages: Sequence[str]
+) -> None:
+    config, folder = experiment.config, teacher.pretrained_folder(path)
+    if "pretrain" in stages:
+        pretrain.check_pretrain(experiment)
+    elif config.pretrain.steps and not storage.is_complete(folder):
+        raise UserError(
+            f"pretrain.steps is {config.pretrain.steps}, and {folder} "
+            "is not there; run the job pretrain first"
+        )
+
+
+def _cut_text(plan: Plan) -> None:
+    """The text rows, where a stage trains or judges on them; refuses too few."""
+    experiment, stages = plan.experiment, set(plan.stages)
+    if plan.stages == ("pretrain",):
+        text_rows.text_rows(experiment, plan.workdir, "heldout")
         return
-    differ = [
-        f"{key} is {mine.get(key)!r} here and {theirs.get(key)!r} there"
-        for key in sorted(mine.keys() | theirs.keys())
-        if mine.get(key) != theirs.get(key)
-    ]
-    raise UserError(
-        "the processes were given different jobs or flags"
-        + (f": {'; '.join(differ[:3])} (the first process)" if differ else "")
-        + "; give all the same"
-    )
+    training = {"pretrain", "distill"}
+    training |= {"search"} if experiment.config.search.proxy == "flash" else set()
+    if training & stages or (plan.workdir / "data" / "rows.npz").exists():
+        check = partial(proxy_inputs.check_heldout, experiment)
+        heldout = text_rows.text_rows(experiment, plan.workdir, "heldout", check)
+        if {"distill", "search", "rank"} & stages:
+            check(heldout)
+
+
+def _run_plan(plan: Plan, numbered: bool) -> None:
+    experiment, count = plan.experiment, len(plan.stages)
+    try:
+        for i, stage in enumerate(plan.stages, 1):
+            label = f"[{i}/{count} {stage}]" if numbered else stage
+            rows = (plan.tasks[stage],) if stage in plan.tasks else ()
+            job_function(stage)(experiment, plan.workdir, *rows, stage=label)
+            if stage == "pretrain" and numbered:  # Under the teacher there now is.
+                experiment = experiments.load_experiment(
+                    experiment.config, plan.workdir
+                )
+    finally:
+        log.upload_metrics(plan.workdir)

@@ -1,6 +1,8 @@
-"""Job `search`: every affordable sub-network's proxy and cost -> the front, one chosen."""
+"""Job `search`: proxies and costs of the affordable Archs, their front, one chosen."""
 
 import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +10,10 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, multihost, sharding, storage
-from autodistill_jax.archs.arch import AnyArch, pareto_indices
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.experiment import labelled_data, proxy_inputs
-from autodistill_jax.experiment import trials as studied
+from autodistill_jax.experiment import trials as study_trials
 from autodistill_jax.experiment.experiment import Experiment, latency_conditions
 from autodistill_jax.experiment.fingerprints import choice_fingerprint
 from autodistill_jax.experiment.superlm import trained_superlm
@@ -19,9 +21,64 @@ from autodistill_jax.experiment.workdir import arch_to_json, chosen_arch
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.models import extract, heads
 from autodistill_jax.search import proxies, study_storage
+from autodistill_jax.search.choice import choose_arch, pareto_front
+from autodistill_jax.train.classification import ClassificationData
 
 # Archs evaluated before their trials are recorded: what a stop can lose.
-_ARCHS_A_RECORD = 8
+_ARCHS_PER_RECORD = 8
+
+# {Arch: {"proxy": lower is better, "flops", and what else is known}}.
+_Trials = Mapping[AnyArch, dict[str, Any]]
+# {Arch as text, or "teacher": an entry of the latency table}.
+_Latencies = Mapping[str, Mapping[str, Any]]
+
+
+class _SearchPlan(NamedTuple):
+    """What a search starts from.
+
+    Attributes:
+      folder: search/ of the workdir.
+      fingerprint: what the choice depends on besides the trained SuperLMs.
+      exhaustive: every affordable Arch is evaluated, not a sample of them.
+      superlms: {space: parameters}; empty where the proxy inherits no weights.
+      conditions: under which latencies are taken.
+    """
+
+    folder: epath.Path
+    fingerprint: dict
+    exhaustive: bool
+    superlms: dict[str, dict]
+    conditions: latency_table.LatencyConditions
+
+
+class _Candidates(NamedTuple):
+    """What there is to choose from.
+
+    Attributes:
+      trials: {Arch: its figures}, with the latency of the timed ones.
+      front: the Archs that no other beats in both proxy and cost, lowest proxy first.
+      timed_archs: those whose latency is known.
+      teacher: the teacher's cost and latency.
+    """
+
+    trials: _Trials
+    front: list[AnyArch]
+    timed_archs: list[AnyArch]
+    teacher: dict[str, Any]
+
+
+class _Choice(NamedTuple):
+    """What a search ends with.
+
+    Attributes:
+      arch: the one chosen.
+      reason: why, for the user.
+      trials: {Arch: its figures}, the executed params and flops among them.
+    """
+
+    arch: AnyArch
+    reason: str
+    trials: _Trials
 
 
 def run_search(
@@ -32,138 +89,204 @@ def run_search(
 ) -> None:
     """Leaves search/study.db, trials.csv, latency.json and front.json.
 
-    task: that a labelled proxy needs.
-
     Under another budget than last time the proxies there are, and what is missing of
     them and of the latencies, make another choice.
+
+    Args:
+      experiment: with its spaces, see `load_experiment`.
+      workdir: holds the trained SuperLMs, unless the proxy is flash.
+      task: that a labelled proxy needs.
+      stage: what lines to the user begin with.
+
+    Raises:
+      UserError: no Arch meets the latency bound, or no trial came to an end.
     """
-    folder = workdir / "search"
-    asked = choice_fingerprint(experiment.config)
     if chosen_arch(experiment.config, workdir):
-        log.say(f"{stage}: done already, {folder / 'front.json'}")
+        log.say(f"{stage}: done already, {workdir / 'search' / 'front.json'}")
         return
-    listed = experiment.config.search.sampler == "all"
-    homes = set(experiment.affordable.values()) if listed else set(experiment.spaces)
+    plan = _plan_search(experiment, workdir)
+    find = _exhaustive_candidates if plan.exhaustive else _sampled_candidates
+    candidates = find(experiment, workdir, plan, task, stage)
+    choice = _choose_candidate(experiment, plan, candidates, stage)
+    _write_search(experiment, plan, candidates, choice, stage)
+
+
+def _plan_search(experiment: Experiment, workdir: epath.Path) -> _SearchPlan:
+    fingerprint = choice_fingerprint(experiment.config)
+    exhaustive = experiment.config.search.sampler == "all"
+    spaces = (
+        set(experiment.affordable.values()) if exhaustive else set(experiment.spaces)
+    )
     if experiment.config.search.proxy == "flash":
-        homes = set()  # Nothing is inherited.
-    superlms = {
-        name: trained_superlm(experiment, workdir, name) for name in sorted(homes)
-    }
-    settings = experiment.config.latency
-    how = latency_conditions(experiment.config)
-    if listed:
-        trials = _listed_trials(experiment, workdir, superlms, task, stage)
-    else:
-        trials, latencies = _sampled_trials(
-            experiment, workdir, superlms, how, task, stage
-        )
-    archs, cost = list(trials), "flops" if listed else "latency_ms"
-    on_front = [
-        archs[i]
-        for i in pareto_indices((trials[a][cost], trials[a]["proxy"]) for a in archs)
-    ]
-    on_front.sort(key=lambda arch: trials[arch]["proxy"])
+        spaces = set()  # Nothing is inherited.
+    return _SearchPlan(
+        workdir / "search",
+        fingerprint,
+        exhaustive,
+        {name: trained_superlm(experiment, workdir, name) for name in sorted(spaces)},
+        latency_conditions(experiment.config),
+    )
+
+
+def _exhaustive_candidates(
+    experiment: Experiment,
+    workdir: epath.Path,
+    plan: _SearchPlan,
+    task: Task | None,
+    stage: str,
+) -> _Candidates:
+    """All Archs under the budget; `latency.max_measurements` of the front are timed."""
+    trials = _exhaustive_trials(experiment, workdir, plan.superlms, task, stage)
+    front = pareto_front(trials, "flops")
     # Each is a compile, so only the front's, evenly over it, the best always in.
-    count = min(len(on_front), max(settings.max_measurements, 1))
-    picks = sorted({round(i) for i in np.linspace(0, len(on_front) - 1, count)})
-    if listed:
-        timed = [on_front[i] for i in picks]
-        latencies = _student_latencies(
-            experiment, folder, superlms, on_front, timed, how, stage
-        )
-    there = on_front if listed else trials
-    timed = [arch for arch in there if str(arch) in latencies]
-    for arch in timed:
-        trials[arch] |= latency_table.trial_fields(latencies[str(arch)])
+    count = min(len(front), max(experiment.config.latency.max_measurements, 1))
+    picks = sorted({round(i) for i in np.linspace(0, len(front) - 1, count)})
+    latencies = _student_latencies(
+        experiment, plan, front, [front[i] for i in picks], stage
+    )
+    return _with_latencies(experiment, trials, front, front, latencies)
+
+
+def _sampled_candidates(
+    experiment: Experiment,
+    workdir: epath.Path,
+    plan: _SearchPlan,
+    task: Task | None,
+    stage: str,
+) -> _Candidates:
+    """The Archs that a study tried; each was timed before it was evaluated: so with
+    random weights."""
+    path = plan.folder / "latency.json"
+    latency_of = study_trials.latency_fn(experiment, path, plan.conditions, stage)
+    teacher = experiment.teacher.arch
+    teacher_ms = latency_table.trial_fields(latency_of(teacher))["latency_ms"]
+    bounds = experiment.budget.bounds(
+        {**experiment.cost(teacher), "latency_ms": teacher_ms}
+    )
+    trials = study_trials.run_trials(
+        experiment,
+        workdir,
+        plan.superlms,
+        lambda arch: latency_table.trial_fields(latency_of(arch))["latency_ms"],
+        # A named Arch is taken whatever it costs.
+        None if experiment.config.search.fixed_arch else bounds.get("latency_ms"),
+        plan.conditions.conditions(),
+        task,
+        stage,
+    )
+    latencies = {"teacher": latency_of(teacher)}
+    latencies |= {str(arch): latency_of(arch) for arch in trials}
+    front = pareto_front(trials, "latency_ms")
+    return _with_latencies(experiment, trials, front, list(trials), latencies)
+
+
+def _with_latencies(
+    experiment: Experiment,
+    trials: _Trials,
+    front: list[AnyArch],
+    archs: Sequence[AnyArch],
+    latencies: _Latencies,
+) -> _Candidates:
+    """The candidates, with the latency of those of `archs` that have one."""
+    timed_archs = [arch for arch in archs if str(arch) in latencies]
+    updated = {
+        arch: trials[arch] | latency_table.trial_fields(latencies[str(arch)])
+        for arch in timed_archs
+    }
     teacher = {
         **experiment.cost(experiment.teacher.arch),
         **latency_table.trial_fields(latencies["teacher"]),
     }
-    chosen, reason = choose_arch(experiment, trials, on_front, timed, teacher)
+    return _Candidates({**trials, **updated}, front, timed_archs, teacher)
+
+
+def _choose_candidate(
+    experiment: Experiment, plan: _SearchPlan, candidates: _Candidates, stage: str
+) -> _Choice:
+    chosen, reason = choose_arch(
+        candidates.trials,
+        candidates.front,
+        candidates.timed_archs,
+        candidates.teacher,
+        experiment.budget,
+        experiment.config.search.to_dict(),
+    )
+    trials = dict(candidates.trials)
     # The chosen one's figure is of its own extracted weights, too.
-    if superlms and not (listed and chosen in timed):
-        latencies = _student_latencies(
-            experiment, folder, superlms, [], [chosen], how, stage
-        )
-        trials[chosen] |= latency_table.trial_fields(latencies[str(chosen)])
+    if plan.superlms and not (plan.exhaustive and chosen in candidates.timed_archs):
+        latencies = _student_latencies(experiment, plan, [], [chosen], stage)
+        fields = latency_table.trial_fields(latencies[str(chosen)])
+        trials[chosen] = trials[chosen] | fields
     # Last, so that params and flops are the executed ones whatever the budget counts.
-    table = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
-    storage.write_text(folder / "trials.csv", study_storage.trials_csv(table))
+    executed = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
+    return _Choice(chosen, reason, executed)
+
+
+def _write_search(
+    experiment: Experiment,
+    plan: _SearchPlan,
+    candidates: _Candidates,
+    choice: _Choice,
+    stage: str,
+) -> None:
+    path = plan.folder / "front.json"
+    csv_text = study_storage.trials_csv(choice.trials)
+    storage.write_text(plan.folder / "trials.csv", csv_text)
     storage.write_json(
-        folder / "front.json",
+        path,
         {
-            "chosen": arch_to_json(chosen),
-            "reason": reason,
-            "front": [arch_to_json(arch) for arch in on_front],
+            "chosen": arch_to_json(choice.arch),
+            "reason": choice.reason,
+            "front": [arch_to_json(arch) for arch in candidates.front],
             "trials": [
                 {
                     "arch": arch_to_json(arch),
                     "space": experiment.affordable[arch],
                     **values,
-                    "on_front": arch in on_front,
+                    "on_front": arch in candidates.front,
                 }
-                for arch, values in table.items()
+                for arch, values in choice.trials.items()
             ],
-            "asked": asked,
-            "teacher": {"arch": arch_to_json(experiment.teacher.arch), **teacher},
+            "asked": plan.fingerprint,
+            "teacher": {
+                "arch": arch_to_json(experiment.teacher.arch),
+                **candidates.teacher,
+            },
             "space": experiment.num_archs(),
             "proxy": experiment.config.search.proxy,
             "sampler": experiment.config.search.sampler,
-            "latency": how.conditions(),
+            "latency": plan.conditions.conditions(),
         },
     )
-    log.say(f"{stage}: chose {chosen}: {reason}")
-    log.say(f"{stage}: made {folder / 'front.json'}")
+    log.say(f"{stage}: chose {choice.arch}: {choice.reason}")
+    log.say(f"{stage}: made {path}")
 
 
-def _sampled_trials(
-    experiment, workdir, superlms, how, task, stage
-) -> tuple[dict, dict]:
-    """The trials of a study that does not take every Arch, and {Arch or "teacher":
-    latency}, asked before they are evaluated: so with random weights."""
-    path = workdir / "search" / "latency.json"
-    ask = studied.latency_fn(experiment, path, how, stage)
-    teacher = experiment.teacher.arch
-    full = latency_table.trial_fields(ask(teacher))["latency_ms"]
-    bounds = experiment.budget.bounds({**experiment.cost(teacher), "latency_ms": full})
-    trials = studied.run_trials(
-        experiment,
-        workdir,
-        superlms,
-        lambda arch: latency_table.trial_fields(ask(arch))["latency_ms"],
-        # A named Arch is taken whatever it costs.
-        None if experiment.config.search.fixed_arch else bounds.get("latency_ms"),
-        how.conditions(),
-        task,
-        stage,
-    )
-    return trials, {"teacher": ask(teacher)} | {str(arch): ask(arch) for arch in trials}
-
-
-def _listed_trials(experiment, workdir, superlms, task, stage) -> dict[AnyArch, dict]:
+def _exhaustive_trials(
+    experiment: Experiment,
+    workdir: epath.Path,
+    superlms: Mapping[str, dict],
+    task: Task | None,
+    stage: str,
+) -> _Trials:
     """The trials under the budget; those in the study already are not run again."""
     spaces, name = experiment.spaces, experiment.config.search.proxy
     folder = workdir / "search"
 
-    made = None
+    @functools.cache  # The first process' alone.
+    def study():
+        study_name = proxy_inputs.study_name(experiment)
+        return study_storage.open_study(folder, spaces, study_name)
 
-    def known():
-        nonlocal made
-        made = study_storage.open_study(
-            folder, spaces, proxy_inputs.study_name(experiment)
-        )
-        return study_storage.read_trials(made, spaces)
-
-    def record(found):
-        for arch, values in found.items():
-            study_storage.record_trial(made, spaces, arch, values)
+    def record(results):
+        for arch, values in results.items():
+            study_storage.record_trial(study(), spaces, arch, values)
         study_storage.upload_study(folder)
 
-    def flops(arch):
-        return experiment.budget.convention_costs(experiment.cost(arch))["flops"]
-
-    there = multihost.on_first_process(known)
-    missing = [arch for arch in experiment.affordable if arch not in there]
+    trials = multihost.on_first_process(
+        lambda: study_storage.read_trials(study(), spaces)
+    )
+    missing = [arch for arch in experiment.affordable if arch not in trials]
     log.say(
         f"{stage}: {len(experiment.affordable)} of {experiment.num_archs()} "
         "sub-networks are within the bounds on parameters and multiply-adds, "
@@ -176,126 +299,91 @@ def _listed_trials(experiment, workdir, superlms, task, stage) -> dict[AnyArch, 
         else None
     )
     progress = log.Progress(f"{stage}: proxies", len(missing))
-    done = 0
-    for home, params in superlms.items():
-        archs = [arch for arch in missing if experiment.affordable[arch] == home]
-        if not archs:
-            continue
-        proxy = proxies.make_proxy(
-            name,
-            proxy_inputs.proxy_inputs(
-                experiment, workdir, home, params, rows, experiment.config.seed
-            ),
-        )
-        together = max(_ARCHS_A_RECORD, experiment.mesh.size)
-        for start in range(0, len(archs), together):
-            found = {
-                arch: {"proxy": values["proxy"], "flops": flops(arch), **values}
-                for arch, values in proxy(archs[start : start + together]).items()
-            }
-            multihost.on_first_process(functools.partial(record, found))
-            multihost.raise_if_preempted()
-            there |= found
-            done += len(found)
-            progress(done)
+    count = 0
+    for results in _evaluate_archs(experiment, workdir, superlms, missing, rows):
+        multihost.on_first_process(functools.partial(record, results))
+        multihost.raise_if_preempted()
+        trials |= results
+        count += len(results)
+        progress(count)
     return {
         # The study's FLOPs are those of the budget that it was made under.
-        arch: there[arch] | {"flops": flops(arch)}
+        arch: trials[arch] | {"flops": _budget_flops(experiment, arch)}
         for arch in experiment.affordable
     }
 
 
+def _evaluate_archs(
+    experiment: Experiment,
+    workdir: epath.Path,
+    superlms: Mapping[str, dict],
+    missing: Sequence[AnyArch],
+    rows: ClassificationData | None,
+) -> Iterator[dict[AnyArch, dict[str, Any]]]:
+    """Trials of the missing Archs, as many at once as are recorded together."""
+    for space, params in superlms.items():
+        archs = [arch for arch in missing if experiment.affordable[arch] == space]
+        if not archs:
+            continue
+        proxy = proxies.make_proxy(
+            experiment.config.search.proxy,
+            proxy_inputs.proxy_inputs(
+                experiment, workdir, space, params, rows, experiment.config.seed
+            ),
+        )
+        count = max(_ARCHS_PER_RECORD, experiment.mesh.size)
+        for start in range(0, len(archs), count):
+            yield {
+                arch: {
+                    "proxy": values["proxy"],
+                    "flops": _budget_flops(experiment, arch),
+                    **values,
+                }
+                for arch, values in proxy(archs[start : start + count]).items()
+            }
+
+
+def _budget_flops(experiment: Experiment, arch: AnyArch) -> float:
+    return experiment.budget.convention_costs(experiment.cost(arch))["flops"]
+
+
 def _student_latencies(
-    experiment, folder, superlms, on_front, picks, how, stage
-) -> dict:
-    """{Arch or "teacher": latency} of extracted students, measured or compiled: of the
-    teacher, the picks, and what the table of earlier searches knows of the front."""
-    path = folder / "latency.json"
-    known = latency_table.read_table(path)
-    teacher, dims = experiment.teacher, experiment.dims
+    experiment: Experiment,
+    plan: _SearchPlan,
+    front: Sequence[AnyArch],
+    picks: Sequence[AnyArch],
+    stage: str,
+) -> _Latencies:
+    """Latencies of extracted students, measured or compiled: of the teacher, the picks,
+    and what the table of earlier searches knows of the front."""
+    path = plan.folder / "latency.json"
+    table = latency_table.read_table(path)
+    teacher, dims, conditions = experiment.teacher, experiment.dims, plan.conditions
     networks = {"teacher": (teacher.arch, teacher.dims, teacher.params)}
 
     @functools.cache  # On this host, whatever the mesh is.
-    def weights_of(home):
-        return jax.tree.map(sharding.to_host, heads.encoder_params(superlms[home]))
-
-    for arch in dict.fromkeys([*picks, *on_front]):
-        there = multihost.on_first_process(
-            functools.partial(latency_table.find_latency, known, arch, dims, how, True)
+    def weights_of(space):
+        return jax.tree.map(
+            sharding.to_host, heads.encoder_params(plan.superlms[space])
         )
-        if not (there or arch in picks):
+
+    for arch in dict.fromkeys([*picks, *front]):
+        entry = multihost.on_first_process(
+            functools.partial(
+                latency_table.find_latency, table, arch, dims, conditions, True
+            )
+        )
+        if not (entry or arch in picks):
             continue
         student = None
-        if not there:
-            home = experiment.affordable[arch]
-            envelope = experiment.superlm_arch(experiment.spaces[home])
-            student = extract.extract(weights_of(home), envelope, arch)
+        if not entry:
+            space = experiment.affordable[arch]
+            superlm_arch = experiment.superlm_arch(experiment.spaces[space])
+            student = extract.extract(weights_of(space), superlm_arch, arch)
             student = jax.tree.map(jnp.asarray, student)
         networks[str(arch)] = (arch, dims, student)
-    made = latency_table.take_latencies(
-        known, networks, how, True, lambda text: log.say(f"{stage}: {text}")
+    latencies = latency_table.take_latencies(
+        table, networks, conditions, True, lambda text: log.say(f"{stage}: {text}")
     )
-    storage.write_json(path, known)
-    return made
-
-
-def choose_arch(experiment, trials, on_front, timed, teacher) -> tuple[AnyArch, str]:
-    """The best student and why, among those that meet every bound.
-
-    The rule for the best trade-off: of the Archs whose proxy is within
-    `search.tolerance` of the lowest, the one with the fewest multiply-adds. With a
-    tolerance of 0 it is the lowest proxy. Where latency is bounded, only Archs whose
-    latency was taken can be chosen.
-
-    Raises:
-      UserError: none meets the latency bound: says what the nearest takes.
-    """
-    bounds = experiment.budget.bounds(teacher)
-    limit = bounds.get("latency_ms")
-    source = teacher["latency_source"]
-    candidates = list(trials)
-    if limit is not None and not experiment.config.search.fixed_arch:
-        candidates = [a for a in timed if trials[a]["latency_ms"] <= limit]
-        listed = experiment.config.search.sampler == "all"
-        where = (
-            " of the front (latency.max_measurements)" if listed else " that were tried"
-        )
-        if not candidates:
-            raise experiment.budget.infeasible_error(
-                {"latency_ms": limit},
-                {arch: trials[arch] for arch in timed},
-                f"{len(timed)} {source} Archs{where}",
-            )
-    tolerance = experiment.config.search.tolerance
-    lowest = min(trials[arch]["proxy"] for arch in candidates)
-    close = [a for a in candidates if trials[a]["proxy"] <= lowest + tolerance]
-    key = "proxy" if tolerance == 0 else "flops"
-    chosen = min(close, key=lambda arch: (trials[arch][key], trials[arch]["proxy"]))
-    if experiment.config.search.fixed_arch:
-        return chosen, (
-            f"the Arch that search.fixed_arch names (proxy {trials[chosen]['proxy']:.4f})"
-        )
-    told = ", ".join(f"{key} <= {bound:.4g}" for key, bound in bounds.items())
-    count = len(candidates)
-    what = "Archs" if experiment.config.search.proxy == "flash" else "sub-networks"
-    those = f"{count} {what} that meet" if count > 1 else "one that meets"
-    reason = (
-        f"{_choice_rule(tolerance)} ({experiment.config.search.proxy} "
-        f"{trials[chosen]['proxy']:.4f}) of the {those} the budget ({told or 'no bound'}; "
-        f"{experiment.budget.convention} convention)"
-    )
-    if limit is not None and len(timed) < len(on_front):
-        reason += (
-            f"; {len(on_front) - len(timed)} Archs of the front were not {source} and "
-            "could not be chosen: raise latency.max_measurements to let them in"
-        )
-    near = trials[chosen].get("latency_spread_ms", 0.0)
-    if limit is not None and trials[chosen]["latency_ms"] + near > limit:
-        reason += "; its latency lies within its own spread of the bound"
-    return chosen, reason
-
-
-def _choice_rule(tolerance: float) -> str:
-    if tolerance == 0:
-        return "the lowest proxy"
-    return f"the fewest multiply-adds within {tolerance:g} of the lowest proxy"
+    storage.write_json(path, table)
+    return latencies

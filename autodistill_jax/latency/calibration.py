@@ -1,4 +1,4 @@
-"""How far off are predicted latencies on Archs they have not seen, and what corrects them?"""
+"""Latency predictions without a compiler: features, their fit, and its errors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,14 +13,23 @@ from autodistill_jax.archs.cost import ModelDims, cost
 def latency_features(
     arch: AnyArch, dims: ModelDims, batch: int, length: int
 ) -> dict[str, float]:
-    """What a latency is predicted from without a compiler: the multiply-adds of a pass,
-    the bytes of the weights that it reads (float32, without the word table), its layers.
+    """What a latency is predicted from without a compiler.
+
+    Args:
+      arch: the Arch that is predicted for.
+      dims: its dimensions that are not elastic.
+      batch: texts a pass.
+      length: tokens a text.
+
+    Returns:
+      {multiply_adds: of a pass, weight_bytes: of the weights that it reads (float32,
+      without the token embedding), layers}.
     """
-    made = cost(arch, dims, length)
-    words = dims.vocab * (dims.embedding or arch.hidden)
+    costs = cost(arch, dims, length)
+    word_embeddings = dims.vocab * (dims.embedding or arch.hidden)
     return {
-        "multiply_adds": batch * made["flops"],
-        "weight_bytes": 4 * (made["params"] - words),
+        "multiply_adds": batch * costs["flops"],
+        "weight_bytes": 4 * (costs["params"] - word_embeddings),
         "layers": arch.layers,
     }
 
@@ -28,40 +37,48 @@ def latency_features(
 def fit_latency(
     features: Mapping[str, Sequence[float]],
     seconds: Sequence[float],
-    seen: Sequence[bool],
+    in_fit: Sequence[bool],
 ) -> dict[str, Any]:
-    """seconds = base + sum of coefficient * feature, over the Archs that are `seen`.
+    """Fits seconds = base + sum of coefficient * feature by non-negative least squares.
 
     No coefficient is below 0 (more work takes no less time), and it is the squares of
     relative errors whose sum is least: a small Arch counts as much as a large one.
 
     Args:
-      features: {name: of each Arch}.
-      seconds: of each Arch, measured.
-      seen: which Archs are fitted to; on the others it is judged.
+      features: {name: its value for each Arch}.
+      seconds: measured latency of each Arch.
+      in_fit: whether each Arch is fitted to; on the others the fit is judged.
 
     Returns:
-      {coefficients ({"base": seconds, name: seconds a unit}), predicted (of each Arch),
-      and of the unseen: mape (mean absolute error over what was measured), kendall,
-      spearman}.
+      {coefficients ({"base": seconds, name: seconds a unit}), predicted (seconds of
+      each Arch), and `prediction_errors` on the Archs that are not in the fit}.
     """
     from scipy.optimize import nnls
 
     columns = {"base": np.ones(len(seconds)), **features}
     x = np.stack([np.asarray(value, np.float64) for value in columns.values()], axis=1)
-    y, seen = np.asarray(seconds, np.float64), np.asarray(seen, bool)
-    scale = np.maximum(np.abs(x[seen]).max(axis=0), 1e-30)
-    found, _ = nnls(x[seen] / scale / y[seen, None], np.ones(seen.sum()))
-    predicted = x @ (found / scale)
+    y, fitted = np.asarray(seconds, np.float64), np.asarray(in_fit, bool)
+    scale = np.maximum(np.abs(x[fitted]).max(axis=0), 1e-30)
+    solution, _ = nnls(x[fitted] / scale / y[fitted, None], np.ones(fitted.sum()))
+    predicted = x @ (solution / scale)
     return {
-        "coefficients": dict(zip(columns, (found / scale).tolist())),
+        "coefficients": dict(zip(columns, (solution / scale).tolist())),
         "predicted": predicted.tolist(),
-        **prediction_errors(predicted[~seen], y[~seen]),
+        **prediction_errors(predicted[~fitted], y[~fitted]),
     }
 
 
 def prediction_errors(predicted: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
-    """{mape, kendall, spearman} of predictions."""
+    """How far predicted latencies are from measured ones.
+
+    Args:
+      predicted: seconds of each Arch, predicted.
+      seconds: of each Arch, measured.
+
+    Returns:
+      {mape (mean of the absolute errors relative to what was measured), kendall and
+      spearman (rank correlations)}.
+    """
     return {
         "mape": float(np.mean(np.abs(predicted - seconds) / seconds)),
         "kendall": metrics.kendall_tau(predicted, seconds),
@@ -72,10 +89,18 @@ def prediction_errors(predicted: np.ndarray, seconds: np.ndarray) -> dict[str, f
 def predict_latency(
     coefficients: Mapping[str, float], features: Mapping[str, float]
 ) -> float:
-    """Seconds by a `fit_latency`'s coefficients."""
-    rest = (
+    """Predicts the latency of one Arch.
+
+    Args:
+      coefficients: of `fit_latency`, "base" among them.
+      features: {name: the Arch's value}, those that were fitted.
+
+    Returns:
+      Seconds.
+    """
+    contributions = (
         weight * features[name]
         for name, weight in coefficients.items()
         if name != "base"
     )
-    return coefficients["base"] + sum(rest)
+    return coefficients["base"] + sum(contributions)

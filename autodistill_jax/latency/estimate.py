@@ -1,4 +1,4 @@
-"""How long would a forward pass take on a TPU that is not here? Compiled, never run."""
+"""Latency estimates for TPUs that are not here: programs compiled, never run."""
 
 import contextlib
 import functools
@@ -21,11 +21,16 @@ from autodistill_jax.models import build
 class Chip(NamedTuple):
     """One chip: how libtpu and JAX name it, and what it can do at best.
 
-    clock: cycles a second. peak: bfloat16 operations a second, two a multiply-add; at
-    JAX's default precision float32 products run as bfloat16 too. bandwidth: bytes a
-    second out of its main memory. memory: bytes of it that a program may use, as libtpu
-    0.0.42 says. links: bytes a second to all its neighbours together. config: libtpu's,
-    of its cores.
+    Attributes:
+      topology: libtpu's name of one chip.
+      kind: the `device_kind` of JAX.
+      clock: cycles a second.
+      peak: bfloat16 operations a second, two a multiply-add; at JAX's default precision
+        float32 products run as bfloat16 too.
+      bandwidth: bytes a second out of its main memory.
+      memory: bytes of main memory that a program may use, as libtpu 0.0.42 says.
+      links: bytes a second to all its neighbours together.
+      config: libtpu's name for the way its cores work together.
     """
 
     topology: str
@@ -39,11 +44,11 @@ class Chip(NamedTuple):
 
 
 _GIB = 2**30
-# peak, bandwidth and links: cloud.google.com/tpu/docs, the page of each version; of v4i, which
-# is not rented out, Jouppi et al., "Ten lessons from three generations shaped Google's
-# TPUv4i" (ISCA 2021), table 1. clock: there for v4i, and for v4 in arXiv 2304.01433; of
-# the others nobody prints it: peak / (2 x 128 x 128 x the matrix units), four of v5e and
-# eight of v5p; v6e's is assumed to be v5p's.
+# peak, bandwidth, links: cloud.google.com/tpu/docs, the page of each version; of v4i,
+# which is not rented out, Jouppi et al., "Ten lessons from three generations shaped
+# Google's TPUv4i" (ISCA 2021), table 1. clock: there for v4i, and for v4 in arXiv
+# 2304.01433; of the others nobody prints it: peak / (2 x 128 x 128 x the matrix units),
+# four of v5e and eight of v5p; v6e's is assumed to be v5p's.
 CHIPS = {
     "v4i": Chip(
         "v4 lite:1x1", "TPU v4 lite", 1.05e9, 138e12, 614e9, 7.75 * _GIB, 100e9
@@ -70,7 +75,11 @@ MAX_DISAGREEMENT = 3.0
 
 
 def check_target(target: str, field: str = "latency.target") -> None:
-    """Can it be compiled for? field: of the config.
+    """Checks that a target can be compiled for.
+
+    Args:
+      target: a name of `CHIPS`.
+      field: the config field that names it, for the error.
 
     Raises:
       UserError: an unknown name; libtpu is not installed.
@@ -87,7 +96,18 @@ def check_target(target: str, field: str = "latency.target") -> None:
 def compiled_conditions(
     target: str, batch: int, length: int, dtype: str
 ) -> dict[str, Any]:
-    """What a compiled latency depends on besides the network."""
+    """What a compiled latency depends on besides the network.
+
+    Args:
+      target: a name of `CHIPS`.
+      batch: texts a pass.
+      length: tokens a text.
+      dtype: of the products.
+
+    Returns:
+      {source: "compiled", device: the target, batch, length, dtype, and the versions
+      of jax and libtpu}.
+    """
     return {
         "source": "compiled",
         "device": target,
@@ -102,12 +122,12 @@ def compiled_conditions(
 def estimate_latency(
     arch: AnyArch, dims: ModelDims, *, target: str, batch: int, length: int, dtype: str
 ) -> dict[str, Any]:
-    """Seconds of one forward pass, layers unrolled, by three estimates side by side.
+    """Estimates one forward pass, layers unrolled, in three ways side by side.
 
     - cycles_seconds: the compiler's own estimate of each instruction, summed, over the
       chip's clock. It leaves out what runs beside the work, above all the way of the
-      weights, and on a v5e of the whole word table, out of main memory; and custom
-      calls (the softmax of attention and the product behind it).
+      weights, and on a v5e of the whole token embedding, out of main memory; and
+      custom calls (the softmax of attention and the product behind it).
     - roofline_seconds: max(operations / peak, bytes / bandwidth), the bytes being those
       that no pass can do without: every weight once, of the look-up tables the rows
       looked up.
@@ -117,34 +137,42 @@ def estimate_latency(
     `seconds` is the larger of the first two: units and memory work side by side, and
     each leaves out what the other counts. None of them was checked on a TPU.
 
+    Args:
+      arch: the network's Arch.
+      dims: its dimensions that are not elastic.
+      target: a name of `CHIPS`.
+      batch: texts a pass.
+      length: tokens a text.
+      dtype: of the products.
+
     Returns:
-      {arch, seconds, the three, apart (optimal_seconds over seconds, or the other way
-      round: at least 1), bytes (of memory: arguments, results, temporaries), and
-      `compiled_conditions`}.
+      {arch, seconds, the three estimates, apart (optimal_seconds over seconds, or the
+      other way round: at least 1), bytes (of memory: arguments, results, temporaries),
+      and `compiled_conditions`}.
 
     Raises:
-      UserError: as `check_target`; libtpu does not know the chip; it does not fit into its
-        memory.
+      UserError: as `check_target`; libtpu does not know the chip; the pass does not fit
+        into its memory.
     """
     chip, device = CHIPS[target], _target_device(target)
     weights = jax.eval_shape(functools.partial(_abstract_weights, arch, dims, dtype))
-    made = _compile_forward(arch, dims, weights, device, batch, length, dtype)
-    memory = made.memory_analysis()
+    compiled = _compile_forward(arch, dims, weights, device, batch, length, dtype)
+    memory = compiled.memory_analysis()
     traffic = _min_traffic_bytes(weights, arch, batch, length)
     operations = 2 * batch * cost(arch, dims, length)["flops"]
-    three = {
-        "cycles_seconds": hlo.count_executed(made.as_text()).cycles / chip.clock,
+    estimates = {
+        "cycles_seconds": hlo.count_executed(compiled.as_text()).cycles / chip.clock,
         "roofline_seconds": max(operations / chip.peak, traffic / chip.bandwidth),
         "optimal_seconds": repair_optimal_seconds(
-            made.cost_analysis()["optimal_seconds"]
+            compiled.cost_analysis()["optimal_seconds"]
         ),
     }
-    seconds = max(three["cycles_seconds"], three["roofline_seconds"])
-    ratio = three["optimal_seconds"] / seconds
+    seconds = max(estimates["cycles_seconds"], estimates["roofline_seconds"])
+    ratio = estimates["optimal_seconds"] / seconds
     return {
         "arch": str(arch),
         "seconds": seconds,
-        **three,
+        **estimates,
         "apart": max(ratio, 1 / ratio),
         "bytes": memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -154,7 +182,14 @@ def estimate_latency(
 
 
 def repair_optimal_seconds(optimal: float) -> float:
-    """`optimal_seconds` as returned has -1 s of each of some custom calls in it."""
+    """The compiler's `optimal_seconds` without the -1 s that some custom calls add.
+
+    Args:
+      optimal: seconds as returned; below 0 where there are such calls.
+
+    Returns:
+      Seconds of the instructions that it has an estimate for.
+    """
     return optimal + round(-optimal) if optimal < 0 else optimal
 
 
@@ -165,7 +200,7 @@ def _target_device(target: str) -> jax.Device:
     chip = CHIPS[target]
     with libtpu_environment():
         try:
-            found = topologies.get_topology_desc(
+            topology = topologies.get_topology_desc(
                 platform="tpu",
                 topology_name=chip.topology,
                 chips_per_host_bounds=(1, 1, 1),
@@ -177,21 +212,26 @@ def _target_device(target: str) -> jax.Device:
                 f"({chip.topology!r}: {str(error).splitlines()[0]}); try another of "
                 f"{', '.join(CHIPS)}"
             ) from error
-    return found.devices[0]
+    return topology.devices[0]
 
 
 @contextlib.contextmanager
 def libtpu_environment() -> Iterator[None]:
-    """Where there is no TPU, and only while libtpu may be loading; what the user has set
-    stays."""
-    # This also makes the ordinary devices first, under the user's own environment.
-    mine = {} if jax.default_backend() == "tpu" else _ENVIRONMENT
-    mine = {name: value for name, value in mine.items() if name not in os.environ}
-    os.environ.update(mine)
+    """Sets what libtpu reads from the environment where there is no TPU.
+
+    For as long as libtpu may be loading, no longer; what the user has set stays.
+    """
+    # Asking for the backend makes the ordinary devices first, under the user's
+    # environment.
+    variables = {} if jax.default_backend() == "tpu" else _ENVIRONMENT
+    variables = {
+        name: value for name, value in variables.items() if name not in os.environ
+    }
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in mine:
+        for name in variables:
             del os.environ[name]
 
 
@@ -200,12 +240,12 @@ def _min_traffic_bytes(
 ) -> int:
     """Bytes that a pass must read and write, whatever the compiler does."""
     tables = {"embeddings_word": batch * length, "embeddings_position": length}
-    count = 4 * batch * length * arch.hidden  # the result
-    for name, one in weights.items():
-        if not name.startswith("pooler"):  # Hidden states are before it.
-            rows = min(tables.get(name, one.shape[0]), one.shape[0])
-            count += rows * (one.size // one.shape[0]) * one.dtype.itemsize
-    return count
+    nbytes = 4 * batch * length * arch.hidden  # the result
+    for name, weight in weights.items():
+        if not name.startswith("pooler"):  # The pass ends before it.
+            rows = min(tables.get(name, weight.shape[0]), weight.shape[0])
+            nbytes += rows * (weight.size // weight.shape[0]) * weight.dtype.itemsize
+    return nbytes
 
 
 def _abstract_weights(
@@ -233,9 +273,9 @@ def _compile_forward(
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        # "Ran out of memory on HBM, the total memory required ... (300.24G) exceeds ..."
-        told = str(error).splitlines()[0].partition(": ")[2].rstrip(".")
+        # "Ran out of memory on HBM, the total memory required ... (300.24G) exceeds"
+        message = str(error).splitlines()[0].partition(": ")[2].rstrip(".")
         raise UserError(
-            f"{arch} at batch {batch} x {length} does not fit into one chip: {told}; "
-            "give a smaller latency.batch or latency.max_seq_length"
+            f"{arch} at batch {batch} x {length} does not fit into one chip: "
+            f"{message}; give a smaller latency.batch or latency.max_seq_length"
         ) from error

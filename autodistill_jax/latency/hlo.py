@@ -1,4 +1,4 @@
-"""What does an optimised module's text say: what runs, how often, at what estimate?"""
+"""Reading an optimised HLO module: estimated cycles and collectives of a run."""
 
 import math
 import re
@@ -15,37 +15,46 @@ _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "c64": 8, "token": 0}
 
 
 class ExecutedOps(NamedTuple):
-    """Of one execution of a module, or of a part of it.
+    """What one execution of a module, or of a part of it, runs.
 
-    cycles: the compiler's `estimated_cycles`, summed. collectives: {kind: (how many
-    times, bytes of their results on one device)}.
+    Attributes:
+      cycles: the compiler's `estimated_cycles`, summed.
+      collectives: {kind: (how many times, bytes of their results on one device)}.
     """
 
     cycles: int
     collectives: dict[str, tuple[int, int]]
 
     def scaled(self, count: int) -> Self:
-        made = {
+        """The same, executed `count` times."""
+        collectives = {
             k: (n * count, size * count) for k, (n, size) in self.collectives.items()
         }
-        return ExecutedOps(self.cycles * count, made)
+        return ExecutedOps(self.cycles * count, collectives)
 
-    def plus(self, other: Self) -> Self:
-        made = dict(self.collectives)
-        for kind, (n, size) in other.collectives.items():
-            before = made.get(kind, (0, 0))
-            made[kind] = (before[0] + n, before[1] + size)
-        return ExecutedOps(self.cycles + other.cycles, made)
+    def plus(self, addend: Self) -> Self:
+        """This and the addend, one after the other."""
+        collectives = dict(self.collectives)
+        for kind, (n, size) in addend.collectives.items():
+            previous = collectives.get(kind, (0, 0))
+            collectives[kind] = (previous[0] + n, previous[1] + size)
+        return ExecutedOps(self.cycles + addend.cycles, collectives)
 
 
 def count_executed(hlo: str) -> ExecutedOps:
-    """What a module runs, by its text.
+    """Counts what a module runs.
 
     A loop's body counts as often as it runs: its condition compares with a constant. Of
     a conditional the dearest branch counts: of a SuperLM's step that is the one where
-    every sub-network is the largest. A fusion's cycles are in its own; collectives inside
-    it count, those of one channel once: they may stand in several, begun, overlapped with
-    something else, and done.
+    every sub-network is the largest. The cycles on a fusion's line hold those of its
+    instructions. Collectives inside a fusion count, those of one channel once: they may
+    stand in several fusions, begun, overlapped with something else, and done.
+
+    Args:
+      hlo: the text of an optimised module.
+
+    Returns:
+      The `ExecutedOps` of one execution.
 
     Raises:
       ValueError: a loop whose condition holds no single constant.
@@ -59,27 +68,27 @@ def count_executed(hlo: str) -> ExecutedOps:
             bodies[name] = []
         elif name:
             bodies[name].append(line)
-    known: dict[str, ExecutedOps] = {}
+    totals: dict[str, ExecutedOps] = {}
 
     def total(name: str) -> ExecutedOps:
-        if name not in known:
-            made, seen = ExecutedOps(0, {}), set()
+        if name not in totals:
+            ops, channels = ExecutedOps(0, {}), set()
             for line in bodies[name]:
-                made = made.plus(one(line))
-                for channel, kind, size in moves(line):
-                    if channel is None or channel not in seen:
-                        made = made.plus(ExecutedOps(0, {kind: (1, size)}))
-                    seen.add(channel)
-            known[name] = made
-        return known[name]
+                ops = ops.plus(ops_of_line(line))
+                for channel, kind, size in collectives_of_line(line):
+                    if channel is None or channel not in channels:
+                        ops = ops.plus(ExecutedOps(0, {kind: (1, size)}))
+                    channels.add(channel)
+            totals[name] = ops
+        return totals[name]
 
-    def one(line: str) -> ExecutedOps:
-        own = re.search(r'"estimated_cycles":"(\d+)"', line)
-        made = ExecutedOps(int(own[1]) if own else 0, {})
+    def ops_of_line(line: str) -> ExecutedOps:
+        cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
+        ops = ExecutedOps(int(cycles[1]) if cycles else 0, {})
         if loop := re.search(
             r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line
         ):
-            made = made.plus(total(loop[2]).scaled(trips(loop[1])))
+            ops = ops.plus(total(loop[2]).scaled(trips(loop[1])))
         if " conditional(" in line:
             branches = re.search(r"branch_computations=\{([^}]*)\}", line)
             names = (
@@ -87,15 +96,19 @@ def count_executed(hlo: str) -> ExecutedOps:
                 if branches
                 else re.findall(r"(?:true|false)_computation=(%?[\w.\-]+)", line)
             )
-            each = [total(name.strip().lstrip("%")) for name in names]
-            made = made.plus(max(each, key=lambda one: one.cycles))
+            branch_ops = [total(name.strip().lstrip("%")) for name in names]
+            ops = ops.plus(max(branch_ops, key=lambda branch: branch.cycles))
         if call := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
-            made = made.plus(total(call[1]))
-        return made
+            ops = ops.plus(total(call[1]))
+        return ops
 
-    def moves(line: str) -> list[tuple[str | None, str, int]]:
+    def collectives_of_line(line: str) -> list[tuple[str | None, str, int]]:
         if fusion := re.search(r" fusion\(.*calls=%?([\w.\-]+)", line):
-            return [one for inner in bodies.get(fusion[1], ()) for one in moves(inner)]
+            return [
+                collective
+                for inner in bodies.get(fusion[1], ())
+                for collective in collectives_of_line(inner)
+            ]
         return _parse_collective(line)
 
     def trips(condition: str) -> int:
@@ -109,13 +122,13 @@ def count_executed(hlo: str) -> ExecutedOps:
 
 
 def _parse_collective(line: str) -> list[tuple[str | None, str, int]]:
-    """[(its channel, its kind, bytes of its result)] of a line with one, else nothing."""
+    """[(channel, kind, bytes of its result)] of a line with a collective, else []."""
     kinds = "|".join(_COLLECTIVES)
-    found = re.search(rf" = (.*?) (?:all-reduce-scatter|({kinds}))(-start)?\(", line)
-    if not found:
+    match = re.search(rf" = (.*?) (?:all-reduce-scatter|({kinds}))(-start)?\(", line)
+    if not match:
         return []
-    kind, shapes = found[2] or "reduce-scatter", found[1]
-    if found[3] and kind in ("all-gather", "collective-permute"):
+    kind, shapes = match[2] or "reduce-scatter", match[1]
+    if match[3] and kind in ("all-gather", "collective-permute"):
         # (operand, result, ...), either of them a tuple where there are several.
         bare = re.sub(r"\{[^}]*\}", "", shapes)[1:]  # Without layouts.
         parts = re.findall(r"\([^()]*\)|\w+\[[\d,]*\]", bare)

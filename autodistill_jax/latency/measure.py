@@ -1,4 +1,4 @@
-"""How long does one forward pass take on the device at hand? Read off XLA's profiler."""
+"""Device times of forward passes on the device at hand, by XLA's profiler."""
 
 import functools
 import tempfile
@@ -26,33 +26,37 @@ def measure_latency(
     dtype: str,
     runs: int,
 ) -> dict[str, dict[str, Any]]:
-    """Device times of standalone networks' forward passes, layers unrolled.
+    """Measures the forward passes of standalone networks, layers unrolled.
 
     All are compiled first and then run in turns, so that what else the machine does
     falls on all alike.
 
     Args:
-      networks: {name: (arch, its sizes, its own weights)}, of one vocabulary.
-      batch, length: texts a pass, tokens a text (all real, none padding).
+      networks: {name: (arch, its dims, its weights)}, of one vocabulary.
+      batch: texts a pass.
+      length: tokens a text, all real, none padding.
       dtype: of the products.
       runs: executions of each after warm-up; at least 10.
 
     Returns:
-      {name: {arch, seconds (the median), minimum, spread (90th - 10th percentile),
-      runs, source: "measured", device, batch, length, dtype, jax}}.
+      {name: {arch, seconds (the median), minimum, spread (90th - 10th percentile; all
+      in seconds), runs, and `measured_conditions`}}.
+
+    Raises:
+      UserError: fewer than 10 runs, or a profile without them.
     """
     vocab = min(dims.vocab for _, dims, _ in networks.values())
     input_ids = np.random.default_rng(0).integers(0, vocab, (batch, length))
     input_ids = jnp.asarray(input_ids, jnp.int32)
     calls = []
     for arch, dims, params in networks.values():
-        own = jax.device_put(serving_params(params, dtype))
-        args = (own, input_ids, jnp.ones_like(input_ids))
+        weights = jax.device_put(serving_params(params, dtype))
+        args = (weights, input_ids, jnp.ones_like(input_ids))
         calls.append((forward_fn(arch, dims, dtype), args))
-    made = {}
+    results = {}
     for (name, (arch, *_)), times in zip(networks.items(), device_times(calls, runs)):
         low, high = np.percentile(times, (10, 90))
-        made[name] = {
+        results[name] = {
             "arch": str(arch),
             "seconds": float(np.median(times)),
             "minimum": float(times.min()),
@@ -60,12 +64,21 @@ def measure_latency(
             "runs": len(times),
             **measured_conditions(batch, length, dtype),
         }
-    return made
+    return results
 
 
 def forward_fn(arch: AnyArch, dims: ModelDims, dtype: str) -> Callable:
-    """The pass that a latency is of: (`serving_params` weights, ids, tokens) -> the last hidden
-    states, layers unrolled."""
+    """The forward pass that a latency is of, layers unrolled.
+
+    Args:
+      arch: the network's Arch.
+      dims: its dimensions that are not elastic.
+      dtype: of the products.
+
+    Returns:
+      (params as of `serving_params`, input_ids [B, L], attention_mask [B, L]) -> the
+      last hidden states [B, L, D].
+    """
     module = build.build_module(arch, dims, dtype=jnp.dtype(dtype), unroll=True)
 
     def run(params: dict, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
@@ -75,8 +88,16 @@ def forward_fn(arch: AnyArch, dims: ModelDims, dtype: str) -> Callable:
 
 
 def serving_params(params: dict, dtype: str) -> dict:
-    """Weights as they would be served: a parameter a layer, those of products in their
-    dtype, or every pass would convert them."""
+    """Weights as they would be served.
+
+    Args:
+      params: of a network, its layers stacked.
+      dtype: of the products.
+
+    Returns:
+      {name: array}, each layer's parameters apart; those of products are in their
+      dtype, or every pass would convert them.
+    """
     return {
         name: jnp.asarray(value, dtype) if "kernel" in name else jnp.asarray(value)
         for name, value in build.unstack_layers(params).items()
@@ -86,20 +107,40 @@ def serving_params(params: dict, dtype: str) -> dict:
 def lower_for_device(
     fn: Callable, args: Sequence, device: jax.Device
 ) -> jax.stages.Lowered:
-    """A function lowered for one device, free to say how its arguments lie in memory.
+    """Lowers a function for one device, free to say how its arguments lie in memory.
 
-    They are put there once. In an order given to it a TPU's program would re-order whole
-    look-up tables in every pass, those whose width its 128 lanes do not divide.
+    They are put there once. In an order that is fixed beforehand a TPU's program would
+    re-order whole look-up tables in every pass, those whose width its 128 lanes do not
+    divide.
+
+    Args:
+      fn: the function.
+      args: its arguments, arrays or their shapes.
+      device: that it is to run on, here or not.
+
+    Returns:
+      The lowered function, ready to compile.
     """
-    there = jax.sharding.SingleDeviceSharding(device)
+    sharding = jax.sharding.SingleDeviceSharding(device)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
-    free = jax.tree.map(lambda _: Format(Layout.AUTO, there), shapes)
-    return jax.jit(fn, in_shardings=free).lower(*shapes)
+    formats = jax.tree.map(lambda _: Format(Layout.AUTO, sharding), shapes)
+    return jax.jit(fn, in_shardings=formats).lower(*shapes)
 
 
 def measured_conditions(batch: int, length: int, dtype: str) -> dict[str, Any]:
-    """What a measured latency depends on besides the network: two are comparable only if
-    equal."""
+    """What a measured latency depends on besides the network.
+
+    Two latencies compare only where all of it is equal.
+
+    Args:
+      batch: texts a pass.
+      length: tokens a text.
+      dtype: of the products.
+
+    Returns:
+      {source: "measured", device: `device_name()`, batch, length, dtype, and the
+      version of jax}.
+    """
     return {
         "source": "measured",
         "device": device_name(),
@@ -133,24 +174,35 @@ def device_name() -> str:
 def device_times(
     calls: Sequence[tuple[Callable, tuple]], runs: int
 ) -> list[np.ndarray]:
-    """Seconds on the device of `runs` executions, in turns, of each (fn, args)."""
+    """Times functions on the first device of this process, in turns.
+
+    Args:
+      calls: (function, its arguments) of each.
+      runs: executions of each after warm-up; at least 10.
+
+    Returns:
+      For each function the seconds on the device of its executions, [runs].
+
+    Raises:
+      UserError: fewer than 10 runs, or a profile without them.
+    """
     if runs < 10:
         raise UserError(f"latency.runs is {runs}; at least 10 make a median")
     compiled = []
     for i, (fn, args) in enumerate(calls):
 
-        def named(*args, fn=fn):
+        def timed(*args, fn=fn):
             return fn(*args)
 
         # The profile tells programs apart by their names.
-        named.__name__ = f"timed_{i}"
+        timed.__name__ = f"timed_{i}"
         device = jax.local_devices()[0]  # Of this process.
-        made = lower_for_device(named, args, device).compile()
-        # From however many devices they are on to the one, and then into their order.
-        args = jax.device_put(jax.device_put(args, device), made.input_formats[0])
-        compiled.append((made, args))
+        program = lower_for_device(timed, args, device).compile()
+        # First from all devices that they are on to the one, then into their layout.
+        args = jax.device_put(jax.device_put(args, device), program.input_formats[0])
+        compiled.append((program, args))
         for _ in range(3):
-            jax.block_until_ready(made(*compiled[-1][1]))
+            jax.block_until_ready(program(*compiled[-1][1]))
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     options.host_tracer_level = 2
@@ -167,11 +219,19 @@ def device_times(
 
 
 def execution_seconds(data: Any, module: str, runs: int) -> np.ndarray:
-    """Seconds of each of `runs` executions of an XLA module in a profile.
+    """Seconds of each execution of an XLA module in a profile.
 
     TPU: the events of the line "XLA Modules". CPU and GPU: from the first to the last
     event of a run_id on the host's XLA lines, or on the stream lines; where kernels
     carry no run_id, every execution has the same number of them.
+
+    Args:
+      data: a `jax.profiler.ProfileData`.
+      module: name of the XLA module.
+      runs: executions that the profile should hold.
+
+    Returns:
+      Seconds, [runs], in the order of the executions.
 
     Raises:
       UserError: not so many executions of the module; says which planes there are.
@@ -194,20 +254,20 @@ def execution_seconds(data: Any, module: str, runs: int) -> np.ndarray:
                 continue
             span = spans.setdefault(stats["run_id"], [start, end])
             span[:] = min(span[0], start), max(span[1], end)
-    made = sorted(spans.values())
-    if not made and loose and len(loose) % runs == 0:
-        each = np.asarray(sorted(loose)).reshape(runs, -1, 2)
-        made = [(one[:, 0].min(), one[:, 1].max()) for one in each]
-    if len(made) != runs:
+    intervals = sorted(spans.values())
+    if not intervals and loose and len(loose) % runs == 0:
+        grouped = np.asarray(sorted(loose)).reshape(runs, -1, 2)
+        intervals = [(group[:, 0].min(), group[:, 1].max()) for group in grouped]
+    if len(intervals) != runs:
         raise UserError(
-            f"the profiler gave {len(made)} executions of {module}, needed {runs}; it "
-            f"saw the planes {', '.join(plane.name for plane in planes)}"
+            f"the profiler gave {len(intervals)} executions of {module}, needed "
+            f"{runs}; it saw the planes {', '.join(plane.name for plane in planes)}"
         )
-    return np.asarray([end - start for start, end in made]) / 1e9
+    return np.asarray([end - start for start, end in intervals]) / 1e9
 
 
 def _execution_lines(planes: Sequence) -> Iterator[tuple[Any, bool]]:
-    """The lines of the first device that tell of executions, and whether it is a TPU."""
+    """The first device's lines that hold executions, and whether it is a TPU."""
     for plane in planes:
         for line in plane.lines:
             if plane.name.startswith("/device:TPU:0") and line.name == "XLA Modules":

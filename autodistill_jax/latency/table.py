@@ -1,4 +1,4 @@
-"""Which latencies are known already? A table kept as JSON, by all they depend on.
+"""The table of latencies, kept as JSON, by all that a latency depends on.
 
 Measured and compiled ones stand apart in it, and no look-up finds one for the other.
 """
@@ -15,13 +15,21 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.latency import estimate, measure
 
-# {"measured": entries, "compiled": entries, "corrections": see `find_correction`}; an entry
-# is a latency with its "network" and, if measured, its "weights".
+# {"measured": entries, "compiled": entries, "corrections": see `find_correction`}; an
+# entry is a latency with its "network" and, if measured, its "weights".
 LatencyTable = dict[str, list[dict[str, Any]]]
 
 
 class LatencyConditions(NamedTuple):
-    """target "": measured on the device at hand. Else compiled for that TPU."""
+    """How latencies are to be taken.
+
+    Attributes:
+      target: the TPU that is compiled for; "": measured on the device at hand.
+      batch: texts a pass.
+      length: tokens a text.
+      dtype: of the products.
+      runs: timed executions of each network; of measured latencies alone.
+    """
 
     target: str
     batch: int
@@ -31,10 +39,11 @@ class LatencyConditions(NamedTuple):
 
     @property
     def source(self) -> str:
+        """ "compiled" or "measured"."""
         return "compiled" if self.target else "measured"
 
     def conditions(self) -> dict[str, Any]:
-        """What a latency depends on besides the network."""
+        """What a latency depends on besides the network, as its record has it."""
         if self.target:
             return estimate.compiled_conditions(
                 self.target, self.batch, self.length, self.dtype
@@ -43,33 +52,42 @@ class LatencyConditions(NamedTuple):
 
 
 def empty_table() -> LatencyTable:
+    """A table without entries."""
     return {"measured": [], "compiled": [], "corrections": []}
 
 
 def read_table(path: epath.Path) -> LatencyTable:
-    """The table in a file; an empty one where there is none."""
-    made = empty_table()
-    found = json.loads(path.read_text()) if path.exists() else {}
-    # Of 0.2.0 it was {name: latency}, whose networks nothing told: not to be found.
-    return made | {kind: found[kind] for kind in made if kind in found}
+    """The table in a file; an empty one where there is no file."""
+    table = empty_table()
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    # Version 0.2.0 wrote {name: latency}, without the networks: no look-up can match.
+    return table | {kind: stored[kind] for kind in table if kind in stored}
 
 
 def find_latency(
     table: LatencyTable,
     arch: AnyArch,
     dims: ModelDims,
-    how: LatencyConditions,
+    conditions: LatencyConditions,
     trained: bool = False,
 ) -> dict[str, Any] | None:
-    """The latency of a network under these conditions; None: not known.
+    """Looks up the latency of a network.
 
-    trained: only one that was measured on trained weights, not on random ones.
+    Args:
+      table: see `LatencyTable`.
+      arch: the network's Arch.
+      dims: its dimensions that are not elastic.
+      conditions: how the latency is to have been taken.
+      trained: whether only one measured on trained weights counts, not on random ones.
+
+    Returns:
+      The newest entry that matches; None: there is none.
     """
-    wanted = {"network": _network_key(arch, dims), **how.conditions()}
-    if trained and not how.target:
-        wanted["weights"] = "trained"
-    for entry in reversed(table[how.source]):
-        if _matches(entry, wanted):
+    required = {"network": _network_key(arch, dims), **conditions.conditions()}
+    if trained and not conditions.target:
+        required["weights"] = "trained"
+    for entry in reversed(table[conditions.source]):
+        if _matches(entry, required):
             return entry
     return None
 
@@ -77,60 +95,91 @@ def find_latency(
 def take_latencies(
     table: LatencyTable,
     networks: Mapping[str, tuple[AnyArch, ModelDims, dict | None]],
-    how: LatencyConditions,
+    conditions: LatencyConditions,
     trained: bool,
-    tell: Callable[[str], None],
+    log_fn: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
-    """{name: latency} of networks, out of the table, or taken now and put into it.
+    """The latencies of networks, from the table, or taken now and added to it.
 
-    networks: {name: (arch, its sizes, its weights)}; what is only compiled needs none.
-    trained: the weights are, and random ones' latencies in the table do not count.
+    Args:
+      table: see `LatencyTable`; it is changed.
+      networks: {name: (arch, its dims, its weights)}; what is only compiled needs no
+        weights.
+      conditions: how latencies are taken.
+      trained: whether the weights are trained; those of random weights in the table do
+        not count then.
+      log_fn: takes a line for the log.
+
+    Returns:
+      {name: entry of the table}.
+
+    Raises:
+      UserError: as `estimate.estimate_latency` or `measure.measure_latency`.
     """
-    made = multihost.on_first_process(
+    latencies = multihost.on_first_process(
         lambda: {
-            name: find_latency(table, *one[:2], how, trained)
-            for name, one in networks.items()
+            name: find_latency(table, *network[:2], conditions, trained)
+            for name, network in networks.items()
         }
     )
-    missing = {name: networks[name] for name, found in made.items() if found is None}
+    missing = {
+        name: networks[name] for name, latency in latencies.items() if latency is None
+    }
     if not missing:
-        return made
-    conditions = how.conditions()
-    doing = "compiling for" if how.target else "measuring on"
-    tell(f"latency: {doing} {conditions['device']}: {len(missing)} network(s) ...")
-    given = {key: conditions[key] for key in ("batch", "length", "dtype")}
-    if how.target:
+        return latencies
+    fields = conditions.conditions()
+    doing = "compiling for" if conditions.target else "measuring on"
+    log_fn(f"latency: {doing} {fields['device']}: {len(missing)} network(s) ...")
+    settings = {key: fields[key] for key in ("batch", "length", "dtype")}
+    if conditions.target:
         new = multihost.on_first_process(
             lambda: {
-                name: estimate.estimate_latency(arch, dims, target=how.target, **given)
+                name: estimate.estimate_latency(
+                    arch, dims, target=conditions.target, **settings
+                )
                 for name, (arch, dims, _) in missing.items()
             }
         )
-    else:  # By every process on a device of its own: the first one's is what stands.
-        new = measure.measure_latency(missing, **given, runs=how.runs)
+    else:  # Every process measures on its own device; the first one's values count.
+        new = measure.measure_latency(missing, **settings, runs=conditions.runs)
         new = multihost.on_first_process(lambda: new)
     for name, (arch, dims, _) in missing.items():
-        kind = {} if how.target else {"weights": "trained" if trained else "random"}
-        made[name] = {"network": _network_key(arch, dims), **kind, **new[name]}
-        table[how.source].append(made[name])
-        tell(f"{name}: {format_latency(made[name])}")
-    return made
+        weights = (
+            {} if conditions.target else {"weights": "trained" if trained else "random"}
+        )
+        latencies[name] = {"network": _network_key(arch, dims), **weights, **new[name]}
+        table[conditions.source].append(latencies[name])
+        log_fn(f"{name}: {format_latency(latencies[name])}")
+    return latencies
 
 
 def trial_fields(latency: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trial says of its network's latency: {latency_ms, latency_source}, and
-    latency_spread_ms of one that was measured."""
-    made = {
+    """What a trial records of its network's latency.
+
+    Args:
+      latency: an entry of the table.
+
+    Returns:
+      {latency_ms, latency_source}, and latency_spread_ms of one that was measured.
+    """
+    fields = {
         "latency_ms": latency["seconds"] * 1e3,
         "latency_source": latency["source"],
     }
     if "spread" in latency:
-        made["latency_spread_ms"] = latency["spread"] * 1e3
-    return made
+        fields["latency_spread_ms"] = latency["spread"] * 1e3
+    return fields
 
 
 def describe_conditions(conditions: Mapping[str, Any]) -> str:
-    """How latencies under these conditions were come by, for whoever reads them."""
+    """A phrase that says how latencies were taken.
+
+    Args:
+      conditions: of `LatencyConditions.conditions`.
+
+    Returns:
+      "measured by XLA's profiler, ..." or "compiled for v5e by libtpu ...".
+    """
     where = (
         f"batch {conditions['batch']}, {conditions['length']} tokens, "
         f"{conditions['dtype']}"
@@ -160,22 +209,31 @@ def format_latency(latency: Mapping[str, Any]) -> str:
 
 
 def find_correction(
-    table: LatencyTable, how: LatencyConditions
+    table: LatencyTable, conditions: LatencyConditions
 ) -> dict[str, Any] | None:
-    """The last `calibration.fit_latency` under these conditions; None: there was none."""
-    wanted = how.conditions()
-    for made in reversed(table["corrections"]):
-        if _matches(made, wanted):
-            return made
+    """Looks up what corrects predicted latencies.
+
+    Args:
+      table: see `LatencyTable`.
+      conditions: of the latencies that are to be corrected.
+
+    Returns:
+      The newest record of a `calibration.fit_latency` under these conditions; None:
+      there is none.
+    """
+    required = conditions.conditions()
+    for correction in reversed(table["corrections"]):
+        if _matches(correction, required):
+            return correction
     return None
 
 
-def _matches(entry: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(entry.get(key) == value for key, value in wanted.items())
+def _matches(entry: Mapping[str, Any], required: Mapping[str, Any]) -> bool:
+    return all(entry.get(key) == value for key, value in required.items())
 
 
 def _network_key(arch: AnyArch, dims: ModelDims) -> dict[str, Any]:
-    # The heads in the sizes are the teacher's: nothing here depends on them.
+    # The reference heads are the teacher's: no latency depends on them.
     return {
         "arch": dataclasses.asdict(arch),
         "sizes": dims._replace(reference_heads=0)._asdict(),

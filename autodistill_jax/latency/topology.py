@@ -1,4 +1,4 @@
-"""Which devices has a TPU slice that is not here, and what does a program take of them?"""
+"""TPU slices that are not here: their devices, and what programs take of them."""
 
 import math
 import re
@@ -24,7 +24,13 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class TpuSlice(NamedTuple):
-    """name: as "v5e:8x8". chip: the key in `estimate.CHIPS`. devices: one a chip."""
+    """A TPU slice.
+
+    Attributes:
+      name: chip and sides, as "v5e:8x8".
+      chip: the key in `estimate.CHIPS`.
+      devices: one a chip, to compile for.
+    """
 
     name: str
     chip: str
@@ -32,59 +38,80 @@ class TpuSlice(NamedTuple):
 
 
 def parse_topology(text: str) -> tuple[str, str]:
-    """(chip, sides) of "v5e:8x8", or of an accelerator type like v5e-64 or v4-32.
+    """Splits the name of a TPU slice.
+
+    Args:
+      text: like "v5e:8x8", or an accelerator type like v5e-64 or v4-32.
+
+    Returns:
+      (chip, sides), like ("v5e", "8x8").
 
     Raises:
-      UserError: neither.
+      UserError: the text is neither.
     """
-    wrong = UserError(
+    error = UserError(
         f"mesh.topology is {text!r}; it must be a chip and its sides, like v5e:8x8 or "
         f"v4:2x2x4 (chips: {', '.join(estimate.CHIPS)}), or an accelerator type, like "
         "v5litepod-64 or v4-32"
     )
-    found = re.fullmatch(r"(\w+)([:-])(\d+(?:x\d+)*)", text.replace("v5litepod", "v5e"))
-    if not found or found[1] not in estimate.CHIPS:
-        raise wrong
-    chip, kind, rest = found.groups()
+    match = re.fullmatch(r"(\w+)([:-])(\d+(?:x\d+)*)", text.replace("v5litepod", "v5e"))
+    if not match or match[1] not in estimate.CHIPS:
+        raise error
+    chip, kind, size = match.groups()
     if kind == ":":
-        return chip, rest
+        return chip, size
     sides = _SLICE_SIDES[3 if chip in _COUNTED_BY_CORES else 2]
     count = (
-        int(rest) // (2 if chip in _COUNTED_BY_CORES else 1) if rest.isdigit() else 0
+        int(size) // (2 if chip in _COUNTED_BY_CORES else 1) if size.isdigit() else 0
     )
     if count not in sides:
-        raise wrong
+        raise error
     return chip, sides[count]
 
 
 def find_slice(text: str) -> TpuSlice:
-    """Raises UserError: no such name; libtpu is not installed, or does not know it."""
+    """Finds the devices of a TPU slice, to compile for.
+
+    Args:
+      text: its name, see `parse_topology`.
+
+    Returns:
+      The `TpuSlice`.
+
+    Raises:
+      UserError: no such name; libtpu is not installed, or does not know the slice.
+    """
     from jax.experimental import topologies
 
     name, sides = parse_topology(text)
     estimate.check_target(name, "mesh.topology")
     chip = estimate.CHIPS[name]
     version = chip.topology.partition(":")[0]
-    alone = math.prod(map(int, sides.split("x"))) == 1
+    single_chip = math.prod(map(int, sides.split("x"))) == 1
     try:
         with estimate.libtpu_environment():
-            found = topologies.get_topology_desc(
+            topology = topologies.get_topology_desc(
                 platform="tpu",
                 topology_name=f"{version}:{sides}",
                 chip_config_name=chip.config,
-                **({"chips_per_host_bounds": (1, 1, 1)} if alone else {}),
+                **({"chips_per_host_bounds": (1, 1, 1)} if single_chip else {}),
             )
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
             f"libtpu {metadata.version('libtpu')} does not know mesh.topology {text} "
             f"({version}:{sides}: {str(error).splitlines()[0]}); give other sides"
         ) from error
-    return TpuSlice(f"{name}:{sides}", name, found.devices)
+    return TpuSlice(f"{name}:{sides}", name, topology.devices)
 
 
 class CompiledProgram(NamedTuple):
-    """A program's bytes on one device, by part (none where it did not fit), and in all;
-    and the program (None, then)."""
+    """A compiled program and the memory that it takes of one device.
+
+    Attributes:
+      bytes_by_part: {part: bytes}; empty where the program does not fit.
+      total_bytes: in all.
+      executable: the program; None where it does not fit.
+    """
 
     bytes_by_part: dict[str, int]
     total_bytes: int
@@ -92,22 +119,30 @@ class CompiledProgram(NamedTuple):
 
     @property
     def text(self) -> str:
+        """The optimised module, for `hlo.count_executed`; of one that fits."""
         return self.executable.as_text()
 
 
 def compile_program(lowered: jax.stages.Lowered) -> CompiledProgram:
-    """Compiles a program, whether it fits or not."""
+    """Compiles a program, whether it fits into the device's memory or not.
+
+    Args:
+      lowered: the program.
+
+    Returns:
+      The `CompiledProgram`.
+    """
     try:
-        made = lowered.compile()
+        executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        told = str(error)
-        if not told.startswith("RESOURCE_EXHAUSTED"):
+        message = str(error)
+        if not message.startswith("RESOURCE_EXHAUSTED"):
             raise
         # "Used 20.1G of 15.75G hbm.", or "... memory required ... (20.1G)".
-        found = re.search(r"Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\)", told)
-        size, unit = [part for part in found.groups() if part is not None]
+        match = re.search(r"Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\)", message)
+        size, unit = [part for part in match.groups() if part is not None]
         return CompiledProgram({}, int(float(size) * _UNITS[unit]))
-    memory = made.memory_analysis()
+    memory = executable.memory_analysis()
     parts = {
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes,
@@ -115,6 +150,6 @@ def compile_program(lowered: jax.stages.Lowered) -> CompiledProgram:
         "temporaries": memory.temp_size_in_bytes,
         "code": memory.generated_code_size_in_bytes,
     }
-    # What is given away is the place of what comes out.
+    # Aliased memory is both an argument and an output: it counts once, not three times.
     total = sum(parts.values()) - 2 * parts["aliased"]
-    return CompiledProgram(parts, total, made)
+    return CompiledProgram(parts, total, executable)

@@ -1,10 +1,11 @@
-"""What does a BERT compute? Teacher, SuperLM and student, one module at other sizes.
+"""The BERT encoder: teacher, SuperLM and student are one module at other sizes.
 
 Shapes in suffixes: B batch, L length, T = B*L tokens, D hidden, H heads, K per head,
 W = H*K q/k/v width, F ffn, V vocabulary, N layers.
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -34,15 +35,16 @@ class Bert(nn.Module):
 
     Attributes:
       arch: sizes of the parameters (ints).
-      dims: vocabulary, positions and whatever else is not elastic.
+      dims: what is not elastic and shared by teacher and students: vocabulary,
+        positions, activation and the rest of `ModelDims`.
       space: of a SuperLM, the Space whose sub-networks it can run; else None.
       dtype: of the products' operands; parameters, sums, softmax and LayerNorm are f32.
       dropout: rate, in force where a call gives a random key.
       unroll: a parameter for each layer (see `build.unstack_layers`) and no loop, as a
         program that serves has them: longer to compile; slicing a stack costs time.
-      mesh: what it runs on, where that is more than one device; see `sharding`.
-      remat: a layer's inner results are made again in the backward pass, not kept: it
-        runs forward twice, and needs memory for a layer's input only.
+      mesh: the devices it runs on, where there is more than one; see `sharding`.
+      remat: a layer's inner results are computed again in the backward pass, not
+        stored: it runs forward twice, and needs memory for a layer's input only.
     """
 
     arch: Arch
@@ -79,6 +81,10 @@ class Bert(nn.Module):
           qkv: also return the last layer's queries, keys and values.
           states: also return all hidden states (not in a SuperLM).
           depth: run the first so many layers only (not in a SuperLM, not unrolled).
+
+        Returns:
+          `encoder.Outputs`: hidden states [B, L, D], the pooler's output [B, D], and
+          what `qkv` and `states` ask for.
         """
         params = self._parameters()
         embeddings = params.embeddings
@@ -94,11 +100,15 @@ class Bert(nn.Module):
         x = encoder.embedding_lookup(embeddings["word"], input_ids, self.mesh)
         x = x + embeddings["position"][:length]
         # RoBERTa has one type, whatever a tokenizer says of the second text.
-        kinds = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        x = x + embeddings["type"][jnp.minimum(kinds, self.dims.types - 1)]
+        token_types = (
+            jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        )
+        x = x + embeddings["type"][jnp.minimum(token_types, self.dims.types - 1)]
         x = x.reshape(batch * length, -1)
-        wide = self.dims.embedding or arch.hidden
-        x = norm(x, embeddings["norm_scale"], embeddings["norm_bias"], n=wide)
+        embedding_width = self.dims.embedding or arch.hidden
+        x = norm(
+            x, embeddings["norm_scale"], embeddings["norm_bias"], n=embedding_width
+        )
         x = dropout(x, self.dropout, keys[0])
         if self.dims.embedding:
             x = einsum_f32acc("te,ed->td", x, embeddings["project_kernel"], self.dtype)
@@ -106,9 +116,9 @@ class Bert(nn.Module):
             if space is not None:
                 x = x * elastic.channel_mask(arch.hidden, x.shape[-1])
 
-        cuts = {}
+        choices = {}
         if space is not None:
-            cut = functools.partial(
+            choose = functools.partial(
                 elastic.choose_slices,
                 space,
                 arch,
@@ -117,7 +127,7 @@ class Bert(nn.Module):
                 units=self.arch.shardable_axes,
                 platform=sharding.platform(self.mesh),
             )
-            cuts = {"attention": cut("heads"), "ffn": cut("ffn")}
+            choices = {"attention": choose("heads"), "ffn": choose("ffn")}
         layer = functools.partial(
             _bert_layer,
             norm=norm,
@@ -129,7 +139,7 @@ class Bert(nn.Module):
             mesh=self.mesh,
         )
         return encoder.run_layers(
-            layer, params, cuts, x, keys[1], self, arch, batch, qkv, states, depth
+            layer, params, choices, x, keys[1], self, arch, batch, qkv, states, depth
         )
 
     def _parameters(self):
@@ -146,13 +156,13 @@ class Bert(nn.Module):
             "ffn": arch.ffn,
             "qkv": 3,
         }
-        wide = "embedding" if dims.embedding else "hidden"
+        embedding_axis = "embedding" if dims.embedding else "hidden"
         spec = {
-            "word": (normal_init, ("vocab", wide)),
-            "position": (normal_init, ("position", wide)),
-            "type": (normal_init, ("type", wide)),
-            "norm_scale": (ones_init, (wide,)),
-            "norm_bias": (zeros_init, (wide,)),
+            "word": (normal_init, ("vocab", embedding_axis)),
+            "position": (normal_init, ("position", embedding_axis)),
+            "type": (normal_init, ("type", embedding_axis)),
+            "norm_scale": (ones_init, (embedding_axis,)),
+            "norm_bias": (zeros_init, (embedding_axis,)),
         }
         if dims.embedding:
             spec["project_kernel"] = (normal_init, ("embedding", "hidden"))
@@ -179,9 +189,19 @@ class Bert(nn.Module):
 
 
 def _bert_layer(
-    p, carry, cuts, *, norm, attention_mask, head_size, activation, dtype, rate, mesh
-):
-    """One encoder layer, [T, D] -> [T, D], in four pieces that `elastic` may cut."""
+    p: Mapping[str, Array | np.ndarray],
+    carry: dict[str, Any],
+    choices: Mapping[str, elastic.SliceChoice],
+    *,
+    norm: Callable[..., jax.Array],
+    attention_mask: Array | np.ndarray,
+    head_size: int,
+    activation: Callable[[jax.Array], jax.Array],
+    dtype: Any,
+    rate: float,
+    mesh: Mesh | None,
+) -> dict[str, Any]:
+    """One encoder layer, [T, D] -> [T, D], in four pieces that `elastic` may slice."""
     split = functools.partial(sharding.split_channels, mesh=mesh)
     x, key = carry["x"], carry["key"]
     keys = [None] * 4
@@ -189,9 +209,8 @@ def _bert_layer(
         *keys, key = jax.random.split(key, 4)
 
     def project(x, kernel, bias):
-        if (
-            sharding.num_tensor_shards(mesh) > 1
-        ):  # One matrix would have to be gathered.
+        # Split over devices, one matrix would have to be gathered.
+        if sharding.num_tensor_shards(mesh) > 1:
             return einsum_f32acc("td,dcw->tcw", x, kernel, dtype) + bias
         # As one matrix: XLA's CPU backend has no bf16 product of three dimensions.
         flat = einsum_f32acc("td,dw->tw", x, kernel.reshape(kernel.shape[0], -1), dtype)
@@ -199,7 +218,7 @@ def _bert_layer(
 
     qkv = elastic.sliced_call(
         project,
-        cuts.get("attention"),
+        choices.get("attention"),
         (x, p["qkv_kernel"], p["qkv_bias"]),
         ((None, "hidden"), ("hidden", None, "heads"), (None, "heads")),
         (None, None, "heads"),
@@ -213,21 +232,21 @@ def _bert_layer(
     random = () if key is None else (keys[0],)
     y = elastic.sliced_call(
         attend,
-        cuts.get("attention"),
+        choices.get("attention"),
         (qkv, p["attention_kernel"], p["attention_bias"]),
         ((None, None, "heads"), ("heads", "hidden"), ("hidden",)),
         (None, "hidden"),
         constants=(attention_mask, *random),
     )
-    x = x + dropout(split(y, whole=True), rate, keys[1])
+    x = x + dropout(split(y, gather=True), rate, keys[1])
     x = norm(x, p["attention_norm_scale"], p["attention_norm_bias"])
 
     def widen(x, kernel, bias):
         return einsum_f32acc("td,df->tf", x, kernel, dtype) + bias
 
-    inner = elastic.sliced_call(
+    ffn_hidden = elastic.sliced_call(
         widen,
-        cuts.get("ffn"),
+        choices.get("ffn"),
         (x, p["ffn_in_kernel"], p["ffn_in_bias"]),
         ((None, "hidden"), ("hidden", "ffn"), ("ffn",)),
         (None, "ffn"),
@@ -238,11 +257,11 @@ def _bert_layer(
 
     y = elastic.sliced_call(
         narrow,
-        cuts.get("ffn"),
-        (split(inner), p["ffn_out_kernel"], p["ffn_out_bias"]),
+        choices.get("ffn"),
+        (split(ffn_hidden), p["ffn_out_kernel"], p["ffn_out_bias"]),
         ((None, "ffn"), ("ffn", "hidden"), ("hidden",)),
         (None, "hidden"),
     )
-    x = x + dropout(split(y, whole=True), rate, keys[2])
+    x = x + dropout(split(y, gather=True), rate, keys[2])
     x = norm(x, p["ffn_norm_scale"], p["ffn_norm_bias"])
     return encoder.record_outputs(carry, x, qkv, key)

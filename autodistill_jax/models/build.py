@@ -1,4 +1,4 @@
-"""Which module computes an Arch, and what are its parameters?"""
+"""The module that computes an Arch, and its parameters: axes, init, stacking."""
 
 import jax
 import numpy as np
@@ -13,7 +13,16 @@ Module = Bert | MobileBert
 
 
 def build_module(arch: AnyArch, dims: ModelDims, **settings) -> Module:
-    """The module of an Arch's family; settings: its further attributes."""
+    """The module of an Arch's family.
+
+    Args:
+      arch: sizes of the parameters.
+      dims: what is not elastic.
+      **settings: further attributes of the module, see `bert.Bert`.
+
+    Returns:
+      A `Bert` or a `MobileBert`, without parameters.
+    """
     return {Arch: Bert, MobileArch: MobileBert}[type(arch)](arch, dims, **settings)
 
 
@@ -29,10 +38,18 @@ def param_axes(module: Module) -> dict[str, tuple[str, ...]]:
 
 
 def init_params(module: Module, key: jax.Array) -> dict[str, jax.Array]:
-    """Random parameters (normal, 0.02), without the boxes of their axis names."""
+    """Random parameters (normal, 0.02), without the boxes of their axis names.
+
+    Args:
+      module: whose parameters; its mesh is not looked at.
+      key: random key.
+
+    Returns:
+      {name: f32 array}.
+    """
     example = np.zeros((1, 2), np.int32)
-    first = jax.jit(module.clone(mesh=None).init)
-    return nn.unbox(first(key, example, example))["params"]
+    init = jax.jit(module.clone(mesh=None).init)
+    return nn.unbox(init(key, example, example))["params"]
 
 
 def unstack_layers(params: dict) -> dict:
@@ -47,15 +64,15 @@ def unstack_layers(params: dict) -> dict:
 
 
 def stack_layers(params: dict) -> dict:
-    """What `unstack_layers` took apart, together again."""
+    """The inverse of `unstack_layers`: `layers_x_0`, ... -> `layers_x` [N, ...]."""
     layers: dict[str, dict[int, jax.Array]] = {}
-    made = {}
+    stacked_params = {}
     for name, value in params.items():
         if name.startswith("layers_"):
             stem, _, i = name.rpartition("_")
             layers.setdefault(stem, {})[int(i)] = value
         else:
-            made[name] = value
+            stacked_params[name] = value
     for stem, values in layers.items():
-        made[stem] = np.stack([np.asarray(values[i]) for i in sorted(values)])
-    return made
+        stacked_params[stem] = np.stack([np.asarray(values[i]) for i in sorted(values)])
+    return stacked_params

@@ -1,4 +1,4 @@
-"""What do the encoders of all families share? Parameters, the loop, what comes out."""
+"""What the encoders of all families share: parameters, the layer loop, outputs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
@@ -18,13 +19,17 @@ zeros_init, ones_init = nn.initializers.zeros, nn.initializers.ones
 
 
 class Outputs(NamedTuple):
-    """What a forward pass gives.
+    """The outputs of a forward pass.
 
-    hidden: last hidden states, [B, L, D]; channels out of use are exactly 0.
-    pooler: tanh of the pooler's projection of the first token, [B, D].
-    qkv: queries, keys and values of the last layer, [B, L, 3, W]; None unless asked for.
-    states: every hidden state, embeddings first, [N + 1, B, L, D]; None unless asked for.
-    qkvs: like qkv, of every layer, [N, B, L, 3, W]; None unless both are asked for.
+    Attributes:
+      hidden: last hidden states, [B, L, D]; channels out of use are exactly 0.
+      pooler: tanh of the pooler's projection of the first token, [B, D]; the first
+        token's hidden state where the network has no pooler.
+      qkv: queries, keys and values of the last layer, [B, L, 3, W]; None unless asked
+        for.
+      states: every hidden state, embeddings first, [N + 1, B, L, D]; None unless asked
+        for.
+      qkvs: like qkv, of every layer, [N, B, L, 3, W]; None unless both are asked for.
     """
 
     hidden: jax.Array
@@ -34,14 +39,21 @@ class Outputs(NamedTuple):
     qkvs: jax.Array | None = None
 
 
+# {name: (initializer, its logical axes)}.
 ParamSpec = Mapping[str, tuple[Callable, tuple[str, ...]]]
 
 
 class EncoderParameters(NamedTuple):
-    """Of an encoder. The layers' `stack` is as it is stored, and so is the word table
-    (see `embedding_lookup`); the others are as they are used.
+    """The parameters of an encoder, by where they are used.
 
-    axes: of a layer's parameters, "layers" not among them.
+    The layers' `stack` is as it is stored, and so is the word table (see
+    `embedding_lookup`); the others are gathered, see `sharding.gather_params`.
+
+    Attributes:
+      embeddings: {name: array}.
+      stack: of the layers, {name: [N, ...]}; or, unrolled, a list of {name: array}.
+      pooler: kernel [D, D] and bias [D]; empty where there is no pooler.
+      axes: {name: logical axes} of a layer's parameters, "layers" not among them.
     """
 
     embeddings: dict[str, jax.Array]
@@ -57,13 +69,17 @@ def encoder_parameters(
     layer: ParamSpec,
     pooler: ParamSpec,
 ) -> EncoderParameters:
-    """The parameters of an encoder, made or fetched.
+    """The parameters of an encoder, initialized or fetched.
 
     Args:
       module: it has `arch`, `mesh`, `unroll`: a parameter for each layer, not a stack.
       size: {logical axis: channels}.
-      embeddings, layer, pooler: {name: (initializer, its logical axes)}; the layer's
-        axes begin with "layers".
+      embeddings: spec of the embeddings' parameters.
+      layer: spec of the layers' stacked parameters; their axes begin with "layers".
+      pooler: spec of the pooler's parameters; empty: it has none.
+
+    Returns:
+      The `EncoderParameters` of the module.
     """
 
     def group(name, spec, end=""):
@@ -79,42 +95,60 @@ def encoder_parameters(
     def axes(spec):
         return {key: axes for key, (_, axes) in spec.items()}
 
-    def used(made, spec):
-        return sharding.gather_params(made, axes(spec), module.mesh)
+    def gather(params, spec):
+        return sharding.gather_params(params, axes(spec), module.mesh)
 
-    made = group("embeddings", embeddings)
-    others = {key: value for key, value in made.items() if key != "word"}
-    made |= used(others, embeddings)
-    one = {key: (init, axes[1:]) for key, (init, axes) in layer.items()}
+    embedding_params = group("embeddings", embeddings)
+    non_word_params = {
+        key: value for key, value in embedding_params.items() if key != "word"
+    }
+    embedding_params |= gather(non_word_params, embeddings)
+    layer_spec = {key: (init, axes[1:]) for key, (init, axes) in layer.items()}
     if module.unroll:
-        stack = [group("layers", one, f"_{i}") for i in range(module.arch.layers)]
+        stack = [
+            group("layers", layer_spec, f"_{i}") for i in range(module.arch.layers)
+        ]
     else:
         stack = group("layers", layer)
     return EncoderParameters(
-        made, stack, used(group("pooler", pooler), pooler), axes(one)
+        embedding_params,
+        stack,
+        gather(group("pooler", pooler), pooler),
+        axes(layer_spec),
     )
 
 
 def embedding_lookup(
     table: jax.Array, input_ids: jax.Array, mesh: Mesh | None
 ) -> jax.Array:
-    """table[ids], [B, L, E]. No device gathers the table: each looks its channels up for
-    all rows of its `fsdp` group, which are then handed round."""
+    """table[input_ids].
+
+    No device gathers the table: each looks its channels up for all rows of its `fsdp`
+    group, which are then handed round.
+
+    Args:
+      table: word embeddings, [V, E], as they are stored.
+      input_ids: token ids, [B, L].
+      mesh: the devices, where there is more than one.
+
+    Returns:
+      [B, L, E].
+    """
     if mesh is None or mesh.shape["fsdp"] == 1:
         return table[input_ids]
     if table.shape[1] % mesh.shape["fsdp"]:  # Then it is gathered after all.
-        found = sharding.constrain(table, mesh)[input_ids]
+        rows = sharding.constrain(table, mesh)[input_ids]
     else:
         table = sharding.constrain(table, mesh, None, "fsdp")
-        found = table[sharding.constrain(input_ids, mesh, "data")]
-        found = sharding.constrain(found, mesh, "data", None, "fsdp")
-    return sharding.constrain(found, mesh, sharding.BATCH_AXES)
+        rows = table[sharding.constrain(input_ids, mesh, "data")]
+        rows = sharding.constrain(rows, mesh, "data", None, "fsdp")
+    return sharding.constrain(rows, mesh, sharding.BATCH_AXES)
 
 
 def run_layers(
     layer: Callable,
     params: EncoderParameters,
-    cuts: Mapping[str, elastic.SliceChoice],
+    choices: Mapping[str, elastic.SliceChoice],
     x: jax.Array,
     key: jax.Array | None,
     module: nn.Module,
@@ -124,27 +158,40 @@ def run_layers(
     states: bool,
     depth: jax.Array | None,
 ) -> Outputs:
-    """All layers over x [T, D], and what is asked for of them on the way.
+    """All layers over x, and what is asked for of them on the way.
 
     Args:
-      layer: (a layer's parameters as they are used, carry, cuts) -> carry, see `record_outputs`.
-      params: of the pooler kernel and bias, or nothing: the first token itself is the
-        pooler's then.
-      cuts: of a layer's pieces, by name; none where the Arch is the module's own.
+      layer: (a layer's parameters as they are used, carry, choices) -> carry, see
+        `record_outputs`.
+      params: of the encoder; without a pooler the first token's hidden state stands
+        for the pooler's output.
+      choices: {piece of a layer: its slices}; empty where the Arch is the module's own.
+      x: embeddings, [T, D].
+      key: random key of the layers' dropout; None: no dropout.
+      module: its `arch`, `space`, `mesh`, `dtype` and `remat` are read.
       arch: the Arch to run: the module's own, or a sub-network of its space.
-      qkv, states: see `Outputs`.
+      batch: B; T = B*L.
+      qkv: also record queries, keys and values, see `Outputs`.
+      states: also record every hidden state, see `Outputs`.
       depth: None, or int32: only the first so many layers run, and are the last then.
+
+    Returns:
+      The `Outputs` of the forward pass.
     """
     space = None if arch is module.arch else module.space
     stack, pooler = params.stack, params.pooler
     mesh, parts = module.mesh, sharding.num_tensor_shards(module.mesh)
-    # Where one trace has many widths, channels are dealt out over the devices.
-    dealt = module.arch.shardable_axes if space is not None and parts > 1 else None
+    # Where one trace has many widths, channels are interleaved over the devices.
+    interleaved_units = (
+        module.arch.shardable_axes if space is not None and parts > 1 else None
+    )
 
     def body(p, carry, on=None):
         carry = dict(carry, x=sharding.constrain(carry["x"], mesh, sharding.BATCH_AXES))
-        p = sharding.gather_params(p, params.axes, mesh, dealt)
-        return layer(p, carry, {k: cut._replace(on=on) for k, cut in cuts.items()})
+        p = sharding.gather_params(p, params.axes, mesh, interleaved_units)
+        return layer(
+            p, carry, {k: choice._replace(on=on) for k, choice in choices.items()}
+        )
 
     if module.remat:
         body = jax.checkpoint(body, prevent_cse=isinstance(stack, list))
@@ -157,24 +204,24 @@ def run_layers(
         carry["qkv"] = jnp.zeros((x.shape[0], 3, module.arch.width), x.dtype)
     if states:
         assert space is None, "hidden states of all layers need a fixed depth"
-        there = module.arch.layers + 1
-        carry["states"] = jnp.zeros((there, *x.shape), x.dtype).at[0].set(x)
+        num_states = module.arch.layers + 1
+        carry["states"] = jnp.zeros((num_states, *x.shape), x.dtype).at[0].set(x)
         carry["i"] = 0
         if qkv:
-            carry["qkvs"] = jnp.zeros((there - 1, *carry["qkv"].shape), x.dtype)
+            carry["qkvs"] = jnp.zeros((num_states - 1, *carry["qkv"].shape), x.dtype)
     carry = elastic.scan_layers(body, stack, carry, arch, space, depth)
-    if qkv and dealt and module.arch.qkv_axis in dealt:
-        unit = dealt[module.arch.qkv_axis]
+    if qkv and interleaved_units and module.arch.qkv_axis in interleaved_units:
+        unit = interleaved_units[module.arch.qkv_axis]
         carry["qkv"] = sharding.deinterleave(carry["qkv"], 2, parts, unit)
 
-    def shaped(name, *before):
+    def unflatten(name, *leading):
         if name not in carry:
             return None
         value = carry[name]
         length = x.shape[0] // batch
-        return value.reshape(*before, batch, length, *value.shape[len(before) + 1 :])
+        return value.reshape(*leading, batch, length, *value.shape[len(leading) + 1 :])
 
-    hidden = shaped("x")
+    hidden = unflatten("x")
     pooled = hidden[:, 0]
     if pooler:
         pooled = einsum_f32acc("bd,de->be", pooled, pooler["kernel"], module.dtype)
@@ -182,7 +229,7 @@ def run_layers(
         if space is not None:
             pooled = pooled * elastic.channel_mask(arch.hidden, pooled.shape[-1])
     return Outputs(
-        hidden, pooled, shaped("qkv"), shaped("states", -1), shaped("qkvs", -1)
+        hidden, pooled, unflatten("qkv"), unflatten("states", -1), unflatten("qkvs", -1)
     )
 
 
@@ -196,7 +243,17 @@ def _is_saved_for_backward(primitive: Any, *_, **params) -> bool:
 def record_outputs(
     carry: dict, x: jax.Array, qkv: jax.Array, key: jax.Array | None
 ) -> dict:
-    """What a layer hands on: x [T, D], and what of its qkv [T, 3, W] is asked for."""
+    """What a layer hands on: its output, and of its inner results what is asked for.
+
+    Args:
+      carry: what the layer was called with; it has an entry for each result to record.
+      x: the layer's output, [T, D].
+      qkv: its queries, keys and values, [T, 3, W].
+      key: random key for the layers to come, or None.
+
+    Returns:
+      The carry of the next layer.
+    """
     new = dict(carry, x=x, key=key)
     if "qkv" in carry:
         new["qkv"] = qkv
@@ -206,3 +263,30 @@ def record_outputs(
         new["i"] = carry["i"] + 1
         new["states"] = carry["states"].at[new["i"]].set(x)
     return new
+
+
+def mean_pool(
+    hidden: Float[Array, "B L D"], attention_mask: Array
+) -> Float[Array, "B D"]:
+    """The mean over the real tokens: what a sentence-embedding model gives out."""
+    real = attention_mask.astype(jnp.float32)[:, :, None]
+    return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+
+
+def pool_tokens(
+    hidden: Array, pooler: Array, attention_mask: Array, pooling: str
+) -> Array:
+    """One vector a text.
+
+    Args:
+      hidden: the last hidden states, [B, L, D].
+      pooler: the pooler's output, [B, D].
+      attention_mask: 1 where there is a token, [B, L].
+      pooling: "mean" of the tokens, "cls" (the first token) or "pooler".
+
+    Returns:
+      [B, D].
+    """
+    if pooling == "mean":
+        return mean_pool(hidden, attention_mask)
+    return hidden[:, 0] if pooling == "cls" else pooler

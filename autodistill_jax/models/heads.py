@@ -1,4 +1,4 @@
-"""The heads on an encoder: masked LM, tied to the word embeddings, and next sentence."""
+"""The masked-LM head (tied to the word embeddings) and the next-sentence head."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,72 +13,132 @@ from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.models.encoder import normal_init
 from autodistill_jax.models.layers import activation_fn, einsum_f32acc, layer_norm
 
+# A network's parameters may hold, beside the encoder's, those of these two heads, those
+# of a fine-tuned head, and what only training needs: linear projections from a
+# student's width to its teacher's. Each kind has its prefix.
+_HEADS = ("mlm_", "nsp_")
+_TASK_HEAD = "head_"
+PROJECTION = "projection_"
+
+
+def encoder_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's own parameters: without projections and heads of any kind."""
+    head_prefixes = (PROJECTION, *_HEADS, _TASK_HEAD)
+    return {name: x for name, x in params.items() if not name.startswith(head_prefixes)}
+
+
+def head_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of the masked-LM and the next-sentence head among a network's."""
+    return {name: x for name, x in params.items() if name.startswith(_HEADS)}
+
+
+# The masked-LM head.
+
 
 def mlm_head_width(dims: ModelDims, hidden: Any) -> Any:
-    """Channels of the head: the word embeddings' (ELECTRA's are of their own width), but
-    MobileBERT's head is as wide as the network."""
+    """Channels of the masked-LM head.
+
+    The word embeddings' (ELECTRA's are of their own width), but MobileBERT's head is as
+    wide as the network.
+
+    Args:
+      dims: of the network.
+      hidden: the network's hidden channels: an int, or int32 inside a SuperLM.
+
+    Returns:
+      Channels, of the type of `hidden` where they are the network's, else an int.
+    """
     if dims.family == "mobilebert":
         return hidden
     return dims.embedding or hidden
 
 
-def init_mlm_head(hidden: int, dims: ModelDims) -> dict[str, jax.Array]:
-    """A head from [.., hidden] to the vocabulary.
-
-    It starts at the identity, which on a frozen body learns faster than a random start.
-    """
-    wide = mlm_head_width(dims, hidden)
-    made = {
-        "mlm_kernel": jnp.eye(hidden, wide),
-        "mlm_bias": jnp.zeros((wide,)),
-        "mlm_norm_scale": jnp.ones((wide,)),
-        "mlm_norm_bias": jnp.zeros((wide,)),
-        "mlm_out_bias": jnp.zeros((dims.vocab,)),
-    }
-    if more := _extra_channels(dims, hidden):
-        made["mlm_more"] = jnp.zeros((more, dims.vocab))
-    return made
-
-
-def _extra_channels(dims: ModelDims, hidden: int) -> int:
+def _num_extra_channels(dims: ModelDims, hidden: int) -> int:
     """Channels of MobileBERT's head that its word embeddings have not."""
     return max(hidden - dims.embedding, 0) if dims.family == "mobilebert" else 0
+
+
+def init_mlm_head(hidden: int, dims: ModelDims) -> dict[str, jax.Array]:
+    """A new masked-LM head, from [.., hidden] to the vocabulary.
+
+    It starts at the identity, which on a frozen encoder learns faster than a random
+    start.
+
+    Args:
+      hidden: the network's hidden channels.
+      dims: of the network.
+
+    Returns:
+      {name: array}, names beginning with "mlm_".
+    """
+    width = mlm_head_width(dims, hidden)
+    head = {
+        "mlm_kernel": jnp.eye(hidden, width),
+        "mlm_bias": jnp.zeros((width,)),
+        "mlm_norm_scale": jnp.ones((width,)),
+        "mlm_norm_bias": jnp.zeros((width,)),
+        "mlm_out_bias": jnp.zeros((dims.vocab,)),
+    }
+    if extra := _num_extra_channels(dims, hidden):
+        head["mlm_more"] = jnp.zeros((extra, dims.vocab))
+    return head
 
 
 def slice_mlm_head(
     head: Mapping[str, Any], hidden: int, dims: ModelDims
 ) -> dict[str, Any]:
-    """The head of a student: of its first channels, as the student is of its teacher's."""
-    wide = mlm_head_width(dims, hidden)
-    made = {
-        "mlm_kernel": head["mlm_kernel"][:hidden, :wide],
-        "mlm_bias": head["mlm_bias"][:wide],
-        "mlm_norm_scale": head["mlm_norm_scale"][:wide],
-        "mlm_norm_bias": head["mlm_norm_bias"][:wide],
+    """A student's masked-LM head: the first channels of a larger network's.
+
+    Args:
+      head: of the larger network, see `init_mlm_head`.
+      hidden: the student's hidden channels.
+      dims: of both networks.
+
+    Returns:
+      {name: array}, as of `init_mlm_head`.
+    """
+    width = mlm_head_width(dims, hidden)
+    student_head = {
+        "mlm_kernel": head["mlm_kernel"][:hidden, :width],
+        "mlm_bias": head["mlm_bias"][:width],
+        "mlm_norm_scale": head["mlm_norm_scale"][:width],
+        "mlm_norm_bias": head["mlm_norm_bias"][:width],
         "mlm_out_bias": head["mlm_out_bias"],
     }
-    if more := _extra_channels(dims, hidden):
-        made["mlm_more"] = head["mlm_more"][:more]
-    return made
+    if extra := _num_extra_channels(dims, hidden):
+        student_head["mlm_more"] = head["mlm_more"][:extra]
+    return student_head
 
 
 def mlm_logits(
     head: Mapping[str, Any],
     embeddings: Float[Array, "V E"],
     hidden: Float[Array, "B L D"],
-    places: Array,
+    masked_positions: Array,
     n: Any,
     dims: ModelDims,
     dtype: Any = jnp.float32,
     mesh: Mesh | None = None,
 ) -> Float[Array, "B K V"]:
-    """The logits at `places` [B, K]: only these, a whole text's would fill the memory.
+    """The masked-LM logits at some positions: a whole text's would fill the memory.
 
     On a mesh each device has those of its rows, and of its part of the vocabulary.
-    `n` are the network's hidden channels in use: an int, or int32 inside a SuperLM.
+
+    Args:
+      head: see `init_mlm_head`.
+      embeddings: the network's word embeddings.
+      hidden: its last hidden states.
+      masked_positions: where in each text, [B, K] integers.
+      n: the network's hidden channels in use: an int, or int32 inside a SuperLM.
+      dims: of the network.
+      dtype: of the products' operands.
+      mesh: the devices, where there is more than one.
+
+    Returns:
+      Logits, f32.
     """
-    x = jnp.take_along_axis(hidden, places[:, :, None], axis=1)
-    batch, count = places.shape
+    x = jnp.take_along_axis(hidden, masked_positions[:, :, None], axis=1)
+    batch, count = masked_positions.shape
     x = x.reshape(batch * count, -1)
     x = einsum_f32acc("td,de->te", x, head["mlm_kernel"], dtype) + head["mlm_bias"]
     x = layer_norm(
@@ -88,19 +148,30 @@ def mlm_logits(
         n=mlm_head_width(dims, n),
         epsilon=dims.norm_epsilon,
     )
-    made = head["mlm_out_bias"]
+    logits = head["mlm_out_bias"]
     if "mlm_more" in head:  # What is wider than the embeddings.
-        x, more = jnp.split(x, [dims.embedding], axis=1)
-        made = made + einsum_f32acc("td,dv->tv", more, head["mlm_more"], dtype)
+        x, extra = jnp.split(x, [dims.embedding], axis=1)
+        logits = logits + einsum_f32acc("td,dv->tv", extra, head["mlm_more"], dtype)
     # Whole first: from one split straight to another the compiler does the same, worse.
     table = sharding.constrain(embeddings[:, : x.shape[1]], mesh)
     table = sharding.constrain(table, mesh, "tensor")
-    made = made + einsum_f32acc("te,ve->tv", x, table, dtype)
-    return sharding.split_channels(made, mesh).reshape(batch, count, -1)
+    logits = logits + einsum_f32acc("te,ve->tv", x, table, dtype)
+    return sharding.split_channels(logits, mesh).reshape(batch, count, -1)
+
+
+# The next-sentence head.
 
 
 def init_nsp_head(hidden: int, key: jax.Array) -> dict[str, jax.Array]:
-    """A head from what the pooler gives, [.., hidden], to two classes."""
+    """A new next-sentence head, from the pooler's output [.., hidden] to two classes.
+
+    Args:
+      hidden: the network's hidden channels.
+      key: random key.
+
+    Returns:
+      {name: array}, names beginning with "nsp_".
+    """
     return {
         "nsp_kernel": normal_init(key, (hidden, 2)),
         "nsp_bias": jnp.zeros((2,)),
@@ -110,21 +181,13 @@ def init_nsp_head(hidden: int, key: jax.Array) -> dict[str, jax.Array]:
 def nsp_logits(
     head: Mapping[str, Any], pooler: Float[Array, "B D"]
 ) -> Float[Array, "B 2"]:
-    """Of `Outputs.pooler`; as transformers counts: 0, it follows; 1, it does not."""
+    """The next-sentence logits of `Outputs.pooler`.
+
+    Args:
+      head: see `init_nsp_head`.
+      pooler: the pooler's output.
+
+    Returns:
+      Logits; as transformers counts: class 0, the second text follows; 1, it does not.
+    """
     return pooler @ head["nsp_kernel"] + head["nsp_bias"]
-
-
-# What only training needs: linear maps from a student's width to its teacher's.
-PROJECTION = "projection_"
-_HEADS = ("mlm_", "nsp_")
-
-
-def encoder_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's own parameters: without projections and heads of any kind."""
-    others = (PROJECTION, *_HEADS, "head_")
-    return {name: x for name, x in params.items() if not name.startswith(others)}
-
-
-def head_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the masked-LM and the next-sentence head among a network's."""
-    return {name: x for name, x in params.items() if name.startswith(_HEADS)}

@@ -1,9 +1,10 @@
-"""What does a MobileBERT compute? Teacher, SuperLM and student, as in `bert`.
+"""The MobileBERT encoder: teacher, SuperLM and student, as in `bert`.
 
 Shapes in suffixes: as in `bert`; W bottleneck, S stacks, E embedding.
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,7 +30,7 @@ from autodistill_jax.models.layers import (
 )
 
 # What a block's first product makes of its input, and what its second makes of the
-# bottleneck of the attention: see `cost.ModelDims.reads`.
+# bottleneck of the attention: see `cost.ModelDims.attention_input`.
 ATTENTION_INPUTS = {
     "shared": (("input", "keys", "value"), ("query", "key")),
     "stream": (("input", "query", "key", "value"), ()),
@@ -43,7 +44,11 @@ _TORCH_EPSILON = 1e-5
 class MobileBert(nn.Module):
     """MobileBERT's encoder (arXiv 2004.02984), without a head; IB-BERT by its sizes.
 
-    Attributes: as of `bert.Bert`.
+    Attributes:
+      arch: sizes of the parameters (ints).
+      dims: what is not elastic and shared by teacher and students: vocabulary,
+        positions, the norm, what attention reads and the rest of `ModelDims`.
+      space, dtype, dropout, unroll, mesh, remat: as of `bert.Bert`.
     """
 
     arch: MobileArch
@@ -76,41 +81,45 @@ class MobileBert(nn.Module):
         batch, length = input_ids.shape
         attention_mask = attention_mask.astype(bool)
         keys = list(jax.random.split(key, 2)) if key is not None else [None, None]
-        kind = {"layer_norm": layer_norm, "no_norm": no_norm}[self.dims.norm]
-        norm = functools.partial(kind, epsilon=self.dims.norm_epsilon)
+        norm_fn = {"layer_norm": layer_norm, "no_norm": no_norm}[self.dims.norm]
+        norm = functools.partial(norm_fn, epsilon=self.dims.norm_epsilon)
 
         word = encoder.embedding_lookup(embeddings["word"], input_ids, self.mesh)
         # Each token with its neighbours, the next one first; nothing beyond the ends.
-        after = jnp.pad(word[:, 1:], ((0, 0), (0, 1), (0, 0)))
-        before = jnp.pad(word[:, :-1], ((0, 0), (1, 0), (0, 0)))
-        trigram = jnp.concatenate([after, word, before], axis=-1)
+        next_word = jnp.pad(word[:, 1:], ((0, 0), (0, 1), (0, 0)))
+        previous_word = jnp.pad(word[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        trigram = jnp.concatenate([next_word, word, previous_word], axis=-1)
         x = einsum_f32acc(
             "te,ed->td",
             trigram.reshape(batch * length, -1),
             embeddings["trigram_kernel"],
             self.dtype,
         )
-        kinds = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        place = embeddings["position"][:length] + embeddings["trigram_bias"]
-        place = place + embeddings["type"][jnp.minimum(kinds, self.dims.types - 1)]
-        x = x + place.reshape(batch * length, -1)
+        token_types = (
+            jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        )
+        position = embeddings["position"][:length] + embeddings["trigram_bias"]
+        position = (
+            position + embeddings["type"][jnp.minimum(token_types, self.dims.types - 1)]
+        )
+        x = x + position.reshape(batch * length, -1)
         scale, bias = embeddings["norm_scale"], embeddings["norm_bias"]
         x = norm(x, scale, bias, n=arch.hidden, epsilon=_TORCH_EPSILON)
         x = dropout(x, self.dropout, keys[0])
 
-        cuts = {}
+        choices = {}
         if space is not None:
             parts = sharding.num_tensor_shards(self.mesh)
             platform = sharding.platform(self.mesh)
-            cut = functools.partial(
+            choose = functools.partial(
                 elastic.choose_slices, space, arch, platform=platform
             )
-            cuts = {
-                "stream": cut("hidden", "bottleneck"),
-                "bottleneck": cut("bottleneck"),
+            choices = {
+                "stream": choose("hidden", "bottleneck"),
+                "bottleneck": choose("bottleneck"),
                 # Heads split what there is: their number must be exact.
-                "heads": cut("bottleneck", "heads", exact=True),
-                "ffn": cut(
+                "heads": choose("bottleneck", "heads", exact=True),
+                "ffn": choose(
                     "bottleneck", "ffn", parts=parts, units=self.arch.shardable_axes
                 ),
             }
@@ -127,7 +136,7 @@ class MobileBert(nn.Module):
             mesh=self.mesh,
         )
         return encoder.run_layers(
-            layer, params, cuts, x, keys[1], self, arch, batch, qkv, states, depth
+            layer, params, choices, x, keys[1], self, arch, batch, qkv, states, depth
         )
 
     def _parameters(self):
@@ -193,59 +202,59 @@ class MobileBert(nn.Module):
 
 
 def _num_input_norms(attention_input: str) -> int:
-    """Bottlenecks of a block's input: each has a norm of its own."""
+    """How many bottlenecks a block's input has: each has a norm of its own."""
     return sum(
         name in ("input", "keys") for name in ATTENTION_INPUTS[attention_input][0]
     )
 
 
 def _mobilebert_layer(
-    p,
-    carry,
-    cuts,
+    p: Mapping[str, Array | np.ndarray],
+    carry: dict[str, Any],
+    choices: Mapping[str, elastic.SliceChoice],
     *,
-    arch,
-    heads,
-    norm,
-    attention_mask,
-    attention_input,
-    activation,
-    dtype,
-    rate,
-    mesh,
-):
-    """One block, [T, D] -> [T, D], in pieces that `elastic` may cut."""
+    arch: MobileArch,
+    heads: int,
+    norm: functools.partial,
+    attention_mask: Array | np.ndarray,
+    attention_input: str,
+    activation: Callable[[jax.Array], jax.Array],
+    dtype: Any,
+    rate: float,
+    mesh: Mesh | None,
+) -> dict[str, Any]:
+    """One block, [T, D] -> [T, D], in pieces that `elastic` may slice."""
     split = functools.partial(sharding.split_channels, mesh=mesh)
     x, key = carry["x"], carry["key"]
     keys = [None] * 2
     if key is not None:
         *keys, key = jax.random.split(key, 3)
 
-    def several(x, kernel, bias):
+    def project_parts(x, kernel, bias):
         """x [T, i], kernel [i, parts, o] -> [T, parts, o], as one product."""
         flat = einsum_f32acc("ti,io->to", x, kernel.reshape(kernel.shape[0], -1), dtype)
         return flat.reshape(-1, *bias.shape) + bias
 
-    def one(x, kernel, bias):
+    def project(x, kernel, bias):
         return einsum_f32acc("ti,io->to", x, kernel, dtype) + bias
 
-    made = elastic.sliced_call(
-        several,
-        cuts.get("stream"),
+    projections = elastic.sliced_call(
+        project_parts,
+        choices.get("stream"),
         (x, p["first_kernel"], p["first_bias"]),
         ((None, "hidden"), ("hidden", None, "bottleneck"), (None, "bottleneck")),
         (None, None, "bottleneck"),
     )
     first, second = ATTENTION_INPUTS[attention_input]
-    parts = {name: made[:, i] for i, name in enumerate(first)}
+    parts = {name: projections[:, i] for i, name in enumerate(first)}
     # The norms' order is the parts': input, then keys.
     for i in range(_num_input_norms(attention_input)):
         scale, bias = p["first_norm_scale"][i], p["first_norm_bias"][i]
         parts[first[i]] = norm(parts[first[i]], scale, bias, n=arch.bottleneck)
     if second:
-        made = elastic.sliced_call(
-            several,
-            cuts.get("bottleneck"),
+        projections = elastic.sliced_call(
+            project_parts,
+            choices.get("bottleneck"),
             (
                 parts["keys" if "keys" in parts else "input"],
                 p["second_kernel"],
@@ -258,7 +267,7 @@ def _mobilebert_layer(
             ),
             (None, None, "bottleneck"),
         )
-        parts |= {name: made[:, i] for i, name in enumerate(second)}
+        parts |= {name: projections[:, i] for i, name in enumerate(second)}
     qkv = jnp.stack([parts["query"], parts["key"], parts["value"]], axis=1)
 
     def attend(qkv, kernel, bias, attention_mask, *key, heads=heads):
@@ -269,30 +278,30 @@ def _mobilebert_layer(
     random = () if key is None else (keys[0],)
     y = elastic.sliced_call(
         attend,
-        cuts.get("heads"),
+        choices.get("heads"),
         (qkv, p["attention_kernel"], p["attention_bias"]),
         ((None, None, "bottleneck"), ("bottleneck", "bottleneck"), ("bottleneck",)),
         (None, "bottleneck"),
         constants=(attention_mask, *random),
-        told=("heads",),
+        size_kwargs=("heads",),
     )
     scale, bias = p["attention_norm_scale"], p["attention_norm_bias"]
     y = norm(y + parts["input"], scale, bias, n=arch.bottleneck)
 
     def ffn(i, p, y, on=None):
-        cut = cuts.get("ffn")
+        choice = choices.get("ffn")
         if on is not None:  # The layer is, and in it the stack.
-            cut = cut._replace(on=on & cut.on)
+            choice = choice._replace(on=on & choice.on)
         inner = elastic.sliced_call(
-            one,
-            cut,
+            project,
+            choice,
             (y, p["ffn_in_kernel"], p["ffn_in_bias"]),
             ((None, "bottleneck"), ("bottleneck", "ffn"), ("ffn",)),
             (None, "ffn"),
         )
         z = elastic.sliced_call(
-            lambda inner, kernel, bias: one(activation(inner), kernel, bias),
-            cut,
+            lambda inner, kernel, bias: project(activation(inner), kernel, bias),
+            choice,
             (split(inner), p["ffn_out_kernel"], p["ffn_out_bias"]),
             ((None, "ffn"), ("ffn", "bottleneck"), ("bottleneck",)),
             (None, "bottleneck"),
@@ -300,15 +309,15 @@ def _mobilebert_layer(
         epsilon = norm.keywords["epsilon"]
         epsilon = jnp.where(i == arch.stacks - 1, _TORCH_EPSILON, epsilon)
         scale, bias = p["ffn_norm_scale"], p["ffn_norm_bias"]
-        z = split(z, whole=True)
+        z = split(z, gather=True)
         return norm(z + y, scale, bias, n=arch.bottleneck, epsilon=epsilon)
 
     ffns = {name: value for name, value in p.items() if name.startswith("ffn_")}
-    stacked = elastic.masked_scan if cuts else elastic.scan_first_n
-    y = stacked(ffn, ffns, y, arch.stacks)
+    scan_fn = elastic.masked_scan if choices else elastic.scan_first_n
+    y = scan_fn(ffn, ffns, y, arch.stacks)
     z = elastic.sliced_call(
-        one,
-        cuts.get("stream"),
+        project,
+        choices.get("stream"),
         (y, p["out_kernel"], p["out_bias"]),
         ((None, "bottleneck"), ("bottleneck", "hidden"), ("hidden",)),
         (None, "hidden"),

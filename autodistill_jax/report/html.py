@@ -1,8 +1,10 @@
-"""How is a report one file? HTML with its style, tables and pictures inside."""
+"""HTML of a report in one file: page with its style, tables, pictures."""
 
 import base64
 import html
 import io
+from collections.abc import Sequence
+from typing import Any
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #fff;
@@ -22,7 +24,15 @@ img { width: 100%; height: auto; } code { background: #f2f5f8; padding: 0 .25rem
 
 
 def html_page(title: str, body: str) -> str:
-    """A page that needs nothing beside it."""
+    """A page that needs nothing beside it.
+
+    Args:
+      title: plain text, escaped here.
+      body: HTML, as it is.
+
+    Returns:
+      The whole document.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -31,31 +41,59 @@ def html_page(title: str, body: str) -> str:
     )
 
 
-def html_table(head: list[str], rows: list[list[str]], marks: list[bool] = ()) -> str:
-    """A table of text cells; marked rows stand out."""
+def html_table(
+    header: list[str], rows: list[list[str]], marks: Sequence[bool] = ()
+) -> str:
+    """A table of text cells; marked rows stand out.
 
-    def line(cells, tag, mark=False):
-        inside = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-        return f'<tr class="chosen">{inside}</tr>' if mark else f"<tr>{inside}</tr>"
+    Args:
+      header: the cells of the first row, plain text.
+      rows: of cells, plain text, as many a row as the header has.
+      marks: of each row, does it stand out? Empty: none does.
+
+    Returns:
+      HTML, the cells escaped.
+    """
+
+    def line(cells: Sequence[str], tag: str, mark: bool = False) -> str:
+        content = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+        return f'<tr class="chosen">{content}</tr>' if mark else f"<tr>{content}</tr>"
 
     marks = list(marks) or [False] * len(rows)
     body = "\n".join(line(row, "td", mark) for row, mark in zip(rows, marks))
-    return f'<div class="wide"><table>\n{line(head, "th")}\n{body}\n</table></div>'
+    return f'<div class="wide"><table>\n{line(header, "th")}\n{body}\n</table></div>'
 
 
-def new_figure(rows: int, columns: int, size: tuple[float, float]):
-    """(figure, axes) of matplotlib, inches."""
-    # Without pyplot, whose pictures may be a notebook's: it calls jobs in its own process.
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes.
+
+    Args:
+      rows, columns: of axes.
+      size: (width, height) in inches.
+
+    Returns:
+      (figure, axes): one axes where rows and columns are 1, else an array of them.
+    """
+    # Without pyplot, whose pictures may be a notebook's: it calls jobs in its own
+    # process.
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=size, layout="constrained")
-    return drawn, drawn.subplots(rows, columns)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns)
 
 
-def html_image(drawn, alt: str) -> str:
-    """A matplotlib figure as an <img>, the data inside."""
+def html_image(figure, alt: str) -> str:
+    """A matplotlib figure as an <img>, the data inside.
+
+    Args:
+      figure: a matplotlib figure, as of `new_figure`.
+      alt: what it shows, plain text, escaped here.
+
+    Returns:
+      HTML, a <figure>.
+    """
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=130)
     data = base64.b64encode(buffer.getvalue()).decode()
     source = f"data:image/png;base64,{data}"
     return f'<figure><img alt="{html.escape(alt)}" src="{source}"></figure>\n'

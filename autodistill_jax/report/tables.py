@@ -1,4 +1,4 @@
-"""How do student, baselines and teacher stand side by side on labelled tasks?"""
+"""Tables of teacher, student and baselines side by side on labelled tasks."""
 
 import numpy as np
 from etils import epath
@@ -10,69 +10,91 @@ from autodistill_jax.experiment.results import MODEL_LABELS, read_results
 from autodistill_jax.experiment.workdir import arch_from_json, student_archs
 
 
-def task_table(tasks: dict[str, dict[str, dict]]) -> tuple[list, list]:
-    """(head, rows) of one table, a model a row: the dev score of each task with its
-    deviation over seeds, the mean over tasks, and what that retains of the teacher's
-    mean (AutoDistil's retention).
+def task_table(
+    tasks: dict[str, dict[str, dict]],
+) -> tuple[list[str], list[list[str]]]:
+    """One table of all models and tasks, a model a row.
 
-    Where a task has pairs with a similarity, the column before it is the Spearman of
-    the cosine of the embeddings, without any fine-tuning.
+    A row has the dev score of each task with its deviation over seeds, the mean over
+    tasks, and what that retains of the teacher's mean (AutoDistil's retention). Where a
+    task has pairs with a similarity, the column before it is the Spearman of the cosine
+    of the embeddings, without any fine-tuning.
+
+    Args:
+      tasks: {task: {model: result}}, as `results.read_results` gives them.
+
+    Returns:
+      (header, rows) of text cells.
     """
-    models = [m for m in MODEL_LABELS if any(m in found for found in tasks.values())]
+    models = [
+        m for m in MODEL_LABELS if any(m in by_model for by_model in tasks.values())
+    ]
     reference = {
-        task: found["teacher"]["score"]
-        for task, found in tasks.items()
-        if "teacher" in found
+        task: by_model["teacher"]["score"]
+        for task, by_model in tasks.items()
+        if "teacher" in by_model
     }
-    head, rows = ["model"], [[MODEL_LABELS[model]] for model in models]
-    for task, found in tasks.items():
-        if any("similarity" in result for result in found.values()):
-            head.append(f"{task}, no fine-tuning (Spearman)")
+    header, rows = ["model"], [[MODEL_LABELS[model]] for model in models]
+    for task, by_model in tasks.items():
+        if any("similarity" in result for result in by_model.values()):
+            header.append(f"{task}, no fine-tuning (Spearman)")
             for model, row in zip(models, rows):
-                value = found.get(model, {}).get("similarity")
+                value = by_model.get(model, {}).get("similarity")
                 row.append("" if value is None else f"{value:.3f}")
-        metric = next(iter(found.values()))["metric"].replace("_", " ")
-        head.append(f"{task} ({metric})")
+        metric = next(iter(by_model.values()))["metric"].replace("_", " ")
+        header.append(f"{task} ({metric})")
         for model, row in zip(models, rows):
-            row.append(_format_score(found[model]) if model in found else "")
-    head += ["mean", "of the teacher's"]
+            row.append(_format_score(by_model[model]) if model in by_model else "")
+    header += ["mean", "of the teacher's"]
     for model, row in zip(models, rows):
-        scores = [found[model]["score"] for found in tasks.values() if model in found]
+        scores = [
+            by_model[model]["score"] for by_model in tasks.values() if model in by_model
+        ]
         # Over the same tasks for all, or it would not compare.
-        whole = len(scores) == len(tasks)
-        row.append(f"{np.mean(scores):.3f}" if whole else "")
-        kept = whole and len(reference) == len(tasks) and sum(reference.values()) > 0
-        share = sum(scores) / sum(reference.values()) if kept else 0
-        row.append(f"{share:.1%}" if kept else "")
-    return head, rows
+        complete = len(scores) == len(tasks)
+        row.append(f"{np.mean(scores):.3f}" if complete else "")
+        comparable = (
+            complete and len(reference) == len(tasks) and sum(reference.values()) > 0
+        )
+        share = sum(scores) / sum(reference.values()) if comparable else 0
+        row.append(f"{share:.1%}" if comparable else "")
+    return header, rows
 
 
 def _format_score(result: dict) -> str:
-    told = f"{result['score']:.3f}"
+    text = f"{result['score']:.3f}"
     if len(result.get("scores", ())) > 1:
-        told += f" ± {result['deviation']:.3f}"
+        text += f" ± {result['deviation']:.3f}"
     if result["how"].startswith("frozen"):
-        told += " (frozen)"
+        text += " (frozen)"
     if "exact_match" in result.get("parts", {}):
-        told += f" / {result['parts']['exact_match']:.3f} exact"
+        text += f" / {result['parts']['exact_match']:.3f} exact"
     for name, value in result.get("more", {}).items():
-        told += f" / {value:.3f} {name}"
-    return told
+        text += f" / {value:.3f} {name}"
+    return text
 
 
 def students_table(
-    config: ConfigDict, found: dict, workdir: epath.Path
+    config: ConfigDict, front: dict, workdir: epath.Path
 ) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): all students of a search beside the teacher, and what the second
-    paper printed of others, which is marked so.
+    """All students of a search beside the teacher, with their costs.
 
-    found: front.json.
+    Below them stands what the second paper (AutoDistill, arXiv 2201.08539) printed of
+    others, which is marked so.
+
+    Args:
+      config: of the experiment, whose tasks are the columns.
+      front: front.json.
+      workdir: where finetune/<student>/ is.
+
+    Returns:
+      (header, rows) of text cells.
     """
-    source = found["latency"]["source"]
-    trials = {arch_from_json(one["arch"]): one for one in found["trials"]}
+    source = front["latency"]["source"]
+    trials = {arch_from_json(trial["arch"]): trial for trial in front["trials"]}
     rows, names = [], [task_dirname(config.finetune, t) for t in config.finetune.tasks]
     teacher: dict[str, str] = {}
-    for arch in student_archs(config, found):
+    for arch in student_archs(config, front):
         results = read_results(config, workdir / "finetune" / arch.name)
         cells = [
             _format_score(results[name]["student"])
@@ -83,9 +105,9 @@ def students_table(
         rows.append([arch.name, *_format_costs(trials[arch], source), *cells])
         teacher = {
             n: _format_score(r["teacher"]) for n, r in results.items() if "teacher" in r
-        } | (teacher)
+        } | teacher
     cells = [teacher.get(name, "") for name in names]
-    rows.append(["teacher", *_format_costs(found["teacher"], source), *cells])
+    rows.append(["teacher", *_format_costs(front["teacher"], source), *cells])
     for name, (params, latency, answers) in PRINTED_RESULTS.items():
         latency = f"{latency} (printed, TPUv4i)" if latency else ""
         cells = [f"{answers} exact (printed)" if n == "squad" else "" for n in names]
@@ -93,28 +115,63 @@ def students_table(
     return ["model", "parameters", "multiply-adds", "latency", *names], rows
 
 
-def _format_costs(one: dict, source: str) -> list[str]:
-    ms = one.get("latency_ms")
-    told = f"{ms:.3g} ms ({source})" if ms is not None else ""
-    return [f"{one['params'] / 1e6:.2f} M", f"{one['flops'] / 1e9:.3f} G", told]
+def _format_costs(record: dict, source: str) -> list[str]:
+    ms = record.get("latency_ms")
+    latency = f"{ms:.3g} ms ({source})" if ms is not None else ""
+    params, flops = record["params"] / 1e6, record["flops"] / 1e9
+    return [f"{params:.2f} M", f"{flops:.3f} G", latency]
 
 
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+def cost_cells(
+    trial: dict, teacher: dict, key: str, scale: float, unit: str, digits: int
+) -> list[str]:
+    """One cost of the teacher and of a student, and the student's share.
+
+    Args:
+      trial, teacher: records of front.json.
+      key: of the cost in both; the trial may lack it ("not taken" then).
+      scale: that the values are divided by, of the `unit`.
+      digits: after the point.
+
+    Returns:
+      [teacher, student, share], text cells.
+    """
+    value, reference = trial.get(key), teacher[key]
+    cells = [f"{reference / scale:.{digits}f} {unit}"]
+    if value is None:
+        return [*cells, "not taken", ""]
+    return [*cells, f"{value / scale:.{digits}f} {unit}", f"{value / reference:.0%}"]
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table of text cells in Markdown: header, rule, rows."""
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def table_notes(tasks: dict[str, dict[str, dict]], words: dict | None) -> list[str]:
-    """What has to be known to read the table, a sentence or two each."""
-    results = [result for found in tasks.values() for result in found.values()]
+def table_notes(
+    tasks: dict[str, dict[str, dict]], head_report: dict | None
+) -> list[str]:
+    """What has to be known to read the table.
+
+    Args:
+      tasks: {task: {model: result}}, as of `task_table`.
+      head_report: {steps, tokens, params, accuracy} of the masked-LM head that was
+        trained first (words.json); None where none was.
+
+    Returns:
+      The notes, a sentence or two each.
+    """
+    results = [result for by_model in tasks.values() for result in by_model.values()]
     seeds = sorted({len(result.get("scores", [0])) for result in results})
     rows = ", ".join(
-        f"{task}: {one['train_rows']:,} training and {one['dev_rows']:,} dev rows"
-        for task, found in tasks.items()
-        for one in [next(iter(found.values()))]
+        f"{task}: {example['train_rows']:,} training and {example['dev_rows']:,} dev "
+        "rows"
+        for task, by_model in tasks.items()
+        for example in [next(iter(by_model.values()))]
     )
     counts = " or ".join(map(str, seeds))
-    told = [f"{rows}. Best dev epoch; mean and deviation over {counts} seed(s)."]
+    notes = [f"{rows}. Best dev epoch; mean and deviation over {counts} seed(s)."]
     models = {result["model"] for result in results}
     if models - {"teacher", "student"}:
         rates = {
@@ -123,18 +180,19 @@ def table_notes(tasks: dict[str, dict[str, dict]], words: dict | None) -> list[s
             for name in ("", "scratch_")
             if result["model"] != "teacher"
         } - {None}
-        untaught = " and ".join(m for m in ("truncated", "scratch") if m in models)
-        told.append(
+        untrained = " and ".join(m for m in ("truncated", "scratch") if m in models)
+        notes.append(
             "All students have the same Arch, teacher, text, steps, tokens and "
             "fine-tuning"
-            + (f"; no text before it for {untaught}." if untaught else ".")
+            + (f"; no text before it for {untrained}." if untrained else ".")
             + (" From scratch has a learning rate of its own." * (len(rates) > 1))
         )
-    if words:
-        told.append(
-            "The teacher has no masked-word head: one, tied to its word embeddings "
-            f"({words['params']:,} parameters), was first trained on the frozen teacher, "
-            f"{words['steps']:,} steps ({words['tokens']:,} tokens) that no other "
-            f"method has; it names {words['accuracy']:.1%} of hidden held-out words."
+    if head_report:
+        notes.append(
+            "The teacher has no masked-LM head: one, tied to its word embeddings "
+            f"({head_report['params']:,} parameters), was first trained on the frozen "
+            f"teacher, {head_report['steps']:,} steps ({head_report['tokens']:,} "
+            "tokens) that no other method has; it names "
+            f"{head_report['accuracy']:.1%} of masked held-out tokens."
         )
-    return told
+    return notes

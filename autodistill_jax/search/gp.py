@@ -1,4 +1,4 @@
-"""What is expected of a point, given noisy values at others? A Gaussian process."""
+"""A Gaussian process over the unit cube: fit, posterior, predictions and draws."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _MAX_ITERATIONS = 25
 
 
 class GPPosterior(NamedTuple):
-    """A fitted process.
+    """A Gaussian process with its hyper-parameters, conditioned on noisy values.
 
     Attributes:
       x: [n, d] points in the unit cube.
@@ -35,7 +35,16 @@ class GPPosterior(NamedTuple):
 
 
 def covariance(theta: np.ndarray, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """[n, m] of the function itself, without noise: Matern 5/2 about a constant."""
+    """The covariance of the function itself, without noise: Matern 5/2 and a constant.
+
+    Args:
+      theta: [d + 2] logarithms, as `GPPosterior.theta`.
+      x: [n, d] points in the unit cube.
+      z: [m, d] others.
+
+    Returns:
+      [n, m].
+    """
     axes = x.shape[1]
     scale = np.exp(theta[:axes])
     a, b = x / scale, z / scale
@@ -48,9 +57,17 @@ def covariance(theta: np.ndarray, x: np.ndarray, z: np.ndarray) -> np.ndarray:
 def negative_evidence(
     theta: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Minus the logarithm of the marginal likelihood times the priors, and its gradient.
+    """Minus the log of the marginal likelihood times the priors, and its gradient.
 
     Rasmussen and Williams, Gaussian Processes for Machine Learning, (5.8) and (5.9).
+
+    Args:
+      theta: [d + 2] logarithms, as `GPPosterior.theta`.
+      x: [n, d] points in the unit cube.
+      y: [n] their values, of mean 0 and deviation 1 or so.
+
+    Returns:
+      The value, and its gradient by theta, [d + 2].
     """
     count, axes = x.shape
     scale = np.exp(theta[:axes])
@@ -74,14 +91,14 @@ def negative_evidence(
         ]
     )
     mean, deviation = _priors(axes)
-    apart = (theta - mean) / deviation
+    scaled = (theta - mean) / deviation
     value = (
         0.5 * y @ weights
         + np.log(np.diag(chol)).sum()
         + 0.5 * count * math.log(2 * math.pi)
-        + 0.5 * apart @ apart
+        + 0.5 * scaled @ scaled
     )
-    return value, gradient + apart / deviation
+    return value, gradient + scaled / deviation
 
 
 def _priors(axes):
@@ -91,9 +108,17 @@ def _priors(axes):
 
 
 def fit_hyperparameters(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The theta of the highest evidence, [d + 2], from one start: the priors' means."""
+    """The theta of the highest evidence, sought from one start: the priors' means.
+
+    Args:
+      x: [n, d] points in the unit cube.
+      y: [n] their values, of mean 0 and deviation 1 or so.
+
+    Returns:
+      [d + 2] logarithms, as `GPPosterior.theta`.
+    """
     start = _priors(x.shape[1])[0]
-    found = optimize.minimize(
+    result = optimize.minimize(
         negative_evidence,
         start,
         (x, y),
@@ -102,28 +127,30 @@ def fit_hyperparameters(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         bounds=[(_MIN_THETA, _MAX_THETA)] * len(start),
         options={"maxiter": _MAX_ITERATIONS},
     )
-    return found.x
+    return result.x
 
 
 def gp_posterior(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> GPPosterior:
-    """The process of that theta, having seen y: [n] at x: [n, d]."""
+    """The process of theta, [d + 2], conditioned on values y, [n], at x, [n, d]."""
     cov = covariance(theta, x, x)
     cov[np.diag_indices(len(x))] += math.exp(2 * theta[-1]) + _JITTER
     chol = linalg.cholesky(cov, lower=True, check_finite=False)
     return GPPosterior(x, theta, chol, linalg.cho_solve((chol, True), y))
 
 
-def predict_gp(process: GPPosterior, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the function itself at z: [m, d]."""
-    cross = covariance(process.theta, process.x, z)
-    part = linalg.solve_triangular(process.chol, cross, lower=True, check_finite=False)
-    own = math.exp(2 * process.theta[-2]) + _OFFSET_VARIANCE
-    variance = np.maximum(own - (part * part).sum(axis=0), _JITTER)
-    return cross.T @ process.weights, variance
+def predict_gp(posterior: GPPosterior, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance, [m] each, of the function itself at points z, [m, d]."""
+    cross = covariance(posterior.theta, posterior.x, z)
+    part = linalg.solve_triangular(
+        posterior.chol, cross, lower=True, check_finite=False
+    )
+    prior_variance = math.exp(2 * posterior.theta[-2]) + _OFFSET_VARIANCE
+    variance = np.maximum(prior_variance - (part * part).sum(axis=0), _JITTER)
+    return cross.T @ posterior.weights, variance
 
 
 def posterior_draws(
-    process: GPPosterior,
+    posterior: GPPosterior,
     base: np.ndarray,
     z: np.ndarray,
     rng: np.random.Generator,
@@ -132,16 +159,22 @@ def posterior_draws(
     """What the function may be at `base`, jointly, and what is then expected at z.
 
     Args:
-      base: [b, d], holds all points that the process has seen: the function's values
-        there say all that the noisy values said.
+      posterior: the fitted process.
+      base: [b, d], holds all points of the posterior: the function's values there say
+        all that the noisy values said.
+      z: [m, d] points to predict at.
+      rng: where the draws come from.
+      n: how many draws.
 
     Yields:
       n times (values [b], mean [m], variance [m]).
     """
-    theta = process.theta
+    theta = posterior.theta
     prior = covariance(theta, base, base)
-    seen = covariance(theta, process.x, base)
-    part = linalg.solve_triangular(process.chol, seen, lower=True, check_finite=False)
+    cross = covariance(theta, posterior.x, base)
+    part = linalg.solve_triangular(
+        posterior.chol, cross, lower=True, check_finite=False
+    )
     # Neighbours on a grid are almost equal: without this the factors would not exist.
     blur = 1e-6 * np.diag(prior).max() * np.eye(len(base))
     root = linalg.cholesky(prior - part.T @ part + blur, lower=True)
@@ -149,10 +182,10 @@ def posterior_draws(
     gain = linalg.solve_triangular(
         chol, covariance(theta, base, z), lower=True, check_finite=False
     )
-    own = math.exp(2 * theta[-2]) + _OFFSET_VARIANCE
-    variance = np.maximum(own - (gain * gain).sum(axis=0), _JITTER)
+    prior_variance = math.exp(2 * theta[-2]) + _OFFSET_VARIANCE
+    variance = np.maximum(prior_variance - (gain * gain).sum(axis=0), _JITTER)
     for _ in range(n):
-        values = seen.T @ process.weights + root @ rng.normal(size=len(base))
+        values = cross.T @ posterior.weights + root @ rng.normal(size=len(base))
         white = linalg.solve_triangular(chol, values, lower=True)
         yield values, gain.T @ white, variance
 
@@ -160,8 +193,19 @@ def posterior_draws(
 def plausible_hyperparameters(
     best: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator, n: int
 ) -> np.ndarray:
-    """n thetas, [n, d + 2], from the normal distribution that the evidence has about
-    its top (Laplace's approximation): few points leave much open."""
+    """Draws of theta from the normal distribution that the evidence has about its top
+    (Laplace's approximation): few points leave much open.
+
+    Args:
+      best: [d + 2], the theta of the highest evidence.
+      x: [points, d] in the unit cube.
+      y: [points], their values.
+      rng: where the draws come from.
+      n: how many draws.
+
+    Returns:
+      [n, d + 2].
+    """
     step = 1e-3
     curvature = np.stack(
         [

@@ -1,4 +1,4 @@
-"""How good is an Arch after a short transfer? The proxy "flash"."""
+"""The proxy "flash": how good an Arch is after a short block-wise transfer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,77 +11,97 @@ from autodistill_jax import sharding
 from autodistill_jax.data import loader
 from autodistill_jax.models import heads
 from autodistill_jax.search.study_loop import TrialPruned
-from autodistill_jax.train import distillation, flash_distillation, pretraining
+from autodistill_jax.train import flash_distillation, pretraining
 
 
 def flash_proxy(
     transfer: flash_distillation.BlockwiseTransfer,
-    feed: Sequence[Mapping[str, np.ndarray]],
+    train_batches: Sequence[Mapping[str, np.ndarray]],
     rows: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
     mesh: jax.sharding.Mesh,
     seed: int,
-    what: str,
-    others: Sequence[float] = (),
+    label: str,
+    finished_losses: Sequence[float] = (),
 ) -> dict[str, float]:
-    """Trains a candidate by `settings["step_fraction"]` of the steps: {"proxy": ..., and what
-    else is known}, lower is better.
+    """Trains a candidate by a fraction of the steps of a transfer, and evaluates it.
 
-    Under a teacher with a masked-word head the proxy is 1 - its accuracy on the held-out
-    `rows`: on hidden words, and, where the rows are pairs, on next sentences (the mean
-    of the two). Under any other it is the loss of the transfer
-    when all blocks are done, and there is no last stage.
+    Under a teacher with an MLM head the proxy is 1 - the candidate's accuracy on the
+    held-out `rows`: on masked tokens, and, where the rows are pairs, on next sentences
+    (the mean of the two). Under any other it is the loss of the transfer when all
+    blocks are done, and there is no last stage.
 
     Args:
-      settings: see `flash_distillation.train_blockwise`; batch_size for the rows, too; prune_factor: above so many times
-        the median of the transfer losses of `others` a candidate stops there; 0: never.
+      transfer: the candidate, and its teacher.
+      train_batches: training batches by step.
+      rows: held-out token rows, {name: [rows, ...]}.
+      settings: of `flash_distillation.train_blockwise`, and step_fraction; batch_size,
+        of the evaluation; prune_factor: above so many times the median of
+        `finished_losses` a candidate stops when its blocks are done; 0: never.
+      mesh: the devices.
+      seed: of dropout and of the masked tokens.
+      label: what the progress is said to be of.
+      finished_losses: the transfer losses of the candidates before this one.
+
+    Returns:
+      {"proxy": lower is better, "transfer": the transfer's loss, "accuracy_...": each
+      accuracy}.
 
     Raises:
-      Unpromising: it was stopped by that rule.
+      TrialPruned: it was stopped by the rule of prune_factor.
     """
     size = settings["batch_size"]
-    loss = heldout_block_loss(transfer, rows, size, mesh, seed)
-    found = {}
+    loss_fn = heldout_block_loss(transfer, rows, size, mesh, seed)
+    fields = {}
 
-    def judge(params):
-        found["transfer"] = loss(params)
-        limit = settings["prune_factor"] * float(np.median(others)) if others else 0.0
-        if limit and found["transfer"] > limit:
+    def prune_if_poor(params):
+        fields["transfer"] = loss_fn(params)
+        limit = (
+            settings["prune_factor"] * float(np.median(finished_losses))
+            if finished_losses
+            else 0.0
+        )
+        if limit and fields["transfer"] > limit:
             raise TrialPruned(
-                f"transfer loss {found['transfer']:.4f}, over flash_distillation.prune_factor "
-                f"{settings['prune_factor']:g} times the median"
+                f"transfer loss {fields['transfer']:.4f}, over "
+                f"flash_distillation.prune_factor {settings['prune_factor']:g} times "
+                "the median"
             )
 
-    headed = "logits" in transfer.objective.weights
-    if not headed:
+    has_mlm_head = "logits" in transfer.objective.weights
+    if not has_mlm_head:
         transfer = transfer._replace(objective=transfer.objective._replace(weights={}))
     params = flash_distillation.train_blockwise(
         transfer,
-        feed,
+        train_batches,
         settings,
         settings["step_fraction"],
         mesh,
         seed,
-        what,
-        judge=judge,
+        label,
+        on_blocks_end=prune_if_poor,
     )
-    if not headed:
-        return {"proxy": found["transfer"], **found}
+    if not has_mlm_head:
+        return {"proxy": fields["transfer"], **fields}
     objective = transfer.objective
-    right = pretraining.pretraining_accuracies(
+    accuracies = pretraining.pretraining_accuracies(
         transfer.module.clone(dropout=0.0),
         heads.encoder_params(params),
         heads.head_params(params),
         rows,
         objective.special_tokens,
         mesh,
-        fraction=objective.mlm_probability,
-        at_most=objective.max_predictions_per_seq,
+        mlm_probability=objective.mlm_probability,
+        max_predictions_per_seq=objective.max_predictions_per_seq,
         batch_size=size,
         seed=seed,
     )
-    told = {f"accuracy_{name}": value for name, value in right.items()}
-    return {"proxy": 1 - float(np.mean(list(right.values()))), **told, **found}
+    accuracy_fields = {f"accuracy_{name}": value for name, value in accuracies.items()}
+    return {
+        "proxy": 1 - float(np.mean(list(accuracies.values()))),
+        **accuracy_fields,
+        **fields,
+    }
 
 
 def heldout_block_loss(
@@ -91,32 +111,48 @@ def heldout_block_loss(
     mesh: jax.sharding.Mesh,
     seed: int,
 ) -> Callable[[Mapping[str, jax.Array]], float]:
-    """loss(params): the mean over blocks and held-out rows of what the blocks learn."""
+    """What the blocks of a transfer learn to lower, as a mean over held-out rows.
+
+    Args:
+      transfer: the student, and its teacher.
+      rows: held-out token rows, {name: [rows, ...]}.
+      batch_size: rows a batch.
+      mesh: the devices.
+      seed: of the masked tokens.
+
+    Returns:
+      loss(params): the mean over blocks and rows.
+    """
     vocab = transfer.module.dims.vocab
     rows = jax.tree.map(
         np.asarray,
-        dict(distillation.shown(rows, transfer.objective, vocab, jax.random.key(seed))),
+        dict(transfer.objective.mask_tokens(jax.random.key(seed), rows, vocab)),
     )
-    theirs = jax.device_put(dict(transfer.teacher_params), sharding.replicated(mesh))
-    one = block_loss_program(transfer)
+    teacher_params = jax.device_put(
+        dict(transfer.teacher_params), sharding.replicated(mesh)
+    )
+    block_loss_fn = block_loss_program(transfer)
 
     def loss(params):
-        blocks = [
+        block_losses = [
             loader.map_batches(
-                lambda batch, k=k: one(params, theirs, batch, jnp.int32(k)),
+                lambda batch, k=k: block_loss_fn(
+                    params, teacher_params, batch, jnp.int32(k)
+                ),
                 rows,
                 batch_size,
                 mesh,
             ).mean()
             for k in range(transfer.module.arch.layers)
         ]
-        return float(np.mean(blocks))
+        return float(np.mean(block_losses))
 
     return loss
 
 
 def block_loss_program(transfer: flash_distillation.BlockwiseTransfer) -> Callable:
-    """loss(params, teacher_params, batch, k) of block k, [B]: one program for all."""
+    """The jitted loss(params, teacher_params, batch, k) of block k, [B]: one program
+    for all blocks of a transfer."""
     return jax.jit(
         lambda p, t, b, k: flash_distillation.block_loss(transfer, p, t, b, k)["total"]
     )

@@ -1,28 +1,42 @@
-"""What do proxies run of each batch? One program of the teacher, one of all sub-networks."""
+"""The jitted programs of the proxies: one of the teacher, one of all sub-networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.models import encoder
 from autodistill_jax.models.build import Module
 from autodistill_jax.models.heads import encoder_params
-from autodistill_jax.train import distillation, losses
+from autodistill_jax.train import distillation
 from autodistill_jax.train.objective import Objective
 
 
 def loss_programs(
     module: Module, teacher: Module, objective: Objective
 ) -> tuple[Callable, Callable]:
-    """(targets(teacher_params, batch), sums(params, batch, targets, archs)): {term: its sum
-    over the batch's real `rows`} of one Arch, with "total"."""
+    """The programs of the proxies that are held-out losses.
 
-    def sums(params, batch, target, archs):
+    Args:
+      module: the SuperLM.
+      teacher: the teacher's module.
+      objective: its losses.
+
+    Returns:
+      targets(teacher_params, batch), what the teacher says of a batch; and sums(params,
+      batch, targets, archs) of one Arch: {loss: its sum over the batch's `valid_rows`},
+      with "total".
+    """
+
+    def sums(
+        params: dict, batch: Mapping, target: Mapping, archs: AnyArch
+    ) -> dict[str, jax.Array]:
         arch = jax.tree.map(lambda x: x[0], archs)
-        made = distillation.distillation_losses(
+        values = distillation.distillation_losses(
             module, params, batch, target, objective, arch
         )
         return {
-            name: (value * batch["valid_rows"]).sum() for name, value in made.items()
+            name: (value * batch["valid_rows"]).sum() for name, value in values.items()
         }
 
     targets = jax.jit(
@@ -34,10 +48,22 @@ def loss_programs(
 def output_programs(
     module: Module, teacher: Module, objective: Objective, pooled: bool
 ) -> tuple[Callable, Callable]:
-    """(of_teacher(teacher_params, batch), of_student(params, batch, archs)): embeddings
-    [B, D], or the last hidden states [B, L, D]."""
+    """The programs of the proxies that compare outputs.
 
-    def run(module, params, batch, archs):
+    Args:
+      module: the SuperLM.
+      teacher: the teacher's module.
+      objective: its pooling makes the embeddings.
+      pooled: embeddings, or the last hidden states?
+
+    Returns:
+      of_teacher(teacher_params, batch) and of_student(params, batch, archs), each
+      embeddings [B, D] or the last hidden states [B, L, D].
+    """
+
+    def run(
+        module: Module, params: dict, batch: Mapping, archs: AnyArch | None
+    ) -> jax.Array:
         arch = None if archs is None else jax.tree.map(lambda x: x[0], archs)
         out = module.apply(
             {"params": encoder_params(params)},
@@ -48,7 +74,7 @@ def output_programs(
         )
         if not pooled:
             return out.hidden
-        return losses.pool_tokens(
+        return encoder.pool_tokens(
             out.hidden, out.pooler, batch["attention_mask"], objective.pooling
         )
 

@@ -1,4 +1,4 @@
-"""How far can a proxy's ranking be trusted? Kendall's tau with what fine-tuning gives."""
+"""Kendall's tau of proxies with the quality after fine-tuning, and its confidence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,19 +14,28 @@ _NUM_BOOTSTRAPS = 2000
 def draw_by_flops(
     flops: Mapping[Arch, float], count: int, bands: int, seed: int
 ) -> dict[Arch, int]:
-    """{Arch: its band}: `count` Archs over the whole space, evenly over bands of FLOPs.
+    """Draws Archs over the whole space, evenly over bands of FLOPs.
 
     The bands hold equally many Archs of the space; from each, Archs are drawn at random
     without repetition (all of them where there are not enough).
+
+    Args:
+      flops: {Arch: its FLOPs}, of the whole space.
+      count: how many Archs to draw.
+      bands: how many bands.
+      seed: of the draw.
+
+    Returns:
+      {Arch: its band, from 0}.
     """
     rng = np.random.default_rng(seed)
     ordered = sorted(flops, key=lambda arch: (flops[arch], arch))
-    made = {}
+    band_of = {}
     for band, part in enumerate(np.array_split(np.arange(len(ordered)), bands)):
-        wanted = count // bands + (band < count % bands)
-        picks = rng.permutation(part)[:wanted]
-        made |= {ordered[i]: band for i in sorted(picks)}
-    return made
+        num_picks = count // bands + (band < count % bands)
+        picks = rng.permutation(part)[:num_picks]
+        band_of |= {ordered[i]: band for i in sorted(picks)}
+    return band_of
 
 
 def rank_table(
@@ -43,6 +52,7 @@ def rank_table(
       scores: {name: of each Arch}, signed so that more is better.
       bands: of FLOPs, one an Arch.
       reference: the score that the others are compared with.
+      seed: of the bootstrap.
 
     Returns:
       {name: {"overall" and "within" (pairs inside a band only): {"tau", "interval"
@@ -53,14 +63,14 @@ def rank_table(
     rng = np.random.default_rng(seed)
     quality, bands = np.asarray(quality), np.asarray(bands)
     draws = rng.integers(len(quality), size=(_NUM_BOOTSTRAPS, len(quality)))
-    made: dict[str, dict[str, Any]] = {name: {} for name in scores}
+    table: dict[str, dict[str, Any]] = {name: {} for name in scores}
     for scope in ("overall", "within"):
 
         def same(picks, scope=scope):
             inside = np.equal.outer(bands[picks], bands[picks])
             return inside.astype(float) if scope == "within" else None
 
-        whole = np.arange(len(quality))
+        all_archs = np.arange(len(quality))
         admitted = [same(picks) for picks in draws]
         spread = {}
         for name, values in scores.items():
@@ -71,17 +81,17 @@ def rank_table(
                     for picks, pairs in zip(draws, admitted)
                 ]
             )
-            made[name][scope] = {
-                "tau": kendall_tau(values, quality, same(whole)),
+            table[name][scope] = {
+                "tau": kendall_tau(values, quality, same(all_archs)),
                 "interval": _interval(spread[name]),
             }
         for name in scores:
-            one = made[name][scope]
+            entry = table[name][scope]
             low, high = _interval(spread[name] - spread[reference])
-            one["difference"] = one["tau"] - made[reference][scope]["tau"]
-            one["difference_interval"] = (low, high)
-            one["verdict"] = "better" if low > 0 else "worse" if high < 0 else "tie"
-    return made
+            entry["difference"] = entry["tau"] - table[reference][scope]["tau"]
+            entry["difference_interval"] = (low, high)
+            entry["verdict"] = "better" if low > 0 else "worse" if high < 0 else "tie"
+    return table
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Where are trials kept? In an Optuna study, in the workdir or a database."""
+"""The storage of trials: an Optuna study, in the workdir or in a database."""
 
 import csv
 import io
@@ -23,15 +23,20 @@ def open_study(
     spaces: Mapping[str, Space],
     name: str,
     storage: str = "",
-    second: str = "flops",
+    second_objective: str = "flops",
 ):
     """The study of these spaces by the proxy of that name, made if it is new.
 
-    Its objectives are the proxy and the `second`, both small. optuna-dashboard opens it.
+    Its objectives are the proxy and the `second_objective`, both minimised.
+    optuna-dashboard opens it.
 
     Args:
+      folder: where a study that is a file lies.
+      spaces: {name: space}; the study remembers their axes.
+      name: of the study.
       storage: "": SQLite in the folder; "journal": a file in the folder that several
         machines may share; or a database's URL.
+      second_objective: its name, "flops" or "latency_ms".
 
     Raises:
       UserError: it holds other spaces (says which axis differs), or the database does
@@ -43,42 +48,51 @@ def open_study(
     study = _create_study(folder, name, storage)
     with warnings.catch_warnings():  # That it may change one day.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(["proxy", second])
-    ours = json.loads(json.dumps(_axis_sizes(spaces)))
-    theirs = study.user_attrs.get("space")
-    if theirs is None:
-        study.set_user_attr("space", ours)
-    elif theirs != ours:
-        axes = ours | theirs
-        axis = next(axis for axis in axes if ours.get(axis) != theirs.get(axis))
+        study.set_metric_names(["proxy", second_objective])
+    sizes = json.loads(json.dumps(_axis_sizes(spaces)))
+    stored_sizes = study.user_attrs.get("space")
+    if stored_sizes is None:
+        study.set_user_attr("space", sizes)
+    elif stored_sizes != sizes:
+        axes = sizes | stored_sizes
+        axis = next(axis for axis in axes if sizes.get(axis) != stored_sizes.get(axis))
         raise UserError(
-            f"{redacted_url(storage) or folder / 'study.db'} holds a study {name!r} of another "
-            f"space: {axis} is {theirs.get(axis)} there and {ours.get(axis)} here; use "
-            "another --workdir" + (" or storage" if storage else "")
+            f"{redacted_url(storage) or folder / 'study.db'} holds a study {name!r} of "
+            f"another space: {axis} is {stored_sizes.get(axis)} there and "
+            f"{sizes.get(axis)} here; use another --workdir"
+            + (" or storage" if storage else "")
         )
     return study
 
 
 def upload_study(folder: epath.Path) -> None:
-    """Sends a study that is a file to where it belongs, if that is a bucket."""
+    """Uploads a study that is a file in `folder`, if that is in a bucket."""
     stored_files.upload_mirror(folder / _STUDY_FILE)
 
 
 def check_storage(storage: str, folder: epath.Path) -> None:
-    """Raises UserError for a database that does not answer, within 10 s, and for a
-    journal in a folder that cannot hold one."""
+    """Refuses a storage that cannot be used, within 10 s.
+
+    Args:
+      storage: see `open_study`.
+      folder: where a study that is a file would lie.
+
+    Raises:
+      UserError: a database does not answer, or the folder cannot hold a journal.
+    """
     if storage == "journal" and stored_files.is_remote(folder):
         raise UserError(
-            f"search.storage is journal, a file that grows, and {folder} is in a bucket, "
-            "whose files do not; use '' for one program, a database's URL for several"
+            f"search.storage is journal, a file that grows, and {folder} is in a "
+            "bucket, whose files do not; use '' for one program, a database's URL "
+            "for several"
         )
     if storage in ("", "journal"):
         return
     if "://" not in storage:
         raise UserError(
-            f"search.storage is {redacted_url(storage)!r}; it must be '' (a file in the workdir), "
-            "'journal' (one that several machines may share) or a database's URL, such as "
-            "postgresql://user:password@host/name"
+            f"search.storage is {redacted_url(storage)!r}; it must be '' (a file in "
+            "the workdir), 'journal' (one that several machines may share) or a "
+            "database's URL, such as postgresql://user:password@host/name"
         )
     _with_storage_errors(storage, lambda: _open_database(storage))
 
@@ -91,17 +105,17 @@ def _create_study(folder: epath.Path, name: str, storage: str):
     def create():
         if storage == "journal":
             folder.mkdir(parents=True, exist_ok=True)
-            made = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+            backend = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
         elif storage:
-            made = _open_database(storage)
+            backend = _open_database(storage)
         else:
             stored_files.local_mirror(folder / _STUDY_FILE).parent.mkdir(
                 parents=True, exist_ok=True
             )
-            made = f"sqlite:///{stored_files.local_mirror(folder / _STUDY_FILE)}"
+            backend = f"sqlite:///{stored_files.local_mirror(folder / _STUDY_FILE)}"
         return optuna.create_study(
             study_name=name,
-            storage=made,
+            storage=backend,
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
@@ -125,16 +139,19 @@ def _with_storage_errors(storage: str, make: Callable[[], Any]) -> Any:
         if not storage:
             raise
         if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
-            ours = storage.startswith("postgres")
-            cure = "pip install 'autodistill_jax[postgres]'" if ours else str(error)
+            is_postgres = storage.startswith("postgres")
+            cure = (
+                "pip install 'autodistill_jax[postgres]'" if is_postgres else str(error)
+            )
             raise UserError(
-                f"search.storage={redacted_url(storage)} needs its database's driver, which is "
-                f"not installed; {'run' if ours else 'install it'}: {cure}"
+                f"search.storage={redacted_url(storage)} needs its database's driver, "
+                "which is not installed; "
+                f"{'run' if is_postgres else 'install it'}: {cure}"
             ) from error
         reason = (str(error.__cause__ or error).strip() or repr(error)).splitlines()[0]
         raise UserError(
-            f"search.storage={redacted_url(storage)} does not answer: {reason}; start the "
-            "database, correct the URL, or use 'journal' or ''"
+            f"search.storage={redacted_url(storage)} does not answer: {reason}; start "
+            "the database, correct the URL, or use 'journal' or ''"
         ) from error
 
 
@@ -147,21 +164,28 @@ def redacted_url(storage: str) -> str:
 
 def _axis_sizes(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
     family = next(iter(spaces.values())).family
-    made = {
+    sizes = {
         axis: sorted(
             {size for s in spaces.values() for (size,) in s.axis_values_product(axis)}
         )
         for axis in family.axes
     }
     if family is Arch:
-        made["head_size"] = sorted({space.head_size for space in spaces.values()})
-    return made
+        sizes["head_size"] = sorted({space.head_size for space in spaces.values()})
+    return sizes
 
 
 def record_trial(
     study, spaces: Mapping[str, Space], arch: AnyArch, values: Mapping[str, float]
 ) -> None:
-    """Adds a finished trial: `values` has proxy and flops; the rest are attributes."""
+    """Adds a finished trial.
+
+    Args:
+      study: what it is added to.
+      spaces: of the study.
+      arch: what was tried.
+      values: "proxy" and "flops" are the objectives; the rest become attributes.
+    """
     import optuna
 
     choices = _axis_sizes(spaces)
@@ -179,7 +203,11 @@ def record_trial(
 
 
 def read_trials(study, spaces: Mapping[str, Space]) -> dict[AnyArch, dict[str, float]]:
-    """The finished trials: {arch: {"proxy", "flops", ...}}."""
+    """The finished trials of a study that `record_trial` filled, over those spaces.
+
+    Returns:
+      {arch: {"proxy", "flops", ...}}.
+    """
     import optuna
 
     space = next(iter(spaces.values()))
@@ -197,7 +225,7 @@ def read_trials(study, spaces: Mapping[str, Space]) -> dict[AnyArch, dict[str, f
 
 
 def trials_csv(table: Mapping[AnyArch, Mapping[str, float]]) -> str:
-    """trials.csv: a line an Arch."""
+    """The text of trials.csv: a line for each Arch of {arch: {column: value}}."""
     columns = list(dict.fromkeys(key for values in table.values() for key in values))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

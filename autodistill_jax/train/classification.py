@@ -1,4 +1,4 @@
-"""How does an encoder learn a labelled task? A head on it, all of it trained."""
+"""Fine-tuning on a labelled task: a linear head on an encoder, all of it trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,6 +15,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Module
+from autodistill_jax.models.encoder import pool_tokens
 from autodistill_jax.models.heads import encoder_params
 from autodistill_jax.models.layers import dropout
 from autodistill_jax.train import loop, losses, optimizer
@@ -23,10 +24,17 @@ Split = Mapping[str, np.ndarray]
 
 
 class ClassificationData(NamedTuple):
-    """A task's token rows: {"input_ids", "attention_mask", "token_type_ids", "label"} for train and dev.
+    """A task's token rows and labels.
 
-    Of a pair that is embedded apart the second text is {"other_input_ids", "other_attention_mask",
-    "other_token_type_ids"}. more: further labelled sides by name; tests: sides without labels.
+    Attributes:
+      train: {"input_ids", "attention_mask", "token_type_ids", [N, L] each, "label",
+        [N]}. Of a pair that is embedded apart the second text is {"other_input_ids",
+        "other_attention_mask", "other_token_type_ids"}.
+      dev: the same, of the rows that are scored.
+      classes: how many; 1 where the label is a number.
+      metric: a name in `metrics.METRICS`.
+      more: further labelled splits by name.
+      tests: splits without labels by name.
     """
 
     train: Split
@@ -38,6 +46,7 @@ class ClassificationData(NamedTuple):
 
     @property
     def embeds_separately(self) -> bool:
+        """Whether the two texts of a pair are embedded apart."""
         return "other_input_ids" in self.train
 
     @property
@@ -52,8 +61,12 @@ class ClassificationData(NamedTuple):
 class FinetuneResult(NamedTuple):
     """What one seed gave.
 
-    scores: dev score of every epoch. params: of the best epoch. parts: the single
-    figures behind its score. more: scores of the further sides. tests: predictions.
+    Attributes:
+      scores: dev score of every epoch.
+      params: of the best epoch, {name: array}, the head's among them.
+      parts: the single figures behind its score, {name: fraction}.
+      more: scores of the further splits by name.
+      tests: predictions of the splits without labels by name, [N] each.
     """
 
     scores: list[float]
@@ -64,24 +77,32 @@ class FinetuneResult(NamedTuple):
 
 
 def init_task_head(
-    key: jax.Array, hidden: int, rows: ClassificationData
+    key: jax.Array, hidden: int, data: ClassificationData
 ) -> dict[str, jax.Array]:
     """The parameters of a task's head: one linear layer on `task_features`.
 
     Of the similarity of two texts it is a line through the cosine, at first the one
     that takes 0 to the lowest label and 1 to the highest (Sentence-BERT, section 3).
+
+    Args:
+      key: of the first weights.
+      hidden: the encoder's width.
+      data: the task; its training labels where the head is a line.
+
+    Returns:
+      {"head_kernel": [F, classes], "head_bias": [classes]}.
     """
-    if rows.embeds_separately and rows.classes == 1:
-        label, (mean, deviation) = rows.train["label"], rows.label_scale
+    if data.embeds_separately and data.classes == 1:
+        label, (mean, deviation) = data.train["label"], data.label_scale
         low, high = float(label.min()), float(label.max())
         return {
             "head_kernel": jnp.full((1, 1), (high - low) / deviation, jnp.float32),
             "head_bias": jnp.full((1,), (low - mean) / deviation, jnp.float32),
         }
-    width = 4 * hidden if rows.embeds_separately else hidden
+    width = 4 * hidden if data.embeds_separately else hidden
     return {
-        "head_kernel": 0.02 * jax.random.normal(key, (width, rows.classes)),
-        "head_bias": jnp.zeros((rows.classes,)),
+        "head_kernel": 0.02 * jax.random.normal(key, (width, data.classes)),
+        "head_bias": jnp.zeros((data.classes,)),
     }
 
 
@@ -94,34 +115,46 @@ def task_features(
     arch: AnyArch | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """What the head reads, [B, F]: a text's embedding; of two texts that are embedded
-    apart `losses.pair_features`, or their cosine where the label is a number.
+    """What the head reads: the embedding of a text, or features of two texts.
 
-    Of a network, or of a sub-network (`arch`) of a SuperLM: channels out of use are 0.
+    Of two texts that are embedded apart these are `losses.pair_features`, or their
+    cosine where the label is a number.
+
+    Args:
+      module: a network, or a SuperLM.
+      params: its parameters; heads among them are left out.
+      batch: token rows, as in `ClassificationData`, [B, L] each.
+      pooling: see `encoder.pool_tokens`.
+      classes: of the task; 1 where the label is a number.
+      arch: the sub-network of a SuperLM; its channels out of use are 0.
+      key: for dropout; None turns it off.
+
+    Returns:
+      The features, [B, F].
     """
     encoder = encoder_params(params)
-    apart = "other_input_ids" in batch
+    separate = "other_input_ids" in batch
 
-    def both(name):
-        if not apart:
+    def joined(name):  # The second texts follow the first ones along the batch.
+        if not separate:
             return batch[name]
         return jnp.concatenate([batch[name], batch[f"other_{name}"]])
 
     out = module.apply(
         {"params": encoder},
-        both("input_ids"),
-        both("attention_mask"),
+        joined("input_ids"),
+        joined("attention_mask"),
         arch,
-        token_type_ids=both("token_type_ids"),
+        token_type_ids=joined("token_type_ids"),
         key=key,
     )
-    pooled = losses.pool_tokens(out.hidden, out.pooler, both("attention_mask"), pooling)
-    if not apart:
+    pooled = pool_tokens(out.hidden, out.pooler, joined("attention_mask"), pooling)
+    if not separate:
         return pooled
-    one, other = jnp.split(pooled, 2)
+    first, second = jnp.split(pooled, 2)
     if classes == 1:
-        return losses.cosine(one, other)[:, None]
-    return losses.pair_features(one, other)
+        return losses.cosine(first, second)[:, None]
+    return losses.pair_features(first, second)
 
 
 def task_logits(
@@ -133,147 +166,209 @@ def task_logits(
     arch: AnyArch | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """[B, classes]; see `task_features`. Numbers are standardised, see `ClassificationData.label_scale`."""
+    """The head's logits.
+
+    Args:
+      module, batch, pooling, classes, arch, key: see `task_features`.
+      params: the network's and `init_task_head`'s.
+
+    Returns:
+      [B, classes]; numbers are standardised, see `ClassificationData.label_scale`.
+    """
     keys = (None, None) if key is None else jax.random.split(key)
-    read = task_features(module, params, batch, pooling, classes, arch, keys[0])
-    read = dropout(read, module.dropout if read.shape[1] > 1 else 0.0, keys[1])
-    return read @ params["head_kernel"] + params["head_bias"]
+    features = task_features(module, params, batch, pooling, classes, arch, keys[0])
+    features = dropout(
+        features, module.dropout if features.shape[1] > 1 else 0.0, keys[1]
+    )
+    return features @ params["head_kernel"] + params["head_bias"]
 
 
 def classification_step(
     module: Module,
-    rows: ClassificationData,
-    moves: optax.GradientTransformation,
+    data: ClassificationData,
+    tx: optax.GradientTransformation,
     pooling: str,
 ) -> Callable:
-    """step(state, batch, key, arch=None) -> (state, {"loss": ...}), not yet compiled."""
-    classes, (mean, deviation) = rows.classes, rows.label_scale
+    """A training step of encoder and head, not yet compiled.
+
+    The loss is the mean cross-entropy, or the mean squared error of numbers.
+
+    Args:
+      module: a network, or a SuperLM.
+      data: the task; its classes and the scale of its labels.
+      tx: the optimizer.
+      pooling: see `encoder.pool_tokens`.
+
+    Returns:
+      step(state, batch, key, arch=None) -> (state, {"loss": ...}); state is {"params",
+      "optimizer"}.
+    """
+    classes, (mean, deviation) = data.classes, data.label_scale
 
     def step(state, batch, key, arch=None):
-        def loss(params):
-            made = task_logits(module, params, batch, pooling, classes, arch, key)
+        def loss_fn(params):
+            logits = task_logits(module, params, batch, pooling, classes, arch, key)
             if classes == 1:
-                wanted = (batch["label"] - mean) / deviation
-                return jnp.square(made[:, 0] - wanted).mean()
-            return losses.cross_entropy(made, batch["label"]).mean()
+                targets = (batch["label"] - mean) / deviation
+                return jnp.square(logits[:, 0] - targets).mean()
+            return losses.cross_entropy(logits, batch["label"]).mean()
 
-        value, gradient = jax.value_and_grad(loss)(state["params"])
-        return optimizer.apply_gradients(moves, gradient, state), {"loss": value}
+        loss, grads = jax.value_and_grad(loss_fn)(state["params"])
+        return optimizer.apply_gradients(tx, grads, state), {"loss": loss}
 
     return step
 
 
 def finetune_classifier(
     module: Module,
-    params: Callable[[int], dict],
-    rows: ClassificationData,
+    params_fn: Callable[[int], dict],
+    data: ClassificationData,
     settings: Mapping[str, Any],
     pooling: str,
     mesh: Mesh,
     seeds: Sequence[int],
-    what: str,
+    label: str,
 ) -> list[FinetuneResult]:
     """Trains encoder and head, once a seed; keeps the best dev epoch of each.
 
     Args:
       module: a standalone network; its dropout is in force.
-      params: a seed's parameters to start from.
-      settings: epochs, batch_size, learning_rate, warmup, weight_decay, clip.
-      pooling: what the head reads, see `losses.pool_tokens`.
+      params_fn: a seed -> the network's parameters to start from.
+      data: the task.
+      settings: epochs, batch_size, learning_rate, warmup_ratio, weight_decay,
+        grad_clip_norm.
+      pooling: what the head reads, see `encoder.pool_tokens`.
+      mesh: the devices; each has a share of every batch.
       seeds: of the head's first weights, the order of the rows, and dropout.
-      what: for the progress line.
+      label: of the progress line.
+
+    Returns:
+      A result for each seed.
     """
     # Unrolled: stacks of layers are copied at every step, which takes a CPU up to a
     # third of the time of small networks.
     module = module.clone(unroll=True)
     batch_size = settings["batch_size"]
-    steps = loop.total_steps(rows.train, settings)
-    moves = optimizer.make_optimizer(settings, steps, build.param_axes(module))
-    step = jax.jit(classification_step(module, rows, moves, pooling), donate_argnums=0)
-    predict = jax.jit(
-        lambda params, batch: task_logits(module, params, batch, pooling, rows.classes)
+    steps = loop.total_steps(data.train, settings)
+    tx = optimizer.make_optimizer(settings, steps, build.param_axes(module))
+    step = jax.jit(classification_step(module, data, tx, pooling), donate_argnums=0)
+    logits_fn = jax.jit(
+        lambda params, batch: task_logits(module, params, batch, pooling, data.classes)
     )
 
-    def predicted(params, side):
-        made = loader.map_batches(partial(predict, params), side, batch_size, mesh)
-        return predictions_from_logits(made, rows)
+    def predict(params, split):
+        logits = loader.map_batches(partial(logits_fn, params), split, batch_size, mesh)
+        return predictions_from_logits(logits, data)
 
-    def first(seed, key):
-        return build.unstack_layers(params(seed)) | init_task_head(
-            key, module.arch.hidden, rows
+    def init_fn(seed, key):
+        return build.unstack_layers(params_fn(seed)) | init_task_head(
+            key, module.arch.hidden, data
         )
 
-    def judge(params):
-        made = predicted(params, rows.dev)
-        return metrics.METRICS[rows.metric](rows.dev["label"], made)
+    def score_fn(params):
+        predictions = predict(params, data.dev)
+        return metrics.METRICS[data.metric](data.dev["label"], predictions)
 
     results = []
-    for seed in seeds:
-        told = f"{what}, seed {seed}" if len(seeds) > 1 else what
-        scores, best = loop.train_epochs(
-            step, moves, first, rows.train, judge, settings, mesh, seed, told
-        )
-        dev = predicted(best, rows.dev)
+    for scores, best in loop.train_seeds(
+        step, tx, init_fn, data.train, score_fn, settings, mesh, seeds, label
+    ):
+        dev = predict(best, data.dev)
         results.append(
             FinetuneResult(
                 scores,
                 build.stack_layers(best),
-                metrics.metric_parts(rows.metric, rows.dev["label"], dev),
+                metrics.metric_parts(data.metric, data.dev["label"], dev),
                 {
-                    name: metrics.METRICS[rows.metric](
-                        side["label"], predicted(best, side)
+                    name: metrics.METRICS[data.metric](
+                        split["label"], predict(best, split)
                     )
-                    for name, side in rows.more.items()
+                    for name, split in data.more.items()
                 },
-                {name: predicted(best, side) for name, side in rows.tests.items()},
+                {name: predict(best, split) for name, split in data.tests.items()},
             )
         )
     return results
 
 
-def predictions_from_logits(logits: np.ndarray, rows: ClassificationData) -> np.ndarray:
-    """Classes, or numbers on the labels' scale, of logits [rows, classes]."""
-    if rows.classes > 1:
+def predictions_from_logits(logits: np.ndarray, data: ClassificationData) -> np.ndarray:
+    """The predictions that logits [N, classes] stand for.
+
+    Args:
+      logits: see `task_logits`.
+      data: the task.
+
+    Returns:
+      Classes, or numbers on the labels' scale, [N].
+    """
+    if data.classes > 1:
         return logits.argmax(axis=1)
-    mean, deviation = rows.label_scale
+    mean, deviation = data.label_scale
     return logits[:, 0] * deviation + mean
 
 
 def frozen_score(
     module: Module,
     params: dict,
-    rows: ClassificationData,
+    data: ClassificationData,
     pooling: str,
     batch_size: int,
     mesh: Mesh,
 ) -> float:
-    """The dev score of a linear head on an encoder that is not trained."""
+    """The dev score of a linear head on an encoder that is not trained.
+
+    Args:
+      module, params: the encoder.
+      data: the task.
+      pooling: see `encoder.pool_tokens`.
+      batch_size: in rows.
+      mesh: the devices.
+
+    Returns:
+      The score by the task's metric.
+    """
     return linear_probe_score(
-        jax.jit(lambda p, b: task_features(module, p, b, pooling, rows.classes)),
+        jax.jit(lambda p, b: task_features(module, p, b, pooling, data.classes)),
         jax.device_put(params, sharding.replicated(mesh)),
-        rows,
+        data,
         batch_size,
         mesh,
     )
 
 
 def linear_probe_score(
-    read: Callable, params: dict, rows: ClassificationData, batch_size: int, mesh: Mesh
+    features_fn: Callable,
+    params: dict,
+    data: ClassificationData,
+    batch_size: int,
+    mesh: Mesh,
 ) -> float:
-    """The dev score of a linear head on what `read(params, batch)` gives, [B, F].
+    """The dev score of a linear head on given features.
 
     Logistic regression (ridge regression for numbers) on standardised features.
+
+    Args:
+      features_fn: (params, batch) -> features, [B, F].
+      params: its first argument.
+      data: the task.
+      batch_size: in rows.
+      mesh: the devices.
+
+    Returns:
+      The score by the task's metric.
     """
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def over(side):
-        return loader.map_batches(partial(read, params), side, batch_size, mesh)
+    def features(split):
+        return loader.map_batches(partial(features_fn, params), split, batch_size, mesh)
 
-    line = Ridge() if rows.classes == 1 else LogisticRegression(C=0.1, max_iter=300)
-    model = make_pipeline(StandardScaler(), line)
-    model.fit(over(rows.train), rows.train["label"])
-    return metrics.METRICS[rows.metric](
-        rows.dev["label"], model.predict(over(rows.dev))
+    regressor = (
+        Ridge() if data.classes == 1 else LogisticRegression(C=0.1, max_iter=300)
+    )
+    model = make_pipeline(StandardScaler(), regressor)
+    model.fit(features(data.train), data.train["label"])
+    return metrics.METRICS[data.metric](
+        data.dev["label"], model.predict(features(data.dev))
     )

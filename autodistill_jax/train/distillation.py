@@ -1,4 +1,4 @@
-"""How far is a (sub-)network from its teacher on a batch? The terms of an Objective."""
+"""The losses of an Objective between a (sub-)network and its teacher, on a batch."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import BERT_DIMS, ModelDims
-from autodistill_jax.data.mlm import mask_tokens
-from autodistill_jax.models import elastic
+from autodistill_jax.models import elastic, encoder
 from autodistill_jax.models.build import Module
 from autodistill_jax.models.heads import (
     PROJECTION,
@@ -17,60 +16,56 @@ from autodistill_jax.models.heads import (
     head_params,
     init_mlm_head,
     init_nsp_head,
-    mlm_logits,
     nsp_logits,
     slice_mlm_head,
 )
 from autodistill_jax.train import losses
 from autodistill_jax.train.objective import Objective
+from autodistill_jax.train.pretraining import module_mlm_logits
 
 
 def init_projections(
     objective: Objective,
-    student: int,
-    teacher: int,
+    student_hidden: int,
+    teacher_hidden: int,
     head: Mapping[str, jax.Array] | None = None,
     dims: ModelDims = BERT_DIMS,
 ) -> dict[str, jax.Array]:
-    """Linear maps from the student's width to the teacher's, the identity at first, and
-    the student's masked-word head, cut out of the teacher's (`head`), or, where that is
-    of another family (None), a new one. sizes: the student's.
+    """What a student needs besides its network: projections and heads.
 
-    A truncated student starts as the teacher's first channels, so the identity is what
-    its outputs mean already.
+    Projections map the student's width to the teacher's. A truncated student starts as
+    the teacher's first channels, so they start as the identity, which is what its
+    outputs mean already.
+
+    Args:
+      objective: its losses say what is needed.
+      student_hidden: the student's width.
+      teacher_hidden: the teacher's width.
+      head: the teacher's masked-LM head, out of which the student's is cut; None where
+        that is of another family: a new one.
+      dims: the student's.
+
+    Returns:
+      {name: array}: `projection_*` [student_hidden, teacher_hidden], `mlm_*`, `nsp_*`.
     """
-    needed = {term for term in ("hidden", "cosine", "pooled", "layers")} & set(
+    names = {name for name in ("hidden", "cosine", "pooled", "layers")} & set(
         objective.weights
     )
-    needed |= {"embeddings"} if "layers" in needed else set()
-    made = {PROJECTION + term: jnp.eye(student, teacher) for term in sorted(needed)}
+    names |= {"embeddings"} if "layers" in names else set()
+    params = {
+        PROJECTION + name: jnp.eye(student_hidden, teacher_hidden)
+        for name in sorted(names)
+    }
     if objective.needs("mlm"):
-        cut = (
-            slice_mlm_head(head, student, dims)
+        mlm_head = (
+            slice_mlm_head(head, student_hidden, dims)
             if head
-            else init_mlm_head(student, dims)
+            else init_mlm_head(student_hidden, dims)
         )
-        made |= {name: jnp.asarray(value) for name, value in cut.items()}
+        params |= {name: jnp.asarray(value) for name, value in mlm_head.items()}
     if "nsp" in objective.weights:
-        fresh = init_nsp_head(student, jax.random.key(0))
-        made |= fresh
-    return made
-
-
-def shown(
-    batch: Mapping[str, jax.Array], objective: Objective, vocab: int, key: jax.Array
-) -> Mapping[str, jax.Array]:
-    """The batch as teacher and student see it: with words hidden, where they are."""
-    if not objective.mlm_probability:
-        return batch
-    return mask_tokens(
-        key,
-        batch,
-        objective.special_tokens,
-        vocab,
-        objective.mlm_probability,
-        objective.max_predictions_per_seq,
-    )
+        params |= init_nsp_head(student_hidden, jax.random.key(0))
+    return params
 
 
 def teacher_targets(
@@ -78,7 +73,14 @@ def teacher_targets(
 ) -> dict[str, jax.Array]:
     """What the teacher says of a batch: made once, for however many sub-networks.
 
-    params: the teacher's, and its masked-word head (`mlm_*`) where a term needs it.
+    Args:
+      module: the teacher.
+      params: its parameters, and its masked-LM head (`mlm_*`) where a loss needs it.
+      batch: of `Objective.mask_tokens`.
+      objective: its losses say what is needed.
+
+    Returns:
+      {loss: array}, without a gradient.
     """
     weights = objective.weights
     attention_mask = batch["attention_mask"]
@@ -90,58 +92,61 @@ def teacher_targets(
         qkv="relation" in weights or "attention" in weights,
         states=objective.needs("layers"),
     )
-    made = {}
+    targets = {}
     if "relation" in weights:
-        made["relation"] = losses.teacher_relations(
+        targets["relation"] = losses.teacher_relations(
             out.qkv, objective.relation_heads, objective.relation_pairs
         )
-        made["relation"] = sharding.constrain(
-            made["relation"], module.mesh, sharding.BATCH_AXES, None, "tensor"
+        targets["relation"] = sharding.constrain(
+            targets["relation"], module.mesh, sharding.BATCH_AXES, None, "tensor"
         )
     if weights.keys() & {"hidden", "cosine"}:
-        made["hidden"] = out.hidden
+        targets["hidden"] = out.hidden
     if "pooled" in weights:
-        made["pooled"] = losses.pool_tokens(
+        targets["pooled"] = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )
     if "attention" in weights:
-        made["attention"] = _attention_scores(
+        targets["attention"] = _attention_scores(
             out.qkvs[jnp.asarray(objective.layer_map)], module.arch.heads
         )
     if "layers" in weights:
         # State 0 is the embeddings', so layer i's is i + 1.
-        places = jnp.asarray([0, *(i + 1 for i in objective.layer_map)])
-        made["layers"] = out.states[places]
+        indices = jnp.asarray([0, *(i + 1 for i in objective.layer_map)])
+        targets["layers"] = out.states[indices]
     if "logits" in weights:
-        made["logits"] = mlm_logits(
-            params,
-            params["embeddings_word"],
-            out.hidden,
-            batch["masked_positions"],
-            module.arch.hidden,
-            module.dims,
-            module.dtype,
-            module.mesh,
+        targets["logits"] = module_mlm_logits(
+            module, params, out.hidden, batch["masked_positions"]
         )
-    return jax.lax.stop_gradient(made)
+    return jax.lax.stop_gradient(targets)
 
 
 def distillation_losses(
     module: Module,
     params: dict,
     batch: Mapping[str, jax.Array],
-    target: Mapping[str, jax.Array],
+    targets: Mapping[str, jax.Array],
     objective: Objective,
     arch: AnyArch | None = None,
     key: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """The unweighted distillation terms of a (sub-)network, [B] each, and their sum.
+    """The unweighted distillation losses of a (sub-)network, and their weighted sum.
 
-    `total` is the weighted sum. params hold the network's and the `init_projections`'s.
+    Args:
+      module: a network, or a SuperLM.
+      params: its parameters and `init_projections`'s.
+      batch: of `Objective.mask_tokens`.
+      targets: of `teacher_targets`.
+      objective: the losses.
+      arch: the sub-network of a SuperLM.
+      key: for dropout; None turns it off.
+
+    Returns:
+      {loss: [B]}, and "total", their weighted sum.
     """
     weights = objective.weights
     attention_mask = batch["attention_mask"]
-    inside = arch is not None and module.space is not None
+    in_superlm = arch is not None and module.space is not None
     out = module.apply(
         {"params": encoder_params(params)},
         batch["input_ids"],
@@ -152,7 +157,7 @@ def distillation_losses(
         qkv="relation" in weights or "attention" in weights,
         states=objective.needs("layers"),
     )
-    made = {}
+    values = {}
     if "relation" in weights:
 
         def distance(qkv, teacher, attention_mask):
@@ -164,52 +169,63 @@ def distillation_losses(
                 objective.relation_pairs,
             )
 
-        made["relation"] = elastic.sliced_call(
+        values["relation"] = elastic.sliced_call(
             distance,
             elastic.choose_slices(module.space, arch, module.arch.qkv_axis, exact=True)
-            if inside
+            if in_superlm
             else None,
             (out.qkv,),
             ((None, None, None, module.arch.qkv_axis),),
             (None,),
-            constants=(target["relation"], attention_mask),
+            constants=(targets["relation"], attention_mask),
         )
-    # Channels out of use are exactly 0, so the whole matcher serves every width.
+    # Channels out of use are exactly 0, so the whole projection serves every width.
     if "hidden" in weights:
-        matched = out.hidden @ params["projection_hidden"]
-        made["hidden"] = losses.hidden_loss(matched, target["hidden"], attention_mask)
+        projected = out.hidden @ params["projection_hidden"]
+        values["hidden"] = losses.hidden_loss(
+            projected, targets["hidden"], attention_mask
+        )
     if "cosine" in weights:
-        matched = out.hidden @ params["projection_cosine"]
-        made["cosine"] = losses.token_cosine_distance(
-            matched, target["hidden"], attention_mask
+        projected = out.hidden @ params["projection_cosine"]
+        values["cosine"] = losses.token_cosine_distance(
+            projected, targets["hidden"], attention_mask
         )
     if "pooled" in weights:
-        pooled = losses.pool_tokens(
+        pooled = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )
         pooled = pooled @ params["projection_pooled"]
-        made["pooled"] = losses.cosine_distance(pooled, target["pooled"])
+        values["pooled"] = losses.cosine_distance(pooled, targets["pooled"])
     if "attention" in weights:
-        ours = _attention_scores(out.qkvs, target["attention"].shape[2])
-        made["attention"] = sum(
-            losses.relation_loss(one, other, attention_mask, "code")
-            for one, other in zip(ours, target["attention"])
+        student_scores = _attention_scores(out.qkvs, targets["attention"].shape[2])
+        values["attention"] = sum(
+            losses.relation_loss(student, teacher, attention_mask, "code")
+            for student, teacher in zip(student_scores, targets["attention"])
         )
     if "layers" in weights:
-        matchers = [params["projection_embeddings"]]
-        matchers += [params["projection_layers"]] * len(objective.layer_map)
-        made["layers"] = sum(
-            losses.hidden_loss(state @ matcher, other, attention_mask)
-            for state, matcher, other in zip(out.states, matchers, target["layers"])
+        projections = [params["projection_embeddings"]]
+        projections += [params["projection_layers"]] * len(objective.layer_map)
+        values["layers"] = sum(
+            losses.hidden_loss(state @ projection, teacher, attention_mask)
+            for state, projection, teacher in zip(
+                out.states, projections, targets["layers"]
+            )
         )
     if "nsp" in weights:
-        made["nsp"] = losses.cross_entropy(
+        values["nsp"] = losses.cross_entropy(
             nsp_logits(head_params(params), out.pooler), batch["next_sentence_label"]
         )
     if objective.needs("mlm"):
-        made |= _mlm_losses(module, params, batch, target, objective, out, arch, inside)
-    total = sum(weight * made[term] for term, weight in weights.items())
-    return made | {"total": total}
+        logits = module_mlm_logits(
+            module,
+            params,
+            out.hidden,
+            batch["masked_positions"],
+            arch.hidden if in_superlm else None,
+        )
+        values |= _mlm_losses(logits, batch, targets, objective)
+    total = sum(weight * values[name] for name, weight in weights.items())
+    return values | {"total": total}
 
 
 def _attention_scores(qkvs: jax.Array, heads: int) -> jax.Array:
@@ -223,27 +239,23 @@ def _attention_scores(qkvs: jax.Array, heads: int) -> jax.Array:
     )(qkvs)
 
 
-def _mlm_losses(module, params, batch, target, objective, out, arch, inside) -> dict:
-    logits = mlm_logits(
-        head_params(params),
-        params["embeddings_word"],
-        out.hidden,
-        batch["masked_positions"],
-        arch.hidden if inside else module.arch.hidden,
-        module.dims,
-        module.dtype,
-        module.mesh,
-    )
-    chosen = batch["masked_weights"]
+def _mlm_losses(
+    logits: jax.Array,
+    batch: Mapping[str, jax.Array],
+    targets: Mapping[str, jax.Array],
+    objective: Objective,
+) -> dict[str, jax.Array]:
+    """The losses at masked tokens, [B] each, of logits [B, K, V]."""
+    weights = batch["masked_weights"]
 
     def mean(values):
-        return (values * chosen).sum(axis=1) / jnp.maximum(chosen.sum(axis=1), 1)
+        return (values * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1)
 
-    made = {}
+    values = {}
     if "logits" in objective.weights:
-        made["logits"] = mean(
-            losses.soft_label_loss(logits, target["logits"], objective.temperature)
+        values["logits"] = mean(
+            losses.soft_label_loss(logits, targets["logits"], objective.temperature)
         )
     if "mlm" in objective.weights:
-        made["mlm"] = mean(losses.cross_entropy(logits, batch["masked_labels"]))
-    return made
+        values["mlm"] = mean(losses.cross_entropy(logits, batch["masked_labels"]))
+    return values

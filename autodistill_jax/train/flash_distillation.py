@@ -1,4 +1,4 @@
-"""How does a teacher's knowledge get into one student, block by block? In brief or full.
+"""Block-wise transfer of a teacher's knowledge to one student, in brief or in full.
 
 Progressive knowledge transfer (MobileBERT, arXiv 2004.02984, section 3.4) and, with a
 `fraction` of its steps, Flash Distillation (AutoDistill, arXiv 2201.08539).
@@ -19,14 +19,7 @@ from autodistill_jax.data import loader
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Module
 from autodistill_jax.models.heads import PROJECTION, encoder_params
-from autodistill_jax.train import (
-    checkpoint,
-    distillation,
-    loop,
-    losses,
-    optimizer,
-    sandwich,
-)
+from autodistill_jax.train import checkpoint, loop, losses, optimizer, sandwich
 from autodistill_jax.train.objective import Objective
 
 # The linear maps from each block's output to its teacher's, [N, D, teacher's D].
@@ -38,11 +31,14 @@ _EARLIER_BLOCKS_SCALE = 0.1
 class BlockwiseTransfer(NamedTuple):
     """What is transferred, and from whom.
 
-    module, params: the student and its weights at the start. teacher, teacher_params:
-    with its masked-word head where it has one. mapped: the teacher's layer that each of
-    the student's follows. objective: of the last stage (logits, masked words, ...).
-    copied: are the word embeddings the teacher's own? Then they stay. parts: of a
-    batch, see `optimizer.accumulate_gradients`.
+    Attributes:
+      module: the student.
+      params: its weights at the start, {name: array}.
+      teacher: the teacher.
+      teacher_params: its weights, its masked-LM head's too where it has one.
+      objective: of the last stage (logits, masked LM, ...), and the layer map.
+      embeddings_copied: whether the word embeddings are the teacher's own; they stay.
+      parts: micro-batches, see `optimizer.accumulate_gradients`.
     """
 
     module: Module
@@ -55,19 +51,25 @@ class BlockwiseTransfer(NamedTuple):
 
     @property
     def layer_map(self) -> jax.Array:
+        """The teacher's layer that each of the student's follows, [N] int32."""
         return jnp.asarray(self.objective.layer_map, jnp.int32)
 
 
 def stage_steps(settings: Mapping[str, Any], layers: int, fraction: float) -> list[int]:
-    """The steps of each stage: one a block, and the last.
+    """The steps of each stage: a stage for every block, and the last one.
 
     Args:
-      settings: `block_steps` a block and `last_stage_steps` of the last stage, of the full recipe.
-      fraction: of all of them; at least one step a stage.
+      settings: of the full recipe: `block_steps` of every block, and
+        `last_stage_steps`.
+      layers: of the student; each is a block.
+      fraction: of all those steps; at least one step a stage.
+
+    Returns:
+      layers + 1 numbers.
     """
-    of_block, last = settings["block_steps"], settings["last_stage_steps"]
-    stages = [max(1, round(fraction * of_block))] * layers
-    return [*stages, max(1, round(fraction * last))]
+    block_steps, last_steps = settings["block_steps"], settings["last_stage_steps"]
+    stages = [max(1, round(fraction * block_steps))] * layers
+    return [*stages, max(1, round(fraction * last_steps))]
 
 
 def block_loss(
@@ -78,15 +80,26 @@ def block_loss(
     k: Any,
     key: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """How far block k (int32) is from its teacher's, [B] each.
+    """How far a block is from its teacher's.
 
-    attention: KL of the attention maps, in the teacher's heads (where the student has
-    others, its queries and keys are split anew, as relations are). output: squared
-    error of the block's output through its linear matcher. total: half of either.
     Only the blocks up to k are run, of the teacher those up to its own.
+
+    Args:
+      transfer: student and teacher.
+      params: the student's, `BLOCK_PROJECTIONS` included.
+      teacher_params: the teacher's.
+      batch: token rows, [B, L] each.
+      k: the block, int32, from 0.
+      key: for dropout; None turns it off.
+
+    Returns:
+      [B] each: "attention", KL of the attention maps, in the teacher's heads (where the
+      student has others, its queries and keys are split anew, as relations are);
+      "output", squared error of the block's output through its projection; "total",
+      half of either.
     """
     attention_mask = batch["attention_mask"]
-    theirs = transfer.teacher.apply(
+    teacher_out = transfer.teacher.apply(
         {"params": encoder_params(teacher_params)},
         batch["input_ids"],
         attention_mask,
@@ -94,7 +107,7 @@ def block_loss(
         qkv=True,
         depth=transfer.layer_map[k] + 1,
     )
-    ours = transfer.module.apply(
+    student_out = transfer.module.apply(
         {"params": encoder_params(params)},
         batch["input_ids"],
         attention_mask,
@@ -106,12 +119,12 @@ def block_loss(
     heads = transfer.teacher.arch.heads
     scores = [
         losses.relation_scores(out.qkv[:, :, 0], out.qkv[:, :, 1], heads)
-        for out in (ours, jax.lax.stop_gradient(theirs))
+        for out in (student_out, jax.lax.stop_gradient(teacher_out))
     ]
     attention = losses.relation_loss(*scores, attention_mask, "minilmv2")
     output = losses.hidden_loss(
-        ours.hidden @ params[BLOCK_PROJECTIONS][k],
-        jax.lax.stop_gradient(theirs.hidden),
+        student_out.hidden @ params[BLOCK_PROJECTIONS][k],
+        jax.lax.stop_gradient(teacher_out.hidden),
         attention_mask,
     )
     return {
@@ -122,113 +135,142 @@ def block_loss(
 
 
 def lr_scales(
-    names: Sequence[str], layers: int, k: Any, copied: bool
+    names: Sequence[str], layers: int, k: Any, embeddings_copied: bool
 ) -> dict[str, Any]:
-    """What each parameter's change is multiplied by while block k learns, {name: ...}.
+    """What each parameter's update is multiplied by while block k learns.
 
     The block itself 1, earlier ones a tenth, later ones and what comes after them 0.
-    The embeddings are before the first block, unless they are the teacher's own.
+    The embeddings count as before the first block, unless they are the teacher's own.
+
+    Args:
+      names: of the parameters.
+      layers: of the student.
+      k: the block, int32, from 0.
+      embeddings_copied: whether the embeddings stay.
+
+    Returns:
+      {name: a number, or [layers] for what is stacked}.
     """
     i = jnp.arange(layers)
-    by_layer = jnp.where(i == k, 1.0, jnp.where(i < k, _EARLIER_BLOCKS_SCALE, 0.0))
-    before = 0.0 if copied else jnp.where(k == 0, 1.0, _EARLIER_BLOCKS_SCALE)
-    made = {}
+    layer_scales = jnp.where(i == k, 1.0, jnp.where(i < k, _EARLIER_BLOCKS_SCALE, 0.0))
+    embeddings_scale = (
+        0.0 if embeddings_copied else jnp.where(k == 0, 1.0, _EARLIER_BLOCKS_SCALE)
+    )
+    scales = {}
     for name in names:
         if name.startswith("layers_"):
-            made[name] = by_layer
+            scales[name] = layer_scales
         elif name == BLOCK_PROJECTIONS:
-            made[name] = (i == k).astype(jnp.float32)
+            scales[name] = (i == k).astype(jnp.float32)
         else:
-            made[name] = before if name.startswith("embeddings_") else 0.0
-    return made
+            scales[name] = embeddings_scale if name.startswith("embeddings_") else 0.0
+    return scales
 
 
 def train_blockwise(
     transfer: BlockwiseTransfer,
-    feed: Sequence[Mapping[str, np.ndarray]],
+    train_batches: Sequence[Mapping[str, np.ndarray]],
     settings: Mapping[str, Any],
     fraction: float,
     mesh: jax.sharding.Mesh,
     seed: int,
-    what: str,
+    label: str,
     *,
-    judge: Callable[[Mapping[str, jax.Array]], None] = lambda params: None,
-    tell: Callable[[int, dict], None] = lambda step, values: None,
-    kept: ocp.CheckpointManager | None = None,
+    on_blocks_end: Callable[[Mapping[str, jax.Array]], None] = lambda params: None,
+    log_fn: Callable[[int, dict], None] = lambda step, values: None,
+    checkpoints: ocp.CheckpointManager | None = None,
     save_every: int = 0,
 ) -> dict[str, jax.Array]:
-    """All stages; the student's parameters, matchers and heads included.
+    """Runs all stages of a block-wise transfer.
 
     Args:
-      feed: training batches by step.
-      settings: block_steps, last_stage_steps, learning_rate, warmup_ratio (of each stage), weight_decay,
-        grad_clip_norm.
+      transfer: student and teacher.
+      train_batches: training batches by step.
+      settings: block_steps, last_stage_steps, learning_rate, warmup_ratio (of each
+        stage), weight_decay, grad_clip_norm.
       fraction: of the recipe's steps: 1.0 is the full transfer.
-      judge: called with the parameters when all blocks are done, before the last stage
-        (there is none where the objective has no term); may raise to stop there.
-      kept: checkpoints to go on from, and to save every `save_every` steps.
+      mesh: the devices.
+      seed: of masked tokens and dropout.
+      label: of the progress lines; each names its stage.
+      on_blocks_end: called with the parameters when all blocks are done, before the
+        last stage (there is none where the objective has no loss); may raise to stop
+        there.
+      log_fn: see `loop.fit`.
+      checkpoints: to go on from, and to save to; None: nothing is saved.
+      save_every: in steps; 0: at the end of each stage alone.
+
+    Returns:
+      The student's parameters, projections and heads included.
     """
     module = transfer.module
     layers, axes = module.arch.layers, build.param_axes(module)
-    made = transfer_steps(transfer, settings, fraction)
-    ends = np.cumsum(made.stages).tolist()
-    state = optimizer.init_state(made.block_tx, made.params, axes, mesh)
-    theirs = sharding.place_params(
+    programs = transfer_steps(transfer, settings, fraction)
+    ends = np.cumsum(programs.stages).tolist()
+    state = optimizer.init_state(programs.block_tx, programs.params, axes, mesh)
+    teacher_params = sharding.place_params(
         transfer.teacher_params, build.param_axes(transfer.teacher), mesh
     )
-    there = kept.latest_step() or 0 if kept else 0
-    if there:
-        state = checkpoint.restore_checkpoint(kept, state)
+    steps_done = checkpoints.latest_step() or 0 if checkpoints else 0
+    if steps_done:
+        state = checkpoint.restore_checkpoint(checkpoints, state)
     key = jax.random.key(seed)
-    one = sandwich.stack_archs([module.arch])
-    judged = there > sum(made.stages[:layers])
+    archs = sandwich.stack_archs([module.arch])
+    blocks_ended = steps_done > sum(programs.stages[:layers])
 
-    def save(done, state):
-        if kept is not None:
-            checkpoint.save_checkpoint(kept, done, state)
+    def save_fn(done, state):
+        if checkpoints is not None:
+            checkpoint.save_checkpoint(checkpoints, done, state)
 
     start = 0
     for k, end in enumerate(ends):
         final = k == layers
-        if there < end:
-            if there <= start:  # Each stage has its own warm-up and moments.
-                moves = made.last_tx if final else made.block_tx
-                fresh = jax.jit(moves.init)(state["params"])
-                state = {**state, "optimizer": fresh}
-            if final and there <= start:
-                judge(state["params"])
-                judged = True
+        if steps_done < end:
+            if steps_done <= start:  # Each stage has its own warm-up and moments.
+                tx = programs.last_tx if final else programs.block_tx
+                moments = jax.jit(tx.init)(state["params"])
+                state = {**state, "optimizer": moments}
+            if final and steps_done <= start:
+                on_blocks_end(state["params"])
+                blocks_ended = True
 
             def inputs(i, k=k, final=final):
-                batch = loader.batch_at_step(feed, i, mesh)
-                now = jax.random.fold_in(key, i)
+                batch = loader.batch_at_step(train_batches, i, mesh)
+                step_key = jax.random.fold_in(key, i)
                 if final:
-                    return ({}, theirs, batch, one, now)
-                return (theirs, batch, jnp.asarray(k, jnp.int32), now)
+                    return ({}, teacher_params, batch, archs, step_key)
+                return (teacher_params, batch, jnp.asarray(k, jnp.int32), step_key)
 
-            told = "last stage" if final else f"block {k + 1}/{layers}"
-            with checkpoint.wait_until_saved(kept):
+            stage = "last stage" if final else f"block {k + 1}/{layers}"
+            with checkpoint.wait_until_saved(checkpoints):
                 state = loop.fit(
-                    made.last_step if final else made.block_step,
+                    programs.last_step if final else programs.block_step,
                     state,
                     inputs,
                     end,
-                    what=f"{what}, {told}",
-                    start=max(start, there),
-                    save=save,
+                    label=f"{label}, {stage}",
+                    start=max(start, steps_done),
+                    save_fn=save_fn,
                     save_every=save_every,
-                    tell=tell,
+                    log_fn=log_fn,
                 )
         start = end
-    if not judged:
-        judge(state["params"])
+    if not blocks_ended:
+        on_blocks_end(state["params"])
     return state["params"]
 
 
 class TransferSteps(NamedTuple):
-    """stages: the steps of each. params: the student's, matchers of its blocks included.
-    blocks, last: how they move. of_block(state, teacher_params, batch, k, key), one program
-    for every block, and of_last, as `sandwich.make_sandwich_step` makes it."""
+    """What a block-wise transfer runs.
+
+    Attributes:
+      stages: the steps of each stage.
+      params: the student's, projections of its blocks included.
+      block_tx: the optimizer of a block's stage.
+      last_tx: the optimizer of the last stage.
+      block_step: (state, teacher_params, batch, k, key) -> (state, values), one program
+        for every block.
+      last_step: see `sandwich.make_sandwich_step`.
+    """
 
     stages: list[int]
     params: dict[str, jax.Array]
@@ -241,66 +283,75 @@ class TransferSteps(NamedTuple):
 def transfer_steps(
     transfer: BlockwiseTransfer, settings: Mapping[str, Any], fraction: float
 ) -> TransferSteps:
-    """What `train_blockwise` runs; there is no last stage where the objective has no term."""
+    """What `train_blockwise` runs.
+
+    Args:
+      transfer: student and teacher.
+      settings, fraction: see `train_blockwise`.
+
+    Returns:
+      The steps; there is no last stage where the objective has no loss.
+    """
     module = transfer.module
     layers, axes = module.arch.layers, build.param_axes(module)
     stages = stage_steps(settings, layers, fraction)
     if not transfer.objective.weights:
         stages.pop()
-    blocks = optimizer.make_optimizer(settings, stages[0], axes)
-    last = optimizer.make_optimizer(
-        settings, stages[-1], axes
-    )  # Of what is the last stage.
+    block_tx = optimizer.make_optimizer(settings, stages[0], axes)
+    # Where there is no last stage this is the last block's.
+    last_tx = optimizer.make_optimizer(settings, stages[-1], axes)
     params = dict(transfer.params)
     if BLOCK_PROJECTIONS not in params:
-        wide = transfer.teacher.arch.hidden
+        teacher_hidden = transfer.teacher.arch.hidden
         params[BLOCK_PROJECTIONS] = jnp.tile(
-            jnp.eye(module.arch.hidden, wide), (layers, 1, 1)
+            jnp.eye(module.arch.hidden, teacher_hidden), (layers, 1, 1)
         )
-    of_block = jax.jit(_block_step(transfer, blocks), donate_argnums=0)
-    of_last = sandwich.make_sandwich_step(
-        module, transfer.teacher, transfer.objective, last, transfer.parts
+    block_step = jax.jit(_block_step(transfer, block_tx), donate_argnums=0)
+    last_step = sandwich.make_sandwich_step(
+        module, transfer.teacher, transfer.objective, last_tx, transfer.parts
     )
-    return TransferSteps(stages, params, blocks, last, of_block, of_last)
+    return TransferSteps(stages, params, block_tx, last_tx, block_step, last_step)
 
 
 def _block_step(
-    transfer: BlockwiseTransfer, moves: optax.GradientTransformation
+    transfer: BlockwiseTransfer, tx: optax.GradientTransformation
 ) -> Callable:
     """step(state, teacher_params, batch, k, key) -> (state, values): one program for
     every block, k is an argument."""
     module = transfer.module
-    layers, dropout, vocab = module.arch.layers, module.dropout, module.dims.vocab
+    layers, dropout_rate, vocab = module.arch.layers, module.dropout, module.dims.vocab
     axes, parts = build.param_axes(module), transfer.parts
 
     def step(state, teacher_params, batch, k, key):
-        def slowed(change):
-            by = lr_scales(list(change), layers, k, transfer.embeddings_copied)
+        def scale_updates(updates):
+            scales = lr_scales(list(updates), layers, k, transfer.embeddings_copied)
             return {
-                name: value * jnp.reshape(by[name], (-1,) + (1,) * (value.ndim - 1))
-                for name, value in change.items()
+                name: value * jnp.reshape(scales[name], (-1,) + (1,) * (value.ndim - 1))
+                for name, value in updates.items()
             }
 
-        words, drop = jax.random.split(key)
-        batch = distillation.shown(batch, transfer.objective, vocab, words)
+        masking_key, dropout_key = jax.random.split(key)
+        batch = transfer.objective.mask_tokens(masking_key, batch, vocab)
 
-        def loss(params, rows, i):
-            now = None
-            if dropout:
-                now = drop if parts == 1 else jax.random.fold_in(drop, i)
-            made = block_loss(transfer, params, teacher_params, rows, k, now)
-            made = {name: value.mean() for name, value in made.items()}
-            return made["total"], made
+        def loss_fn(params, rows, i):
+            part_key = None
+            if dropout_rate:
+                part_key = (
+                    dropout_key if parts == 1 else jax.random.fold_in(dropout_key, i)
+                )
+            values = block_loss(transfer, params, teacher_params, rows, k, part_key)
+            values = {name: value.mean() for name, value in values.items()}
+            return values["total"], values
 
-        gradient, made = optimizer.accumulate_gradients(
-            functools.partial(jax.grad(loss, has_aux=True), state["params"]),
+        grads, values = optimizer.accumulate_gradients(
+            functools.partial(jax.grad(loss_fn, has_aux=True), state["params"]),
             batch,
             parts,
             module.mesh,
         )
         state = optimizer.apply_gradients(
-            moves, gradient, state, axes, module.mesh, slowed
+            tx, grads, state, axes, module.mesh, scale_updates
         )
-        return state, {"loss": made["total"], **made}
+        return state, {"loss": values["total"], **values}
 
     return step

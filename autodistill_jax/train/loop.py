@@ -1,7 +1,7 @@
-"""How does a training run go, step after step? One loop for all jobs."""
+"""The training loop of all jobs, and epochs of fine-tuning that keep the best."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from autodistill_jax import log, multihost, sharding
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
-from autodistill_jax.train import loop
 
 
 def fit(
@@ -22,13 +21,13 @@ def fit(
     inputs: Callable[[int], tuple],
     steps: int,
     *,
-    what: str,
+    label: str,
     start: int = 0,
-    save: Callable[[int, Any], None] = lambda step, state: None,
+    save_fn: Callable[[int, Any], None] = lambda step, state: None,
     save_every: int = 0,
-    tell: Callable[[int, dict], None] = lambda step, values: None,
-    tell_every: int = 10,
-    after: Callable[[int, Any], None] = lambda step, state: None,
+    log_fn: Callable[[int, dict], None] = lambda step, values: None,
+    log_every: int = 10,
+    on_step_end: Callable[[int, Any], None] = lambda step, state: None,
 ) -> Any:
     """Runs `state, values = step(state, *inputs(i))` for i = start .. steps - 1.
 
@@ -38,99 +37,147 @@ def fit(
       inputs: the arguments of step i, a function of i alone, so that a resumed run is
         the same as an uninterrupted one.
       steps: how many in all.
-      what: for the progress line.
+      label: of the progress line.
       start: the first step to run.
-      save: called every `save_every` steps and at the end with the steps done.
-      tell: called every `tell_every` steps, and before a save, with the means since
-        the last call.
-      after: called after every step with the number of steps done.
+      save_fn: called with the number of steps done and the state, every `save_every`
+        steps (0: never) and at the end.
+      save_every: in steps.
+      log_fn: called with the number of steps done and the means since the last call,
+        every `log_every` steps, and before a save.
+      log_every: in steps.
+      on_step_end: called with the number of steps done and the state after every step.
 
     Returns:
       The state after the last step.
 
     Raises:
+      UserError: the loss is not finite.
       KeyboardInterrupt: after a save, where one of several processes was told to end.
     """
-    progress = log.Progress(what, steps, start)
-    means = log.Averages()
+    progress = log.Progress(label, steps, start)
+    averages = log.Averages()
     for i in range(start, steps):
         state, values = step(state, *inputs(i))
         done = i + 1
         if i == start:
             jax.block_until_ready(values)
             progress.restart(done)  # What compiling took says nothing of the rate.
-        means.add(values)
-        ends = multihost.is_preempted()
-        saves = done == steps or ends or (save_every and done % save_every == 0)
-        if done % tell_every == 0 or saves:
-            now = means.take()
+        averages.add(values)
+        preempted = multihost.is_preempted()
+        must_save = (
+            done == steps or preempted or (save_every and done % save_every == 0)
+        )
+        if done % log_every == 0 or must_save:
+            mean_values = averages.take()
             # Before it is saved: a resumed run would start from it.
-            if not all(math.isfinite(value) for value in now.values()):
+            if not all(math.isfinite(value) for value in mean_values.values()):
                 raise UserError(
-                    f"{what}: the loss is not finite by step {done}; use a lower "
+                    f"{label}: the loss is not finite by step {done}; use a lower "
                     "learning_rate (in another --workdir)"
                 )
-            tell(done, now)
-            shown = now.get("loss")
-            progress(done, f"loss {shown:.4f}" if shown is not None else "")
-        if saves:
-            save(done, state)
-        after(done, state)
-        if ends:
+            log_fn(done, mean_values)
+            loss = mean_values.get("loss")
+            progress(done, f"loss {loss:.4f}" if loss is not None else "")
+        if must_save:
+            save_fn(done, state)
+        on_step_end(done, state)
+        if preempted:
             raise KeyboardInterrupt
     return jax.block_until_ready(state)
 
 
 def total_steps(rows: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> int:
-    """Of a whole run: the last batch of an epoch is left out where it is not full."""
+    """The steps of a whole run; an epoch's last batch is left out unless it is full.
+
+    Args:
+      rows: token rows to train on, [N, L] `input_ids` among them.
+      settings: batch_size, epochs.
+
+    Returns:
+      The number of steps of all epochs.
+    """
     return len(rows["input_ids"]) // settings["batch_size"] * settings["epochs"]
 
 
 def train_epochs(
     step: Callable,
-    moves: optax.GradientTransformation,
-    first: Callable[[int, jax.Array], dict],
+    tx: optax.GradientTransformation,
+    init_fn: Callable[[int, jax.Array], dict],
     rows: Mapping[str, np.ndarray],
-    judge: Callable[[dict], float],
+    score_fn: Callable[[dict], float],
     settings: Mapping[str, Any],
     mesh: Mesh,
     seed: int,
-    what: str,
+    label: str,
 ) -> tuple[list[float], dict[str, np.ndarray]]:
-    """(the score of every epoch, the parameters of the best) of one seed.
+    """Trains from one seed and keeps the parameters of the best epoch.
 
     Args:
       step: (state, batch, key) -> (state, values), compiled; state is {"params",
         "optimizer"}, and its memory is given away.
-      first: a seed and its key -> the parameters to start from.
+      tx: the optimizer that `step` updates by.
+      init_fn: a seed and its key -> the parameters to start from.
       rows: what is learned from.
-      judge: parameters -> score; more is better.
+      score_fn: parameters -> score; more is better.
       settings: epochs, batch_size.
+      mesh: the devices; parameters are on each of them.
       seed: of the first parameters, the order of the rows, and dropout.
+      label: of the progress line.
+
+    Returns:
+      (the score of every epoch, the parameters of the best).
     """
-    total = total_steps(rows, settings)
-    an_epoch = total // settings["epochs"]
+    steps = total_steps(rows, settings)
+    epoch_steps = steps // settings["epochs"]
     key = jax.random.key(seed)
     # Copied: a step gives its arguments' memory away.
-    mine = jax.tree.map(lambda x: jnp.array(x), first(seed, key))
-    state = {"params": mine, "optimizer": moves.init(mine)}
+    params = jax.tree.map(lambda x: jnp.array(x), init_fn(seed, key))
+    state = {"params": params, "optimizer": tx.init(params)}
     state = jax.device_put(state, sharding.replicated(mesh))
-    feed = loader.train_batches(rows, settings["batch_size"], seed)
+    batches = loader.train_batches(rows, settings["batch_size"], seed)
     scores: list[float] = []
-    kept: dict = {}
+    best_params: dict = {}
 
-    def after(done, state):
-        if done % an_epoch == 0:
-            scores.append(judge(state["params"]))
+    def on_step_end(done, state):
+        if done % epoch_steps == 0:
+            scores.append(score_fn(state["params"]))
             if scores[-1] == max(scores):
-                kept.update(jax.tree.map(sharding.to_host, state["params"]))
+                best_params.update(jax.tree.map(sharding.to_host, state["params"]))
 
-    loop.fit(
+    fit(
         step,
         state,
-        lambda i: (loader.batch_at_step(feed, i, mesh), jax.random.fold_in(key, i)),
-        total,
-        what=what,
-        after=after,
+        lambda i: (loader.batch_at_step(batches, i, mesh), jax.random.fold_in(key, i)),
+        steps,
+        label=label,
+        on_step_end=on_step_end,
     )
-    return scores, kept
+    return scores, best_params
+
+
+def train_seeds(
+    step: Callable,
+    tx: optax.GradientTransformation,
+    init_fn: Callable[[int, jax.Array], dict],
+    rows: Mapping[str, np.ndarray],
+    score_fn: Callable[[dict], float],
+    settings: Mapping[str, Any],
+    mesh: Mesh,
+    seeds: Sequence[int],
+    label: str,
+) -> Iterator[tuple[list[float], dict[str, np.ndarray]]]:
+    """`train_epochs` of each seed in turn; the next starts when it is asked for.
+
+    Args:
+      step, tx, init_fn, rows, score_fn, settings, mesh: see `train_epochs`.
+      seeds: one run each.
+      label: of the progress lines; with several seeds each line names its seed.
+
+    Yields:
+      (the score of every epoch, the parameters of the best) of each seed.
+    """
+    for seed in seeds:
+        seed_label = f"{label}, seed {seed}" if len(seeds) > 1 else label
+        yield train_epochs(
+            step, tx, init_fn, rows, score_fn, settings, mesh, seed, seed_label
+        )

@@ -1,4 +1,4 @@
-"""How far is a student from its teacher? Pure functions, a value for each example."""
+"""Distillation losses: pure functions that give a value for each example."""
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,13 @@ def relation_scores(
     d = W // heads channels, so teacher and student may differ in heads and width; what
     does not divide is left out (AutoDistil, equation 3; MiniLMv2, arXiv 2012.15828).
     Queries with keys in as many heads as there are: the attention scores themselves.
+
+    Args:
+      x, y: two of queries, keys and values, all heads side by side.
+      heads: the number of relation heads.
+
+    Returns:
+      The scores, not yet softmaxed.
     """
     batch, length, width = x.shape
     d = width // heads
@@ -46,6 +53,13 @@ def relation_loss(
     Args:
       student, teacher: `relation_scores`.
       attention_mask: 1 where there is a token, [B, L].
+      form: see above.
+
+    Returns:
+      The mean over relation heads and real tokens.
+
+    Raises:
+      ValueError: no such form.
     """
     real = attention_mask.astype(jnp.float32)
     keys = real[:, None, None, :]
@@ -78,8 +92,18 @@ def relation_losses(
 ) -> Float[Array, " B"]:
     """Q-Q + K-K + V-V of the last layers (AutoDistil, equation 6), or other `pairs`.
 
-    Weights 1; for "minilmv2" their mean, as there. `teacher` is `teacher_relations` of
-    the same pairs, made once however many students there are.
+    The weights are 1; "minilmv2" takes the mean, as MiniLMv2 does.
+
+    Args:
+      student: queries, keys and values of its last layer.
+      teacher: `teacher_relations` of the same pairs, made once however many students
+        there are.
+      attention_mask: 1 where there is a token, [B, L].
+      form: see `relation_loss`.
+      pairs: a name in `RELATION_PAIRS`.
+
+    Returns:
+      The sum of the pairs' `relation_loss`.
     """
     heads = teacher.shape[2]
     total = sum(
@@ -97,6 +121,16 @@ def relation_losses(
 def teacher_relations(
     qkv: Float[Array, "B L 3 W"], heads: int, pairs: str = "qq+kk+vv"
 ) -> Float[Array, "B P heads L L"]:
+    """The teacher's side of `relation_losses`.
+
+    Args:
+      qkv: queries, keys and values of its last layer.
+      heads: the number of relation heads.
+      pairs: a name in `RELATION_PAIRS`.
+
+    Returns:
+      The `relation_scores` of each of the P pairs.
+    """
     return jnp.stack(
         [
             relation_scores(qkv[:, :, x], qkv[:, :, y], heads)
@@ -106,30 +140,12 @@ def teacher_relations(
     )
 
 
-def mean_pool(
-    hidden: Float[Array, "B L D"], attention_mask: Array
-) -> Float[Array, "B D"]:
-    """The mean over the real tokens: what a sentence-embedding model gives out."""
-    real = attention_mask.astype(jnp.float32)[:, :, None]
-    return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
-
-
-def pool_tokens(
-    hidden: Array, pooler: Array, attention_mask: Array, pooling: str
-) -> Array:
-    """One vector a text: the "mean" of the tokens, the first token ("cls"), or the
-    "pooler"'s output."""
-    if pooling == "mean":
-        return mean_pool(hidden, attention_mask)
-    return hidden[:, 0] if pooling == "cls" else pooler
-
-
 def hidden_loss(
     student: Float[Array, "B L D"],
     teacher: Float[Array, "B L D"],
     attention_mask: Array,
 ) -> Float[Array, " B"]:
-    """Mean squared error over channels and real tokens; widths matched already."""
+    """Mean squared error over channels and real tokens; widths projected already."""
     real = attention_mask.astype(jnp.float32)
     error = jnp.square(student - teacher).mean(axis=-1)
     return (error * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
@@ -140,8 +156,10 @@ def token_cosine_distance(
     teacher: Float[Array, "B L D"],
     attention_mask: Array,
 ) -> Float[Array, " B"]:
-    """1 - cosine of the hidden states, averaged over real tokens (DistilBERT, arXiv
-    1910.01108, section 3); widths matched already."""
+    """1 - cosine of the hidden states, averaged over real tokens.
+
+    DistilBERT (arXiv 1910.01108, section 3); widths projected already.
+    """
     real = attention_mask.astype(jnp.float32)
     return ((1 - cosine(student, teacher)) * real).sum(axis=1) / jnp.maximum(
         real.sum(axis=1), 1
@@ -159,32 +177,34 @@ def soft_label_loss(
 
 
 def pair_features(
-    one: Float[Array, "B D"], other: Float[Array, "B D"]
+    first: Float[Array, "B D"], second: Float[Array, "B D"]
 ) -> Float[Array, "B F"]:
-    """What a classifier reads of two texts that were embedded apart: u, v, |u - v| and
-    u * v (Sentence-BERT, arXiv 1908.10084, and InferSent), of unit length each.
+    """What a classifier reads of two texts that were embedded apart.
 
-    Times 16, which makes a channel of some hundreds about 1.
+    These are u, v, |u - v| and u * v (Sentence-BERT, arXiv 1908.10084, and InferSent),
+    of unit length u and v, side by side: F = 4 D. Times 16, which makes a channel of
+    some hundreds about 1.
     """
-    u, v = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (one, other))
+    u, v = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (first, second))
     return 16 * jnp.concatenate([u, v, jnp.abs(u - v), u * v], axis=-1)
 
 
 def cosine_distance(
     student: Float[Array, "B D"], teacher: Float[Array, "B D"]
 ) -> Float[Array, " B"]:
-    """1 - cosine, for pooled embeddings; widths matched already."""
+    """1 - cosine, for pooled embeddings; widths projected already."""
     return 1 - cosine(student, teacher)
 
 
-def cosine(one: Float[Array, "... D"], other: Float[Array, "... D"]) -> Array:
-    product = (one * other).sum(axis=-1)
-    norms = jnp.linalg.norm(one, axis=-1) * jnp.linalg.norm(other, axis=-1)
+def cosine(x: Float[Array, "... D"], y: Float[Array, "... D"]) -> Array:
+    """The cosine along the last axis; 0 where a vector is 0."""
+    product = (x * y).sum(axis=-1)
+    norms = jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1)
     return product / jnp.maximum(norms, 1e-9)
 
 
 def cross_entropy(logits: Float[Array, "... C"], labels: Array) -> Float[Array, "..."]:
     """-log p(label), for whole-number labels."""
     log_p = jax.nn.log_softmax(logits)
-    place = labels[..., None].astype(jnp.int32)
-    return -jnp.take_along_axis(log_p, place, axis=-1)[..., 0]
+    index = labels[..., None].astype(jnp.int32)
+    return -jnp.take_along_axis(log_p, index, axis=-1)[..., 0]

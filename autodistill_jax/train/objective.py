@@ -1,15 +1,18 @@
-"""What does a student learn from? Which terms, how weighted, by name or by recipe."""
+"""The objective of a distillation: which losses, how weighted, by name or by recipe."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from autodistill_jax.archs.space import Space
+from autodistill_jax.data import mlm
 from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.train import losses
 
-# term -> needs it all layers, or the masked-word head?
+# loss -> needs it all layers, or the masked-LM head?
 LOSSES = {
     "relation": "",  # relations of the last layer's queries, keys and values
     "hidden": "",  # mean squared error of the last hidden states
@@ -17,8 +20,8 @@ LOSSES = {
     "pooled": "",  # 1 - cosine of the texts' embeddings
     "attention": "layers",  # mean squared error of mapped layers' attention scores
     "layers": "layers",  # mean squared error of mapped layers' hidden states
-    "logits": "mlm",  # soft labels at hidden words
-    "mlm": "mlm",  # cross-entropy of hidden words
+    "logits": "mlm",  # soft labels at masked tokens
+    "mlm": "mlm",  # cross-entropy of masked tokens
     "nsp": "",  # cross-entropy of whether the second text follows the first
 }
 
@@ -35,8 +38,8 @@ LOSS_RECIPES: dict[str, dict[str, Any]] = {
         "relation_heads": 0,
         "mlm_probability": 0.15,
     },
-    # DistilBERT (arXiv 1910.01108): soft labels, masked words, cosine of hidden states.
-    # Its soft labels are taken at the hidden words only: all words' logits would fill
+    # DistilBERT (arXiv 1910.01108): soft labels, masked LM, cosine of hidden states.
+    # Its soft labels are taken at the masked tokens only: all tokens' logits would fill
     # the memory.
     "distilbert": {
         "losses": "5*logits+2*mlm+cosine",
@@ -65,15 +68,17 @@ LOSS_RECIPES: dict[str, dict[str, Any]] = {
 
 
 class Objective(NamedTuple):
-    """Which terms, how weighted.
+    """Which losses, how weighted.
 
-    weights: {term: weight}, the terms with a weight above 0.
-    relation_form, relation_heads, relation_pairs: see `losses.relation_losses`.
-    pooling: "mean", "cls" or "pooler" (see `losses.pool_tokens`), for the pooled term.
-    layer_map: for each layer of the student the teacher's layer that it follows.
-    mlm_probability, max_predictions_per_seq: the fraction of words hidden from teacher and student (0: none).
-    temperature: of the soft labels.
-    special_tokens: of `tokenization.special_tokens`; needed where words are hidden.
+    Attributes:
+      weights: {loss: weight}, the losses with a weight above 0.
+      relation_form, relation_heads, relation_pairs: see `losses.relation_losses`.
+      pooling: "mean", "cls" or "pooler" (see `encoder.pool_tokens`), for "pooled".
+      layer_map: for each layer of the student the teacher's layer that it follows.
+      mlm_probability: the fraction of tokens masked for teacher and student (0: none).
+      max_predictions_per_seq: tokens masked in a text, at most.
+      temperature: of the soft labels.
+      special_tokens: of `tokenization.special_tokens`; needed where tokens are masked.
     """
 
     weights: Mapping[str, float]
@@ -87,48 +92,73 @@ class Objective(NamedTuple):
     temperature: float = 2.0
     special_tokens: SpecialTokens | None = None
 
-    def needs(self, what: str) -> bool:
-        """Does a term need all "layers", or the "mlm" head?"""
-        return any(LOSSES[term] == what for term in self.weights)
+    def needs(self, requirement: str) -> bool:
+        """Whether a loss needs all "layers", or the "mlm" head."""
+        return any(LOSSES[name] == requirement for name in self.weights)
+
+    def mask_tokens(
+        self, key: jax.Array, batch: Mapping[str, jax.Array], vocab: int
+    ) -> Mapping[str, jax.Array]:
+        """The batch as teacher and student see it: with tokens masked, where they are.
+
+        Args:
+          key: of the masked tokens.
+          batch: token rows, [B, L] each.
+          vocab: how many tokens there are.
+
+        Returns:
+          See `mlm.mask_tokens`; the batch itself where `mlm_probability` is 0.
+        """
+        return mlm.mask_tokens(
+            key,
+            batch,
+            self.special_tokens,
+            vocab,
+            self.mlm_probability,
+            self.max_predictions_per_seq,
+        )
 
 
 def parse_objective(
     settings: Mapping[str, Any],
     spaces: Sequence[Space],
     teacher: Any,
-    special: SpecialTokens | None = None,
+    special_tokens: SpecialTokens | None = None,
 ) -> Objective:
     """The Objective of a config's distill section.
 
-    `losses` is "auto", a name in RECIPES, or some of TERMS joined by "+", each with a
-    weight if it is not 1: "relation+10*pooled". "auto" follows the teacher's kind: a
-    sentence-embedding teacher (its folder says how it pools) needs the pooled term,
-    since relations give no gradient to the last layer's output; any other teacher is
-    matched by its relations alone.
+    `losses` is "auto", a name in `LOSS_RECIPES`, or some of `LOSSES` joined by "+",
+    each with a weight if it is not 1: "relation+10*pooled". "auto" follows the
+    teacher's kind: a sentence-embedding teacher (its folder says how it pools) needs
+    the pooled loss, since relations give no gradient to the last layer's output; any
+    other teacher is matched by its relations alone.
 
     Args:
       settings: the distill section.
       spaces: of the SuperLMs it is for.
       teacher: a `huggingface.Teacher`: its arch, pooling, and whether it embeds.
-      special: see `Objective`.
+      special_tokens: see `Objective`.
+
+    Returns:
+      The Objective.
 
     Raises:
-      UserError: an unknown term or form, fewer q/k/v channels than relation heads, a
-        term that needs a Space of one Arch, hidden words without a token for them.
+      UserError: an unknown loss or form, fewer q/k/v channels than relation heads, a
+        loss that needs a Space of one Arch, masked tokens without a mask token.
     """
     settings = {**settings, **LOSS_RECIPES.get(settings["losses"], {})}
-    named = settings["losses"]
-    if named == "auto":
-        named = "relation+10*pooled" if teacher.embeds_sentences else "relation"
-    weights = _parse_weights(named)
+    spec = settings["losses"]
+    if spec == "auto":
+        spec = "relation+10*pooled" if teacher.embeds_sentences else "relation"
+    weights = _parse_weights(spec)
     form, pairs = settings["relation_form"], settings["relation_pairs"]
-    for value, field, known in (
+    for value, field, allowed in (
         (form, "relation_form", losses.RELATION_FORMS),
         (pairs, "relation_pairs", tuple(losses.RELATION_PAIRS)),
     ):
-        if value not in known:
+        if value not in allowed:
             raise UserError(
-                f"distill.{field} is {value!r}; it must be one of {', '.join(known)}"
+                f"distill.{field} is {value!r}; it must be one of {', '.join(allowed)}"
             )
     heads = settings["relation_heads"] or teacher.arch.heads
     narrowest = min(space.smallest().width for space in spaces)
@@ -138,7 +168,7 @@ def parse_objective(
             f"distill.relation_heads is {heads}, but the narrowest sub-network has "
             f"{narrowest} query channels; use between 1 and {narrowest}"
         )
-    made = Objective(
+    objective = Objective(
         weights,
         form,
         heads,
@@ -148,93 +178,107 @@ def parse_objective(
         settings["mlm_probability"],
         settings["max_predictions_per_seq"],
         settings["temperature"],
-        special,
+        special_tokens,
     )
-    if made.needs("layers") and count > 1:
+    if objective.needs("layers") and count > 1:
         raise UserError(
-            f"distill.losses {named!r} follows the teacher layer by layer, which needs a "
-            f"space of one Arch, and this one has {count}; use other terms or give "
+            f"distill.losses {spec!r} follows the teacher layer by layer, which needs "
+            f"a space of one Arch, and this one has {count}; use other losses or give "
             "each axis one value"
         )
     if "attention" in weights and teacher.arch.heads > narrowest:
         raise UserError(
-            f"the attention term splits {narrowest} query channels into the teacher's "
-            f"{teacher.arch.heads} heads; use a wider Arch or other terms"
+            f"the attention loss splits {narrowest} query channels into the teacher's "
+            f"{teacher.arch.heads} heads; use a wider Arch or other losses"
         )
-    if made.needs("mlm") and not made.mlm_probability:
+    if objective.needs("mlm") and not objective.mlm_probability:
         raise UserError(
-            f"distill.losses {named!r} needs hidden words; set distill.mlm_probability, e.g. 0.15"
+            f"distill.losses {spec!r} needs masked tokens; set "
+            "distill.mlm_probability, e.g. 0.15"
         )
-    if made.mlm_probability and (special is None or special.mask_token_id is None):
+    masking = objective.mlm_probability
+    if masking and (special_tokens is None or special_tokens.mask_token_id is None):
         raise UserError(
-            f"distill.mlm_probability is {made.mlm_probability}, but the teacher's tokenizer has no token for "
-            "a hidden word ([MASK] or <mask>); set distill.mlm_probability to 0.0"
+            f"distill.mlm_probability is {masking}, but the teacher's tokenizer has no "
+            "mask token ([MASK] or <mask>); set distill.mlm_probability to 0.0"
         )
-    return made
+    return objective
 
 
 def transfer_objective(
     settings: Mapping[str, Any],
-    student: int,
+    student_layers: int,
     teacher: Any,
-    special: SpecialTokens,
-    pairs: bool,
+    special_tokens: SpecialTokens,
+    sentence_pairs: bool,
 ) -> Objective:
-    """The Objective of a block-wise transfer (see `flash`) to a student of so many layers.
+    """The Objective of a block-wise transfer, see `flash_distillation`.
 
-    Its last stage has soft labels and hidden words, half and half (MobileBERT, section
-    3.4); hidden words alone under a teacher without a masked-word head. Of a teacher that
-    embeds sentences the embedding is kept by its own term, which words would pull away.
+    Its last stage has soft labels and masked LM, half and half (MobileBERT, section
+    3.4); masked LM alone under a teacher without a masked-LM head. Of a teacher that
+    embeds sentences the embedding is kept by a loss of its own, which masked LM would
+    pull away.
 
-    settings: the distill section, for what is hidden. teacher: a `huggingface.Teacher`.
-    pairs: are the rows pairs of sentences? Then the next sentence is learned, too.
+    Args:
+      settings: the distill section, for what is masked.
+      student_layers: how many layers the student has.
+      teacher: a `huggingface.Teacher`.
+      special_tokens: see `Objective`.
+      sentence_pairs: whether the rows are pairs of sentences; then the next sentence is
+        learned, too.
+
+    Returns:
+      The Objective.
     """
     weights = {"mlm": 1.0}
     if teacher.mlm_head is not None:
         weights = {"logits": 0.5, "mlm": 0.5}
     if teacher.embeds_sentences:
         weights["pooled"] = 10.0
-    if pairs:
+    if sentence_pairs:
         weights["nsp"] = 1.0
     return Objective(
         weights,
         relation_heads=teacher.arch.heads,
         pooling=teacher.pooling,
-        layer_map=_layer_map(student, teacher.arch.layers),
+        layer_map=_layer_map(student_layers, teacher.arch.layers),
         mlm_probability=settings["mlm_probability"] or 0.15,
         max_predictions_per_seq=settings["max_predictions_per_seq"],
         temperature=1.0,
-        special_tokens=special,
+        special_tokens=special_tokens,
     )
 
 
-def _parse_weights(named: str) -> dict[str, float]:
+def _parse_weights(spec: str) -> dict[str, float]:
     weights = {}
-    for part in named.replace(" ", "").split("+"):
-        found = re.fullmatch(r"(?:(\d+\.?\d*|\.\d+)\*)?(\w+)", part)
-        if found and found[2] in _RENAMED_LOSSES:
+    for part in spec.replace(" ", "").split("+"):
+        match = re.fullmatch(r"(?:(\d+\.?\d*|\.\d+)\*)?(\w+)", part)
+        if match and match[2] in _RENAMED_LOSSES:
             raise UserError(
-                f"distill.losses: {found[2]!r} is now {_RENAMED_LOSSES[found[2]]!r}"
+                f"distill.losses: {match[2]!r} is now {_RENAMED_LOSSES[match[2]]!r}"
             )
-        if not found or found[2] not in LOSSES:
+        if not match or match[2] not in LOSSES:
             raise UserError(
                 f"distill.losses has {part!r}; it must be 'auto', a recipe "
-                f"({', '.join(LOSS_RECIPES)}), or some of {', '.join(LOSSES)} joined by '+', "
-                "with weights like '10*pooled'"
+                f"({', '.join(LOSS_RECIPES)}), or some of {', '.join(LOSSES)} "
+                "joined by '+', with weights like '10*pooled'"
             )
-        if (weight := float(found[1] or 1)) > 0:
-            weights[found[2]] = weight
+        if (weight := float(match[1] or 1)) > 0:
+            weights[match[2]] = weight
     if not weights:
         raise UserError(
-            f"distill.losses {named!r} all have weight 0; nothing is trained"
+            f"distill.losses {spec!r} all have weight 0; nothing is trained"
         )
     return weights
 
 
-def _layer_map(student: int, teacher: int) -> tuple[int, ...]:
-    """The teacher's layer (from 0) that each of the student's follows.
+def _layer_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """The teacher's layer (from 0) that each layer of the student follows.
 
     Layer m of M follows layer m * N / M of N, counted from 1 (TinyBERT, section 4.1).
     """
     # A student that is deeper than its teacher follows each layer several times.
-    return tuple(max(m * teacher // student, 1) - 1 for m in range(1, student + 1))
+    return tuple(
+        max(m * teacher_layers // student_layers, 1) - 1
+        for m in range(1, student_layers + 1)
+    )

@@ -1,4 +1,4 @@
-"""How do parameters move? AdamW with warm-up, linear decay and clipping."""
+"""AdamW with warm-up, linear decay and clipping, and gradients in micro-batches."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,15 +16,18 @@ ParamAxes = Mapping[str, tuple[str, ...]]
 def make_optimizer(
     settings: Mapping[str, Any], steps: int, axes: ParamAxes
 ) -> optax.GradientTransformation:
-    """Clip by the global norm, then AdamW (arXiv 1711.05101), decay by axis name.
+    """Clips by the global norm, then AdamW (arXiv 1711.05101), decay by axis name.
 
     Args:
-      settings: learning_rate (peak), warmup_ratio (fraction of the steps), weight_decay,
-        grad_clip_norm
-        (global norm, 0 for none), lr_decay (true unless given).
+      settings: learning_rate (peak), warmup_ratio (fraction of the steps),
+        weight_decay, grad_clip_norm (global norm, 0 for none), lr_decay (true unless
+        given).
       steps: of the whole run; with decay the rate falls linearly to 0 at its end.
-      axes: logical axis names of each parameter; others (matchers, heads) are matrices
-        or biases by their number of dimensions.
+      axes: logical axis names of each parameter; others (projections, heads) are
+        matrices or biases by their number of dimensions.
+
+    Returns:
+      The optax transform.
     """
     warmup = round(settings["warmup_ratio"] * steps)
     peak = settings["learning_rate"]
@@ -52,39 +55,57 @@ def make_optimizer(
 
 
 def init_state(
-    moves: optax.GradientTransformation,
+    tx: optax.GradientTransformation,
     params: Mapping[str, Any],
     axes: ParamAxes,
     mesh: Mesh,
 ) -> dict[str, Any]:
-    """A state {"params", "optimizer"} on its devices, parameters copied."""
-    where = sharding.state_shardings(moves, params, axes, mesh)
+    """The state that training starts from, on its devices.
+
+    Args:
+      tx: the optimizer.
+      params: {name: array}; copied.
+      axes: see `make_optimizer`; they say how each array is split.
+      mesh: the devices.
+
+    Returns:
+      {"params", "optimizer"}.
+    """
+    shardings = sharding.state_shardings(tx, params, axes, mesh)
     params = {name: jnp.array(value) for name, value in params.items()}
-    params = jax.device_put(params, where["params"])
-    first = jax.jit(moves.init, out_shardings=where["optimizer"])
-    return {"params": params, "optimizer": first(params)}
+    params = jax.device_put(params, shardings["params"])
+    init_moments = jax.jit(tx.init, out_shardings=shardings["optimizer"])
+    return {"params": params, "optimizer": init_moments(params)}
 
 
 def apply_gradients(
-    moves: optax.GradientTransformation,
-    gradient: Mapping[str, jax.Array],
+    tx: optax.GradientTransformation,
+    grads: Mapping[str, jax.Array],
     state: Mapping[str, Any],
     axes: ParamAxes | None = None,
     mesh: Mesh | None = None,
-    rate: Callable[[dict], dict] = lambda change: change,
+    scale_updates: Callable[[dict], dict] = lambda updates: updates,
 ) -> dict[str, Any]:
     """The state after one update; every part of it stays where it lies.
 
-    rate: what becomes of {name: change} before it is added.
+    Args:
+      tx: the optimizer.
+      grads: {name: array}.
+      state: {"params", "optimizer"}.
+      axes, mesh: see `init_state`; None where nothing is split.
+      scale_updates: what becomes of the updates, {name: array}, before they are added.
+
+    Returns:
+      {"params", "optimizer"}.
     """
     if mesh is not None:
-        where = sharding.state_shardings(moves, state["params"], axes, mesh)
-        hold = jax.lax.with_sharding_constraint
-        gradient = hold(dict(gradient), where["params"])
-    change, moments = moves.update(gradient, state["optimizer"], state["params"])
-    params = optax.apply_updates(state["params"], rate(change))
-    made = {"params": params, "optimizer": moments}
-    return made if mesh is None else hold(made, where)
+        shardings = sharding.state_shardings(tx, state["params"], axes, mesh)
+        constrain = jax.lax.with_sharding_constraint
+        grads = constrain(dict(grads), shardings["params"])
+    updates, moments = tx.update(grads, state["optimizer"], state["params"])
+    params = optax.apply_updates(state["params"], scale_updates(updates))
+    new_state = {"params": params, "optimizer": moments}
+    return new_state if mesh is None else constrain(new_state, shardings)
 
 
 def accumulate_gradients(
@@ -93,13 +114,21 @@ def accumulate_gradients(
     parts: int,
     mesh: Mesh | None = None,
 ) -> Any:
-    """The mean of fn(rows, part) over `parts` of a batch, one after another.
+    """The mean of fn(rows, part) over micro-batches, one after another.
 
-    It takes the memory of one part. fn: gives a tree of means over its rows; part is
-    0, 1, ... (int32).
+    It takes the memory of one part.
+
+    Args:
+      fn: gives a tree of means over its rows; part is 0, 1, ... (int32).
+      batch: {name: [B, ...]}.
+      parts: how many micro-batches; they divide B.
+      mesh: the devices; None where nothing is split.
+
+    Returns:
+      A tree as fn gives it.
     """
 
-    def one(rows, part):
+    def run_part(rows, part):
         rows = {
             name: sharding.constrain(value, mesh, sharding.BATCH_AXES)
             for name, value in rows.items()
@@ -107,23 +136,25 @@ def accumulate_gradients(
         return fn(rows, part)
 
     if parts == 1:
-        return one(batch, 0)
+        return run_part(batch, 0)
     # Every part has rows of every device: nothing moves.
     rows = {
         name: jnp.swapaxes(value.reshape(-1, parts, *value.shape[1:]), 0, 1)
         for name, value in batch.items()
     }
-    like = jax.eval_shape(one, {name: value[0] for name, value in rows.items()}, 0)
+    like = jax.eval_shape(run_part, {name: value[0] for name, value in rows.items()}, 0)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
     def add(total, inputs):
-        return jax.tree.map(jnp.add, total, one(*inputs)), None
+        return jax.tree.map(jnp.add, total, run_part(*inputs)), None
 
     total, _ = jax.lax.scan(add, zeros, (rows, jnp.arange(parts)))
     return jax.tree.map(lambda x: x / parts, total)
 
 
 def _is_matrix(axes: tuple) -> bool:
-    """Biases and LayerNorms are not decayed. What is stacked has axes of its own, so the
-    number of dimensions would not tell."""
+    """Whether weight decay applies: not to biases and LayerNorms.
+
+    What is stacked has axes of its own, so the number of dimensions would not tell.
+    """
     return len([axis for axis in axes if axis not in sharding.STACKED_AXES]) > 1

@@ -1,4 +1,4 @@
-"""What is one step of training a SuperLM? The sandwich: largest, smallest, random."""
+"""The training step of a SuperLM: the sandwich of largest, smallest and random."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,13 +18,22 @@ from autodistill_jax.train.objective import Objective
 
 ROLES = ("largest", "smallest", "random")
 
-# The key of the hidden words; sub-networks fold in 0, 1, ... for their dropout.
+# The key of the masked tokens; sub-networks fold in 0, 1, ... for their dropout.
 _MASKING_KEY = 2**31 - 1
 
 
 def sandwich_archs(space: Space, n_random: int, seed: int, step: int) -> list[AnyArch]:
-    """The Archs of a step: largest, smallest and n random ones; a function of the step,
-    the same on every device (AutoDistil, section 3.2)."""
+    """The Archs of a step, the same on every device (AutoDistil, section 3.2).
+
+    Args:
+      space: of the SuperLM.
+      n_random: how many random ones.
+      seed: of the run.
+      step: they are a function of the seed and of it.
+
+    Returns:
+      The largest, the smallest and the random ones; of a space of one Arch that one.
+    """
     if len(space) == 1:
         return list(space)
     return space.sandwich(np.random.default_rng((seed, step)), n_random)
@@ -45,64 +54,82 @@ def make_sandwich_step(
     superlm: Module,
     teacher: Module,
     objective: Objective,
-    moves: optax.GradientTransformation,
+    tx: optax.GradientTransformation,
     parts: int = 1,
 ) -> Callable:
-    """step(state, frozen, teacher_params, batch, archs, key) -> (state, values).
+    """The compiled training step of a SuperLM, or of one network.
 
     The teacher runs once; each sub-network in turn adds its gradient; one update.
-    parts: of the batch, one after another, see `optimizer.accumulate_gradients`.
-    state: {"params": trained ones, "optimizer": ...}; frozen: the other parameters;
-    archs: of `stack_archs`, the largest first, the smallest second. values: the mean
-    terms by role, `loss` among them.
-    """
 
+    Args:
+      superlm: what is trained.
+      teacher: what it learns from.
+      objective: the losses.
+      tx: the optimizer.
+      parts: micro-batches, one after another, see `optimizer.accumulate_gradients`.
+
+    Returns:
+      step(state, frozen, teacher_params, batch, archs, key) -> (state, values). state
+      is {"params": trained ones, "optimizer": ...}; frozen are the other parameters;
+      archs are of `stack_archs`, the largest first, the smallest second; values are
+      the mean losses by role, {"largest/hidden": ...}, and their mean total, "loss".
+    """
     axes, mesh = build.param_axes(superlm), superlm.mesh
 
     def gradients(params, frozen, teacher_params, batch, archs, key):
-        """(the sum of the sub-networks' gradients, {term: [n] of them})."""
-        target = distillation.teacher_targets(teacher, teacher_params, batch, objective)
+        """(the sum of the sub-networks' gradients, {loss: [n] of them})."""
+        targets = distillation.teacher_targets(
+            teacher, teacher_params, batch, objective
+        )
 
-        def loss(params, arch, i):
-            made = distillation.distillation_losses(
+        def loss_fn(params, arch, i):
+            values = distillation.distillation_losses(
                 superlm,
                 {**frozen, **params},
                 batch,
-                target,
+                targets,
                 objective,
                 arch,
                 jax.random.fold_in(key, i) if superlm.dropout else None,
             )
-            made = {name: value.mean() for name, value in made.items()}
-            return made["total"], made
+            values = {name: value.mean() for name, value in values.items()}
+            return values["total"], values
 
-        def one(total, inputs):
-            gradient, made = jax.grad(loss, has_aux=True)(params, *inputs)
-            return jax.tree.map(jnp.add, total, gradient), made
+        def add_gradients(total, inputs):
+            grads, values = jax.grad(loss_fn, has_aux=True)(params, *inputs)
+            return jax.tree.map(jnp.add, total, grads), values
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         if mesh is not None:
-            where = sharding.param_shardings(params, axes, mesh)
-            zeros = jax.lax.with_sharding_constraint(zeros, where)
-        return jax.lax.scan(one, zeros, (archs, jnp.arange(archs.layers.shape[0])))
-
-    def step(state, frozen, teacher_params, batch, archs, key):
-        # The same words are hidden from the teacher and from every sub-network.
-        batch = distillation.shown(
-            batch, objective, superlm.dims.vocab, jax.random.fold_in(key, _MASKING_KEY)
+            shardings = sharding.param_shardings(params, axes, mesh)
+            zeros = jax.lax.with_sharding_constraint(zeros, shardings)
+        return jax.lax.scan(
+            add_gradients, zeros, (archs, jnp.arange(archs.layers.shape[0]))
         )
 
-        def part(rows, i):
-            now = key if parts == 1 else jax.random.fold_in(key, _MASKING_KEY - 1 - i)
-            return gradients(state["params"], frozen, teacher_params, rows, archs, now)
+    def step(state, frozen, teacher_params, batch, archs, key):
+        # The same tokens are masked for the teacher and for every sub-network.
+        batch = objective.mask_tokens(
+            jax.random.fold_in(key, _MASKING_KEY), batch, superlm.dims.vocab
+        )
 
-        gradient, made = optimizer.accumulate_gradients(part, batch, parts, mesh)
+        def part_gradients(rows, i):
+            part_key = (
+                key if parts == 1 else jax.random.fold_in(key, _MASKING_KEY - 1 - i)
+            )
+            return gradients(
+                state["params"], frozen, teacher_params, rows, archs, part_key
+            )
+
+        grads, loss_values = optimizer.accumulate_gradients(
+            part_gradients, batch, parts, mesh
+        )
         count = archs.layers.shape[0]
-        values = {"loss": made["total"].mean()}
+        values = {"loss": loss_values["total"].mean()}
         for i, role in enumerate(ROLES[: min(count, 3)]):
             of_role = slice(i, None if role == "random" else i + 1)
-            for name, value in made.items():
+            for name, value in loss_values.items():
                 values[f"{role}/{name}"] = value[of_role].mean()
-        return optimizer.apply_gradients(moves, gradient, state, axes, mesh), values
+        return optimizer.apply_gradients(tx, grads, state, axes, mesh), values
 
     return jax.jit(step, donate_argnums=0)

@@ -222,7 +222,7 @@ def test_named_sizes_hang_together():
         found = name in ("agnostic", "proxy_base", "proxy_small", "proxy_tiny")
         assert arch.is_stock_hf != found
     for name, (arch, sizes) in published.NAMED_TEACHERS.items():
-        assert arch.is_stock_hf and sizes.heads == arch.heads, name
+        assert arch.is_stock_hf and sizes.reference_heads == arch.heads, name
 
 
 def job(capfd, *flags):
@@ -244,8 +244,8 @@ def test_job_inside_the_space(capfd):
 
 
 def test_job_counts_texts_of_data_length(capfd):
-    flags = ["--arch=bert-base", UNCASED, "--config.data.length=128"]
-    made, _ = job(capfd, *flags, "--config.latency.length=16")
+    flags = ["--arch=bert-base", UNCASED, "--config.data.max_seq_length=128"]
+    made, _ = job(capfd, *flags, "--config.latency.max_seq_length=16")
     assert made["flops_paper"] == 11249124864 and made["params"] == 109482240
 
 
@@ -258,11 +258,11 @@ def test_job_outside_the_space_notes_the_nearest(capfd):
 
 
 def test_job_of_a_name_keeps_its_head_size(capfd):
-    made, err = job(capfd, "--arch=Agnostic", "--config.data.length=128")
+    made, err = job(capfd, "--arch=Agnostic", "--config.data.max_seq_length=128")
     arch = Arch(11, 352, 10, 1408, 64)
     assert made["arch"] == f"{arch},head_size=64" and made["arch"] in err
     assert made == {"arch": made["arch"], **cost(arch)}
-    again, _ = job(capfd, f"--arch={made['arch']}", "--config.data.length=128")
+    again, _ = job(capfd, f"--arch={made['arch']}", "--config.data.max_seq_length=128")
     assert again == made
 
 

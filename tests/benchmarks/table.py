@@ -38,7 +38,7 @@ def main():
     told = json.loads((args.workdir / "config.json").read_text())
     made = experiment.load_experiment(ConfigDict(_tuples(told)))
     ((home, space),) = made.spaces.items()
-    archs = space.grid()
+    archs = list(space)
     chosen = {
         space.decode(dict(zip(space.search_axes(), values))): values
         for values in np.stack(

@@ -21,7 +21,7 @@ def made(minilm):
 
 def cut(source, made, length=48, **more):
     return corpus.corpus_rows(
-        corpus.documents(str(source), unit="pair"), made, "pair", length, **more
+        corpus.documents(str(source), row_format="pair"), made, "pair", length, **more
     )
 
 
@@ -138,5 +138,5 @@ def test_text_without_document_breaks_is_refused(tmp_path, made, body):
     path = tmp_path / "one.txt"
     path.write_text(body)
     with pytest.raises(UserError, match=r"gave . training and . held-out documents .*"
-                       r"blank lines .*\.jsonl line.*data\.unit=chunk"):  # fmt: skip
+                       r"blank lines .*\.jsonl line.*data\.row_format=chunk"):  # fmt: skip
         cut(path, made)

@@ -262,17 +262,19 @@ def test_what_squad_lacks_is_told_before_any_work(folder, tmp_path, capfd):
         folder,
         tmp_path,
         capfd,
-        "--config.search.task=squad",
+        "--config.search.proxy_task=squad",
         "--config.search.proxy=probe",
     )
     assert "squad has answers, not labels" in told
-    told = refused(folder, tmp_path, capfd, "--config.finetune.squad_length=8")
+    told = refused(folder, tmp_path, capfd, "--config.finetune.squad_max_seq_length=8")
     assert "squad_length 8 leaves too little room" in told and "use at least" in told
-    told = refused(folder, tmp_path, capfd, "--config.finetune.squad_length=600")
+    told = refused(
+        folder, tmp_path, capfd, "--config.finetune.squad_max_seq_length=600"
+    )
     assert "more than the teacher's 512 positions" in told
-    told = refused(folder, tmp_path, capfd, "--config.finetune.squad_soft=0.5")
+    told = refused(folder, tmp_path, capfd, "--config.finetune.soft_label_weight=0.5")
     assert "finetune.teacher is frozen" in told
-    told = refused(folder, tmp_path, capfd, "--config.finetune.rows=8")
+    told = refused(folder, tmp_path, capfd, "--config.finetune.max_train_rows=8")
     assert "8 training questions; finetune.batch_size 16" in told
     told = refused("", tmp_path, capfd)
     assert "squad_dir is empty and squad/v1.1 of tensorflow_datasets is not" in told

@@ -122,7 +122,7 @@ NASTY = (
     "--config.space.layers=(3,)",
     "--config.finetune.tasks=('my task.tsv','b\"c')",
     "--config.data.source=$HOME/* `id` \\ ; exit 3 & #~",
-    "--config.search.task=",
+    "--config.search.proxy_task=",
     "--config.teacher=two\nlines",
 )
 
@@ -187,8 +187,10 @@ def _clone(made):
     """Of the scripts as they are, committed or not."""
     (made / "configs").mkdir(parents=True)
     (made / "launch").mkdir()
-    (made / "autodistill_jax").mkdir()
-    names = [f"launch/{path.name}" for path in SCRIPTS] + ["autodistill_jax/cli.py"]
+    (made / "autodistill_jax" / "jobs").mkdir(parents=True)
+    names = [f"launch/{path.name}" for path in SCRIPTS] + [
+        "autodistill_jax/jobs/__init__.py"
+    ]
     for name in ("setup.py", "launch/constraints.txt", CONFIG, *names):
         shutil.copy(ROOT / name, made / name)
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", made]

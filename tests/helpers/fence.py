@@ -7,8 +7,9 @@ A preset is `quickstart`, `minilm`, `baselines`, `autodistill`, or one of autodi
 (`autodistil:tiny`, ...), each run with ":smoke" behind it. Kept of a run: the losses of
 metrics.jsonl but for `time`, front.json, the SHA-256 of every exported tensor, all results
 of fine-tuning; then the JSON of `cost` and of one `preflight`. Latencies are a function of
-the Arch here, since measured ones differ from run to run. A folder's name of a config's
-fields is compared under the names that they have now.
+the Arch here, since measured ones differ from run to run; the number of cores must be the
+same (`taskset -c 0 python ...`), since sums over threads depend on it. Names of fields are
+compared as they are now.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(os.environ.get("FENCE_ROOT", Path(__file__).parents[2]))
 PRESETS = ("quickstart", "minilm", "baselines", "autodistill") + tuple(
@@ -99,7 +101,26 @@ def _replace_latencies() -> None:
 
 def _losses(path: Path) -> list[dict]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+    return [
+        {_loss_name(k): v for k, v in line.items() if k != "time"} for line in lines
+    ]
+
+
+def _with_new_keys(value: Any, inside: str = "") -> Any:
+    """Keys of records under the names that they have now."""
+    if isinstance(value, list):
+        return [_with_new_keys(each, inside) for each in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {"reads": "attention_input", "heads": "reference_heads"}
+    renamed = renamed if inside == "sizes" else {}
+    return {renamed.get(k, k): _with_new_keys(v, k) for k, v in value.items()}
+
+
+def _loss_name(key: str) -> str:
+    role, _, loss = key.rpartition("/")
+    loss = {"words": "mlm", "next": "nsp"}.get(loss, loss)
+    return f"{role}/{loss}" if role else loss
 
 
 def _tensors(workdir: Path) -> dict[str, str]:
@@ -133,6 +154,13 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _renamed(fields: dict) -> dict:
+    """Fields and values under the names that they have now."""
+    from autodistill_jax.experiment.base_config import RENAMED_FIELDS, RENAMED_VALUES
+
+    fields = {RENAMED_FIELDS.get(name, name): value for name, value in fields.items()}
+    for name, values in RENAMED_VALUES.items():
+        if isinstance(fields.get(name), str):
+            fields[name] = values.get(fields[name], fields[name])
     return fields
 
 
@@ -144,6 +172,14 @@ def compare(old: Path, new: Path) -> int:
         if preset not in before:
             print(f"{preset}: only in {new}")
             continue
+        before[preset], after[preset] = (
+            _with_new_keys(run) for run in (before[preset], after[preset])
+        )
+        for run in (before[preset], after[preset]):
+            run["config"] = _renamed(run["config"])
+            run["losses"] = [
+                {_loss_name(k): v for k, v in line.items()} for line in run["losses"]
+            ]
         a, b = _flat_all(before[preset]), _flat_all(after[preset])
         lines = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
         for key in lines[:12]:

@@ -5,10 +5,17 @@ from pathlib import Path
 import pytest
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-needs_data = pytest.mark.skipif(
+_skip_without_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="the folder of real data sets is not beside this clone"
 )
-
-needs_squad = pytest.mark.skipif(
+_skip_without_squad = pytest.mark.skipif(
     not (DATA / "squad").is_dir(), reason="SQuAD is not beside this clone"
 )
+
+
+def needs_data(test):
+    return pytest.mark.real_data(_skip_without_data(test))
+
+
+def needs_squad(test):
+    return pytest.mark.real_data(_skip_without_squad(test))

@@ -39,7 +39,12 @@ OBJECTIVE = Objective(
         pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
     ),
 )
-SETTINGS = {"learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
+SETTINGS = {
+    "learning_rate": 1e-3,
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.01,
+    "grad_clip_norm": 1.0,
+}
 BATCH = 16
 
 
@@ -89,9 +94,9 @@ def losses(mesh, steps=STEPS, **more):
         state,
         inputs,
         steps,
-        what="test",
-        tell=lambda done, values: told.append(values["loss"]),
-        tell_every=1,
+        label="test",
+        log_fn=lambda done, values: told.append(values["loss"]),
+        log_every=1,
     )
     return told
 

@@ -16,7 +16,7 @@ from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.data import glue, loader, tokenization
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface
-from autodistill_jax.models import extract
+from autodistill_jax.models import encoder, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.train import losses
 
@@ -78,7 +78,7 @@ def test_minilm_sts_b(minilm):
         out = module.apply(
             {"params": params}, batch["input_ids"], batch["attention_mask"]
         )
-        return losses.mean_pool(out.hidden, batch["attention_mask"])
+        return encoder.mean_pool(out.hidden, batch["attention_mask"])
 
     def side(i):
         rows = tokenization.encode_texts(made, [pair[i] for pair in task.dev[0]], 64)
@@ -248,5 +248,5 @@ def test_a_cls_sentence_model(folder, tmp_path, minilm):
     loaded = huggingface.load_pretrained(str(folder))
     assert loaded.pooling == "cls" and loaded.embeds_sentences
     hidden, pooler = jnp.arange(12.0).reshape(1, 3, 4), jnp.ones((1, 4))
-    pooled = losses.pool_tokens(hidden, pooler, jnp.ones((1, 3)), loaded.pooling)
+    pooled = encoder.pool_tokens(hidden, pooler, jnp.ones((1, 3)), loaded.pooling)
     assert pooled.tolist() == [[0.0, 1.0, 2.0, 3.0]]

@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 from paths import ROOT
 
 from autodistill_jax.cli import main
 from autodistill_jax.interop import huggingface
+
+pytestmark = pytest.mark.e2e
 
 NAME = "3x192-h6-f768"
 
@@ -44,30 +47,30 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
         "--config.baselines=('distilbert','truncated')",
         f"--config.finetune.glue_dir={glue(tmp_path / 'glue')}",
         "--config.finetune.tasks=('rte',)",
-        "--config.finetune.predict=True",
+        "--config.finetune.glue_submission=True",
         "--config.rank.archs=2",
-        "--config.rank.bands=1",
+        "--config.rank.flops_bins=1",
         "--config.rank.task=rte",
         "--config.rank.proxies=('similarity','proxy')",
-        "--config.search.steps=2",
+        "--config.search.proxy_steps=2",
     ]
     assert run(workdir, *flags) == 0
     told = capfd.readouterr().err
-    assert "masked-word head: the teacher has none; training one" in told
+    assert "MLM head: the teacher has none; training one" in told
     for student in (NAME, f"distilbert-{NAME}", f"truncated-{NAME}"):
         assert (
             huggingface.load_pretrained(str(workdir / "students" / student)).arch.hidden
             == 192
         )
     words = json.loads((workdir / "teacher" / "words.json").read_text())
-    assert words["attention_mask"] == 5 * 8 * 32
+    assert words["tokens"] == 5 * 8 * 32
     home = workdir / "finetune" / NAME
     table = (home / "table.md").read_text()
     for text in (
         "| teacher |",
         "| DistilBERT (soft",
         " ± ",
-        "masked-word head: one, tied",
+        "masked-LM head: one, tied",
     ):
         assert text in table, text
     made = json.loads((home / "rte" / "student.json").read_text())

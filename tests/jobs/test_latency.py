@@ -8,15 +8,22 @@ from paths import ROOT
 
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
-from autodistill_jax.latency import calibration
-from autodistill_jax.latency import estimate as estimates
+from autodistill_jax.latency import calibration, estimate
 
 SMOKE = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
 
 
 def job(capfd, *flags):
     assert (
-        main(["autodistill_jax", "latency", SMOKE, "--config.latency.length=8", *flags])
+        main(
+            [
+                "autodistill_jax",
+                "latency",
+                SMOKE,
+                "--config.latency.max_seq_length=8",
+                *flags,
+            ]
+        )
         == 0
     )
     out, err = capfd.readouterr()
@@ -60,17 +67,17 @@ def stand_in(monkeypatch):
         made = {"source": "compiled", "device": target, "libtpu": "0", "batch": batch}
         return made | {"length": length, "dtype": dtype}
 
-    def estimate(arch, sizes, **given):
+    def fake_estimate(arch, sizes, **given):
         seconds = cost(arch, sizes, given["length"])["flops"] / 1e12
         names = ("", "cycles_", "roofline_", "optimal_")
         three = {f"{name}seconds": seconds for name in names}
         return {**three, "apart": 1.0, **conditions(**given)}
 
-    chip = estimates.CHIPS["v5e"]._replace(kind=jax.devices()[0].device_kind)
-    monkeypatch.setitem(estimates.CHIPS, "v5e", chip)
-    monkeypatch.setattr(estimates, "check_target", lambda target: None)
-    monkeypatch.setattr(estimates, "compiled_conditions", conditions)
-    monkeypatch.setattr(estimates, "estimate_latency", estimate)
+    chip = estimate.CHIPS["v5e"]._replace(kind=jax.devices()[0].device_kind)
+    monkeypatch.setitem(estimate.CHIPS, "v5e", chip)
+    monkeypatch.setattr(estimate, "check_target", lambda target: None)
+    monkeypatch.setattr(estimate, "compiled_conditions", conditions)
+    monkeypatch.setattr(estimate, "estimate_latency", fake_estimate)
 
 
 def test_job_calibrates(tmp_path, capfd, monkeypatch):
@@ -106,7 +113,7 @@ BAD = {
     "unknown name": (["--arch=enormous"], "known by name: agnostic"),
     "no runs": (["--arch=minilm", "--config.latency.runs=1"], "runs is 1; it must be"),
     "too long": (
-        ["--arch=minilm", "--config.latency.length=513"],
+        ["--arch=minilm", "--config.latency.max_seq_length=513"],
         "latency.max_seq_length is 513, more than the teacher's 512 positions",
     ),
     "calibrate nowhere": (["--calibrate"], "--calibrate needs --workdir"),

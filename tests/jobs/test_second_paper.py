@@ -9,6 +9,8 @@ from paths import ROOT
 from autodistill_jax.archs.space import Space
 from autodistill_jax.cli import main
 
+pytestmark = pytest.mark.e2e
+
 TINY = {
     "data.packages": "('scipy',)",
     "data.max_train_rows": "200",
@@ -106,7 +108,7 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
     assert (front["teacher"]["arch"]["layers"], len(front["trials"])) == (1, 2)
     # It has heads, and so what counts is what a student says of hidden words.
     assert all(
-        {"accuracy_words", "accuracy_next"} <= one.keys() for one in front["trials"]
+        {"accuracy_mlm", "accuracy_nsp"} <= one.keys() for one in front["trials"]
     )
     assert all(one["flops"] <= 3e6 for one in front["trials"])
     (student,) = (p for p in (tmp_path / "w" / "students").iterdir() if p.is_dir())

@@ -11,22 +11,27 @@ from jax import export
 from paths import ROOT
 from safetensors.numpy import load_file
 from tiny_networks import DIMS
+from tpu_compile import needs_libtpu
 
 from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_DIMS, cost
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface, stablehlo
-from autodistill_jax.latency import estimate as estimates
 from autodistill_jax.latency import hlo, measure
+from autodistill_jax.latency.estimate import (
+    CHIPS,
+    _abstract_weights,
+    _min_traffic_bytes,
+    _target_device,
+    check_target,
+    estimate_latency,
+    repair_optimal_seconds,
+)
 from autodistill_jax.models import extract
 
 SMOKE = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
 TINY = Arch(2, 24, 3, 48, 8)
-needs_libtpu = pytest.mark.skipif(
-    not util.find_spec("libtpu"),
-    reason="libtpu is not installed; pip install 'autodistill_jax[tpu]'",
-)
 
 # libtpu 0.0.42.1's text of 7 x tanh(x @ w) + i and a scan over 5 x x @ w, a softmax
 # behind them, for v5e; shortened.
@@ -71,28 +76,28 @@ def test_cycles_are_those_of_what_runs():
 
 
 def test_optimal_seconds_without_the_minus_ones():
-    assert np.isclose(estimates.repair_optimal_seconds(-4.999185), 0.000815)
-    assert estimates.repair_optimal_seconds(0.0031) == 0.0031
-    assert estimates.repair_optimal_seconds(0.8) == 0.8
+    assert np.isclose(repair_optimal_seconds(-4.999185), 0.000815)
+    assert repair_optimal_seconds(0.0031) == 0.0031
+    assert repair_optimal_seconds(0.8) == 0.8
 
 
 def test_the_bytes_that_must_move():
     """All weights but the pooler's and the rows that are not looked up, and the result."""
-    weights = jax.eval_shape(lambda: estimates._abstract_weights(TINY, DIMS, "float32"))
+    weights = jax.eval_shape(lambda: _abstract_weights(TINY, DIMS, "float32"))
     unread = (DIMS.vocab - 8) + (DIMS.positions - 8)
     pooler = TINY.hidden + 1
     words = cost(TINY, DIMS)["params"] - TINY.hidden * (unread + pooler)
     words += 8 * TINY.hidden
-    assert estimates._min_traffic_bytes(weights, TINY, 1, 8) == 4 * words
+    assert _min_traffic_bytes(weights, TINY, 1, 8) == 4 * words
     # A larger batch reads more words, and the weights no more than once.
     words += 3 * 8 * TINY.hidden + (32 - 8) * TINY.hidden
-    assert estimates._min_traffic_bytes(weights, TINY, 4, 8) == 4 * words
+    assert _min_traffic_bytes(weights, TINY, 4, 8) == 4 * words
 
 
 def test_the_chips_are_those_that_jax_knows():
     from jax.experimental.pallas import tpu
 
-    for name, chip in estimates.CHIPS.items():
+    for name, chip in CHIPS.items():
         known = tpu.get_tpu_info_for_chip(tpu.ChipVersion(name), 1)
         cores = 2 if name in ("v4", "v5p") else 1  # JAX counts them one by one.
         assert np.isclose(chip.peak, cores * known.bf16_ops_per_second, rtol=0.02)
@@ -114,11 +119,11 @@ def test_only_known_targets(capfd):
     assert main(["autodistill_jax", "latency", *flags]) == 2
     assert "must be one of '', v4i, v4, v5e, v5p, v6e" in capfd.readouterr().err
     with pytest.raises(UserError, match="one of v4i, v4, v5e"):
-        estimates.check_target("v9")
+        check_target("v9")
 
 
 def estimate(arch, dims=DIMS, target="v5e", batch=1, dtype="float32"):
-    return estimates.estimate_latency(
+    return estimate_latency(
         arch, dims, target=target, batch=batch, length=8, dtype=dtype
     )
 
@@ -163,7 +168,7 @@ def test_no_pass_reorders_the_word_table(target):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("target", estimates.CHIPS)
+@pytest.mark.parametrize("target", CHIPS)
 def test_every_chip_and_family(target):
     sizes = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=8)
     made = estimate(MobileArch(1, 24, 16, 2, 32, 2), sizes, target)
@@ -183,9 +188,7 @@ def test_a_served_program_compiles_for_v5e(tmp_path, minilm, batch):
     weights = load_file(tmp_path / "s" / "model.safetensors")
     rows = jax.ShapeDtypeStruct((batch, 16), np.int32)
     args = (weights, rows, rows, rows)
-    made = measure.lower_for_device(
-        student.call, args, estimates._target_device("v5e")
-    ).compile()
+    made = measure.lower_for_device(student.call, args, _target_device("v5e")).compile()
     hidden = made.out_info["last_hidden_state"]
     assert hidden.shape == (batch, 16, 64)
     (device,) = made.output_shardings["last_hidden_state"].device_set
@@ -203,9 +206,7 @@ def test_what_does_not_fit_is_told_with_its_bytes():
 
 @needs_libtpu
 def test_a_chip_that_libtpu_does_not_know(monkeypatch):
-    monkeypatch.setitem(
-        estimates.CHIPS, "v9", estimates.CHIPS["v5e"]._replace(topology="v9:1x1")
-    )
+    monkeypatch.setitem(CHIPS, "v9", CHIPS["v5e"]._replace(topology="v9:1x1"))
     with pytest.raises(UserError, match="does not know v9 .*try another of v4i, v4"):
         estimate(TINY, target="v9")
 

@@ -175,7 +175,7 @@ def test_a_table_never_takes_one_source_for_the_other(monkeypatch, tmp_path):
     assert table.find_latency(known, Arch(2, 24, 3, 48, 16), DIMS, HERE) is None
     assert table.find_latency(known, ARCH, DIMS._replace(vocab=61), HERE) is None
     # The teacher's heads only matter to the paper's count.
-    assert table.find_latency(known, ARCH, DIMS._replace(heads=3), HERE)
+    assert table.find_latency(known, ARCH, DIMS._replace(reference_heads=3), HERE)
 
 
 def test_a_table_of_before_is_an_empty_one(tmp_path):

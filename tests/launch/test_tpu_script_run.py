@@ -8,6 +8,8 @@ import time
 import pytest
 from fake_gcloud import CONFIG, JOB, NASTY, OLD_PYTHON, WORKDIR, both, last
 
+pytestmark = pytest.mark.e2e
+
 
 def test_run_makes_sets_up_and_runs_with_every_character(cloud):
     (cloud.stub / "queue").write_text("GONE\nPROVISIONING\n")

@@ -61,11 +61,11 @@ def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
 
 
 def test_the_head_that_was_trained_first_is_told():
-    words = {"steps": 300, "attention_mask": 307200, "params": 11, "accuracy": 0.25}
+    words = {"steps": 300, "tokens": 307200, "params": 11, "accuracy": 0.25}
     told = " ".join(tables.table_notes(TASKS, words))
     assert "307,200 tokens" in told and "25.0%" in told
     assert "4,096 training and 872 dev rows" in told
-    assert "masked-word" not in " ".join(tables.table_notes(TASKS, None))
+    assert "masked-LM" not in " ".join(tables.table_notes(TASKS, None))
 
 
 def settings(**more):

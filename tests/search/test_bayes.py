@@ -302,7 +302,7 @@ def test_no_numbers_one_point_or_a_foreign_axis_are_refused():
         bayes.BayesSampler(space(kind=("relu", "gelu"), heads=(1, 2)))
     with pytest.raises(UserError, match="one point"):
         bayes.BayesSampler(space(heads=(2,)))
-    with pytest.raises(UserError, match="depth is no axis"):
+    with pytest.raises(UserError, match="depth is not an axis"):
         study_of(SMALL).ask(space(depth=(1, 2)))
 
 

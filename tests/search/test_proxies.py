@@ -11,7 +11,7 @@ from autodistill_jax import metrics
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.models import build, extract
+from autodistill_jax.models import build, encoder, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.search import proxies, ranking
 from autodistill_jax.search.proxy_finetune import parallel_finetune
@@ -27,9 +27,9 @@ TUNING = {
     "steps": 8,
     "batch_size": 8,
     "learning_rate": 1e-2,
-    "warmup": 0.0,
+    "warmup_ratio": 0.0,
     "weight_decay": 0.01,
-    "clip": 1.0,
+    "grad_clip_norm": 1.0,
 }
 
 
@@ -77,7 +77,7 @@ def embeddings(module, params, rows):
         jnp.asarray(rows["attention_mask"]),
     )
     return out, np.asarray(
-        losses.mean_pool(out.hidden, jnp.asarray(rows["attention_mask"]))
+        encoder.mean_pool(out.hidden, jnp.asarray(rows["attention_mask"]))
     )
 
 
@@ -227,7 +227,7 @@ def test_archs_are_drawn_evenly_over_bands_of_flops():
 def test_proxies_that_cannot_be_are_refused():
     for name, task, match in (
         ("loss", "", "one of agnostic, proxy"),
-        ("pooled", "", "no pooled term"),
+        ("pooled", "", "no pooled loss"),
         ("proxy", "", "needs a labelled task"),
     ):
         with pytest.raises(UserError, match=match):

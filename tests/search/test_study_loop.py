@@ -116,7 +116,7 @@ def test_other_samplers_repeat_themselves_for_nothing(study, name):
     # A repeat tells all that its first trial told.
     assert all(one.user_attrs["params"] == 7 for one in study.trials)
     # Going on in a new process is not to say the same again.
-    again = study_loop.make_sampler(name, SPACE, 0, None, begun=30)
+    again = study_loop.make_sampler(name, SPACE, 0, None, num_trials=30)
     study.sampler, before = again, len(seen)
     study_loop.run_study(study, SPACE, 33, latency=latency, evaluate=evaluate)
     last = [tuple(one.params.items()) for one in study.trials]
@@ -138,16 +138,18 @@ def test_a_stop_hands_its_trial_on(study):
 
 def test_another_budget_starts_from_what_is_known(study, tmp_path):
     """Trials under other bounds are data, and do not count among the study's own."""
-    assert study_loop.warm_start(study, "a kin", SPACE, lambda arch: True, None) == 0
+    assert study_loop.warm_start(study, "a family", SPACE, lambda arch: True, None) == 0
     study_loop.run_study(study, SPACE, 8, latency=latency, evaluate=proxy)
     tight = open_study(tmp_path, SPACES, "tight", "", "latency_ms")
     tight.sampler = study_loop.make_sampler("bayes", SPACE, 0, lambda arch: True)
     fit = [one for one in study.trials if one.values[1] <= 16]
-    assert study_loop.warm_start(tight, "a kin", SPACE, lambda arch: True, 16.0) == len(
-        fit
-    )
+    assert study_loop.warm_start(
+        tight, "a family", SPACE, lambda arch: True, 16.0
+    ) == len(fit)
     other = open_study(tmp_path, SPACES, "other", "", "latency_ms")
-    assert study_loop.warm_start(other, "no kin", SPACE, lambda arch: True, None) == 0
+    assert (
+        study_loop.warm_start(other, "no family", SPACE, lambda arch: True, None) == 0
+    )
     assert not study_loop.counted_trials(tight) and len(
         study_loop.finished_trials(tight)
     ) == len(fit)
@@ -156,10 +158,10 @@ def test_another_budget_starts_from_what_is_known(study, tmp_path):
     tried = [tuple(one.params.items()) for one in tight.trials]
     assert len(set(tried)) == len(tried) == len(fit) + 3
     # A sampler that repeats what is inherited comes to an end all the same.
-    study.set_user_attr("kin", "a kin")
+    study.set_user_attr(study_loop._STUDY_FAMILY, "a family")
     again = open_study(tmp_path, SPACES, "again", "", "latency_ms")
     again.sampler = study_loop.make_sampler("random", SPACE, 0, None)
-    study_loop.warm_start(again, "a kin", SPACE, lambda arch: True, None)
+    study_loop.warm_start(again, "a family", SPACE, lambda arch: True, None)
     study_loop.run_study(again, SPACE, 20, latency=latency, evaluate=proxy)
     assert len(study_loop.counted_trials(again)) == 20
 
@@ -179,7 +181,7 @@ def test_a_trial_that_another_took_over_is_let_go(study):
     def evaluate(arch):
         (mine,) = study.get_trials(states=(TrialState.RUNNING,))
         if mine.number == 0:
-            assert study_loop._requeue(study, 0, again=mine.params)
+            assert study_loop._requeue(study, 0, params=mine.params)
         return proxy(arch)
 
     study_loop.run_study(study, SPACE, 3, latency=latency, evaluate=evaluate)

@@ -15,16 +15,20 @@ from autodistill_jax.train import classification, optimizer
 
 SETTINGS = {
     "learning_rate": 1e-2,
-    "warmup": 0.2,
+    "warmup_ratio": 0.2,
     "weight_decay": 0.01,
-    "clip": 1.0,
+    "grad_clip_norm": 1.0,
 }
 
 
 @pytest.mark.parametrize("arch", [BIG, MobileArch(2, 8, 4, 2, 6, 3)])
 def test_only_matrices_decay(arch):
     axes = build.param_axes(build.build_module(arch, DIMS._replace(embedding=10)))
-    settings = SETTINGS | {"learning_rate": 1.0, "warmup": 0.0, "weight_decay": 0.5}
+    settings = SETTINGS | {
+        "learning_rate": 1.0,
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.5,
+    }
     moves = optimizer.make_optimizer(settings, 100, axes)
     params = {name: jnp.ones([2] * len(names)) for name, names in axes.items()}
     zeros = jax.tree.map(jnp.zeros_like, params)

@@ -14,8 +14,7 @@ from autodistill_jax.models import build, extract, heads
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.models.heads import encoder_params
 from autodistill_jax.train import distillation, sandwich
-from autodistill_jax.train import objective as objectives
-from autodistill_jax.train.objective import Objective
+from autodistill_jax.train.objective import LOSSES, Objective
 
 SPECIAL = SpecialTokens(pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3)
 TEACHER = Arch(4, 32, 4, 64, 8)
@@ -80,7 +79,7 @@ def networks():
 
 
 ALL_TERMS = Objective(
-    {term: 1.0 for term in objectives.LOSSES},
+    {term: 1.0 for term in LOSSES},
     relation_heads=4,
     layer_map=(1, 3),
     mlm_probability=0.3,
@@ -99,7 +98,7 @@ def made():
         STUDENT,
     )
     batch = texts() | {"next_sentence_label": jnp.arange(64) % 2}
-    batch = distillation.shown(batch, ALL_TERMS, DIMS.vocab, jax.random.key(1))
+    batch = ALL_TERMS.mask_tokens(jax.random.key(1), batch, DIMS.vocab)
     own = distillation.init_projections(ALL_TERMS, 24, 32, head(32, 32))
     target = distillation.teacher_targets(module, params, batch, ALL_TERMS)
     small = Bert(STUDENT, DIMS)
@@ -216,7 +215,7 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     superlm = Bert(big, DIMS, space=space)
     inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
     own = distillation.init_projections(objective, big.hidden, 32, head(32, 32))
-    batch = distillation.shown(texts(8), objective, DIMS.vocab, jax.random.key(1))
+    batch = objective.mask_tokens(jax.random.key(1), texts(8), DIMS.vocab)
     target = distillation.teacher_targets(module, params, batch, objective)
     arch = Arch(2, 16, 2, 24, 8)
     one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))

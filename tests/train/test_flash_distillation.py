@@ -26,11 +26,11 @@ OBJECTIVE = Objective(
 )
 SETTINGS = {
     "block_steps": 40,
-    "steps": 60,
+    "last_stage_steps": 60,
     "learning_rate": 3e-3,
-    "warmup": 0.1,
+    "warmup_ratio": 0.1,
     "weight_decay": 0.01,
-    "clip": 1.0,
+    "grad_clip_norm": 1.0,
 }
 
 
@@ -151,7 +151,7 @@ def test_a_transfer_brings_the_student_nearer(transfer, rows):
     start[flash_distillation.BLOCK_PROJECTIONS] = jnp.tile(
         jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
     )
-    made = run(transfer, rows, 1.0, judge=judge)
+    made = run(transfer, rows, 1.0, on_blocks_end=judge)
     after, reached = seen
     assert reached < 0.8 * loss(start)
     # All blocks are done then; the pooler and the head learn in the last stage alone.
@@ -180,10 +180,10 @@ def test_a_stopped_transfer_goes_on_the_same(transfer, rows, tmp_path):
 
     for stop in (4, 11):  # Where the second block begins, and in the last stage.
         with pytest.raises(Stop):
-            run(transfer, rows, kept=kept, save_every=1, tell=until(stop))
+            run(transfer, rows, checkpoints=kept, save_every=1, log_fn=until(stop))
         kept.wait_until_finished()
         assert kept.latest_step() == stop
-    again = run(transfer, rows, kept=kept, save_every=1)
+    again = run(transfer, rows, checkpoints=kept, save_every=1)
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
 
 
@@ -191,21 +191,21 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     """With a head 1 - accuracy, without one the blocks' loss and no last stage."""
     asked = []
 
-    def no_training(transfer, feed, settings, fraction, *rest, judge):
+    def no_training(transfer, feed, settings, fraction, *rest, on_blocks_end):
         asked.append((fraction, dict(transfer.objective.weights)))
         params = dict(transfer.params)
         params[flash_distillation.BLOCK_PROJECTIONS] = jnp.tile(
             jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
         )
-        judge(params)
+        on_blocks_end(params)
         return params
 
     monkeypatch.setattr(flash_distillation, "train_blockwise", no_training)
     mesh = mesh_of(1)
-    settings = SETTINGS | {"fraction": 0.05, "batch_size": 8, "stop": 0.5}
+    settings = SETTINGS | {"step_fraction": 0.05, "batch_size": 8, "prune_factor": 0.5}
     args = (loader.train_batches(rows, 8, 0), rows, settings, mesh, 0, "flash")
     made = proxy_flash.flash_proxy(transfer, *args)
-    both = [made["accuracy_words"], made["accuracy_next"]]
+    both = [made["accuracy_mlm"], made["accuracy_nsp"]]
     assert made["proxy"] == 1 - np.mean(both) and 0.3 < made["proxy"] <= 1
     headless = OBJECTIVE._replace(weights={"mlm": 1.0})
     other = proxy_flash.flash_proxy(transfer._replace(objective=headless), *args)
@@ -214,7 +214,7 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     with pytest.raises(
         TrialPruned, match=r"over flash_distillation.prune_factor 0.5 times the median"
     ):
-        proxy_flash.flash_proxy(transfer, *args, others=[other["transfer"]])
+        proxy_flash.flash_proxy(transfer, *args, finished_losses=[other["transfer"]])
 
 
 def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):

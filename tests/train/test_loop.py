@@ -17,20 +17,20 @@ from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.search import proxies
 from autodistill_jax.train import checkpoint, distillation, loop, optimizer, sandwich
-from autodistill_jax.train import objective as objectives
+from autodistill_jax.train.objective import parse_objective
 
 SETTINGS = {
-    "terms": "relation+hidden+10*pooled",
+    "losses": "relation+hidden+10*pooled",
     "relation_form": "minilmv2",
     "relation_heads": 4,
     "relation_pairs": "qq+kk+vv",
-    "hide": 0.0,
-    "hide_at_most": 20,
+    "mlm_probability": 0.0,
+    "max_predictions_per_seq": 20,
     "temperature": 2.0,
     "learning_rate": 1e-2,
-    "warmup": 0.2,
+    "warmup_ratio": 0.2,
     "weight_decay": 0.01,
-    "clip": 1.0,
+    "grad_clip_norm": 1.0,
 }
 TEACHER = Arch(4, 32, 4, 64, 8)
 SPECIAL = tokenization.SpecialTokens(
@@ -64,9 +64,7 @@ class Run:
         self.teacher_params = {
             k: v * 10 if k.endswith("kernel") else v for k, v in params.items()
         }
-        self.objective = objectives.parse_objective(
-            SETTINGS, [SPACE], kind("mean", True)
-        )
+        self.objective = parse_objective(SETTINGS, [SPACE], kind("mean", True))
         self.superlm = Bert(BIG, DIMS, space=SPACE)
         self.moves = optimizer.make_optimizer(
             SETTINGS, STEPS, build.param_axes(self.superlm)
@@ -105,13 +103,13 @@ class Run:
             state,
             self.inputs,
             STEPS,
-            what="test",
+            label="test",
             start=start,
-            save=lambda i, s: kept and checkpoint.save_checkpoint(kept, i, s),
+            save_fn=lambda i, s: kept and checkpoint.save_checkpoint(kept, i, s),
             save_every=2,
-            tell=lambda done, values: self.losses.append(values),
-            tell_every=1,
-            after=after,
+            log_fn=lambda done, values: self.losses.append(values),
+            log_every=1,
+            on_step_end=after,
         )
 
 
@@ -205,10 +203,10 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_kept(save_every, tell_ever
             {},
             lambda i: (np.float32(np.nan if i == 2 else 1),),
             8,
-            what="test",
-            save=lambda i, state: saved.append(i),
+            label="test",
+            save_fn=lambda i, state: saved.append(i),
             save_every=save_every,
-            tell_every=tell_every,
+            log_every=tell_every,
         )
     assert saved == [2] * (save_every == 2)
 
@@ -276,28 +274,26 @@ def test_the_sandwich_is_a_function_of_the_step():
 def test_objectives_follow_the_teachers_kind_and_refuse():
     def made(embeds=True, spaces=(SPACE,), special=None, **more):
         settings = SETTINGS | more
-        return objectives.parse_objective(
-            settings, spaces, kind("cls", embeds), special
-        )
+        return parse_objective(settings, spaces, kind("cls", embeds), special)
 
-    assert made(terms="auto").weights == {"relation": 1, "pooled": 10}
-    assert made(terms="auto", embeds=False).weights == {"relation": 1}
-    assert made(terms="0.5*hidden + 2*cosine").weights == {"hidden": 0.5, "cosine": 2}
+    assert made(losses="auto").weights == {"relation": 1, "pooled": 10}
+    assert made(losses="auto", embeds=False).weights == {"relation": 1}
+    assert made(losses="0.5*hidden + 2*cosine").weights == {"hidden": 0.5, "cosine": 2}
     assert made(relation_heads=0).relation_heads == TEACHER.heads
     one = Space((2,), (16,), (2,), (24,), head_size=8)
-    recipe = made(terms="distilbert", spaces=[one], special=SPECIAL)
+    recipe = made(losses="distilbert", spaces=[one], special=SPECIAL)
     assert recipe.weights == {"logits": 5, "mlm": 2, "cosine": 1}
     assert recipe.mlm_probability == 0.15
-    assert made(terms="tinybert", spaces=[one]).layer_map == (1, 3)  # 2 of 4 layers
+    assert made(losses="tinybert", spaces=[one]).layer_map == (1, 3)  # 2 of 4 layers
     for match, settings in (
-        ("all have weight 0", {"terms": "0*relation"}),
-        (r"distill\.terms has 'dance'", {"terms": "relation+dance"}),
+        ("all have weight 0", {"losses": "0*relation"}),
+        (r"distill\.losses has 'dance'", {"losses": "relation+dance"}),
         ("narrowest sub-network has 16 query channels", {"relation_heads": 17}),
         ("paper, code, minilmv2", {"relation_form": "x"}),
         (r"qq\+kk\+vv, qk\+vv", {"relation_pairs": "vv"}),
-        ("needs a space of one Arch", {"terms": "tinybert"}),
-        ("no token for a hidden word", {"terms": "distilbert"}),
-        ("needs hidden words", {"terms": "mlm", "special": SPECIAL}),
+        ("needs a space of one Arch", {"losses": "tinybert"}),
+        ("no mask token", {"losses": "distilbert"}),
+        ("needs masked tokens", {"losses": "mlm", "special": SPECIAL}),
     ):
         with pytest.raises(UserError, match=match):
             made(**settings)

@@ -16,19 +16,24 @@ from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.cli import main
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import teacher as teachers
+from autodistill_jax.experiment.teacher import pretraining_dims
 from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import pretrain as job
 from autodistill_jax.models import build, heads
 from autodistill_jax.train import distillation, loop, optimizer, pretraining
-from autodistill_jax.train import objective as objectives
+from autodistill_jax.train.objective import Objective
 
 SPECIAL = tokenization.SpecialTokens(
     pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
 )
 
 
-SETTINGS = {"learning_rate": 3e-3, "warmup": 0.1, "weight_decay": 0.01, "clip": 1.0}
+SETTINGS = {
+    "learning_rate": 3e-3,
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.01,
+    "grad_clip_norm": 1.0,
+}
 TOPICS, HALF = 4, 5
 
 
@@ -86,7 +91,7 @@ def test_it_learns_words_and_next_sentences():
             jax.random.fold_in(jax.random.key(0), i),
         ),
         steps,
-        what="toy",
+        label="toy",
     )
     after = right(state["params"])
     assert after["mlm"] > 0.6 and after["nsp"] > 0.8, after
@@ -130,7 +135,7 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
 def test_distillation_sees_the_types_of_pairs():
     module = build.build_module(Arch(1, 16, 2, 24, 8), DIMS)
     params, rows = start(module), jax.tree.map(jnp.asarray, toy(2, seed=3))
-    objective = objectives.Objective({"hidden": 1.0})
+    objective = Objective({"hidden": 1.0})
     inputs = (
         {"params": heads.encoder_params(params)},
         rows["input_ids"],
@@ -158,10 +163,10 @@ def flags(workdir, corpus, *more):
         f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke",
         f"--workdir={workdir}",
         f"--config.data.source={corpus}",
-        "--config.data.unit=pair",
+        "--config.data.row_format=pair",
         "--config.pretrain.arch=layers=1,hidden=16,heads=2,ffn=32",
         "--config.pretrain.steps=6",
-        "--config.pretrain.save_every=2",
+        "--config.pretrain.checkpoint_every_steps=2",
         *more,
     ]
 
@@ -183,7 +188,7 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
     )
     card = (done / "pretrained" / "README.md").read_text()
     assert re.search(r"6 steps of 8 rows of 32 tokens\s\(1,536 tokens\)", card)
-    assert "% of hidden words named right" in card and "next sentences told" in card
+    assert "% of masked tokens named right" in card and "next sentences told" in card
     lines = (done / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["job"] for line in lines} == {
         "pretrain", "pretrain/heldout",
@@ -203,7 +208,7 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
         f"--config.teacher={done / 'pretrained'}",
         "--config.pretrain.arch=",
         "--config.pretrain.learning_rate=0.0",
-        "--config.data.unit=chunk",
+        "--config.data.row_format=chunk",
         "--config.space.layers=(1,)",
         "--config.space.hidden=(16,)",
         "--config.space.ffn_ratio=(2.0,)",
@@ -229,7 +234,7 @@ def test_kill_and_resume_equals_uninterrupted(
             if count == dies:
                 raise KeyboardInterrupt
 
-        return whole(*args, **kwargs, after=after)
+        return whole(*args, **kwargs, on_step_end=after)
 
     monkeypatch.setattr(loop, "fit", dying)
     assert main(flags(tmp_path / "w", corpus)) == 130
@@ -246,8 +251,8 @@ def test_kill_and_resume_equals_uninterrupted(
 
 BAD = {
     "no steps": (["--config.pretrain.steps=0"], "pretrain.steps is 0, which means"),
-    "nothing hidden": (["--config.pretrain.hide=0.0"], "hide is 0.0; it must be from"),
-    "no Arch": (["--config.pretrain.arch=huge"], "pretrain.arch=huge is no Arch"),
+    "nothing hidden": (["--config.pretrain.mlm_probability=0.0"], "hide is 0.0; it must be from"),
+    "no Arch": (["--config.pretrain.arch=huge"], "pretrain.arch=huge is not a known Arch name"),
     "no stock class": (["--config.pretrain.arch=agnostic"], "with heads of 64; pre"),
     "narrow": (
         ["--config.pretrain.arch=layers=1,hidden=64,bottleneck=16,heads=2,ffn=8,stacks=1"],
@@ -282,16 +287,16 @@ def test_which_networks_it_trains(minilm):
         )
 
     own = minilm.arch, minilm.dims
-    assert teachers.pretraining_dims("", *own) == own
-    arch, sizes = teachers.pretraining_dims("mobilebert", *own)
+    assert pretraining_dims("", *own) == own
+    arch, sizes = pretraining_dims("mobilebert", *own)
     assert (arch.stacks, sizes.vocab, sizes.pooler) == (4, 30522, False)
-    arch, _ = teachers.pretraining_dims("layers=2,hidden=96,heads=4,ffn=8", *own)
+    arch, _ = pretraining_dims("layers=2,hidden=96,heads=4,ffn=8", *own)
     assert arch.head_size == 24
     job.check_pretrain(made("mobilebert", family="roberta"))
     for told, asked in (
         ("would be of the type roberta", made(family="roberta")),
         ("would be of the type electra", made("bert_base", family="electra")),
-        ("has no token for a hidden word", made(special=SPECIAL._replace(hide=None))),
+        ("has no mask token", made(special=SPECIAL._replace(hide=None))),
     ):
         with pytest.raises(UserError, match=told):
             job.check_pretrain(asked)

@@ -18,11 +18,11 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import squad, squad_windows, tokenization
 from autodistill_jax.data.squad import squad_score
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import qa_finetuning as job
+from autodistill_jax.experiment import qa_finetuning
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.train import question_answering as train
+from autodistill_jax.train import question_answering
 
 LONG = (
     " ".join(f"w{i}" for i in range(40))
@@ -176,7 +176,7 @@ BATCH = 16
 
 def rows_of(tokenizer, count=160, length=24):
     questions, dev = marked(count), marked(32, seed=1)
-    return train.SpanData(
+    return question_answering.SpanData(
         squad_windows.training_windows(tokenizer, questions, length),
         squad_windows.question_windows(tokenizer, dev, length),
         dev,
@@ -191,9 +191,9 @@ def test_an_encoder_learns_to_answer(wordpiece):
     params = build.init_params(module, jax.random.key(0))
     settings = {
         "learning_rate": 1e-3,
-        "warmup": 0.1,
+        "warmup_ratio": 0.1,
         "weight_decay": 0.01,
-        "clip": 1.0,
+        "grad_clip_norm": 1.0,
         "epochs": 3,
         "batch_size": BATCH,
     }
@@ -201,7 +201,7 @@ def test_an_encoder_learns_to_answer(wordpiece):
 
     def fine_tuned(rows, seeds=(0,), **more):
         given = {**settings, **more.pop("settings", {})}
-        return train.finetune_spans(
+        return question_answering.finetune_spans(
             module, lambda seed: params, rows, given, mesh, seeds, "test", **more
         )
 
@@ -231,14 +231,14 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     )
     settings = {
         "learning_rate": 5e-3,
-        "warmup": 0.1,
+        "warmup_ratio": 0.1,
         "weight_decay": 0.01,
-        "clip": 1.0,
+        "grad_clip_norm": 1.0,
         "epochs": 5,
         "batch_size": BATCH,
         "teacher": "full",
-        "squad_length": 24,
-        "squad_soft": 1.0,  # Nothing of the labels.
+        "squad_max_seq_length": 24,
+        "soft_label_weight": 1.0,  # Nothing of the labels.
     }
     experiment = SimpleNamespace(
         config=ConfigDict({"finetune": settings, "distill": {"temperature": 2.0}}),
@@ -249,7 +249,7 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     rows = rows_of(wordpiece)
 
     def one(model):
-        return job.finetune_squad(
+        return qa_finetuning.finetune_squad(
             experiment,
             module,
             source,
@@ -268,7 +268,9 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
     rows.train["label"][:] = 0  # No answer anywhere.
     student = one("student")
     assert student["parts"]["exact_match"] > 0.5 and student["score"] > 0.5
-    read = jax.jit(lambda params, batch: train.span_logits(module, params, batch))
+    read = jax.jit(
+        lambda params, batch: question_answering.span_logits(module, params, batch)
+    )
     for model, made in (("teacher", teacher), ("student", student)):
         kept = json.loads((tmp_path / f"predictions-{model}.json").read_text())
         found = squad_score(kept, rows.questions)

@@ -1,0 +1,116 @@
+"""What a run left in its workdir, as values: for Python and notebooks."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax import storage
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.experiment.results import read_results
+from autodistill_jax.experiment.workdir import arch_from_json, find_trial, read_front
+from autodistill_jax.report import tables
+from autodistill_jax.report.plots import front_figure
+
+
+class Result(NamedTuple):
+    """The outcome of a run, as far as its jobs have come.
+
+    Attributes:
+      workdir: where all of it lies, local or gs://.
+      student: the exported folder, local; None before the job export.
+      arch: the chosen one.
+      reason: why it was chosen, in words.
+      chosen: its trial: proxy, params, flops (multiply-adds), latency_ms, ...
+      teacher: the same figures of the teacher.
+      front: the trials on the front of proxy and cost, lowest proxy first.
+      trials: all trials under the budget.
+      proxy: what Archs were judged by.
+      latency: the conditions of the latencies: source ("measured" or "compiled"), device,
+        batch, length, dtype.
+      similarity: Spearman of text similarities with the teacher's, by model; {} before
+        the job export.
+      tasks: {labelled task: {model: result}}; {} before the job finetune.
+      report: report.html; None before the job report.
+    """
+
+    workdir: epath.Path
+    student: Path | None
+    arch: AnyArch
+    reason: str
+    chosen: dict[str, Any]
+    teacher: dict[str, Any]
+    front: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
+    proxy: str
+    latency: dict[str, Any]
+    similarity: dict[str, float]
+    tasks: dict[str, dict[str, dict]]
+    report: Path | None
+
+    def table(self) -> str:
+        """Costs of student and teacher, what the student keeps, and the labelled tasks,
+        as Markdown."""
+        length, source = self.latency["length"], self.latency["source"]
+        rows = [
+            [name, *tables.cost_cells(self.chosen, self.teacher, *cost)]
+            for name, *cost in (
+                ("parameters", "params", 1e6, "M", 2),
+                (f"multiply-adds, {length} tokens", "flops", 1e9, "G", 3),
+                (f"latency, {source}", "latency_ms", 1, "ms", 2),
+            )
+        ]
+        if self.similarity:
+            student = f"{self.similarity['student']:.3f}"
+            rows.append(["similarities (Spearman)", "1", student, ""])
+        text = tables.markdown_table(["", "teacher", "student", "share"], rows)
+        if self.tasks:
+            text += "\n" + tables.markdown_table(*tables.task_table(self.tasks))
+        return text
+
+    def plot_front(self) -> Any:
+        """The front as a matplotlib figure, which a notebook shows: proxy against latency
+        and against multiply-adds, the choice and the teacher."""
+        front = {
+            "trials": self.trials,
+            "teacher": self.teacher,
+            "latency": self.latency,
+            "proxy": self.proxy,
+        }
+        return front_figure(front, self.arch)
+
+
+def read_result(config: ConfigDict, workdir: epath.Path) -> Result:
+    """The result that the jobs run so far have left.
+
+    Args:
+      config: of the run, under which its Arch was chosen.
+      workdir: of the run.
+
+    Raises:
+      UserError: no search has chosen an Arch yet, or one under other settings.
+    """
+    front = read_front(config, workdir)
+    arch = arch_from_json(front["chosen"])
+    student = workdir / "students" / arch.name
+    similarity = student / "similarity.json"
+    scores = json.loads(similarity.read_text()) if similarity.exists() else {}
+    on_front = [trial for trial in front["trials"] if trial["on_front"]]
+    report = workdir / "report.html"
+    return Result(
+        workdir,
+        storage.local_copy(student) if scores else None,
+        arch,
+        front["reason"],
+        find_trial(front, arch),
+        front["teacher"],
+        sorted(on_front, key=lambda trial: trial["proxy"]),
+        front["trials"],
+        front["proxy"],
+        front["latency"],
+        {k: scores[k] for k in ("teacher", "student", "truncated") if k in scores},
+        read_results(config, workdir / "finetune" / arch.name),
+        storage.local_copy(report) if report.exists() else None,
+    )

@@ -1,0 +1,89 @@
+"""Does Python have the same door as the command line, and costs the import nothing?"""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from paths import ROOT
+
+import autodistill_jax as ad
+from autodistill_jax import log
+
+CONFIG = str(ROOT / "configs" / "quickstart.py") + ":smoke"
+
+
+def test_the_import_loads_nothing_and_knows_its_names():
+    code = "import sys, autodistill_jax; print([m for m in ('jax', 'flax', 'numpy') if m in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+    assert set(ad.__all__) <= set(dir(ad)) and all(getattr(ad, n) for n in ad.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ad.nothing  # noqa: B018
+
+
+def test_a_run_from_python_gives_its_result(tmp_path):
+    config = ad.load_config(CONFIG)
+    config.space.update(layers=(2,), hidden=(64,), ffn_ratio=(2.0,))
+    config.distill.steps = 2
+    config.finetune.tasks = ()
+    config.baselines = ()
+    assert ad.run(config, tmp_path / "w", job="distill") is None
+    result = ad.run(config, tmp_path / "w")
+    assert result.arch == ad.Arch(2, 64, 2, 128, head_size=32)
+    assert result.chosen in result.trials and result.front == [result.chosen]
+    assert result.student.name == result.arch.name and result.report.exists()
+    table = result.table()
+    assert "| parameters | 22.7" in table and "similarities (Spearman)" in table
+    assert len(result.plot_front().axes) == 2
+    student = ad.load_student(result.student)
+    assert student.arch == result.arch
+    vectors = ad.embed(student, ["One text.", "Another, longer text."])
+    assert vectors.shape == (2, 64)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    # Padding and the batch change nothing.
+    alone = ad.embed(student, ["One text."], max_seq_length=16)
+    assert np.allclose(vectors[0], alone[0], atol=1e-5)
+
+
+def test_what_prints_json_gives_it_too(capfd):
+    config = ad.load_config(CONFIG)
+    record = ad.run(config, None, job="cost", arch="minilm")
+    assert json.loads(capfd.readouterr().out) == record
+    assert record["arch"].startswith("layers=6,hidden=384") and record["flops"] > 1e9
+    with pytest.raises(ad.UserError, match="unknown job 'nothing'; one of run, "):
+        ad.run(config, None, job="nothing")
+    with pytest.raises(ad.UserError, match="the job search needs a workdir"):
+        ad.run(config, None, job="search")
+
+
+class Terminal:
+    """A stderr that says that it is a terminal, or not."""
+
+    def __init__(self, is_terminal):
+        self.text, self.is_terminal = "", is_terminal
+
+    def isatty(self):
+        return self.is_terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(is_terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal(is_terminal))
+    progress = log.Progress("distill", 3, interval_seconds=0.0)
+    log.say("in between")
+    for done in (1, 2, 3):
+        progress(done, "loss 0.5")
+    text = sys.stderr.text
+    assert ("\r" in text) == is_terminal and "in between\n" in text
+    assert "3/3" in text and "loss 0.5" in text
+    assert is_terminal or text.count("\n") == 4
