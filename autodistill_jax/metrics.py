@@ -81,7 +81,9 @@ def metric_parts(metric: str, labels, predictions) -> dict[str, float]:
 
 
 def kendall_tau(
-    x: Sequence[float], y: Sequence[float], pairs: np.ndarray | None = None
+    x: Sequence[float] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    pairs: np.ndarray | None = None,
 ) -> float:
     """Kendall's tau-b of two orders of the same things.
 

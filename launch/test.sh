@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs lint and all tests.
+# Sets up .venv and runs lint, types and all tests.
 #   ./launch/test.sh [pytest arguments ...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -7,5 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 prepare test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/mypy
 # Two at a time: most of a test is one core compiling.
 exec .venv/bin/python -m pytest -n 2 "$@"

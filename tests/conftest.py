@@ -22,6 +22,7 @@ import jaxtyping
 # Shapes written in public signatures are checked here, and only here.
 jaxtyping.install_import_hook(
     [
+        "autodistill_jax.interop.embedding",
         "autodistill_jax.train.losses",
         "autodistill_jax.models.bert",
         "autodistill_jax.models.heads",

@@ -101,7 +101,7 @@ class Budget:
         """
         reasons = []
         for key, bound in bounds.items():
-            nearest = min(table, key=lambda arch, key=key: table[arch].get(key, 0))
+            nearest = min(table, key=lambda arch: table[arch].get(key, 0))
             if table[nearest].get(key, 0) > bound:
                 reasons.append(
                     f"{key} <= {bound:.6g} excludes all {candidates}: the nearest, "
@@ -155,7 +155,7 @@ class AffordableArchs(Mapping[AnyArch, str]):
         self._spaces, self._budget = spaces, budget
         self._dims, self._length = dims, length
         bounds = budget.bounds(teacher)
-        self._bounds = {
+        self._bounds: dict[str, float] = {
             key: bounds[key] for key in ("params", "flops") if key in bounds
         }
         smallest = {space.smallest() for space in spaces.values()}

@@ -1,6 +1,6 @@
 """The static dimensions of a model, and the parameters and FLOPs of an Arch."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 
@@ -79,7 +79,7 @@ def student_dims(
 
 def cost(
     arch: AnyArch, dims: ModelDims | None = None, length: int = 128
-) -> dict[str, int | None]:
+) -> dict[str, Any]:
     """Parameters and FLOPs of one Arch, in both conventions.
 
     FLOPs are multiply-adds of one forward pass over one text, embeddings (look-ups)
@@ -102,9 +102,7 @@ def cost(
     return _bert_cost(arch, dims or BERT_DIMS, length)
 
 
-def _mobilebert_cost(
-    arch: MobileArch, dims: ModelDims, n: int
-) -> dict[str, int | None]:
+def _mobilebert_cost(arch: MobileArch, dims: ModelDims, n: int) -> dict[str, Any]:
     d, b, f, s = arch.hidden, arch.bottleneck, arch.ffn, arch.stacks
     embeddings = dims.vocab * dims.embedding + (3 * dims.embedding + 1) * d
     embeddings += (dims.positions + dims.types + 2) * d
@@ -135,7 +133,7 @@ def _mobilebert_cost(
     }
 
 
-def _bert_cost(arch: Arch, dims: ModelDims, n: int) -> dict[str, int | None]:
+def _bert_cost(arch: Arch, dims: ModelDims, n: int) -> dict[str, Any]:
     layers, hidden, ffn, width = arch.layers, arch.hidden, arch.ffn, arch.width
     e = dims.embedding or hidden
     embeddings = (dims.vocab + dims.positions + dims.types + 2) * e

@@ -1,5 +1,7 @@
 """Architectures and teachers known by name, and the two papers' spaces and results."""
 
+from typing import Any
+
 import numpy as np
 
 from autodistill_jax.archs.arch import BERT_BASE, AnyArch, Arch, MobileArch, parse_arch
@@ -11,7 +13,7 @@ _BERT_LARGE = Arch(layers=24, hidden=1024, heads=16, ffn=4096)
 
 
 # Each with its own head size, whatever the teacher's is.
-NAMED_ARCHS = {
+NAMED_ARCHS: dict[str, AnyArch] = {
     # What AutoDistil found under BERT-base (arXiv 2201.12507, section 4). Its ffn
     # widths are int(hidden * ratio), the ratios 4, 3, 4 and 3.5.
     "agnostic": Arch(layers=11, hidden=352, heads=10, ffn=1408),
@@ -43,7 +45,7 @@ NAMED_ARCHS = {
 # What sets those apart besides their Arch. IB-BERT-large teaches MobileBERT, and has
 # GELU and LayerNorm; MobileBERT-tiny's attention reads the block's own bottleneck. Like
 # Google's MobileBERT they have no layer on the first token.
-_OWN_DIMS = {
+_OWN_DIMS: dict[str, dict[str, Any]] = {
     "mobilebert": {"pooler": False},
     "mobilebert_tiny": {"attention_input": "bottleneck", "pooler": False},
     "ib_bert_large": {
@@ -126,10 +128,9 @@ def named_dims(text: str, shared: ModelDims) -> ModelDims:
     Returns:
       `shared`, with the Arch's own norm, activation and so on.
     """
-    heads = max(BERT_BASE.heads, named_arch(text).heads)
-    return shared._replace(
-        reference_heads=heads, **_OWN_DIMS.get(_normalized_name(text), {})
-    )
+    name = _normalized_name(text)
+    heads = max(BERT_BASE.heads, NAMED_ARCHS[name].heads)
+    return shared._replace(reference_heads=heads, **_OWN_DIMS.get(name, {}))
 
 
 def _normalized_name(text: str) -> str:
@@ -139,7 +140,7 @@ def _normalized_name(text: str) -> str:
 _QUARTER_RATIOS = tuple(1 + i / 4 for i in range(13))
 
 
-_ABLATION_AXES = {
+_ABLATION_AXES: dict[str, Any] = {
     "layers": tuple(range(1, 7)),
     "hidden": tuple(range(64, 769, 64)),
     "heads": tuple(range(1, 13)),

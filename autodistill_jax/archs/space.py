@@ -102,7 +102,7 @@ class Space:
         """The class of its Archs."""
         return MobileArch if self.bottleneck or self.stacks else Arch
 
-    def arch(self, sizes: Mapping[str, int]) -> AnyArch:
+    def arch(self, sizes: Mapping[str, float]) -> AnyArch:
         """The Arch of these sizes, {axis: size}, in this space's family."""
         own_sizes = {axis: int(sizes[axis]) for axis in self.family.axes}
         if self.family is MobileArch:
@@ -173,7 +173,7 @@ class Space:
 
     def axis_values_product(self, *axes: str) -> list[tuple[int, ...]]:
         """The tuples of sizes that these axes take together, smallest first."""
-        combinations = set()
+        combinations: set[tuple[int, ...]] = set()
         for hidden, later_axes in _axis_values(self).items():
             values = dict(zip(self.family.axes, (self.layers, (hidden,), *later_axes)))
             combinations.update(itertools.product(*(values[axis] for axis in axes)))
@@ -201,8 +201,10 @@ class Space:
             for axis, values in zip(
                 self.family.axes, (self.layers, (hidden,), *later_axes)
             ):
+                # mypy allows a union no field whose name is computed.
                 variants = (
-                    dataclasses.replace(closest, **{axis: v}) for v in sorted(values)
+                    dataclasses.replace(closest, **{axis: v})  # type: ignore[arg-type]
+                    for v in sorted(values)
                 )
                 closest = nearest_arch(variants, arch)
             candidates.append(closest)

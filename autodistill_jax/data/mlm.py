@@ -5,18 +5,19 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from autodistill_jax.data.tokenization import SpecialTokens
 
 
 def mask_tokens(
     key: jax.Array,
-    batch: Mapping[str, jax.Array],
-    special_tokens: SpecialTokens,
+    batch: Mapping[str, jax.Array | np.ndarray],
+    special_tokens: SpecialTokens | None,
     vocab: int,
     mlm_probability: float,
     max_predictions_per_seq: int,
-) -> dict[str, jax.Array]:
+) -> dict[str, jax.Array | np.ndarray]:
     """The batch with some of its tokens masked, anew for every key.
 
     Of the tokens chosen 80 % become the mask token, 10 % a random one, and 10 % stay
@@ -25,7 +26,7 @@ def mask_tokens(
     Args:
       key: of the choice.
       batch: `input_ids` and `attention_mask`, [B, L]; whatever else is in it stays.
-      special_tokens: of `tokenization.special_tokens`.
+      special_tokens: of `tokenization.special_tokens`; needed where tokens are chosen.
       vocab: how many tokens there are.
       mlm_probability: the fraction of a row's tokens that is chosen; at least one token
         where there is any. A Python float; 0: the batch comes back as it is.

@@ -305,6 +305,7 @@ def load_config(address: str) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"no config file {path}; give FILE.py or FILE.py:preset")
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # As of every .py file.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(preset.removeprefix(":"))

@@ -1,7 +1,8 @@
 """The experiment that a config describes: checked, its teacher loaded, for all jobs."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,9 @@ from autodistill_jax.models.build import Module
 from autodistill_jax.train.objective import Objective, parse_objective
 
 
-class Experiment(NamedTuple):
-    """A checked config and what it stands for: nothing in it can still be refused.
-
-    The fields with a default are None out of `load_teacher_side`, and never out of
-    `load_experiment`.
+@dataclasses.dataclass(frozen=True)
+class TeacherSide:
+    """What of a checked config hangs on no space: all that the job pretrain needs.
 
     Attributes:
       config: all fields, at their final values.
@@ -39,24 +38,14 @@ class Experiment(NamedTuple):
       tokenizer: the teacher's, a `tokenizers.Tokenizer`.
       special_tokens: its `tokenization.SpecialTokens`.
       mesh: the devices, along data, fsdp and tensor.
-      spaces: {name: Space}; a SuperLM each.
-      budget: bounds on the students' costs.
-      objective: the losses that students learn by.
-      affordable: {Arch under the budget: the name of its space}.
-      initial_params: what training starts from, (its Arch, its parameters).
     """
 
     config: ConfigDict
     named_teacher: huggingface.Teacher
     teacher: huggingface.Teacher
     tokenizer: Any
-    special_tokens: Any
+    special_tokens: tokenization.SpecialTokens
     mesh: jax.sharding.Mesh
-    spaces: dict[str, Space] | None = None
-    budget: Budget | None = None
-    objective: Objective | None = None
-    affordable: Mapping[AnyArch, str] | None = None
-    initial_params: tuple[AnyArch, dict] | None = None
 
     @property
     def teacher_name(self) -> str:
@@ -64,6 +53,34 @@ class Experiment(NamedTuple):
         if self.config.pretrain.steps:
             return f"{self.teacher.arch.name}, pre-trained in the same run"
         return self.config.teacher
+
+    def teacher_module(self) -> Module:
+        """The teacher's module, as distillation runs it."""
+        return build.build_module(
+            self.teacher.arch,
+            self.teacher.dims,
+            dtype=jnp.dtype(self.config.distill.compute_dtype),
+            mesh=self.mesh,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(TeacherSide):
+    """A checked config and what it stands for: nothing in it can still be refused.
+
+    Attributes:
+      spaces: {name: Space}; a SuperLM each.
+      budget: bounds on the students' costs.
+      objective: the losses that students learn by.
+      affordable: {Arch under the budget: the name of its space}.
+      initial_params: what training starts from, (its Arch, its parameters).
+    """
+
+    spaces: dict[str, Space]
+    budget: Budget
+    objective: Objective
+    affordable: Mapping[AnyArch, str]
+    initial_params: tuple[AnyArch, dict]
 
     @property
     def family(self) -> type[AnyArch]:
@@ -96,16 +113,7 @@ class Experiment(NamedTuple):
             remat=self.config.mesh.remat,
         )
 
-    def teacher_module(self) -> Module:
-        """The teacher's module, as distillation runs it."""
-        return build.build_module(
-            self.teacher.arch,
-            self.teacher.dims,
-            dtype=jnp.dtype(self.config.distill.compute_dtype),
-            mesh=self.mesh,
-        )
-
-    def cost(self, arch: AnyArch) -> dict[str, int]:
+    def cost(self, arch: AnyArch) -> dict[str, Any]:
         """The costs of a student, or of the teacher, see `cost.cost`."""
         dims = student_dims(self.teacher.dims, type(arch))
         return cost(arch, dims, self.config.latency.max_seq_length)
@@ -141,7 +149,7 @@ def load_experiment(
 
 def load_teacher_side(
     config: ConfigDict, workdir: epath.Path | None = None
-) -> Experiment:
+) -> TeacherSide:
     """What does not hang on a space: all that the job pretrain needs.
 
     Args:
@@ -149,7 +157,7 @@ def load_teacher_side(
       workdir: as of `load_experiment`.
 
     Returns:
-      The experiment up to its mesh; what follows is None.
+      The teacher's side of the experiment.
 
     Raises:
       UserError: whatever cannot work, in one line.
@@ -172,14 +180,14 @@ def load_teacher_side(
     mesh = sharding.make_mesh(config.mesh)
     check_batches(config, mesh)
     special_tokens = tokenization.special_tokens(tokenizer)
-    return Experiment(config, source, teacher, tokenizer, special_tokens, mesh)
+    return TeacherSide(config, source, teacher, tokenizer, special_tokens, mesh)
 
 
-def with_spaces(experiment: Experiment) -> Experiment:
+def with_spaces(teacher_side: TeacherSide) -> Experiment:
     """Adds all that hangs on the spaces.
 
     Args:
-      experiment: of `load_teacher_side`.
+      teacher_side: of `load_teacher_side`.
 
     Returns:
       The experiment, complete.
@@ -187,7 +195,7 @@ def with_spaces(experiment: Experiment) -> Experiment:
     Raises:
       UserError: as `load_experiment`.
     """
-    config, teacher = experiment.config, experiment.teacher
+    config, teacher = teacher_side.config, teacher_side.teacher
     spaces = spaces_from_config(config.space, teacher.arch)
     families = {type(teacher.arch), next(iter(spaces.values())).family}
     if config.budget.convention == "paper" and MobileArch in families:
@@ -199,7 +207,7 @@ def with_spaces(experiment: Experiment) -> Experiment:
         config.distill.to_dict(),
         list(spaces.values()),
         teacher,
-        experiment.special_tokens,
+        teacher_side.special_tokens,
     )
     if "nsp" in objective.weights and config.data.row_format != "pair":
         raise UserError(
@@ -212,7 +220,7 @@ def with_spaces(experiment: Experiment) -> Experiment:
             raise UserError(
                 f"distill.freeze names {name!r}; known: {', '.join(teacher.params)}"
             )
-    mesh = experiment.mesh
+    mesh = teacher_side.mesh
     for axis in teacher.arch.shardable_axes:
         sharding.check_tensor_split(mesh, axis, [getattr(teacher.arch, axis)])
     for space in spaces.values():
@@ -220,13 +228,16 @@ def with_spaces(experiment: Experiment) -> Experiment:
             sharding.check_tensor_split(
                 mesh, axis, [n for (n,) in space.axis_values_product(axis)]
             )
-    experiment = experiment._replace(
+    fields = dataclasses.fields(TeacherSide)
+    experiment = Experiment(
+        **{field.name: getattr(teacher_side, field.name) for field in fields},
         spaces=spaces,
         budget=Budget(**config.budget.to_dict()),
         objective=objective,
+        affordable={},
         initial_params=_initial_params(config, teacher, spaces),
     )
-    return experiment._replace(affordable=_affordable_archs(experiment))
+    return dataclasses.replace(experiment, affordable=_affordable_archs(experiment))
 
 
 def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -267,7 +278,7 @@ def spaces_from_config(settings: ConfigDict, teacher: AnyArch) -> dict[str, Spac
                 f"space.partition is {count}, which cuts spaces of BERTs, and the "
                 "teacher is a MobileBERT; give the space's axes instead"
             )
-        names = {3: ("tiny", "small", "base")}.get(count)
+        names: Sequence[str] | None = {3: ("tiny", "small", "base")}.get(count)
         names = names or [f"part{i}" for i in range(1, count + 1)]
         return dict(zip(names, published.partition(teacher, count)))
     grid["head_size"] = grid["head_size"] or teacher.head_size
@@ -341,8 +352,10 @@ def _random_but_word_embeddings(
     """Random weights of another family than the teacher's, but for the word embeddings:
     the teacher's along their main directions, as many as there is room for."""
     module = build.build_module(arch, dims)
-    params = build.init_params(module, jax.random.key(seed))
-    params = {name: np.asarray(value) for name, value in params.items()}
+    params = {
+        name: np.asarray(value)
+        for name, value in build.init_params(module, jax.random.key(seed)).items()
+    }
     embeddings = teacher.params["embeddings_word"]
     width = params["embeddings_word"].shape[1]
     if width <= embeddings.shape[1]:

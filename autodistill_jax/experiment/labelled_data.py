@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -34,9 +35,10 @@ def load_task(
     settings = config.finetune
     if name == "docs":
         packages = tuple(config.data.packages)
-        train, dev = docstrings.docstring_task(packages)
-        split = (tuple(map(list, zip(*side))) for side in (train, dev))
-        task = tasks.Task("docs", *split, len(packages), "accuracy", packages)
+        sides = docstrings.docstring_task(packages)
+        columns: list[Any] = [tuple(map(list, zip(*side))) for side in sides]
+        train, dev = columns
+        task = tasks.Task("docs", train, dev, len(packages), "accuracy", packages)
     elif name in glue.GLUE_TASKS:
         task = glue.load_glue_task(
             name, settings.glue_dir, config.data.download, label_names
@@ -177,8 +179,8 @@ def _encode_split(
 
     texts = texts[: limit or None]
     if bi_encoder:
-        rows = encoded([first for first, _ in texts])
-        second_rows = encoded([second for _, second in texts])
+        rows = encoded([pair[0] for pair in texts])
+        second_rows = encoded([pair[1] for pair in texts])
         rows |= {f"other_{name}": value for name, value in second_rows.items()}
     else:
         rows = encoded(texts)

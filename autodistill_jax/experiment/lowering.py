@@ -169,7 +169,7 @@ def _transfer_steps(experiment: Experiment) -> Iterator[tuple[str, LoweredStep]]
     sampled = [a for a in space.subset(_NUM_SAMPLED, config.seed) if a in affordable]
     sampled = sampled or [next(iter(affordable))]
     costs = {arch: _row_operations(experiment, arch) for arch in sampled}
-    arch = max(sampled, key=costs.get)
+    arch = max(sampled, key=lambda candidate: costs[candidate])
     transfer = programs.blockwise_transfer(experiment, arch)
     settings = programs.transfer_settings(experiment)
     steps = flash_distillation.transfer_steps(transfer, settings, 1.0)
@@ -267,7 +267,7 @@ def _abstract_batch(
     them."""
     data = experiment.config.data
     row_shape = (count, data.max_seq_length)
-    rows = {
+    rows: dict[str, tuple[tuple[int, ...], Any]] = {
         "input_ids": (row_shape, jnp.int32),
         "attention_mask": (row_shape, jnp.int8),
     }

@@ -3,9 +3,9 @@
 `jobs/preflight` compiles these very steps (see `lowering`) without running them.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -38,7 +38,7 @@ class TrainStep(NamedTuple):
       module: what is trained.
     """
 
-    step: Callable
+    step: jax.stages.Wrapped
     tx: optax.GradientTransformation
     params: dict
     frozen: dict
@@ -136,6 +136,7 @@ def pretraining_step(experiment: Experiment, start: huggingface.Teacher) -> Trai
         settings.max_predictions_per_seq,
         config.mesh.gradient_accumulation_steps,
     )
+    assert start.mlm_head is not None  # `pretraining_start` sees to it.
     params = {**start.params, **start.mlm_head, **(start.nsp_head or {})}
     return TrainStep(step, tx, params, {}, axes, {}, {}, module)
 

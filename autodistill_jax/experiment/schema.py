@@ -148,7 +148,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """A nested dict as {"distill.steps": 400, ...}, `prefix` before each name."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")

@@ -16,6 +16,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.interop import hf_config, huggingface
 from autodistill_jax.interop.hf_weights import FAMILIES
 from autodistill_jax.models import build, heads
+from autodistill_jax.models.build import Params
 
 
 def pretrained_folder(workdir: epath.Path) -> epath.Path:
@@ -124,6 +125,9 @@ def pretraining_start(
     check_pretraining(config, source)
     arch, dims = pretraining_dims(config.pretrain.arch, source.arch, source.dims)
     key = jax.random.key(config.seed)
+    params: Params
+    mlm_head: Params | None
+    nsp_head: Params | None
     from_source = not config.pretrain.arch
     if from_source:
         params, mlm_head, nsp_head = source.params, source.mlm_head, source.nsp_head

@@ -1,6 +1,6 @@
 """The unlabelled token rows of an experiment: cut once, kept in the workdir."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -56,7 +56,9 @@ def heldout_splits(experiment: Experiment, workdir: epath.Path) -> tuple[dict, d
     return split_heldout(experiment, text_rows(experiment, workdir, "heldout"))
 
 
-def split_heldout(experiment: Experiment, rows: dict) -> tuple[dict, dict]:
+def split_heldout(
+    experiment: Experiment, rows: Mapping[str, np.ndarray]
+) -> tuple[dict, dict]:
     """Splits held-out rows: the first `search.proxy_rows`, half of them at most, and
     what follows."""
     cut = min(experiment.config.search.proxy_rows, len(rows["input_ids"]) // 2)

@@ -115,7 +115,7 @@ def run_trials(
     Raises:
       UserError: no trial came to an end within the budget; no such storage.
     """
-    handlers = {
+    handlers: dict[str, Callable[..., Any]] = {
         "latency": latency,
         "evaluate": _evaluate_fn(experiment, workdir, superlms, task, stage),
     }

@@ -16,6 +16,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.interop import hf_config, hf_weights, sentence_transformers
 from autodistill_jax.interop.hf_config import is_stock, read_arch_and_dims
 from autodistill_jax.interop.hub import locate_teacher
+from autodistill_jax.models.build import Params
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -56,7 +57,7 @@ class Teacher(NamedTuple):
     folder: Path
     mlm_head: dict[str, np.ndarray] | None = None
     class_names: tuple[str, ...] | None = None
-    nsp_head: dict[str, np.ndarray] | None = None
+    nsp_head: Params | None = None
 
 
 def load_pretrained(name: str) -> Teacher:

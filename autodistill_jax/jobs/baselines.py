@@ -1,5 +1,7 @@
 """Job `baselines`: the chosen Arch by other methods, from the same teacher and text."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from etils import epath
@@ -91,7 +93,9 @@ def baseline_experiment(
     objective = parse_objective(
         settings, [space], experiment.teacher, experiment.special_tokens
     )
-    return experiment._replace(spaces={baseline: space}, objective=objective)
+    return dataclasses.replace(
+        experiment, spaces={baseline: space}, objective=objective
+    )
 
 
 def run_baselines(

@@ -14,7 +14,7 @@ from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import experiment as experiments
 from autodistill_jax.experiment import lowering, schema, trials
-from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.experiment import Experiment, TeacherSide
 from autodistill_jax.experiment.teacher import abstract_teacher
 from autodistill_jax.latency import estimate, hlo
 from autodistill_jax.latency import topology as topologies
@@ -123,7 +123,7 @@ def _abstract_experiment(
         pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
     )  # Numbers that cost nothing.
     experiment = experiments.with_spaces(
-        Experiment(config, teacher, teacher, None, special_tokens, mesh)
+        TeacherSide(config, teacher, teacher, None, special_tokens, mesh)
     )
     search = config.search
     proxies.check_proxy(

@@ -1,5 +1,7 @@
 """The module that computes an Arch, and its parameters: axes, init, stacking."""
 
+from collections.abc import Mapping
+
 import jax
 import numpy as np
 from flax import linen as nn
@@ -10,6 +12,7 @@ from autodistill_jax.models.bert import Bert
 from autodistill_jax.models.mobilebert import MobileBert
 
 Module = Bert | MobileBert
+Params = Mapping[str, jax.Array | np.ndarray]
 
 
 def build_module(arch: AnyArch, dims: ModelDims, **settings) -> Module:

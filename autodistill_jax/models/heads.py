@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -112,9 +113,9 @@ def slice_mlm_head(
 
 def mlm_logits(
     head: Mapping[str, Any],
-    embeddings: Float[Array, "V E"],
-    hidden: Float[Array, "B L D"],
-    masked_positions: Array,
+    embeddings: Float[Array | np.ndarray, "V E"],
+    hidden: Float[Array | np.ndarray, "B L D"],
+    masked_positions: Array | np.ndarray,
     n: Any,
     dims: ModelDims,
     dtype: Any = jnp.float32,
@@ -179,8 +180,8 @@ def init_nsp_head(hidden: int, key: jax.Array) -> dict[str, jax.Array]:
 
 
 def nsp_logits(
-    head: Mapping[str, Any], pooler: Float[Array, "B D"]
-) -> Float[Array, "B 2"]:
+    head: Mapping[str, Any], pooler: Float[Array | np.ndarray, "B D"]
+) -> Float[Array | np.ndarray, "B 2"]:
     """The next-sentence logits of `Outputs.pooler`.
 
     Args:

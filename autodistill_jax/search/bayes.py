@@ -4,7 +4,7 @@ import datetime
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -228,7 +228,9 @@ class BayesSampler(optuna.samplers.BaseSampler):
         fixed: Mapping,
     ) -> _Point:
         """The candidate, or neighbour of a good one, that promises most."""
-        constraints = [tuple(zip(*pairs)) for pairs in data.constraints.values()]
+        constraints: list[Sequence[Sequence[Any]]] = [
+            tuple(zip(*pairs)) for pairs in data.constraints.values()
+        ]
         if data.failed:
             fails = [1] * len(data.failed) + [-1] * len(data.points)
             constraints.append((data.failed + data.points, fails))
@@ -245,13 +247,15 @@ class BayesSampler(optuna.samplers.BaseSampler):
             # Moves start from measured points, too.
             scores.update(zip(data.points, rough(self._coordinates(data.points))))
             for _ in range(_MOVE_ROUNDS):
-                best = sorted(scores, key=scores.get)[-_MOVE_STARTS:]
+                ranked = sorted(scores, key=lambda point: scores[point])
+                best = ranked[-_MOVE_STARTS:]
                 near = self._neighbours(best, data.tried | scores.keys(), fixed)
                 if not near:
                     break
                 scores.update(zip(near, rough(self._coordinates(near))))
         untried = [point for point in scores if point not in data.tried]
-        finalists = sorted(untried, key=scores.get)[-_NUM_FINALISTS:]
+        ranked = sorted(untried, key=lambda point: scores[point])
+        finalists = ranked[-_NUM_FINALISTS:]
         return finalists[np.argmax(fine(self._coordinates(finalists)))]
 
 

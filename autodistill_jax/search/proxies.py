@@ -315,6 +315,8 @@ def _probe_proxy(inputs: ProxyInputs) -> Proxy:
 
 
 def _finetune_proxy(inputs: ProxyInputs) -> Proxy:
+    assert inputs.finetune_module is not None
+    assert inputs.task_data is not None and inputs.finetune_settings is not None
     run = parallel_finetune(
         inputs.finetune_module,
         inputs.params,

@@ -16,7 +16,7 @@ from autodistill_jax.train import flash_distillation, pretraining
 
 def flash_proxy(
     transfer: flash_distillation.BlockwiseTransfer,
-    train_batches: Sequence[Mapping[str, np.ndarray]],
+    train_batches: loader.TrainBatches,
     rows: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
     mesh: jax.sharding.Mesh,
@@ -150,7 +150,9 @@ def heldout_block_loss(
     return loss
 
 
-def block_loss_program(transfer: flash_distillation.BlockwiseTransfer) -> Callable:
+def block_loss_program(
+    transfer: flash_distillation.BlockwiseTransfer,
+) -> jax.stages.Wrapped:
     """The jitted loss(params, teacher_params, batch, k) of block k, [B]: one program
     for all blocks of a transfer."""
     return jax.jit(

@@ -1,6 +1,7 @@
 """The jitted programs of the proxies: one of the teacher, one of all sub-networks."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -14,7 +15,7 @@ from autodistill_jax.train.objective import Objective
 
 def loss_programs(
     module: Module, teacher: Module, objective: Objective
-) -> tuple[Callable, Callable]:
+) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """The programs of the proxies that are held-out losses.
 
     Args:
@@ -47,7 +48,7 @@ def loss_programs(
 
 def output_programs(
     module: Module, teacher: Module, objective: Objective, pooled: bool
-) -> tuple[Callable, Callable]:
+) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """The programs of the proxies that compare outputs.
 
     Args:
@@ -65,7 +66,8 @@ def output_programs(
         module: Module, params: dict, batch: Mapping, archs: AnyArch | None
     ) -> jax.Array:
         arch = None if archs is None else jax.tree.map(lambda x: x[0], archs)
-        out = module.apply(
+        apply: Callable[..., Any] = module.apply
+        out: encoder.Outputs = apply(
             {"params": encoder_params(params)},
             batch["input_ids"],
             batch["attention_mask"],

@@ -30,7 +30,7 @@ def draw_by_flops(
     """
     rng = np.random.default_rng(seed)
     ordered = sorted(flops, key=lambda arch: (flops[arch], arch))
-    band_of = {}
+    band_of: dict[Arch, int] = {}
     for band, part in enumerate(np.array_split(np.arange(len(ordered)), bands)):
         num_picks = count // bands + (band < count % bands)
         picks = rng.permutation(part)[:num_picks]
@@ -61,28 +61,28 @@ def rank_table(
       "tie" (the interval holds 0)}}}.
     """
     rng = np.random.default_rng(seed)
-    quality, bands = np.asarray(quality), np.asarray(bands)
-    draws = rng.integers(len(quality), size=(_NUM_BOOTSTRAPS, len(quality)))
+    qualities, arch_bands = np.asarray(quality), np.asarray(bands)
+    draws = rng.integers(len(qualities), size=(_NUM_BOOTSTRAPS, len(qualities)))
     table: dict[str, dict[str, Any]] = {name: {} for name in scores}
     for scope in ("overall", "within"):
 
         def same(picks, scope=scope):
-            inside = np.equal.outer(bands[picks], bands[picks])
+            inside = np.equal.outer(arch_bands[picks], arch_bands[picks])
             return inside.astype(float) if scope == "within" else None
 
-        all_archs = np.arange(len(quality))
+        all_archs = np.arange(len(qualities))
         admitted = [same(picks) for picks in draws]
         spread = {}
-        for name, values in scores.items():
-            values = np.asarray(values)
+        for name, arch_scores in scores.items():
+            values = np.asarray(arch_scores)
             spread[name] = np.asarray(
                 [
-                    kendall_tau(values[picks], quality[picks], pairs)
+                    kendall_tau(values[picks], qualities[picks], pairs)
                     for picks, pairs in zip(draws, admitted)
                 ]
             )
             table[name][scope] = {
-                "tau": kendall_tau(values, quality, same(all_archs)),
+                "tau": kendall_tau(values, qualities, same(all_archs)),
                 "interval": _interval(spread[name]),
             }
         for name in scores:

@@ -140,7 +140,7 @@ def run_study(
             time.sleep(min(1.0, HEARTBEAT_SECONDS))
             continue
         try:
-            trial = study.ask(search_distributions(space))
+            trial = study.ask(dict(search_distributions(space)))
         except bayes.SpaceExhausted as error:
             log.say(f"{stage}: {error}")
             exhausted = True
@@ -185,10 +185,10 @@ def _try_trial(
     except UpdateFinishedTrialError:
         raise
     except (UserError, RuntimeError, MemoryError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        trial.set_user_attr("error", reason)
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        trial.set_user_attr("error", message)
         study.tell(trial, state=TrialState.FAIL)
-        log.say(f"{label}: failed: {reason}")
+        log.say(f"{label}: failed: {message}")
 
 
 def _run_trial(
@@ -267,7 +267,7 @@ def warm_start(
             optuna.trial.create_trial(
                 values=t.values,
                 params=t.params,
-                distributions=search_distributions(space),
+                distributions=dict(search_distributions(space)),
                 user_attrs={**t.user_attrs, WARM_START: True},
                 constraints=_constraints(t.values[1], bound),
             )

@@ -9,7 +9,7 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import BERT_DIMS, ModelDims
 from autodistill_jax.models import elastic, encoder
-from autodistill_jax.models.build import Module
+from autodistill_jax.models.build import Module, Params
 from autodistill_jax.models.heads import (
     PROJECTION,
     encoder_params,
@@ -28,7 +28,7 @@ def init_projections(
     objective: Objective,
     student_hidden: int,
     teacher_hidden: int,
-    head: Mapping[str, jax.Array] | None = None,
+    head: Params | None = None,
     dims: ModelDims = BERT_DIMS,
 ) -> dict[str, jax.Array]:
     """What a student needs besides its network: projections and heads.

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
 from autodistill_jax.models import build
-from autodistill_jax.models.build import Module
+from autodistill_jax.models.build import Module, Params
 from autodistill_jax.models.heads import PROJECTION, encoder_params
 from autodistill_jax.train import checkpoint, loop, losses, optimizer, sandwich
 from autodistill_jax.train.objective import Objective
@@ -42,9 +42,9 @@ class BlockwiseTransfer(NamedTuple):
     """
 
     module: Module
-    params: Mapping[str, jax.Array]
+    params: Params
     teacher: Module
-    teacher_params: Mapping[str, jax.Array]
+    teacher_params: Params
     objective: Objective
     embeddings_copied: bool = False
     parts: int = 1
@@ -169,7 +169,7 @@ def lr_scales(
 
 def train_blockwise(
     transfer: BlockwiseTransfer,
-    train_batches: Sequence[Mapping[str, np.ndarray]],
+    train_batches: loader.TrainBatches,
     settings: Mapping[str, Any],
     fraction: float,
     mesh: jax.sharding.Mesh,
@@ -273,11 +273,11 @@ class TransferSteps(NamedTuple):
     """
 
     stages: list[int]
-    params: dict[str, jax.Array]
+    params: dict[str, jax.Array | np.ndarray]
     block_tx: optax.GradientTransformation
     last_tx: optax.GradientTransformation
-    block_step: Callable
-    last_step: Callable
+    block_step: jax.stages.Wrapped
+    last_step: jax.stages.Wrapped
 
 
 def transfer_steps(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import mlm
@@ -97,8 +98,8 @@ class Objective(NamedTuple):
         return any(LOSSES[name] == requirement for name in self.weights)
 
     def mask_tokens(
-        self, key: jax.Array, batch: Mapping[str, jax.Array], vocab: int
-    ) -> Mapping[str, jax.Array]:
+        self, key: jax.Array, batch: Mapping[str, jax.Array | np.ndarray], vocab: int
+    ) -> Mapping[str, jax.Array | np.ndarray]:
         """The batch as teacher and student see it: with tokens masked, where they are.
 
         Args:

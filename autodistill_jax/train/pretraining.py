@@ -4,7 +4,7 @@ BERT (arXiv 1810.04805, section 3.1); MobileBERT (arXiv 2004.02984) has the same
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -95,7 +95,7 @@ def make_pretraining_step(
     mlm_probability: float,
     max_predictions_per_seq: int,
     parts: int = 1,
-) -> Callable:
+) -> jax.stages.Wrapped:
     """The compiled step of pre-training.
 
     The loss is the mean cross-entropy of the masked tokens, masked anew at every step,
@@ -156,7 +156,7 @@ def pretraining_accuracies(
     params: Mapping[str, jax.Array],
     head: Mapping[str, jax.Array],
     rows: Mapping[str, np.ndarray],
-    special_tokens: SpecialTokens,
+    special_tokens: SpecialTokens | None,
     mesh: Mesh,
     *,
     mlm_probability: float = 0.15,
@@ -234,7 +234,7 @@ def _count_right(module, params, batch):
 def fit_mlm_head(
     module: Module,
     params: dict,
-    train_batches: Sequence[Mapping[str, np.ndarray]],
+    train_batches: loader.TrainBatches,
     held_out: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
     objective: Objective,

@@ -1,7 +1,7 @@
 """The training step of a SuperLM: the sandwich of largest, smallest and random."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def make_sandwich_step(
     objective: Objective,
     tx: optax.GradientTransformation,
     parts: int = 1,
-) -> Callable:
+) -> jax.stages.Wrapped:
     """The compiled training step of a SuperLM, or of one network.
 
     The teacher runs once; each sub-network in turn adds its gradient; one update.

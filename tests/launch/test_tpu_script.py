@@ -86,6 +86,8 @@ def test_the_runtime_of_each_type(cloud):
     for kind, runtime in RUNTIMES.items():
         _, out, _ = cloud.run("--dry-run", "create", TPU=kind, SPOT="0")
         assert f"--accelerator-type={kind} --runtime-version={runtime} --project" in out
+        # Behind the command it means the same.
+        assert cloud.run("create", "--dry-run", TPU=kind, SPOT="0")[1] == out
     _, out, _ = cloud.run("--dry-run", "create", TPU="v9-8", RUNTIME="r")
     assert "--runtime-version=r " in out
 

@@ -50,7 +50,7 @@ def arrays(arch):
 def test_sub_network_is_the_extracted_student(batch, reads, norm, monkeypatch):
     if reads == "bottleneck":  # Too many sizes for a branch each: rounded up to a tile.
         monkeypatch.setitem(elastic.BRANCH_LIMITS, "cpu", (3, 32))
-    sizes, traces = DIMS._replace(reads=reads, norm=norm), []
+    sizes, traces = DIMS._replace(attention_input=reads, norm=norm), []
     params, module = random(sizes), MobileBert(BIG, sizes, space=SPACE)
 
     @jax.jit

@@ -175,7 +175,7 @@ def test_words_logits_and_cosine_are_distilberts(made):
         return {k.removeprefix(prefix): v for k, v in tree.items() if prefix in k}
 
     ours = logits(mine.hidden, named(own, "mlm_"), student["embeddings_word"])
-    theirs = logits(full.hidden, named(params, "words_"), params["embeddings_word"])
+    theirs = logits(full.hidden, named(params, "mlm_"), params["embeddings_word"])
 
     def log_softmax(x):
         x = x - x.max(-1, keepdims=True)
