@@ -9,7 +9,7 @@ from etils import epath
 from autodistill_jax import log, storage
 from autodistill_jax.data import squad, squad_windows
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import results
+from autodistill_jax.experiment import finetune_results
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models.build import Module
@@ -122,7 +122,7 @@ def finetune_squad(
       label: of the log's lines.
 
     Returns:
-      As `results.summarize_seeds`.
+      As `finetune_results.summarize_seeds`.
     """
     frozen = model == "teacher" and settings["teacher"] == "frozen"
     if settings["soft_label_weight"] and model != "teacher":
@@ -133,14 +133,14 @@ def finetune_squad(
     seed_results = question_answering.finetune_spans(
         module, params, rows, settings, experiment.mesh, seeds, label, frozen
     )
-    best = results.best_seed(seed_results)
+    best = finetune_results.best_seed(seed_results)
     if model in ("student", "teacher") and not frozen:
         _save_span_model(experiment, folder / model, source, best.params)
     path = folder / f"predictions-{model}.json"
     storage.write_text(path, json.dumps(best.answers) + "\n")
     scores_text = ", ".join(f"{100 * x:.2f} {name}" for name, x in best.parts.items())
     log.say(f"{label}: {scores_text}; {path}")
-    return results.summarize_seeds(seed_results)
+    return finetune_results.summarize_seeds(seed_results)
 
 
 def window_counts(task: squad.Squad, rows: SpanData) -> dict[str, int]:

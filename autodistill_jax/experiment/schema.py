@@ -10,7 +10,7 @@ from autodistill_jax import multihost
 from autodistill_jax.data import corpus
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.base_config import RENAMED_FIELDS, RENAMED_VALUES
-from autodistill_jax.latency.estimate import CHIPS
+from autodistill_jax.latency.chips import CHIPS
 from autodistill_jax.metrics import METRICS
 
 _DTYPES = ("float32", "bfloat16")

@@ -89,6 +89,7 @@ def _download_from_hub(name: str) -> Path:
         f"teacher={name}: the hub has {', '.join(sorted(files))}, but no "
         "model.safetensors; pickled weights can run code when loaded: convert them "
         'once where you trust them, python -c "from transformers import AutoModel as '
-        f"M, AutoTokenizer as T; [k.from_pretrained('{name}').save_pretrained('teacher') "
+        f"M, AutoTokenizer as T; [k.from_pretrained('{name}').save_pretrained("
+        "'teacher') "
         'for k in (M, T)]", and give --config.teacher=./teacher'
     )

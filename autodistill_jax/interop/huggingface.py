@@ -37,8 +37,8 @@ class Teacher(NamedTuple):
       arch: its Arch.
       dims: its sizes that are not elastic.
       params: {name: f32 array} of the encoder, layers stacked.
-      pooling: what stands for a text, see `encoder.pool_tokens`: as the folder names it;
-        else "pooler", or "mean" where the weights have no pooler.
+      pooling: what stands for a text, see `encoder.pool_tokens`: as the folder names
+        it; else "pooler", or "mean" where the weights have no pooler.
       embeds_sentences: a sentence-embedding model (its folder names the pooling).
       folder: where it came from.
       mlm_head: the masked-LM head, where the checkpoint has one, see

@@ -15,10 +15,10 @@ from autodistill_jax import log, metrics, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import glue, loader, squad, tasks
 from autodistill_jax.experiment import (
+    finetune_results,
     fingerprints,
     labelled_data,
     qa_finetuning,
-    results,
 )
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.workdir import (
@@ -135,7 +135,7 @@ def run_finetune(
                         "task": task.name,
                         "model": model,
                         "metric": task.metric,
-                        "settings": results.result_settings(
+                        "settings": finetune_results.result_settings(
                             experiment.config, model, task.name
                         ),
                         **result,
@@ -156,7 +156,7 @@ def _write_tables(
     archs = student_archs(experiment.config, front)
     for arch in archs:
         folder = workdir / "finetune" / arch.name
-        if by_task := results.read_results(experiment.config, folder):
+        if by_task := finetune_results.read_results(experiment.config, folder):
             table = tables.markdown_table(*tables.task_table(by_task))
             notes = tables.table_notes(
                 by_task, labelled_data.mlm_head_report(experiment, workdir, by_task)
@@ -179,7 +179,7 @@ def _missing_models(
     """The models that lack their result on a task, in its folder, under these settings,
     or one of the submission files `keys`. What a student is compared with is made for
     the `first` one alone."""
-    done = results.results_in_folder(config, folder)
+    done = finetune_results.results_in_folder(config, folder)
 
     def submitted(model):
         # A head on the frozen teacher is there to compare with, and predicts nothing.
@@ -187,7 +187,7 @@ def _missing_models(
             return True
         return all(_submission_path(folder, model, key).exists() for key in keys)
 
-    models = results.compared_models(config) if first else ["student"]
+    models = finetune_results.compared_models(config) if first else ["student"]
     return [m for m in models if m not in done or not submitted(m)]
 
 
@@ -291,7 +291,7 @@ def _finetune_model(
         seeds,
         label,
     )
-    best = results.best_seed(seed_results)
+    best = finetune_results.best_seed(seed_results)
     if model == "student":
         _save_classifier(experiment, folder, source, best.params, task.labels, rows)
     for key, predictions in best.tests.items():
@@ -299,10 +299,10 @@ def _finetune_model(
         storage.write_text(_submission_path(folder, model, key), text)
     result = {
         "how": method,
-        "more": results.mean_figures([seed.more for seed in seed_results]),
+        "more": finetune_results.mean_figures([seed.more for seed in seed_results]),
     }
     similarity = _cosine_spearman(experiment, module, params(config.seed), task)
-    return counts | results.summarize_seeds(seed_results) | result | similarity
+    return counts | finetune_results.summarize_seeds(seed_results) | result | similarity
 
 
 def _cosine_spearman(

@@ -14,7 +14,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import arch_flag, schema
 from autodistill_jax.experiment.experiment import latency_conditions
 from autodistill_jax.experiment.workdir import open_workdir, write_config
-from autodistill_jax.latency import calibration, estimate, table
+from autodistill_jax.latency import calibration, chips, estimate, table
 from autodistill_jax.models import build
 from autodistill_jax.search import ranking
 
@@ -104,7 +104,7 @@ def _calibrate(
     """
     measured_here = conditions._replace(target="")
     target = conditions.target
-    if target and jax.devices()[0].device_kind != estimate.CHIPS[target].kind:
+    if target and jax.devices()[0].device_kind != chips.CHIPS[target].kind:
         raise UserError(
             f"latency.target is {target} and the device at hand "
             f"{measured_here.conditions()['device']}; calibrate on that TPU, or leave "

@@ -16,7 +16,7 @@ from autodistill_jax.experiment import experiment as experiments
 from autodistill_jax.experiment import lowering, schema, trials
 from autodistill_jax.experiment.experiment import Experiment, TeacherSide
 from autodistill_jax.experiment.teacher import abstract_teacher
-from autodistill_jax.latency import estimate, hlo
+from autodistill_jax.latency import chips, estimate, hlo
 from autodistill_jax.latency import topology as topologies
 from autodistill_jax.search import proxies
 
@@ -35,9 +35,9 @@ class _PreflightPlan(NamedTuple):
     limit: int | None
 
     @property
-    def chip(self) -> estimate.Chip | None:
+    def chip(self) -> chips.Chip | None:
         """What one chip of the slice can do; None: the devices at hand."""
-        return estimate.CHIPS[self.tpu_slice.chip] if self.tpu_slice else None
+        return chips.CHIPS[self.tpu_slice.chip] if self.tpu_slice else None
 
 
 class _CompiledRecipe(NamedTuple):
@@ -106,7 +106,7 @@ def _plan_preflight(config: ConfigDict) -> _PreflightPlan:
     tpu_slice = topologies.find_slice(topology) if topology else None
     experiment = _abstract_experiment(config, tpu_slice)
     if tpu_slice:
-        limit = int(estimate.CHIPS[tpu_slice.chip].memory)
+        limit = int(chips.CHIPS[tpu_slice.chip].memory)
     else:  # A CPU says nothing.
         limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     return _PreflightPlan(experiment, tpu_slice, limit)
@@ -294,7 +294,7 @@ def _step_rates(
 
 
 def _step_estimates(
-    step: lowering.LoweredStep, text: str, chip: estimate.Chip, num_devices: int
+    step: lowering.LoweredStep, text: str, chip: chips.Chip, num_devices: int
 ) -> dict[str, Any]:
     """Seconds of a step by three estimates, and its collectives. text: its HLO."""
     executed = hlo.count_executed(text)

@@ -11,7 +11,7 @@ from etils import epath
 
 from autodistill_jax import __version__, log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch, describe
-from autodistill_jax.experiment import labelled_data, results
+from autodistill_jax.experiment import finetune_results, labelled_data
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.workdir import (
     arch_from_json,
@@ -56,7 +56,9 @@ def _write_report(experiment: Experiment, workdir: epath.Path, stage: str) -> No
     def read_json(path: epath.Path) -> Any:
         return json.loads(path.read_text()) if path.exists() else None
 
-    tasks = results.read_results(experiment.config, workdir / "finetune" / arch.name)
+    tasks = finetune_results.read_results(
+        experiment.config, workdir / "finetune" / arch.name
+    )
     body = "\n".join(
         [
             _header(experiment, front, arch, student),

@@ -21,7 +21,7 @@ from autodistill_jax.experiment.workdir import arch_to_json, chosen_arch
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.models import extract, heads
 from autodistill_jax.search import proxies, study_storage
-from autodistill_jax.search.choice import choose_arch, pareto_front
+from autodistill_jax.search.selection import choose_arch, pareto_front
 from autodistill_jax.train.classification import ClassificationData
 
 # Archs evaluated before their trials are recorded: what a stop can lose.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from autodistill_jax.errors import UserError
-from autodistill_jax.latency import estimate
+from autodistill_jax.latency import chips, estimate
 
 # Accelerator types count cores, two a chip, before v5e; a slice of so many chips has
 # these sides (cloud.google.com/tpu/docs, the page of each version).
@@ -28,7 +28,7 @@ class TpuSlice(NamedTuple):
 
     Attributes:
       name: chip and sides, as "v5e:8x8".
-      chip: the key in `estimate.CHIPS`.
+      chip: the key in `chips.CHIPS`.
       devices: one a chip, to compile for.
     """
 
@@ -51,11 +51,11 @@ def parse_topology(text: str) -> tuple[str, str]:
     """
     error = UserError(
         f"mesh.topology is {text!r}; it must be a chip and its sides, like v5e:8x8 or "
-        f"v4:2x2x4 (chips: {', '.join(estimate.CHIPS)}), or an accelerator type, like "
+        f"v4:2x2x4 (chips: {', '.join(chips.CHIPS)}), or an accelerator type, like "
         "v5litepod-64 or v4-32"
     )
     match = re.fullmatch(r"(\w+)([:-])(\d+(?:x\d+)*)", text.replace("v5litepod", "v5e"))
-    if not match or match[1] not in estimate.CHIPS:
+    if not match or match[1] not in chips.CHIPS:
         raise error
     chip, kind, size = match.groups()
     if kind == ":":
@@ -85,7 +85,7 @@ def find_slice(text: str) -> TpuSlice:
 
     name, sides = parse_topology(text)
     estimate.check_target(name, "mesh.topology")
-    chip = estimate.CHIPS[name]
+    chip = chips.CHIPS[name]
     version = chip.topology.partition(":")[0]
     single_chip = math.prod(map(int, sides.split("x"))) == 1
     try:

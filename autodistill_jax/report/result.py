@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import storage
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.experiment.results import read_results
+from autodistill_jax.experiment.finetune_results import read_results
 from autodistill_jax.experiment.workdir import arch_from_json, find_trial, read_front
 from autodistill_jax.report import tables
 from autodistill_jax.report.plots import front_figure

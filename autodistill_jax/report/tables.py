@@ -5,8 +5,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax.archs.published import PRINTED_RESULTS
+from autodistill_jax.experiment.finetune_results import MODEL_LABELS, read_results
 from autodistill_jax.experiment.fingerprints import task_dirname
-from autodistill_jax.experiment.results import MODEL_LABELS, read_results
 from autodistill_jax.experiment.workdir import arch_from_json, student_archs
 
 
@@ -21,7 +21,7 @@ def task_table(
     of the embeddings, without any fine-tuning.
 
     Args:
-      tasks: {task: {model: result}}, as `results.read_results` gives them.
+      tasks: {task: {model: result}}, as `finetune_results.read_results` gives them.
 
     Returns:
       (header, rows) of text cells.

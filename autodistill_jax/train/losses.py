@@ -79,7 +79,7 @@ def relation_loss(
             # Padded keys have p = 0, and 0 * (-1e30 - -1e30) = 0.
             error = (jnp.exp(teacher) * (teacher - student)).sum(axis=(1, 3))
         else:
-            raise ValueError(f"{form!r} is none of {RELATION_FORMS}")
+            raise ValueError(f"{form!r} is not one of the forms {RELATION_FORMS}")
     return (error[:, None, :] * queries).sum(axis=(1, 2)) / (n * heads)
 
 

@@ -8,7 +8,7 @@ from paths import ROOT
 
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
-from autodistill_jax.latency import calibration, estimate
+from autodistill_jax.latency import calibration, chips, estimate
 
 SMOKE = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
 
@@ -73,8 +73,8 @@ def stand_in(monkeypatch):
         three = {f"{name}seconds": seconds for name in names}
         return {**three, "apart": 1.0, **conditions(**given)}
 
-    chip = estimate.CHIPS["v5e"]._replace(kind=jax.devices()[0].device_kind)
-    monkeypatch.setitem(estimate.CHIPS, "v5e", chip)
+    chip = chips.CHIPS["v5e"]._replace(kind=jax.devices()[0].device_kind)
+    monkeypatch.setitem(chips.CHIPS, "v5e", chip)
     monkeypatch.setattr(estimate, "check_target", lambda target: None)
     monkeypatch.setattr(estimate, "compiled_conditions", conditions)
     monkeypatch.setattr(estimate, "estimate_latency", fake_estimate)

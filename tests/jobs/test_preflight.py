@@ -13,7 +13,7 @@ from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import experiment, programs
 from autodistill_jax.experiment.teacher import abstract_teacher
-from autodistill_jax.latency import estimate, hlo, topology
+from autodistill_jax.latency import chips, hlo, topology
 
 CONFIGS = ROOT / "configs"
 SMOKE = f"--config={CONFIGS / 'quickstart.py'}:smoke"
@@ -176,8 +176,8 @@ def test_a_slice_that_is_not_here(capfd, monkeypatch):
     assert told["cost"] == pytest.approx(told["chip_hours"] * 1.2)
     assert told["student"]["seconds"] > 0 and told["student"]["device"] == "v5e"
     step = told["programs"]["step/main"]
-    less = estimate.CHIPS["v5e"]._replace(memory=step["total"] - 2**20)
-    monkeypatch.setitem(estimate.CHIPS, "v5e", less)
+    less = chips.CHIPS["v5e"]._replace(memory=step["total"] - 2**20)
+    monkeypatch.setitem(chips.CHIPS, "v5e", less)
     code, told, err = asked(capfd, *flags)
     assert code == 1 and not told["fits"] and "it does not fit" in err
     assert told["hbm_bytes_per_device"] > told["hbm_limit_bytes"]

@@ -19,8 +19,8 @@ from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface, stablehlo
 from autodistill_jax.latency import hlo, measure
+from autodistill_jax.latency.chips import CHIPS
 from autodistill_jax.latency.estimate import (
-    CHIPS,
     _abstract_weights,
     _min_traffic_bytes,
     _target_device,

@@ -6,7 +6,7 @@ import json
 import pytest
 from paths import ROOT
 
-from autodistill_jax.experiment import fingerprints, results
+from autodistill_jax.experiment import finetune_results, fingerprints
 from autodistill_jax.report import tables
 
 
@@ -84,7 +84,9 @@ def test_results_are_read_that_this_config_would_make(tmp_path):
     folder.mkdir()
 
     def put(model, config):
-        told = json.loads(json.dumps(results.result_settings(config, model, "docs")))
+        told = json.loads(
+            json.dumps(finetune_results.result_settings(config, model, "docs"))
+        )
         made = result(model, 0.5) | {"settings": told}
         (folder / f"{model}.json").write_text(json.dumps(made))
 
@@ -92,9 +94,12 @@ def test_results_are_read_that_this_config_would_make(tmp_path):
     put("teacher", settings(**{"finetune.teacher_learning_rate": 1.0}))
     put("distilbert", config)  # Not asked for.
     put("minilm", settings(**{"finetune.epochs": 7}))  # By other settings.
-    assert list(results.read_results(config, tmp_path)["docs"]) == ["student"]
+    assert list(finetune_results.read_results(config, tmp_path)["docs"]) == ["student"]
     put("minilm", config)
-    assert list(results.read_results(config, tmp_path)["docs"]) == ["student", "minilm"]
+    assert list(finetune_results.read_results(config, tmp_path)["docs"]) == [
+        "student",
+        "minilm",
+    ]
 
 
 def test_a_result_depends_on_its_own_tasks_fields_alone():
@@ -107,8 +112,8 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
             (model, task)
             for model in ("student", "teacher")
             for task in ("docs", "squad")
-            if results.result_settings(settings(**before), model, task)
-            != results.result_settings(settings(**before | more), model, task)
+            if finetune_results.result_settings(settings(**before), model, task)
+            != finetune_results.result_settings(settings(**before | more), model, task)
         }
 
     both = {("student", "squad"), ("teacher", "squad")}

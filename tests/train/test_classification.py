@@ -99,8 +99,8 @@ def rows_of_pairs(classes):
     label = count.astype(np.float32) if classes == 1 else (count > 3).astype(np.int32)
     side = {"label": label}
     for name, ids in (("", one), ("other_", other.astype(np.int32))):
-        side |= {f"{name}ids": ids, f"{name}tokens": np.ones_like(ids)}
-        side |= {f"{name}types": np.zeros_like(ids)}
+        side |= {f"{name}input_ids": ids, f"{name}attention_mask": np.ones_like(ids)}
+        side |= {f"{name}token_type_ids": np.zeros_like(ids)}
     train, dev = (
         {k: v[part] for k, v in side.items()} for part in (np.s_[:120], np.s_[120:])
     )
@@ -118,7 +118,9 @@ def test_texts_of_a_pair_are_read_apart():
 
     def embedded(name):
         out = module.apply(
-            {"params": params}, batch[f"{name}ids"], batch[f"{name}tokens"]
+            {"params": params},
+            batch[f"{name}input_ids"],
+            batch[f"{name}attention_mask"],
         )
         return np.asarray(out.hidden.mean(axis=1))
 
