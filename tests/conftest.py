@@ -25,6 +25,7 @@ jaxtyping.install_import_hook(
         "autodistill_jax.interop.embedding",
         "autodistill_jax.train.losses",
         "autodistill_jax.models.bert",
+        "autodistill_jax.models.encoder",
         "autodistill_jax.models.heads",
         "autodistill_jax.models.layers",
         "autodistill_jax.models.mobilebert",

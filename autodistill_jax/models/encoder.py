@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -119,8 +120,8 @@ def encoder_parameters(
 
 
 def embedding_lookup(
-    table: jax.Array, input_ids: jax.Array, mesh: Mesh | None
-) -> jax.Array:
+    table: Array | np.ndarray, input_ids: Array | np.ndarray, mesh: Mesh | None
+) -> Array | np.ndarray:
     """table[input_ids].
 
     No device gathers the table: each looks its channels up for all rows of its `fsdp`
@@ -149,7 +150,7 @@ def run_layers(
     layer: Callable,
     params: EncoderParameters,
     choices: Mapping[str, elastic.SliceChoice],
-    x: jax.Array,
+    x: Array | np.ndarray,
     key: jax.Array | None,
     module: nn.Module,
     arch: AnyArch,
@@ -266,15 +267,23 @@ def record_outputs(
 
 
 def mean_pool(
-    hidden: Float[Array, "B L D"], attention_mask: Array
+    hidden: Float[Array, "B L D"], attention_mask: Array | np.ndarray
 ) -> Float[Array, "B D"]:
-    """The mean over the real tokens: what a sentence-embedding model gives out."""
+    """The mean over the real tokens: what a sentence-embedding model gives out.
+
+    Args:
+      hidden: the last hidden states.
+      attention_mask: 1 where there is a token, [B, L].
+
+    Returns:
+      A vector a text, f32.
+    """
     real = attention_mask.astype(jnp.float32)[:, :, None]
     return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
 
 
 def pool_tokens(
-    hidden: Array, pooler: Array, attention_mask: Array, pooling: str
+    hidden: Array, pooler: Array, attention_mask: Array | np.ndarray, pooling: str
 ) -> Array:
     """One vector a text.
 

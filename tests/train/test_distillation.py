@@ -137,7 +137,7 @@ def masked_mean(values, batch):
 def test_layers_and_attention_are_tinyberts(made):
     values, batch, full, mine, *_ = made
     # Layers 1, 2 of the student follow layers 2, 4 of the teacher; embeddings follow
-    # embeddings. The matcher is the identity still.
+    # embeddings. The projection is the identity still.
     total = 0
     for i, j in ((0, 0), (1, 2), (2, 4)):
         padded = jnp.pad(mine.states[i], ((0, 0), (0, 0), (0, 8)))

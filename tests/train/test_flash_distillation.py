@@ -102,11 +102,11 @@ def test_a_teacher_is_no_way_from_itself(transfer, rows):
     }
     same = transfer._replace(
         module=transfer.teacher,
-        params=heads.encoder_params(own),
+        params=own,
         objective=OBJECTIVE._replace(layer_map=(0, 1, 2, 3)),
     )
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
-    params = heads.encoder_params(own)
+    params = own
     made = flash_distillation.block_loss(
         same, params, transfer.teacher_params, batch, jnp.int32(2)
     )
