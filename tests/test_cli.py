@@ -29,7 +29,7 @@ BAD = {
     "wrong type": (["--config.distill.steps=0.5"], "steps"),
     "words for a number": (["--config.distill.steps=many"], "steps"),
     "unknown flag": (["--confgi=x"], "confgi"),
-    "stray argument": (["more"], "'more' is no flag"),
+    "stray argument": (["more"], "'more' is not a known flag"),
     "no config file": (["--config=nowhere.py"], "nowhere.py"),
     "unknown preset": (
         [SMOKE.replace(":smoke", ":huge")],
@@ -85,7 +85,7 @@ BAD = {
     ),
     "percent": (["--config.budget.flops_fraction=25.0"], "must be from 0.0 to 1.0"),
     "flag of a field": (["--distill.steps=3"], "is --config.section.field=value"),
-    "unknown term": (["--config.distill.losses=relation+logit"], "terms has 'logit'"),
+    "unknown term": (["--config.distill.losses=relation+logit"], "losses has 'logit'"),
     "unknown baseline": (["--config.baselines=('bert',)"], "baselines has 'bert'"),
     "unknown proxy": (["--config.search.proxy=loss"], "proxy has 'loss'"),
     "proxy without a task": (["--config.search.proxy=probe"], "set search.proxy_task"),
@@ -181,14 +181,15 @@ def test_a_teachers_broken_file(name, minilm, tmp_path, capfd):
 
 def test_a_config_of_other_fields(tmp_path, capfd):
     text = (ROOT / "configs" / "quickstart.py").read_text()
-    for name, old, new, expected in (
-        ("typo", '"flops_fraction"', '"flop_fraction"', "budget.flop_fraction"),
-        ("less", '"seed": 0,', "", "the field seed is missing"),
-        ("list", '"freeze": ("embeddings_word",)', '"freeze": ["x"]', "be a tuple"),
+    last = "    return config\n"
+    assert text.endswith(last)
+    for name, line, expected in (
+        ("typo", "config.unlock().budget.flop_fraction = 0.1", "budget.flop_fraction"),
+        ("less", "del config.unlock().seed", "the field seed is missing"),
+        ("list", 'config.unlock().distill.freeze = ["x"]', "be a tuple"),
     ):
         path = tmp_path / f"{name}.py"
-        assert old in text
-        path.write_text(text.replace(old, new))
+        path.write_text(text.removesuffix(last) + f"    {line}\n{last}")
         flags = [f"--config={path}:smoke", f"--workdir={tmp_path / 'w'}"]
         assert main(["autodistill_jax", "run", *flags]) == 2
         assert expected in capfd.readouterr().err

@@ -140,9 +140,9 @@ def mlm_head_report(
       results: {task: {model: result}}.
 
     Returns:
-      Its words.json; None where no model of the results learned from such a head.
+      Its mlm_head.json; None where no model of the results learned from such a head.
     """
-    path = workdir / "teacher" / "words.json"
+    path = workdir / "teacher" / "mlm_head.json"
     models = {model for by_model in results.values() for model in by_model}
     needed = experiment.objective.needs("mlm") or "distilbert" in models
     return json.loads(path.read_text()) if needed and path.exists() else None

@@ -124,11 +124,11 @@ def teacher_mlm_head(experiment: Experiment, workdir: epath.Path, stage: str) ->
     """The teacher's MLM head where a loss needs one.
 
     Its own if it came with one; else one is trained on the frozen teacher, kept in the
-    workdir, and what that took is written beside it (words.json).
+    workdir, and what that took is written beside it (mlm_head.json).
 
     Args:
       experiment: complete.
-      workdir: with the text's rows; the head lies in teacher/words.npz.
+      workdir: with the text's rows; the head lies in teacher/mlm_head.npz.
       stage: of the log's lines.
 
     Returns:
@@ -138,7 +138,7 @@ def teacher_mlm_head(experiment: Experiment, workdir: epath.Path, stage: str) ->
         return {}
     if experiment.teacher.mlm_head is not None:
         return experiment.teacher.mlm_head
-    path = workdir / "teacher" / "words.npz"
+    path = workdir / "teacher" / "mlm_head.npz"
     if path.exists():
         return storage.read_arrays(path)
     settings = experiment.config.distill

@@ -154,7 +154,7 @@ def run_layers(
     key: jax.Array | None,
     module: nn.Module,
     arch: AnyArch,
-    batch: int,
+    batch: Any,  # an int, or a symbol in an export
     qkv: bool,
     states: bool,
     depth: jax.Array | None,

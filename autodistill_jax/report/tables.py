@@ -157,7 +157,7 @@ def table_notes(
     Args:
       tasks: {task: {model: result}}, as of `task_table`.
       head_report: {steps, tokens, params, accuracy} of the masked-LM head that was
-        trained first (words.json); None where none was.
+        trained first (mlm_head.json); None where none was.
 
     Returns:
       The notes, a sentence or two each.

@@ -267,7 +267,10 @@ def test_what_squad_lacks_is_told_before_any_work(folder, tmp_path, capfd):
     )
     assert "squad has answers, not labels" in told
     told = refused(folder, tmp_path, capfd, "--config.finetune.squad_max_seq_length=8")
-    assert "squad_length 8 leaves too little room" in told and "use at least" in told
+    assert (
+        "squad_max_seq_length 8 leaves too little room" in told
+        and "use at least" in told
+    )
     told = refused(
         folder, tmp_path, capfd, "--config.finetune.squad_max_seq_length=600"
     )

@@ -114,6 +114,7 @@ def _with_new_keys(value: Any, inside: str = "") -> Any:
         return value
     renamed = {"reads": "attention_input", "heads": "reference_heads"}
     renamed = renamed if inside == "sizes" else {}
+    renamed |= {"teacher/words.json": "teacher/mlm_head.json"}
     return {renamed.get(k, k): _with_new_keys(v, k) for k, v in value.items()}
 
 

@@ -62,7 +62,7 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
             huggingface.load_pretrained(str(workdir / "students" / student)).arch.hidden
             == 192
         )
-    words = json.loads((workdir / "teacher" / "words.json").read_text())
+    words = json.loads((workdir / "teacher" / "mlm_head.json").read_text())
     assert words["tokens"] == 5 * 8 * 32
     home = workdir / "finetune" / NAME
     table = (home / "table.md").read_text()

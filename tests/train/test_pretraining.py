@@ -198,7 +198,7 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
             "input_ids",
             "attention_mask",
             "token_type_ids",
-            "nsp",
+            "next_sentence_label",
         }
     assert main(flags(done, corpus)) == 0
     assert "done already" in capfd.readouterr().err
@@ -251,7 +251,7 @@ def test_kill_and_resume_equals_uninterrupted(
 
 BAD = {
     "no steps": (["--config.pretrain.steps=0"], "pretrain.steps is 0, which means"),
-    "nothing hidden": (["--config.pretrain.mlm_probability=0.0"], "hide is 0.0; it must be from"),
+    "nothing hidden": (["--config.pretrain.mlm_probability=0.0"], "mlm_probability is 0.0; it must be"),
     "no Arch": (["--config.pretrain.arch=huge"], "pretrain.arch=huge is not a known Arch name"),
     "no stock class": (["--config.pretrain.arch=agnostic"], "with heads of 64; pre"),
     "narrow": (
@@ -282,8 +282,8 @@ def test_which_networks_it_trains(minilm):
             config=SimpleNamespace(
                 teacher="t", pretrain=SimpleNamespace(steps=1, arch=arch)
             ),
-            source=minilm._replace(dims=sizes),
-            special=special,
+            named_teacher=minilm._replace(dims=sizes),
+            special_tokens=special,
         )
 
     own = minilm.arch, minilm.dims
@@ -296,7 +296,7 @@ def test_which_networks_it_trains(minilm):
     for told, asked in (
         ("would be of the type roberta", made(family="roberta")),
         ("would be of the type electra", made("bert_base", family="electra")),
-        ("has no mask token", made(special=SPECIAL._replace(hide=None))),
+        ("has no mask token", made(special=SPECIAL._replace(mask_token_id=None))),
     ):
         with pytest.raises(UserError, match=told):
             job.check_pretrain(asked)
