@@ -152,6 +152,7 @@ def loader_snippet(name: str, dims: ModelDims) -> str:
     Returns:
       The lines of a script.
     """
+    names = ", ".join(_output_names(dims))
     return f"""\
 import jax
 import numpy as np
@@ -161,12 +162,9 @@ from safetensors.numpy import load_file
 with open("{name}/{STABLEHLO_FILE}", "rb") as file:
     student = jax.jit(export.deserialize(bytearray(file.read())).call)
 weights = jax.device_put(load_file("{name}/model.safetensors"))
-# Token ids, [texts, at most {dims.positions} tokens].
-input_ids = np.zeros((2, 8), np.int32)
-attention_mask = np.ones_like(input_ids)  # 0: padding.
-token_type_ids = np.zeros_like(input_ids)  # 1: second text.
-# {", ".join(_output_names(dims))}
-out = student(weights, input_ids, attention_mask, token_type_ids)
+input_ids = np.zeros((2, 8), np.int32)  # [texts, at most {dims.positions} tokens].
+attention_mask = np.ones_like(input_ids)  # 0: padding. Below, of types, 1: second text.
+out = student(weights, input_ids, attention_mask, 0 * input_ids)  # {names}
 """
 
 

@@ -79,6 +79,8 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any,
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
+    # What a notebook shows as a cell's value, whatever its backend is.
+    figure._repr_png_ = lambda: _png_bytes(figure)
     return figure, figure.subplots(rows, columns)
 
 
@@ -92,8 +94,12 @@ def html_image(figure, alt: str) -> str:
     Returns:
       HTML, a <figure>.
     """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(_png_bytes(figure)).decode()
     source = f"data:image/png;base64,{data}"
     return f'<figure><img alt="{html.escape(alt)}" src="{source}"></figure>\n'
+
+
+def _png_bytes(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

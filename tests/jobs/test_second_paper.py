@@ -21,7 +21,7 @@ TINY = {
     "space.ffn": "(32,)",
     "space.stacks": "(1,)",
     "distill.batch_size": "8",
-    "flash.block_steps": "4",
+    "flash_distillation.block_steps": "4",
     "flash_distillation.last_stage_steps": "4",
     "flash_distillation.top_k": "2",
     "search.trials": "3",
