@@ -71,7 +71,7 @@ def test_flash_and_transfer_from_trials_to_students(tmp_path, capfd):
     assert all(one["flops"] <= flops[0] for one in again["trials"])
     # One Arch by name is taken whatever else there is.
     arch = "layers=1,hidden=128,bottleneck=64,heads=2,ffn=32,stacks=1"
-    assert job("search", workdir, search__arch=arch) == 0
+    assert job("search", workdir, search__fixed_arch=arch) == 0
     named = json.loads((workdir / "search" / "front.json").read_text())["chosen"]
     assert (named["layers"], named["bottleneck"]) == (1, 64)
 
@@ -81,7 +81,7 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
         "pretrain__steps": "3",
         "pretrain__arch": "layers=1,hidden=128,heads=2,ffn=64",
         "pretrain__batch_size": "8",
-        "data__unit": "pair",
+        "data__row_format": "pair",
         "space__layers": "(1,)",
         "space__hidden": str(tuple(range(128, 384))),
         "space__bottleneck": str(tuple(range(24, 224, 2))),
@@ -89,7 +89,7 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
         "space__stacks": "(1,2)",
         "budget__flops": "3e6",
         "search__trials": "2",
-        "flash__winners": "1",
+        "flash_distillation__top_k": "1",
     }
     assert job("search", tmp_path / "w", **more) == 2
     assert "run the job pretrain first" in capfd.readouterr().err
@@ -126,7 +126,10 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
             {"space__layers": "(1,)", "space__bottleneck": "(32,)"},
             "the space has one Arch, which needs no search",
         ),
-        ({"space__bottleneck": "(8,)", "distill__terms": "hidden"}, "8 query channels"),
+        (
+            {"space__bottleneck": "(8,)", "distill__losses": "hidden"},
+            "8 query channels",
+        ),
         ({"space__partition": "3"}, "space.partition is 3 and space."),
         (
             {"search__storage": "postgresql://me:secret@localhost:9/db"},
@@ -134,7 +137,7 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
         ),
         ({"budget__convention": "paper"}, "does not count MobileBERTs"),
         (
-            {"search__arch": "minilm"},
+            {"search__fixed_arch": "minilm"},
             "of another family than the space, whose axes",
         ),
         (

@@ -86,7 +86,10 @@ def test_they_run(tmp_path, monkeypatch):
     first = _found(tmp_path)
     student = tmp_path / "w" / "students" / arch_from_json(first["chosen"]).name
     assert (student / "student.stablehlo").exists()
-    assert "| similarities | 1 |" in shown["table"] and "from scratch" in shown["table"]
+    assert (
+        "| similarities (Spearman) | 1 |" in shown["table"]
+        and "from scratch" in shown["table"]
+    )
     cosines = re.findall(r"teacher (-?[\d.]+) +student (-?[\d.]+)", shown["load"])
     assert len(cosines) == 3 and float(cosines[0][0]) > float(cosines[1][0]) + 0.3
 
