@@ -65,7 +65,7 @@ def test_parameters_and_moments_lie_by_their_axes():
         "layers_ffn_out_kernel": P(None, "tensor", "fsdp"),
         "embeddings_word": P(None, "fsdp"),
         "layers_ffn_in_bias": P(),
-        "projection_hidden": P(None, "fsdp"),
+        "linear_projection_hidden": P(None, "fsdp"),
     }.items():
         for tree in (state["params"], moments.mu, moments.nu):
             found = tree[name].sharding

@@ -19,7 +19,8 @@ from autodistill_jax.models.layers import activation_fn, einsum_f32acc, layer_no
 # student's width to its teacher's. Each kind has its prefix.
 _HEADS = ("mlm_", "nsp_")
 _TASK_HEAD = "head_"
-PROJECTION = "projection_"
+# Sums over all parameters, as of the gradient's norm, go in the order of the names.
+PROJECTION = "linear_projection_"
 
 
 def encoder_params(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,12 +181,12 @@ def distillation_losses(
         )
     # Channels out of use are exactly 0, so the whole projection serves every width.
     if "hidden" in weights:
-        projected = out.hidden @ params["projection_hidden"]
+        projected = out.hidden @ params["linear_projection_hidden"]
         values["hidden"] = losses.hidden_loss(
             projected, targets["hidden"], attention_mask
         )
     if "cosine" in weights:
-        projected = out.hidden @ params["projection_cosine"]
+        projected = out.hidden @ params["linear_projection_cosine"]
         values["cosine"] = losses.token_cosine_distance(
             projected, targets["hidden"], attention_mask
         )
@@ -194,7 +194,7 @@ def distillation_losses(
         pooled = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )
-        pooled = pooled @ params["projection_pooled"]
+        pooled = pooled @ params["linear_projection_pooled"]
         values["pooled"] = losses.cosine_distance(pooled, targets["pooled"])
     if "attention" in weights:
         student_scores = _attention_scores(out.qkvs, targets["attention"].shape[2])
@@ -203,8 +203,8 @@ def distillation_losses(
             for student, teacher in zip(student_scores, targets["attention"])
         )
     if "layers" in weights:
-        projections = [params["projection_embeddings"]]
-        projections += [params["projection_layers"]] * len(objective.layer_map)
+        projections = [params["linear_projection_embeddings"]]
+        projections += [params["linear_projection_layers"]] * len(objective.layer_map)
         values["layers"] = sum(
             losses.hidden_loss(state @ projection, teacher, attention_mask)
             for state, projection, teacher in zip(

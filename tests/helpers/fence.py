@@ -115,7 +115,10 @@ def _with_new_keys(value: Any, inside: str = "") -> Any:
     renamed = {"reads": "attention_input", "heads": "reference_heads"}
     renamed = renamed if inside == "sizes" else {}
     renamed |= {"teacher/words.json": "teacher/mlm_head.json"}
-    return {renamed.get(k, k): _with_new_keys(v, k) for k, v in value.items()}
+    record = {renamed.get(k, k): _with_new_keys(v, k) for k, v in value.items()}
+    if "origin" in record:  # With a hash of names and values of fields behind it.
+        record["origin"] = record["origin"].partition("-")[0]
+    return record
 
 
 def _loss_name(key: str) -> str:

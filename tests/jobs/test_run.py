@@ -248,7 +248,7 @@ def _a_student_is_distilled_further(student, tmp_path, capfd):
     (space,) = made.spaces.values()
     state, frozen, *_ = programs.init_training(made, space, {})
     for name, value in {**state["params"], **frozen}.items():
-        if not name.startswith("projection_"):
+        if not name.startswith("linear_projection_"):
             assert np.array_equal(value, before.params[name]), name
     flags = [f"--config.space.{axis}={value}" for axis, value in grid.items()]
     flags += ["--config.space.ffn_ratio=()", f"--config.distill.init_from={student}"]

@@ -239,9 +239,13 @@ def given(run, state, **more):
 
 def extracted(run, state, arch):
     params = {**state["params"], **run.frozen}
-    encoder = {k: v for k, v in params.items() if not k.startswith("projection_")}
+    encoder = {
+        k: v for k, v in params.items() if not k.startswith("linear_projection_")
+    }
     return extract.extract(encoder, BIG, arch) | {
-        k: v[: arch.hidden] for k, v in params.items() if k.startswith("projection_")
+        k: v[: arch.hidden]
+        for k, v in params.items()
+        if k.startswith("linear_projection_")
     }
 
 

@@ -144,7 +144,7 @@ def test_distillation_sees_the_types_of_pairs():
     made = distillation.teacher_targets(module, params, rows, objective)["hidden"]
     wanted = module.apply(*inputs, token_type_ids=rows["token_type_ids"]).hidden
     assert np.array_equal(made, wanted)
-    student = {**heads.encoder_params(params), "projection_hidden": jnp.eye(16)}
+    student = {**heads.encoder_params(params), "linear_projection_hidden": jnp.eye(16)}
     same = distillation.distillation_losses(
         module, student, rows, {"hidden": wanted}, objective
     )
