@@ -116,7 +116,9 @@ def _with_new_keys(value: Any, inside: str = "") -> Any:
     renamed = renamed if inside == "sizes" else {}
     renamed |= {"teacher/words.json": "teacher/mlm_head.json"}
     record = {renamed.get(k, k): _with_new_keys(v, k) for k, v in value.items()}
-    if "origin" in record:  # With a hash of names and values of fields behind it.
+    if isinstance(
+        record.get("origin"), str
+    ):  # With a hash of names and values of fields behind it.
         record["origin"] = record["origin"].partition("-")[0]
     return record
 
