@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,26 @@ import numpy as np
 from autodistill_jax.data.tokenization import SpecialTokens
 
 
+class MlmMasking(NamedTuple):
+    """Which tokens are masked, and by what.
+
+    Attributes:
+      mlm_probability: the fraction of a row's tokens that is chosen; at least one token
+        where there is any. 0: none.
+      max_predictions_per_seq: the most tokens of a row that are chosen.
+      special_tokens: of `tokenization.special_tokens`; needed where tokens are chosen.
+    """
+
+    mlm_probability: float = 0.0
+    max_predictions_per_seq: int = 20
+    special_tokens: SpecialTokens | None = None
+
+
 def mask_tokens(
     key: jax.Array,
     batch: Mapping[str, jax.Array | np.ndarray],
-    special_tokens: SpecialTokens | None,
     vocab: int,
-    mlm_probability: float,
-    max_predictions_per_seq: int,
+    masking: MlmMasking,
 ) -> dict[str, jax.Array | np.ndarray]:
     """The batch with some of its tokens masked, anew for every key.
 
@@ -26,19 +40,18 @@ def mask_tokens(
     Args:
       key: of the choice.
       batch: `input_ids` and `attention_mask`, [B, L]; whatever else is in it stays.
-      special_tokens: of `tokenization.special_tokens`; needed where tokens are chosen.
       vocab: how many tokens there are.
-      mlm_probability: the fraction of a row's tokens that is chosen; at least one token
-        where there is any. A Python float; 0: the batch comes back as it is.
-      max_predictions_per_seq: the most tokens of a row that are chosen.
+      masking: which are chosen; static under `jax.jit`.
 
     Returns:
-      The batch with `input_ids` so changed, and [B, K] each: `masked_positions` of the
+      The batch as it is where none are; else with `input_ids` so changed, and [B, K] each: `masked_positions` of the
       chosen tokens, `masked_labels`, the ids that stood there, and `masked_weights` (1,
       or 0 where a row has fewer than K).
     """
-    if not mlm_probability:
+    if not masking.mlm_probability:
         return dict(batch)
+    mlm_probability, max_predictions_per_seq, special_tokens = masking
+    assert special_tokens is not None  # `parse_objective` sees to it.
     input_ids = jnp.asarray(batch["input_ids"])
     attention_mask = jnp.asarray(batch["attention_mask"], bool)
     length = input_ids.shape[1]

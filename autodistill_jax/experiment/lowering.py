@@ -15,6 +15,7 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import ModelDims, cost
 from autodistill_jax.archs.space import Space
+from autodistill_jax.data.mlm import mask_tokens
 from autodistill_jax.experiment import programs
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.teacher import pretraining_start
@@ -139,7 +140,7 @@ def _superlm_proxy(
     objective = proxies.proxy_objective(name, experiment.objective)
     key, vocab = jax.random.key(0), module.dims.vocab
     masked_batch = jax.eval_shape(
-        lambda b: dict(objective.mask_tokens(key, b, vocab)), batch
+        lambda b: mask_tokens(key, b, vocab, objective.masking), batch
     )
     masked_batch["valid_rows"] = jax.ShapeDtypeStruct((size,), jnp.bool_)
     rows_sharding = sharding.batch_sharding(mesh, size)

@@ -13,6 +13,7 @@ import optax
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
+from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, extract
@@ -131,9 +132,11 @@ def pretraining_step(experiment: Experiment, start: huggingface.Teacher) -> Trai
     step = make_pretraining_step(
         module,
         tx,
-        experiment.special_tokens,
-        settings.mlm_probability,
-        settings.max_predictions_per_seq,
+        MlmMasking(
+            settings.mlm_probability,
+            settings.max_predictions_per_seq,
+            experiment.special_tokens,
+        ),
         config.mesh.gradient_accumulation_steps,
     )
     assert start.mlm_head is not None  # `pretraining_start` sees to it.

@@ -12,6 +12,7 @@ from etils import epath
 from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import describe
 from autodistill_jax.data import loader
+from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.programs import pretraining_step
@@ -125,10 +126,12 @@ def run_pretrain(
         heads.encoder_params(params),
         heads.head_params(params),
         held_out,
-        experiment.special_tokens,
+        MlmMasking(
+            settings.mlm_probability,
+            settings.max_predictions_per_seq,
+            experiment.special_tokens,
+        ),
         mesh,
-        mlm_probability=settings.mlm_probability,
-        max_predictions_per_seq=settings.max_predictions_per_seq,
         batch_size=settings.batch_size,
         seed=seed,
     )

@@ -13,6 +13,7 @@ import numpy as np
 from autodistill_jax import metrics, sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
+from autodistill_jax.data.mlm import mask_tokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import heads
 from autodistill_jax.models.build import Module
@@ -174,8 +175,8 @@ def _loss_proxy(inputs: ProxyInputs) -> Proxy:
     # The same tokens are masked for every Arch, in whatever batches the rows come.
     held_out = jax.tree.map(
         np.asarray,
-        dict(
-            objective.mask_tokens(jax.random.key(inputs.seed), inputs.held_out, vocab)
+        mask_tokens(
+            jax.random.key(inputs.seed), inputs.held_out, vocab, objective.masking
         ),
     )
     of_teacher, sums = proxy_programs.loss_programs(

@@ -9,6 +9,7 @@ import numpy as np
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
+from autodistill_jax.data.mlm import mask_tokens
 from autodistill_jax.models import heads
 from autodistill_jax.search.study_loop import TrialPruned
 from autodistill_jax.train import flash_distillation, pretraining
@@ -83,16 +84,13 @@ def flash_proxy(
     )
     if not has_mlm_head:
         return {"proxy": fields["transfer"], **fields}
-    objective = transfer.objective
     accuracies = pretraining.pretraining_accuracies(
         transfer.module.clone(dropout=0.0),
         heads.encoder_params(params),
         heads.head_params(params),
         rows,
-        objective.special_tokens,
+        transfer.objective.masking,
         mesh,
-        mlm_probability=objective.mlm_probability,
-        max_predictions_per_seq=objective.max_predictions_per_seq,
         batch_size=size,
         seed=seed,
     )
@@ -126,7 +124,7 @@ def heldout_block_loss(
     vocab = transfer.module.dims.vocab
     rows = jax.tree.map(
         np.asarray,
-        dict(transfer.objective.mask_tokens(jax.random.key(seed), rows, vocab)),
+        mask_tokens(jax.random.key(seed), rows, vocab, transfer.objective.masking),
     )
     teacher_params = jax.device_put(
         dict(transfer.teacher_params), sharding.replicated(mesh)

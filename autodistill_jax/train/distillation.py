@@ -76,7 +76,7 @@ def teacher_targets(
     Args:
       module: the teacher.
       params: its parameters, and its masked-LM head (`mlm_*`) where a loss needs it.
-      batch: of `Objective.mask_tokens`.
+      batch: of `mlm.mask_tokens`.
       objective: its losses say what is needed.
 
     Returns:
@@ -135,7 +135,7 @@ def distillation_losses(
     Args:
       module: a network, or a SuperLM.
       params: its parameters and `init_projections`'s.
-      batch: of `Objective.mask_tokens`.
+      batch: of `mlm.mask_tokens`.
       targets: of `teacher_targets`.
       objective: the losses.
       arch: the sub-network of a SuperLM.

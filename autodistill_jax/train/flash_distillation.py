@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
+from autodistill_jax.data.mlm import mask_tokens
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Module, Params
 from autodistill_jax.models.heads import PROJECTION, encoder_params
@@ -331,7 +332,7 @@ def _block_step(
             }
 
         masking_key, dropout_key = jax.random.split(key)
-        batch = transfer.objective.mask_tokens(masking_key, batch, vocab)
+        batch = mask_tokens(masking_key, batch, vocab, transfer.objective.masking)
 
         def loss_fn(params, rows, i):
             part_key = None

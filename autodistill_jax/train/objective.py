@@ -4,11 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data import mlm
+from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.errors import UserError
 from autodistill_jax.train import losses
@@ -76,10 +73,8 @@ class Objective(NamedTuple):
       relation_form, relation_heads, relation_pairs: see `losses.relation_losses`.
       pooling: "mean", "cls" or "pooler" (see `encoder.pool_tokens`), for "pooled".
       layer_map: for each layer of the student the teacher's layer that it follows.
-      mlm_probability: the fraction of tokens masked for teacher and student (0: none).
-      max_predictions_per_seq: tokens masked in a text, at most.
       temperature: of the soft labels.
-      special_tokens: of `tokenization.special_tokens`; needed where tokens are masked.
+      masking: the tokens that are masked for teacher and student.
     """
 
     weights: Mapping[str, float]
@@ -88,36 +83,12 @@ class Objective(NamedTuple):
     relation_pairs: str = "qq+kk+vv"
     pooling: str = "mean"
     layer_map: tuple[int, ...] = ()
-    mlm_probability: float = 0.0
-    max_predictions_per_seq: int = 20
     temperature: float = 2.0
-    special_tokens: SpecialTokens | None = None
+    masking: MlmMasking = MlmMasking()
 
     def needs(self, requirement: str) -> bool:
         """Whether a loss needs all "layers", or the "mlm" head."""
         return any(LOSSES[name] == requirement for name in self.weights)
-
-    def mask_tokens(
-        self, key: jax.Array, batch: Mapping[str, jax.Array | np.ndarray], vocab: int
-    ) -> Mapping[str, jax.Array | np.ndarray]:
-        """The batch as teacher and student see it: with tokens masked, where they are.
-
-        Args:
-          key: of the masked tokens.
-          batch: token rows, [B, L] each.
-          vocab: how many tokens there are.
-
-        Returns:
-          See `mlm.mask_tokens`; the batch itself where `mlm_probability` is 0.
-        """
-        return mlm.mask_tokens(
-            key,
-            batch,
-            self.special_tokens,
-            vocab,
-            self.mlm_probability,
-            self.max_predictions_per_seq,
-        )
 
 
 def parse_objective(
@@ -138,7 +109,7 @@ def parse_objective(
       settings: the distill section.
       spaces: of the SuperLMs it is for.
       teacher: a `huggingface.Teacher`: its arch, pooling, and whether it embeds.
-      special_tokens: see `Objective`.
+      special_tokens: see `MlmMasking`.
 
     Returns:
       The Objective.
@@ -161,49 +132,59 @@ def parse_objective(
             raise UserError(
                 f"distill.{field} is {value!r}; it must be one of {', '.join(allowed)}"
             )
-    heads = settings["relation_heads"] or teacher.arch.heads
-    narrowest = min(space.smallest().width for space in spaces)
-    count = sum(map(len, spaces))
-    if "relation" in weights and heads > narrowest:
-        raise UserError(
-            f"distill.relation_heads is {heads}, but the narrowest sub-network has "
-            f"{narrowest} query channels; use between 1 and {narrowest}"
-        )
     objective = Objective(
         weights,
         form,
-        heads,
+        settings["relation_heads"] or teacher.arch.heads,
         pairs,
         teacher.pooling,
         _layer_map(spaces[0].smallest().layers, teacher.arch.layers),
-        settings["mlm_probability"],
-        settings["max_predictions_per_seq"],
         settings["temperature"],
-        special_tokens,
+        MlmMasking(
+            settings["mlm_probability"],
+            settings["max_predictions_per_seq"],
+            special_tokens,
+        ),
     )
+    _check_objective(objective, spec, spaces, teacher.arch.heads)
+    return objective
+
+
+def _check_objective(
+    objective: Objective, spec: str, spaces: Sequence[Space], teacher_heads: int
+) -> None:
+    """Raises UserError where the spaces or the tokenizer do not suit the losses."""
+    narrowest = min(space.smallest().width for space in spaces)
+    count = sum(map(len, spaces))
+    if "relation" in objective.weights and objective.relation_heads > narrowest:
+        raise UserError(
+            f"distill.relation_heads is {objective.relation_heads}, but the narrowest "
+            f"sub-network has {narrowest} query channels; use between 1 and {narrowest}"
+        )
     if objective.needs("layers") and count > 1:
         raise UserError(
             f"distill.losses {spec!r} follows the teacher layer by layer, which needs "
             f"a space of one Arch, and this one has {count}; use other losses or give "
             "each axis one value"
         )
-    if "attention" in weights and teacher.arch.heads > narrowest:
+    if "attention" in objective.weights and teacher_heads > narrowest:
         raise UserError(
             f"the attention loss splits {narrowest} query channels into the teacher's "
-            f"{teacher.arch.heads} heads; use a wider Arch or other losses"
+            f"{teacher_heads} heads; use a wider Arch or other losses"
         )
-    if objective.needs("mlm") and not objective.mlm_probability:
+    masking = objective.masking
+    if objective.needs("mlm") and not masking.mlm_probability:
         raise UserError(
             f"distill.losses {spec!r} needs masked tokens; set "
             "distill.mlm_probability, e.g. 0.15"
         )
-    masking = objective.mlm_probability
-    if masking and (special_tokens is None or special_tokens.mask_token_id is None):
+    tokens = masking.special_tokens
+    if masking.mlm_probability and (tokens is None or tokens.mask_token_id is None):
         raise UserError(
-            f"distill.mlm_probability is {masking}, but the teacher's tokenizer has no "
-            "mask token ([MASK] or <mask>); set distill.mlm_probability to 0.0"
+            f"distill.mlm_probability is {masking.mlm_probability}, but the teacher's "
+            "tokenizer has no mask token ([MASK] or <mask>); set "
+            "distill.mlm_probability to 0.0"
         )
-    return objective
 
 
 def transfer_objective(
@@ -224,7 +205,7 @@ def transfer_objective(
       settings: the distill section, for what is masked.
       student_layers: how many layers the student has.
       teacher: a `huggingface.Teacher`.
-      special_tokens: see `Objective`.
+      special_tokens: see `MlmMasking`.
       sentence_pairs: whether the rows are pairs of sentences; then the next sentence is
         learned, too.
 
@@ -243,10 +224,12 @@ def transfer_objective(
         relation_heads=teacher.arch.heads,
         pooling=teacher.pooling,
         layer_map=_layer_map(student_layers, teacher.arch.layers),
-        mlm_probability=settings["mlm_probability"] or 0.15,
-        max_predictions_per_seq=settings["max_predictions_per_seq"],
         temperature=1.0,
-        special_tokens=special_tokens,
+        masking=MlmMasking(
+            settings["mlm_probability"] or 0.15,
+            settings["max_predictions_per_seq"],
+            special_tokens,
+        ),
     )
 
 

@@ -15,8 +15,7 @@ from jax.sharding import Mesh
 
 from autodistill_jax import sharding
 from autodistill_jax.data import loader
-from autodistill_jax.data.mlm import mask_tokens
-from autodistill_jax.data.tokenization import SpecialTokens
+from autodistill_jax.data.mlm import MlmMasking, mask_tokens
 from autodistill_jax.models import build, heads
 from autodistill_jax.models.build import Module
 from autodistill_jax.models.heads import encoder_params
@@ -91,9 +90,7 @@ def pretraining_logits(
 def make_pretraining_step(
     module: Module,
     tx: optax.GradientTransformation,
-    special_tokens: SpecialTokens,
-    mlm_probability: float,
-    max_predictions_per_seq: int,
+    masking: MlmMasking,
     parts: int = 1,
 ) -> jax.stages.Wrapped:
     """The compiled step of pre-training.
@@ -104,7 +101,7 @@ def make_pretraining_step(
     Args:
       module: the network.
       tx: the optimizer.
-      special_tokens, mlm_probability, max_predictions_per_seq: see `mlm.mask_tokens`.
+      masking: see `mlm.mask_tokens`.
       parts: micro-batches, see `optimizer.accumulate_gradients`.
 
     Returns:
@@ -115,14 +112,7 @@ def make_pretraining_step(
 
     def step(state, batch, key):
         masking_key, dropout_key = jax.random.split(key)
-        batch = mask_tokens(
-            masking_key,
-            batch,
-            special_tokens,
-            module.dims.vocab,
-            mlm_probability,
-            max_predictions_per_seq,
-        )
+        batch = mask_tokens(masking_key, batch, module.dims.vocab, masking)
         # Of a part's share of them: parts have not equally many.
         num_masked = jnp.maximum(batch["masked_weights"].sum(), 1) / parts
 
@@ -156,11 +146,9 @@ def pretraining_accuracies(
     params: Mapping[str, jax.Array],
     head: Mapping[str, jax.Array],
     rows: Mapping[str, np.ndarray],
-    special_tokens: SpecialTokens | None,
+    masking: MlmMasking,
     mesh: Mesh,
     *,
-    mlm_probability: float = 0.15,
-    max_predictions_per_seq: int = 20,
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -173,7 +161,7 @@ def pretraining_accuracies(
       head: `heads.init_mlm_head`'s parameters, with or without `heads.init_nsp_head`'s.
       rows: held-out token rows; `token_type_ids` and `next_sentence_label` beside them
         where they are pairs.
-      special_tokens, mlm_probability, max_predictions_per_seq: see `mlm.mask_tokens`.
+      masking: see `mlm.mask_tokens`.
       mesh: the devices.
       batch_size: in rows.
       seed: of the masked tokens.
@@ -186,10 +174,8 @@ def pretraining_accuracies(
     masked_rows = _mask_once(
         jax.random.key(seed),
         {name: rows[name] for name in rows if has_nsp or name != "next_sentence_label"},
-        special_tokens,
         module.dims.vocab,
-        mlm_probability,
-        max_predictions_per_seq,
+        masking,
     )
     all_params = jax.device_put({**params, **head}, sharding.replicated(mesh))
     counts = [
@@ -208,7 +194,7 @@ def pretraining_accuracies(
 
 
 # Compiled once for a shape: many networks of one module are evaluated on the same rows.
-_mask_once = jax.jit(mask_tokens, static_argnums=(2, 3, 4, 5))
+_mask_once = jax.jit(mask_tokens, static_argnums=(2, 3))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -284,7 +270,7 @@ def fit_mlm_head(
 
     @jax.jit
     def step(state, encoder, batch, key):
-        batch = objective.mask_tokens(key, batch, dims.vocab)
+        batch = mask_tokens(key, batch, dims.vocab, objective.masking)
 
         def loss_fn(head):
             logits = logits_fn(head, encoder, batch)
@@ -309,7 +295,7 @@ def fit_mlm_head(
 
     @jax.jit
     def right_and_count(head, encoder, batch, key):
-        batch = objective.mask_tokens(key, batch, dims.vocab)
+        batch = mask_tokens(key, batch, dims.vocab, objective.masking)
         hit = logits_fn(head, encoder, batch).argmax(axis=-1) == batch["masked_labels"]
         weight = batch["masked_weights"] * batch["valid_rows"][:, None]
         return jnp.stack([(hit * weight).sum(), weight.sum()])

@@ -11,6 +11,7 @@ import optax
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
+from autodistill_jax.data.mlm import mask_tokens
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Module
 from autodistill_jax.train import distillation, optimizer
@@ -109,9 +110,8 @@ def make_sandwich_step(
 
     def step(state, frozen, teacher_params, batch, archs, key):
         # The same tokens are masked for the teacher and for every sub-network.
-        batch = objective.mask_tokens(
-            jax.random.fold_in(key, _MASKING_KEY), batch, superlm.dims.vocab
-        )
+        masking_key = jax.random.fold_in(key, _MASKING_KEY)
+        batch = mask_tokens(masking_key, batch, superlm.dims.vocab, objective.masking)
 
         def part_gradients(rows, i):
             part_key = (

@@ -15,6 +15,7 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader, tokenization
+from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.models.heads import init_mlm_head
@@ -33,10 +34,12 @@ SPACE = Space(
 OBJECTIVE = Objective(
     {"relation": 1.0, "hidden": 1.0, "logits": 1.0},
     relation_heads=4,
-    mlm_probability=0.2,
-    max_predictions_per_seq=3,
-    special_tokens=tokenization.SpecialTokens(
-        pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
+    masking=MlmMasking(
+        0.2,
+        3,
+        tokenization.SpecialTokens(
+            pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
+        ),
     ),
 )
 SETTINGS = {

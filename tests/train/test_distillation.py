@@ -8,7 +8,7 @@ from tiny_networks import DIMS
 
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data.mlm import mask_tokens
+from autodistill_jax.data.mlm import MlmMasking, mask_tokens
 from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.models import build, extract, heads
 from autodistill_jax.models.bert import Bert
@@ -38,7 +38,7 @@ def texts(rows=64, length=12):
 
 def test_words_are_hidden_as_bert_hides_them():
     batch = texts(2000, 12)
-    made = mask_tokens(jax.random.key(0), batch, SPECIAL, 60, 0.3, 20)
+    made = mask_tokens(jax.random.key(0), batch, 60, MlmMasking(0.3, 20, SPECIAL))
     before, after = np.asarray(batch["input_ids"]), np.asarray(made["input_ids"])
     rows = np.arange(2000)[:, None]
     chosen = np.asarray(made["masked_weights"]) > 0
@@ -59,9 +59,9 @@ def test_words_are_hidden_as_bert_hides_them():
     hidden = shown == SPECIAL.mask_token_id
     assert abs(hidden.mean() - 0.8) < 0.03
     assert abs((~hidden & (shown != stood)).mean() - 0.1) < 0.03
-    most = mask_tokens(jax.random.key(0), batch, SPECIAL, 60, 0.9, 2)
+    most = mask_tokens(jax.random.key(0), batch, 60, MlmMasking(0.9, 2, SPECIAL))
     assert most["masked_positions"].shape == (2000, 2)
-    other = mask_tokens(jax.random.key(1), batch, SPECIAL, 60, 0.3, 20)
+    other = mask_tokens(jax.random.key(1), batch, 60, MlmMasking(0.3, 20, SPECIAL))
     assert (np.asarray(other["input_ids"]) != after).any()
 
 
@@ -82,8 +82,7 @@ ALL_TERMS = Objective(
     {term: 1.0 for term in LOSSES},
     relation_heads=4,
     layer_map=(1, 3),
-    mlm_probability=0.3,
-    special_tokens=SPECIAL,
+    masking=MlmMasking(0.3, special_tokens=SPECIAL),
 )
 
 
@@ -98,7 +97,7 @@ def made():
         STUDENT,
     )
     batch = texts() | {"next_sentence_label": jnp.arange(64) % 2}
-    batch = ALL_TERMS.mask_tokens(jax.random.key(1), batch, DIMS.vocab)
+    batch = mask_tokens(jax.random.key(1), batch, DIMS.vocab, ALL_TERMS.masking)
     own = distillation.init_projections(ALL_TERMS, 24, 32, head(32, 32))
     target = distillation.teacher_targets(module, params, batch, ALL_TERMS)
     small = Bert(STUDENT, DIMS)
@@ -204,8 +203,7 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     """Terms with hidden words in a SuperLM: dead channels change nothing."""
     objective = Objective(
         {"mlm": 2.0, "logits": 5.0, "cosine": 1.0},
-        mlm_probability=0.3,
-        special_tokens=SPECIAL,
+        masking=MlmMasking(0.3, special_tokens=SPECIAL),
     )
     module, params = networks()
     params = {**params, **head(32, 32)}
@@ -215,7 +213,7 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     superlm = Bert(big, DIMS, space=space)
     inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
     own = distillation.init_projections(objective, big.hidden, 32, head(32, 32))
-    batch = objective.mask_tokens(jax.random.key(1), texts(8), DIMS.vocab)
+    batch = mask_tokens(jax.random.key(1), texts(8), DIMS.vocab, objective.masking)
     target = distillation.teacher_targets(module, params, batch, objective)
     arch = Arch(2, 16, 2, 24, 8)
     one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))

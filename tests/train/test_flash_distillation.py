@@ -9,6 +9,7 @@ from tiny_networks import BIG, DIMS, mesh_of
 from autodistill_jax.archs.arch import MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_DIMS
 from autodistill_jax.data import loader
+from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.models import build, extract, heads
 from autodistill_jax.search import proxy_flash
@@ -21,8 +22,7 @@ OWN = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=10)
 OBJECTIVE = Objective(
     {"logits": 1.0, "mlm": 1.0, "nsp": 1.0},
     layer_map=(1, 3),
-    mlm_probability=0.2,
-    special_tokens=SpecialTokens(0, 1, 2, 3),
+    masking=MlmMasking(0.2, special_tokens=SpecialTokens(0, 1, 2, 3)),
 )
 SETTINGS = {
     "block_steps": 40,

@@ -287,7 +287,7 @@ def test_objectives_follow_the_teachers_kind_and_refuse():
     one = Space((2,), (16,), (2,), (24,), head_size=8)
     recipe = made(losses="distilbert", spaces=[one], special=SPECIAL)
     assert recipe.weights == {"logits": 5, "mlm": 2, "cosine": 1}
-    assert recipe.mlm_probability == 0.15
+    assert recipe.masking.mlm_probability == 0.15
     assert made(losses="tinybert", spaces=[one]).layer_map == (1, 3)  # 2 of 4 layers
     for match, settings in (
         ("all have weight 0", {"losses": "0*relation"}),

@@ -15,6 +15,7 @@ from autodistill_jax import sharding
 from autodistill_jax.archs.arch import Arch, MobileArch
 from autodistill_jax.cli import main
 from autodistill_jax.data import loader, tokenization
+from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.teacher import pretraining_dims
 from autodistill_jax.interop import huggingface
@@ -73,10 +74,12 @@ def test_it_learns_words_and_next_sentences():
     moves = optimizer.make_optimizer(SETTINGS, steps, build.param_axes(module))
     held_out = toy(192, seed=1)
 
+    masking = MlmMasking(0.15, 20, SPECIAL)
+
     def right(params, **more):
         return pretraining.pretraining_accuracies(
-            module, heads.encoder_params(params), heads.head_params(params), held_out, SPECIAL,
-            mesh, **more,
+            module, heads.encoder_params(params), heads.head_params(params), held_out,
+            masking, mesh, **more,
         )  # fmt: skip
 
     before = right(params)
@@ -84,7 +87,7 @@ def test_it_learns_words_and_next_sentences():
     feed = loader.train_batches(toy(2000, seed=0), 32, seed=0)
     state = {"params": params, "optimizer": moves.init(params)}
     state = loop.fit(
-        pretraining.make_pretraining_step(module, moves, SPECIAL, 0.15, 20),
+        pretraining.make_pretraining_step(module, moves, masking),
         jax.device_put(state, sharding.replicated(mesh)),
         lambda i: (
             loader.batch_at_step(feed, i, mesh),
@@ -108,11 +111,10 @@ def test_the_loss_is_the_mean_over_hidden_words_and_rows():
     params, rows = start(module), toy(8, seed=2)
     rows["attention_mask"][:4, 9:] = 0
     moves = optimizer.make_optimizer(SETTINGS, 10, {})
-    step = pretraining.make_pretraining_step(module, moves, SPECIAL, 0.3, 20)
+    masking = MlmMasking(0.3, 20, SPECIAL)
+    step = pretraining.make_pretraining_step(module, moves, masking)
     key = jax.random.key(5)
-    hidden = pretraining._mask_once(
-        jax.random.split(key)[0], rows, SPECIAL, 60, 0.3, 20
-    )
+    hidden = pretraining._mask_once(jax.random.split(key)[0], rows, 60, masking)
     made = jax.jit(lambda p, b: pretraining.pretraining_logits(module, p, b))(
         params, hidden
     )
