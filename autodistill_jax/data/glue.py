@@ -21,7 +21,7 @@ def load_glue_task(
 ) -> tasks.Task:
     """A GLUE task with its dev and test sides.
 
-    MNLI's `dev` is the matched side, `more` has the mismatched one. `tests` has a side
+    MNLI's `dev` is the matched side, `extra_dev` has the mismatched one. `test_texts` has a side
     for each submission file, by its stem ("RTE", "MNLI-m", ...), as far as it is there;
     for MNLI one is "AX", GLUE's diagnostic set.
 
@@ -62,7 +62,7 @@ def load_glue_task(
     first_end, *later_ends = layout.ends
     # GLUE's diagnostic set comes last, if at all.
     stems = (*(f"test{end}" for end in layout.ends), "diagnostic")
-    tests = dict(zip(submission_keys(name), stems, strict=False))
+    test_stems = dict(zip(submission_keys(name), stems, strict=False))
     return tasks.Task(
         name,
         tuple(sides["train"]),
@@ -71,7 +71,7 @@ def load_glue_task(
         layout.metric,
         labels,
         {end.removeprefix("_"): tuple(sides[f"dev{end}"]) for end in later_ends},
-        {key: sides[stem].texts for key, stem in tests.items() if stem in sides},
+        {key: sides[stem].texts for key, stem in test_stems.items() if stem in sides},
         notes,
     )
 
@@ -120,7 +120,7 @@ def submission_text(task: tasks.Task, key: str, predictions) -> str:
 
     Args:
       task: of `load_glue_task`.
-      key: of `task.tests`.
+      key: of `task.test_texts`.
       predictions: [rows of that side], numbers of classes in the order of
         `task.labels`, or scores (STS-B: cut to 0..5, three decimals).
 
@@ -128,8 +128,10 @@ def submission_text(task: tasks.Task, key: str, predictions) -> str:
       The text of the whole file, with its header.
     """
     predictions = np.asarray(predictions)
-    if predictions.shape != (len(task.tests[key]),):
-        raise ValueError(f"{key}: {predictions.shape} for {len(task.tests[key])} rows")
+    if predictions.shape != (len(task.test_texts[key]),):
+        raise ValueError(
+            f"{key}: {predictions.shape} for {len(task.test_texts[key])} rows"
+        )
     if task.labels:
         values = [task.labels[prediction] for prediction in predictions.astype(int)]
     else:

@@ -27,8 +27,8 @@ class Task(NamedTuple):
       classes: the number of classes; 1 for regression.
       metric: a name in `metrics.METRICS`; more is better.
       labels: names of the classes; () for regression.
-      more: {name: (texts, labels)} of further dev sides.
-      tests: {stem of the submission file: texts without labels}, in the order of the
+      extra_dev: {name: (texts, labels)} of further dev sides.
+      test_texts: {stem of the submission file: texts without labels}, in the order of the
         test file: a text's index is its place.
       notes: what the user should hear about how it was read.
     """
@@ -39,8 +39,8 @@ class Task(NamedTuple):
     classes: int
     metric: str
     labels: tuple[str, ...] = ()
-    more: Mapping[str, tuple[list[Text], list[float]]] = MappingProxyType({})
-    tests: Mapping[str, list[Text]] = MappingProxyType({})
+    extra_dev: Mapping[str, tuple[list[Text], list[float]]] = MappingProxyType({})
+    test_texts: Mapping[str, list[Text]] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
 

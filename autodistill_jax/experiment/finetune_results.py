@@ -98,7 +98,7 @@ def summarize_seeds(seed_results: Sequence) -> dict:
 
     Returns:
       {"score": the mean over seeds, "deviation" of a sample (0.0 of one seed),
-      "scores": of the seeds, "epochs": the scores of every seed's epochs, "parts": the
+      "scores": of the seeds, "epochs": the scores of every seed's epochs, "metrics": the
       means of the scores that make up "score"}.
     """
     scores = [max(result.scores) for result in seed_results]
@@ -107,7 +107,7 @@ def summarize_seeds(seed_results: Sequence) -> dict:
         "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
         "scores": scores,
         "epochs": [result.scores for result in seed_results],
-        "parts": mean_figures([result.parts for result in seed_results]),
+        "metrics": mean_figures([result.metrics for result in seed_results]),
     }
 
 

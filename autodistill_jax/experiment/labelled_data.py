@@ -107,17 +107,17 @@ def classification_data(
         len(task.train[0])
     )
     train = ([task.train[0][i] for i in order], [task.train[1][i] for i in order])
-    tests = task.tests if settings.glue_submission else {}
+    test_texts = task.test_texts if settings.glue_submission else {}
     return classification.ClassificationData(
         encode(*train, limit=settings.max_train_rows),
         encode(*task.dev, limit=settings.max_dev_rows),
         task.classes,
         task.metric,
         {
-            name: encode(*more, limit=settings.max_dev_rows)
-            for name, more in task.more.items()
+            name: encode(*side, limit=settings.max_dev_rows)
+            for name, side in task.extra_dev.items()
         },
-        {name: encode(texts) for name, texts in tests.items()},
+        {name: encode(texts) for name, texts in test_texts.items()},
     )
 
 

@@ -188,7 +188,7 @@ def blockwise_transfer(experiment: Experiment, arch: AnyArch) -> BlockwiseTransf
         objective,
         # Equal to the teacher's own, not a cut or a projection of them.
         embeddings_copied=np.array_equal(student[word], teacher.params[word]),
-        parts=config.mesh.gradient_accumulation_steps,
+        gradient_accumulation_steps=config.mesh.gradient_accumulation_steps,
     )
 
 

@@ -138,7 +138,7 @@ def finetune_squad(
         _save_span_model(experiment, folder / model, source, best.params)
     path = folder / f"predictions-{model}.json"
     storage.write_text(path, json.dumps(best.answers) + "\n")
-    scores_text = ", ".join(f"{100 * x:.2f} {name}" for name, x in best.parts.items())
+    scores_text = ", ".join(f"{100 * x:.2f} {name}" for name, x in best.metrics.items())
     log.say(f"{label}: {scores_text}; {path}")
     return finetune_results.summarize_seeds(seed_results)
 

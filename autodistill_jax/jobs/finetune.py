@@ -109,7 +109,7 @@ def run_finetune(
         )
         rows = prepare(experiment, task)
         submission = experiment.config.finetune.glue_submission
-        keys = tuple(task.tests) if submission else ()
+        keys = tuple(task.test_texts) if submission else ()
         glue_keys = (
             glue.submission_keys(task.name) if task.name in glue.GLUE_TASKS else ()
         )
@@ -249,7 +249,7 @@ def _finetune_model(
             settings["batch_size"],
             experiment.mesh,
         )
-        result = {"score": score, "how": _FROZEN_TEXT}
+        result = {"score": score, "method": _FROZEN_TEXT}
         similarity = _cosine_spearman(experiment, module, source.params, task)
         return counts | result | similarity
     method, num_seeds = _FROZEN_TEXT if frozen else "fine-tuned", settings["seeds"]
@@ -280,7 +280,7 @@ def _finetune_model(
             first_folder / "teacher",
             label,
         )
-        return counts | result | {"how": method}
+        return counts | result | {"method": method}
     seed_results = classification.finetune_classifier(
         module,
         params,
@@ -294,12 +294,14 @@ def _finetune_model(
     best = finetune_results.best_seed(seed_results)
     if model == "student":
         _save_classifier(experiment, folder, source, best.params, task.labels, rows)
-    for key, predictions in best.tests.items():
+    for key, predictions in best.test_predictions.items():
         text = glue.submission_text(task, key, predictions)
         storage.write_text(_submission_path(folder, model, key), text)
     result = {
-        "how": method,
-        "more": finetune_results.mean_figures([seed.more for seed in seed_results]),
+        "method": method,
+        "extra_scores": finetune_results.mean_figures(
+            [seed.extra_scores for seed in seed_results]
+        ),
     }
     similarity = _cosine_spearman(experiment, module, params(config.seed), task)
     return counts | finetune_results.summarize_seeds(seed_results) | result | similarity

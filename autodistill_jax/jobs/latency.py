@@ -107,7 +107,7 @@ def _calibrate(
     if target and jax.devices()[0].device_kind != chips.CHIPS[target].kind:
         raise UserError(
             f"latency.target is {target} and the device at hand "
-            f"{measured_here.conditions()['device']}; calibrate on that TPU, or leave "
+            f"{measured_here.record()['device']}; calibrate on that TPU, or leave "
             "latency.target '' to predict from multiply-adds and bytes"
         )
     _, dims, spaces = arch_flag.teacher_dims_and_spaces(
@@ -132,8 +132,8 @@ def _calibrate(
     seconds = [record["seconds"] for record in measured.values()]
     in_fit = [i % 2 == 0 for i in range(len(archs))]
     correction = {
-        **conditions.conditions(),
-        "device_at_hand": measured_here.conditions()["device"],
+        **conditions.record(),
+        "device_at_hand": measured_here.record()["device"],
     }
     if target:
         compiled = table.take_latencies(

@@ -71,7 +71,7 @@ def run_rank(
         space: trained_superlm(experiment, workdir, space)
         for space in plan.archs_by_space
     }
-    rows = labelled_data.classification_data(experiment, task._replace(tests={}))
+    rows = labelled_data.classification_data(experiment, task._replace(test_texts={}))
     quality_rows, proxy_rows = _split_dev_rows(rows, plan.proxy_names)
     quality = _finetuned_quality(
         experiment, workdir, plan, superlms, quality_rows, stage

@@ -170,7 +170,7 @@ def _sampled_candidates(
         lambda arch: latency_table.trial_fields(latency_of(arch))["latency_ms"],
         # A named Arch is taken whatever it costs.
         None if experiment.config.search.fixed_arch else bounds.get("latency_ms"),
-        plan.conditions.conditions(),
+        plan.conditions.record(),
         task,
         stage,
     )
@@ -255,7 +255,7 @@ def _write_search(
             "space": experiment.num_archs(),
             "proxy": experiment.config.search.proxy,
             "sampler": experiment.config.search.sampler,
-            "latency": plan.conditions.conditions(),
+            "latency": plan.conditions.record(),
         },
     )
     log.say(f"{stage}: chose {choice.arch}: {choice.reason}")

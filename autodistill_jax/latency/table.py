@@ -42,7 +42,7 @@ class LatencyConditions(NamedTuple):
         """ "compiled" or "measured"."""
         return "compiled" if self.target else "measured"
 
-    def conditions(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """What a latency depends on besides the network, as its record has it."""
         if self.target:
             return estimate.compiled_conditions(
@@ -83,7 +83,7 @@ def find_latency(
     Returns:
       The newest entry that matches; None: there is none.
     """
-    required = {"network": _network_key(arch, dims), **conditions.conditions()}
+    required = {"network": _network_key(arch, dims), **conditions.record()}
     if trained and not conditions.target:
         required["weights"] = "trained"
     for entry in reversed(table[conditions.source]):
@@ -127,7 +127,7 @@ def take_latencies(
     }
     if not missing:
         return latencies
-    fields = conditions.conditions()
+    fields = conditions.record()
     doing = "compiling for" if conditions.target else "measuring on"
     log_fn(f"latency: {doing} {fields['device']}: {len(missing)} network(s) ...")
     settings = {key: fields[key] for key in ("batch", "length", "dtype")}
@@ -175,7 +175,7 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
     """A phrase that says how latencies were taken.
 
     Args:
-      conditions: of `LatencyConditions.conditions`.
+      conditions: of `LatencyConditions.record`.
 
     Returns:
       "measured by XLA's profiler, ..." or "compiled for v5e by libtpu ...".
@@ -221,7 +221,7 @@ def find_correction(
       The newest record of a `calibration.fit_latency` under these conditions; None:
       there is none.
     """
-    required = conditions.conditions()
+    required = conditions.record()
     for correction in reversed(table["corrections"]):
         if _matches(correction, required):
             return correction

@@ -65,11 +65,11 @@ def _format_score(result: dict) -> str:
     text = f"{result['score']:.3f}"
     if len(result.get("scores", ())) > 1:
         text += f" ± {result['deviation']:.3f}"
-    if result["how"].startswith("frozen"):
+    if result["method"].startswith("frozen"):
         text += " (frozen)"
-    if "exact_match" in result.get("parts", {}):
-        text += f" / {result['parts']['exact_match']:.3f} exact"
-    for name, value in result.get("more", {}).items():
+    if "exact_match" in result.get("metrics", {}):
+        text += f" / {result['metrics']['exact_match']:.3f} exact"
+    for name, value in result.get("extra_scores", {}).items():
         text += f" / {value:.3f} {name}"
     return text
 

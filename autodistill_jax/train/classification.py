@@ -33,16 +33,16 @@ class ClassificationData(NamedTuple):
       dev: the same, of the rows that are scored.
       classes: how many; 1 where the label is a number.
       metric: a name in `metrics.METRICS`.
-      more: further labelled splits by name.
-      tests: splits without labels by name.
+      extra_dev: further labelled splits by name.
+      test: splits without labels by name.
     """
 
     train: Split
     dev: Split
     classes: int
     metric: str
-    more: Mapping[str, Split] = {}
-    tests: Mapping[str, Split] = {}
+    extra_dev: Mapping[str, Split] = {}
+    test: Mapping[str, Split] = {}
 
     @property
     def embeds_separately(self) -> bool:
@@ -64,16 +64,16 @@ class FinetuneResult(NamedTuple):
     Attributes:
       scores: dev score of every epoch.
       params: of the best epoch, {name: array}, the head's among them.
-      parts: the single figures behind its score, {name: fraction}.
-      more: scores of the further splits by name.
-      tests: predictions of the splits without labels by name, [N] each.
+      metrics: the single figures behind its score, {name: fraction}.
+      extra_scores: scores of the further splits by name.
+      test_predictions: predictions of the splits without labels by name, [N] each.
     """
 
     scores: list[float]
     params: dict[str, np.ndarray]
-    parts: dict[str, float]
-    more: dict[str, float]
-    tests: dict[str, np.ndarray]
+    metrics: dict[str, float]
+    extra_scores: dict[str, float]
+    test_predictions: dict[str, np.ndarray]
 
 
 def init_task_head(
@@ -283,9 +283,9 @@ def finetune_classifier(
                     name: metrics.METRICS[data.metric](
                         split["label"], predict(best, split)
                     )
-                    for name, split in data.more.items()
+                    for name, split in data.extra_dev.items()
                 },
-                {name: predict(best, split) for name, split in data.tests.items()},
+                {name: predict(best, split) for name, split in data.test.items()},
             )
         )
     return results

@@ -39,7 +39,7 @@ class BlockwiseTransfer(NamedTuple):
       teacher_params: its weights, its masked-LM head's too where it has one.
       objective: of the last stage (logits, masked LM, ...), and the layer map.
       embeddings_copied: whether the word embeddings are the teacher's own; they stay.
-      parts: micro-batches, see `optimizer.accumulate_gradients`.
+      gradient_accumulation_steps: micro-batches, see `optimizer.accumulate_gradients`.
     """
 
     module: Module
@@ -48,7 +48,7 @@ class BlockwiseTransfer(NamedTuple):
     teacher_params: Params
     objective: Objective
     embeddings_copied: bool = False
-    parts: int = 1
+    gradient_accumulation_steps: int = 1
 
     @property
     def layer_map(self) -> jax.Array:
@@ -309,7 +309,11 @@ def transfer_steps(
         )
     block_step = jax.jit(_block_step(transfer, block_tx), donate_argnums=0)
     last_step = sandwich.make_sandwich_step(
-        module, transfer.teacher, transfer.objective, last_tx, transfer.parts
+        module,
+        transfer.teacher,
+        transfer.objective,
+        last_tx,
+        transfer.gradient_accumulation_steps,
     )
     return TransferSteps(stages, params, block_tx, last_tx, block_step, last_step)
 
@@ -321,7 +325,8 @@ def _block_step(
     every block, k is an argument."""
     module = transfer.module
     layers, dropout_rate, vocab = module.arch.layers, module.dropout, module.dims.vocab
-    axes, parts = build.param_axes(module), transfer.parts
+    axes = build.param_axes(module)
+    gradient_accumulation_steps = transfer.gradient_accumulation_steps
 
     def step(state, teacher_params, batch, k, key):
         def scale_updates(updates):
@@ -338,7 +343,9 @@ def _block_step(
             part_key = None
             if dropout_rate:
                 part_key = (
-                    dropout_key if parts == 1 else jax.random.fold_in(dropout_key, i)
+                    dropout_key
+                    if gradient_accumulation_steps == 1
+                    else jax.random.fold_in(dropout_key, i)
                 )
             values = block_loss(transfer, params, teacher_params, rows, k, part_key)
             values = {name: value.mean() for name, value in values.items()}
@@ -347,7 +354,7 @@ def _block_step(
         grads, values = optimizer.accumulate_gradients(
             functools.partial(jax.grad(loss_fn, has_aux=True), state["params"]),
             batch,
-            parts,
+            gradient_accumulation_steps,
             module.mesh,
         )
         state = optimizer.apply_gradients(

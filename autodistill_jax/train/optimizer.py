@@ -111,7 +111,7 @@ def apply_gradients(
 def accumulate_gradients(
     fn: Callable[[Any, Any], Any],
     batch: Mapping[str, jax.Array],
-    parts: int,
+    gradient_accumulation_steps: int,
     mesh: Mesh | None = None,
 ) -> Any:
     """The mean of fn(rows, part) over micro-batches, one after another.
@@ -121,7 +121,7 @@ def accumulate_gradients(
     Args:
       fn: gives a tree of means over its rows; part is 0, 1, ... (int32).
       batch: {name: [B, ...]}.
-      parts: how many micro-batches; they divide B.
+      gradient_accumulation_steps: how many micro-batches; they divide B.
       mesh: the devices; None where nothing is split.
 
     Returns:
@@ -135,11 +135,13 @@ def accumulate_gradients(
         }
         return fn(rows, part)
 
-    if parts == 1:
+    if gradient_accumulation_steps == 1:
         return run_part(batch, 0)
     # Every part has rows of every device: nothing moves.
     rows = {
-        name: jnp.swapaxes(value.reshape(-1, parts, *value.shape[1:]), 0, 1)
+        name: jnp.swapaxes(
+            value.reshape(-1, gradient_accumulation_steps, *value.shape[1:]), 0, 1
+        )
         for name, value in batch.items()
     }
     like = jax.eval_shape(run_part, {name: value[0] for name, value in rows.items()}, 0)
@@ -148,8 +150,8 @@ def accumulate_gradients(
     def add(total, inputs):
         return jax.tree.map(jnp.add, total, run_part(*inputs)), None
 
-    total, _ = jax.lax.scan(add, zeros, (rows, jnp.arange(parts)))
-    return jax.tree.map(lambda x: x / parts, total)
+    total, _ = jax.lax.scan(add, zeros, (rows, jnp.arange(gradient_accumulation_steps)))
+    return jax.tree.map(lambda x: x / gradient_accumulation_steps, total)
 
 
 def _is_matrix(axes: tuple) -> bool:

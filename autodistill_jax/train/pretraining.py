@@ -91,7 +91,7 @@ def make_pretraining_step(
     module: Module,
     tx: optax.GradientTransformation,
     masking: MlmMasking,
-    parts: int = 1,
+    gradient_accumulation_steps: int = 1,
 ) -> jax.stages.Wrapped:
     """The compiled step of pre-training.
 
@@ -102,7 +102,7 @@ def make_pretraining_step(
       module: the network.
       tx: the optimizer.
       masking: see `mlm.mask_tokens`.
-      parts: micro-batches, see `optimizer.accumulate_gradients`.
+      gradient_accumulation_steps: micro-batches, see `optimizer.accumulate_gradients`.
 
     Returns:
       step(state, batch, key) -> (state, {"loss", "mlm" and, of pairs, "nsp"}); state is
@@ -114,12 +114,17 @@ def make_pretraining_step(
         masking_key, dropout_key = jax.random.split(key)
         batch = mask_tokens(masking_key, batch, module.dims.vocab, masking)
         # Of a part's share of them: parts have not equally many.
-        num_masked = jnp.maximum(batch["masked_weights"].sum(), 1) / parts
+        num_masked = jnp.maximum(batch["masked_weights"].sum(), 1)
+        num_masked /= gradient_accumulation_steps
 
         def loss_fn(params, rows, i):
             key = None
             if module.dropout:
-                key = dropout_key if parts == 1 else jax.random.fold_in(dropout_key, i)
+                key = (
+                    dropout_key
+                    if gradient_accumulation_steps == 1
+                    else jax.random.fold_in(dropout_key, i)
+                )
             logits = pretraining_logits(module, params, rows, key)
             token_losses = losses.cross_entropy(logits["mlm"], rows["masked_labels"])
             values = {"mlm": (token_losses * rows["masked_weights"]).sum() / num_masked}
@@ -133,7 +138,7 @@ def make_pretraining_step(
         grads, values = optimizer.accumulate_gradients(
             functools.partial(jax.grad(loss_fn, has_aux=True), state["params"]),
             batch,
-            parts,
+            gradient_accumulation_steps,
             module.mesh,
         )
         return optimizer.apply_gradients(tx, grads, state, axes, module.mesh), values
@@ -187,7 +192,7 @@ def pretraining_accuracies(
             jax.tree.map(np.asarray, masked_rows), batch_size
         )
     ]
-    totals = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *counts)
+    totals = jax.tree.map(lambda *counts: np.sum(counts, axis=0), *counts)
     return {
         name: float(right / max(count, 1)) for name, (right, count) in totals.items()
     }

@@ -42,13 +42,13 @@ class SpanFinetuneResult(NamedTuple):
     Attributes:
       scores: F1 of every epoch, fractions.
       params: of the best epoch, {name: array}, the head's among them.
-      parts: {"exact_match", "f1"} of it, fractions.
+      metrics: {"exact_match", "f1"} of it, fractions.
       answers: its answers by the questions' ids.
     """
 
     scores: list[float]
     params: dict[str, np.ndarray]
-    parts: dict[str, float]
+    metrics: dict[str, float]
     answers: dict[str, str]
 
 
@@ -200,9 +200,9 @@ def finetune_spans(
     ):
         answers = answer(best)
         percentages = squad.squad_score(answers, data.questions)
-        parts = {name: value / 100 for name, value in percentages.items()}
+        metrics = {name: value / 100 for name, value in percentages.items()}
         results.append(
-            SpanFinetuneResult(scores, build.stack_layers(best), parts, answers)
+            SpanFinetuneResult(scores, build.stack_layers(best), metrics, answers)
         )
     return results
 

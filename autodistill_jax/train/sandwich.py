@@ -56,7 +56,7 @@ def make_sandwich_step(
     teacher: Module,
     objective: Objective,
     tx: optax.GradientTransformation,
-    parts: int = 1,
+    gradient_accumulation_steps: int = 1,
 ) -> jax.stages.Wrapped:
     """The compiled training step of a SuperLM, or of one network.
 
@@ -67,7 +67,7 @@ def make_sandwich_step(
       teacher: what it learns from.
       objective: the losses.
       tx: the optimizer.
-      parts: micro-batches, one after another, see `optimizer.accumulate_gradients`.
+      gradient_accumulation_steps: micro-batches, see `optimizer.accumulate_gradients`.
 
     Returns:
       step(state, frozen, teacher_params, batch, archs, key) -> (state, values). state
@@ -115,14 +115,16 @@ def make_sandwich_step(
 
         def part_gradients(rows, i):
             part_key = (
-                key if parts == 1 else jax.random.fold_in(key, _MASKING_KEY - 1 - i)
+                key
+                if gradient_accumulation_steps == 1
+                else jax.random.fold_in(key, _MASKING_KEY - 1 - i)
             )
             return gradients(
                 state["params"], frozen, teacher_params, rows, archs, part_key
             )
 
         grads, loss_values = optimizer.accumulate_gradients(
-            part_gradients, batch, parts, mesh
+            part_gradients, batch, gradient_accumulation_steps, mesh
         )
         count = archs.layers.shape[0]
         values = {"loss": loss_values["total"].mean()}

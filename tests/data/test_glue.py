@@ -48,9 +48,9 @@ def put(tmp_path):
 )
 def test_the_real_files(name, sizes):
     task = glue.load_glue_task(name, str(DATA / "glue"))
-    (tests,) = task.tests.values()
+    (tests,) = task.test_texts.values()
     assert (len(task.train[0]), len(task.dev[0]), len(tests)) == sizes
-    assert not task.notes and not task.more
+    assert not task.notes and not task.extra_dev
     if name == "cola":
         assert task.dev[0][0] == "The sailors rode the breeze clear of the rocks."
         assert tests[0] == "Bill whistled past the house."
@@ -67,14 +67,14 @@ def test_cola_has_a_header_in_its_test_file_only(put):
     root = put("CoLA", train=rows, dev=rows, test="index\tsentence\n0\tA b.\n")
     task = glue.load_glue_task("cola", root)
     assert task.train == task.dev == (['They "left.', "Left they."], [1, 0])
-    assert task.tests == {"CoLA": ["A b."]} and task.metric == "matthews"
+    assert task.test_texts == {"CoLA": ["A b."]} and task.metric == "matthews"
 
 
 def test_carriage_returns_and_a_byte_order_mark(put):
     text = "\ufeff" + SINGLE.replace("\n", "\r\n")
     task = glue.load_glue_task("sst2", put("SST-2", train=text, dev=text))
     assert task.dev == (['a "good" one', "bad"], [1, 0])
-    assert task.tests == {} and task.classes == 2
+    assert task.test_texts == {} and task.classes == 2
 
 
 def test_scores(put):
@@ -99,7 +99,7 @@ def test_mrpc_in_glues_files(put):
     test = "\ufeffindex\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\tA.\tB.\n"
     task = glue.load_glue_task("mrpc", put("MRPC", train=rows, dev=rows, test=test))
     assert task.dev == ([('He said "no.', "He said no.")], [1])
-    assert task.tests == {"MRPC": [("A.", "B.")]} and not task.notes
+    assert task.test_texts == {"MRPC": [("A.", "B.")]} and not task.notes
 
 
 def test_mrpc_in_microsofts_files(put, tmp_path):
@@ -108,7 +108,7 @@ def test_mrpc_in_microsofts_files(put, tmp_path):
     root = put("MRPC", msr_paraphrase_train=original, dev_ids="4\t5\r\n7\t8\r\n9\t9")
     task = glue.load_glue_task("mrpc", root)
     assert task.dev == ([("First 4.", "Second 4."), ("First 7.", "Second 7.")], [0, 1])
-    assert len(task.train[0]) == 98 and task.tests == {} and not task.notes
+    assert len(task.train[0]) == 98 and task.test_texts == {} and not task.notes
     put("MRPC", dev_ids="no\tsuch ids\n", msr_paraphrase_test=original)
     with pytest.raises(UserError, match=r"100 training and 0 dev rows with dev_ids"):
         glue.load_glue_task("mrpc", root)
@@ -116,7 +116,7 @@ def test_mrpc_in_microsofts_files(put, tmp_path):
     task = glue.load_glue_task("mrpc", root)
     assert 3 < len(task.dev[0]) < 20 and len(task.train[0] + task.dev[0]) == 100
     assert task.dev == glue.load_glue_task("mrpc", root).dev
-    assert len(task.tests["MRPC"]) == 100
+    assert len(task.test_texts["MRPC"]) == 100
     assert len(task.notes) == 1 and "has no dev_ids.tsv" in task.notes[0]
 
 
@@ -130,22 +130,26 @@ def test_mnli_has_two_dev_and_two_test_sides(put):
         "test_mismatched": f"{MNLI[:-8]}\n{MNLI_ROW[:-9]}\n",
     }
     root = put("MNLI", **files)
-    assert list(glue.load_glue_task("mnli", root).tests) == ["MNLI-m", "MNLI-mm"]
+    assert list(glue.load_glue_task("mnli", root).test_texts) == ["MNLI-m", "MNLI-mm"]
     put("diagnostic", diagnostic="index\tsentence1\tsentence2\n0\tE.\tF.\n")
     task = glue.load_glue_task("mnli", root)
     assert task.labels == ("entailment", "neutral", "contradiction")
     assert (task.train[1], task.dev[1]) == ([2], [1])
-    assert task.more == {"mismatched": ([("A b.", "C d.")], [0])}
+    assert task.extra_dev == {"mismatched": ([("A b.", "C d.")], [0])}
     assert (
-        list(task.tests)
+        list(task.test_texts)
         == ["MNLI-m", "MNLI-mm", "AX"]
         == list(glue.submission_keys("mnli"))
     )
-    assert task.tests["AX"] == [("E.", "F.")]
+    assert task.test_texts["AX"] == [("E.", "F.")]
     said = ["CONTRADICTION", "ENTAILMENT", "NEUTRAL"]
     task = glue.load_glue_task("mnli", put("MNLI"), label_names=said)
     assert task.labels == ("contradiction", "entailment", "neutral")
-    assert (task.train[1], task.dev[1], task.more["mismatched"][1]) == ([0], [2], [1])
+    assert (task.train[1], task.dev[1], task.extra_dev["mismatched"][1]) == (
+        [0],
+        [2],
+        [1],
+    )
     told = glue.submission_text(task, "MNLI-mm", np.array([2]))
     assert told == "index\tprediction\n0\tneutral\n"
 
@@ -224,7 +228,7 @@ def test_the_order_of_the_labels_is_the_teachers():
 def test_submissions():
     side = ([], [])
     task = tasks.Task(
-        "x", side, side, 1, "pearson_spearman", tests={"STS-B": ["a"] * 3}
+        "x", side, side, 1, "pearson_spearman", test_texts={"STS-B": ["a"] * 3}
     )
     told = glue.submission_text(task, "STS-B", [-0.2, 2.34567, 5.4])
     assert told == "index\tprediction\n0\t0.000\n1\t2.346\n2\t5.000\n"
@@ -260,12 +264,12 @@ def test_tensorflow_datasets(tmp_path, monkeypatch, server):
     assert task.train == task.dev
     assert task.dev[0] == [(f'A "{i}.', "C d.") for i in range(30)]
     assert task.dev[1] == [1, 2, 0] * 10
-    assert task.more == {"mismatched": (task.dev[0][:3], [1, 2, 0])}
-    assert task.tests == {"MNLI-m": task.dev[0], "MNLI-mm": task.dev[0]}
+    assert task.extra_dev == {"mismatched": (task.dev[0][:3], [1, 2, 0])}
+    assert task.test_texts == {"MNLI-m": task.dev[0], "MNLI-mm": task.dev[0]}
     apart = "index\tsentence1\tsentence2\n0\tE.\tF.\n1\tG.\tH.\n"
     (tmp_path / "web" / "diagnostic.tsv").write_text(apart)
     task = glue.load_glue_task("mnli", download=True)
-    assert task.tests["AX"] == [("E.", "F."), ("G.", "H.")]
+    assert task.test_texts["AX"] == [("E.", "F."), ("G.", "H.")]
     # Once it is there, no permission is needed.
     again = glue.load_glue_task(
         "mnli", label_names=("contradiction", "entailment", "neutral")

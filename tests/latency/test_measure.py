@@ -141,7 +141,7 @@ def entry(how, seconds, **more):
         "arch": dataclasses.asdict(ARCH),
         "sizes": DIMS._replace(reference_heads=0)._asdict(),
     }
-    return {"network": network, "seconds": seconds, **how.conditions(), **more}
+    return {"network": network, "seconds": seconds, **how.record(), **more}
 
 
 def test_a_table_never_takes_one_source_for_the_other(monkeypatch, tmp_path):

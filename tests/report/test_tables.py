@@ -15,7 +15,7 @@ def result(model, score, **more):
         "model": model,
         "score": score,
         "metric": "accuracy",
-        "how": "fine-tuned",
+        "method": "fine-tuned",
         "settings": {"learning_rate": 1e-3},
         "train_rows": 4096,
         "dev_rows": 872,
@@ -33,7 +33,7 @@ TASKS = {
     },
     "mnli": {
         "teacher": result("teacher", 0.5, how="frozen encoder, linear head"),
-        "student": result("student", 0.4, more={"mismatched": 0.41}),
+        "student": result("student", 0.4, extra_scores={"mismatched": 0.41}),
     },
 }
 
@@ -129,7 +129,7 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
 
 def test_the_exact_match_stands_beside_f1():
     parts = {"exact_match": 0.4, "f1": 0.5}
-    made = result("student", 0.5, metric="f1", parts=parts)
+    made = result("student", 0.5, metric="f1", metrics=parts)
     head, rows = tables.task_table({"squad": {"student": made}})
     assert dict(zip(head, rows[0]))["squad (f1)"] == "0.500 / 0.400 exact"
 

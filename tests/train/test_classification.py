@@ -68,8 +68,8 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
         {k: v[120:] for k, v in side.items()},
         classes,
         metric,
-        more={"again": {k: v[120:] for k, v in side.items()}},
-        tests={"X": {k: v[:7] for k, v in side.items() if k != "label"}},
+        extra_dev={"again": {k: v[120:] for k, v in side.items()}},
+        test={"X": {k: v[:7] for k, v in side.items() if k != "label"}},
     )
     module = Bert(Arch(1, 16, 2, 16, 8), DIMS, dropout=0.1)
     settings = SETTINGS | {"epochs": 8, "batch_size": 16, "learning_rate": 2e-2}
@@ -81,9 +81,9 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     for one in results:
         assert len(one.scores) == 8 and max(one.scores) > 0.85
         assert one.params["head_kernel"].shape == (16, classes)
-        assert max(one.parts.values()) == pytest.approx(max(one.scores))
-        assert one.more == {"again": pytest.approx(max(one.scores))}
-        assert one.tests["X"].shape == (7,)
+        assert max(one.metrics.values()) == pytest.approx(max(one.scores))
+        assert one.extra_scores == {"again": pytest.approx(max(one.scores))}
+        assert one.test_predictions["X"].shape == (7,)
     assert results[0].scores != results[1].scores
     encoder = {k: v for k, v in results[0].params.items() if "head_" not in k}
     score = classification.frozen_score(module, encoder, made, "mean", 16, mesh)

@@ -207,11 +207,11 @@ def test_an_encoder_learns_to_answer(wordpiece):
 
     first, second = fine_tuned(rows, (0, 1))
     assert first.scores != second.scores and len(first.scores) == 3
-    best = max(first, second, key=lambda one: one.parts["exact_match"])
-    assert best.parts["exact_match"] > 0.8 and best.scores[0] < best.scores[-1]
-    assert best.parts["f1"] == pytest.approx(max(best.scores))
+    best = max(first, second, key=lambda one: one.metrics["exact_match"])
+    assert best.metrics["exact_match"] > 0.8 and best.scores[0] < best.scores[-1]
+    assert best.metrics["f1"] == pytest.approx(max(best.scores))
     found = squad_score(best.answers, rows.questions)
-    assert found["f1"] == pytest.approx(100 * best.parts["f1"])
+    assert found["f1"] == pytest.approx(100 * best.metrics["f1"])
     assert {k: v.shape for k, v in best.params.items() if "head_" not in k} == {
         k: v.shape for k, v in params.items()
     }
@@ -264,17 +264,19 @@ def test_the_job_keeps_answers_and_networks_and_learns_from_its_teacher(
         )
 
     teacher = one("teacher")
-    assert teacher["parts"]["exact_match"] == 1 and "soft" not in rows.train
+    assert teacher["metrics"]["exact_match"] == 1 and "soft" not in rows.train
     rows.train["label"][:] = 0  # No answer anywhere.
     student = one("student")
-    assert student["parts"]["exact_match"] > 0.5 and student["score"] > 0.5
+    assert student["metrics"]["exact_match"] > 0.5 and student["score"] > 0.5
     read = jax.jit(
         lambda params, batch: question_answering.span_logits(module, params, batch)
     )
     for model, made in (("teacher", teacher), ("student", student)):
         kept = json.loads((tmp_path / f"predictions-{model}.json").read_text())
         found = squad_score(kept, rows.questions)
-        assert found["exact_match"] == pytest.approx(100 * made["parts"]["exact_match"])
+        assert found["exact_match"] == pytest.approx(
+            100 * made["metrics"]["exact_match"]
+        )
         # What is kept answers as it did.
         network = huggingface.load_pretrained(str(tmp_path / model))
         head = load_file(tmp_path / model / "head.safetensors")
