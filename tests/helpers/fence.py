@@ -115,6 +115,7 @@ def _with_new_keys(value: Any, inside: str = "") -> Any:
     renamed = {"reads": "attention_input", "heads": "reference_heads"}
     renamed = renamed if inside == "sizes" else {}
     renamed |= {"teacher/words.json": "teacher/mlm_head.json"}
+    renamed |= {"how": "method", "parts": "metrics", "more": "extra_scores"}
     record = {renamed.get(k, k): _with_new_keys(v, k) for k, v in value.items()}
     if isinstance(
         record.get("origin"), str
