@@ -7,14 +7,15 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def accuracy(labels, predictions) -> float:
+def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
     """The fraction of predictions that equal their label."""
     return float(np.mean(np.asarray(labels) == np.asarray(predictions)))
 
 
-def f1(labels, predictions) -> float:
+def f1(labels: ArrayLike, predictions: ArrayLike) -> float:
     """F1 of class 1, the positive one of two; 0 where nobody sees it."""
     from sklearn.metrics import f1_score
 
@@ -23,7 +24,7 @@ def f1(labels, predictions) -> float:
     return float(score)
 
 
-def matthews(labels, predictions) -> float:
+def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Matthews correlation, CoLA's metric; 0 where one side is constant."""
     from sklearn.metrics import matthews_corrcoef
 
@@ -32,7 +33,7 @@ def matthews(labels, predictions) -> float:
     return float(matthews_corrcoef(labels, predictions))
 
 
-def spearman(labels, predictions) -> float:
+def spearman(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Rank correlation; 0 where one side is constant."""
     from scipy.stats import spearmanr
 
@@ -41,7 +42,7 @@ def spearman(labels, predictions) -> float:
     return float(spearmanr(labels, predictions).statistic)
 
 
-def pearson(labels, predictions) -> float:
+def pearson(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Linear correlation; 0 where one side is constant."""
     from scipy.stats import pearsonr
 
@@ -54,17 +55,19 @@ def pearson(labels, predictions) -> float:
     return correlation if np.isfinite(correlation) else 0.0
 
 
-def accuracy_f1(labels, predictions) -> float:
+def accuracy_f1(labels: ArrayLike, predictions: ArrayLike) -> float:
     """The mean of accuracy and F1, MRPC's and QQP's metric."""
     return _mean(metric_parts("accuracy_f1", labels, predictions))
 
 
-def pearson_spearman(labels, predictions) -> float:
+def pearson_spearman(labels: ArrayLike, predictions: ArrayLike) -> float:
     """The mean of both correlations, STS-B's metric."""
     return _mean(metric_parts("pearson_spearman", labels, predictions))
 
 
-def metric_parts(metric: str, labels, predictions) -> dict[str, float]:
+def metric_parts(
+    metric: str, labels: ArrayLike, predictions: ArrayLike
+) -> dict[str, float]:
     """The single figures behind a metric, of which it is the mean.
 
     Args:

@@ -64,7 +64,7 @@ check_tpu() {
   local runtime
   [ "$TPU" ] || refuse "TPU is not set; set it to an accelerator type, like TPU=v5litepod-16"
   [[ $TPU =~ ^[a-z0-9]+-[1-9][0-9]*$ ]] ||
-    refuse "TPU=$TPU is no accelerator type; give one like v5litepod-16, v6e-8 or v4-32"
+    refuse "TPU=$TPU is not an accelerator type; give one like v5litepod-16, v6e-8 or v4-32"
   case $TPU in
     v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
     v6e-*) runtime=v2-alpha-tpuv6e ;;

@@ -115,7 +115,7 @@ def label_order(
     return tuple(canonical[name] for name in names)
 
 
-def submission_text(task: tasks.Task, key: str, predictions) -> str:
+def submission_text(task: tasks.Task, key: str, predictions: np.ndarray) -> str:
     """The text of GLUE's submission file `<key>.tsv`: columns index and prediction.
 
     Args:

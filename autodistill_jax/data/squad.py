@@ -293,7 +293,7 @@ def score_command(argv: Sequence[str]) -> int:
       argv: DATASET.json and PREDICTIONS.json, {question id: text}.
 
     Returns:
-      The exit status: 2, after one line on stderr, if a file is wrong.
+      The exit status, 0; 2, after one line on stderr, if a file is wrong.
     """
     try:
         if len(argv) != 2:
@@ -303,11 +303,11 @@ def score_command(argv: Sequence[str]) -> int:
         dataset, path = read_squad_file(Path(argv[0])), Path(argv[1])
         predictions = _read_json(path)
         if not isinstance(predictions, dict):
-            raise UserError(f"{path} is no JSON object of texts by question id")
+            raise UserError(f"{path} is not a JSON object of texts by question id")
         for name, text in predictions.items():
             if not isinstance(text, str):
                 raise UserError(
-                    f"{path}: the prediction of {name!r} is no text: {text}"
+                    f"{path}: the prediction of {name!r} is not a text: {text}"
                 )
     except UserError as error:
         print(f"squad: {' '.join(str(error).split())}", file=sys.stderr)

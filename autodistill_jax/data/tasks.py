@@ -130,12 +130,14 @@ def parse_number_label(value: str, path: Path, line: int) -> float:
       The number.
 
     Raises:
-      UserError: it is no number, or not a finite one.
+      UserError: it is not a number, or not finite.
     """
     try:
         number = float(value)
     except ValueError as error:
-        raise UserError(f"{path}, line {line}: label {value!r} is no number") from error
+        raise UserError(
+            f"{path}, line {line}: label {value!r} is not a number"
+        ) from error
     if not math.isfinite(number):
         raise UserError(f"{path}, line {line}: label {value!r} is not finite")
     return number

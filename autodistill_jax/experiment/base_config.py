@@ -297,6 +297,9 @@ def load_config(address: str) -> ConfigDict:
     Args:
       address: FILE.py or FILE.py:preset.
 
+    Returns:
+      What the file's `get_config` gives for the preset.
+
     Raises:
       UserError: no such file.
     """

@@ -78,6 +78,9 @@ def best_seed(seed_results: Sequence) -> Any:
 
     Args:
       seed_results: a `FinetuneResult` or `SpanFinetuneResult` of every seed.
+
+    Returns:
+      One of them, the first where two are equal.
     """
     return max(seed_results, key=lambda result: max(result.scores))
 

@@ -162,6 +162,9 @@ def abstract_teacher(config: ConfigDict) -> huggingface.Teacher:
     Args:
       config: the experiment's.
 
+    Returns:
+      The teacher, without a tokenizer.
+
     Raises:
       UserError: no such teacher, or none that can be pre-trained.
     """

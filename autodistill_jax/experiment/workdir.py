@@ -183,6 +183,9 @@ def require_json(path: epath.Path, needed: str) -> dict:
       path: of the file, JSON.
       needed: the job's name.
 
+    Returns:
+      The file's content.
+
     Raises:
       UserError: it is not there: says which job to run first.
     """

@@ -223,6 +223,9 @@ def is_stock(arch: AnyArch, dims: ModelDims) -> bool:
     Args:
       arch: the network's Arch.
       dims: its sizes that are not elastic.
+
+    Returns:
+      True: a folder of it needs no `trust_remote_code`.
     """
     return arch.is_stock_hf and (
         isinstance(arch, MobileArch) or dims.embedding != arch.hidden

@@ -84,7 +84,7 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any,
     return figure, figure.subplots(rows, columns)
 
 
-def html_image(figure, alt: str) -> str:
+def html_image(figure: Any, alt: str) -> str:
     """A matplotlib figure as an <img>, the data inside.
 
     Args:

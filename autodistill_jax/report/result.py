@@ -89,6 +89,9 @@ def read_result(config: ConfigDict, workdir: epath.Path) -> Result:
       config: of the run, under which its Arch was chosen.
       workdir: of the run.
 
+    Returns:
+      The `Result`, with the tasks fine-tuned so far.
+
     Raises:
       UserError: no search has chosen an Arch yet, or one under other settings.
     """

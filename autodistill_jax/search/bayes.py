@@ -5,12 +5,12 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
@@ -62,7 +62,7 @@ class BayesSampler(optuna.samplers.BaseSampler):
       n_startup: trials that fill the space, before a process is asked.
 
     Raises:
-      UserError: the space has one point, or a choice that is no number.
+      UserError: the space has one point, or a choice that is not a number.
       SpaceExhausted: from `study.ask`, if nothing is left; the trial fails.
     """
 
@@ -89,16 +89,45 @@ class BayesSampler(optuna.samplers.BaseSampler):
             grid = itertools.product(*map(range, self._levels))
             self._allowed_points = dict.fromkeys(filter(self._is_allowed, grid))
 
-    def infer_relative_search_space(self, study, trial):
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, Any]:
+        """The axes that `sample_relative` gives a value; Optuna's interface."""
         return self._space
 
-    def sample_independent(self, study, trial, param_name, param_distribution):
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: Any,
+    ) -> NoReturn:
+        """Refuses what is not an axis; Optuna's interface.
+
+        Raises:
+          UserError: always.
+        """
         raise UserError(
             f"{param_name} is not an axis of the sampler; ask for "
             f"{', '.join(self._space)}"
         )
 
-    def sample_relative(self, study, trial, search_space):
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What a trial tries: the candidate with the largest acquisition.
+
+        Args:
+          study: its finished trials are what is learned from.
+          trial: its number seeds the draws.
+          search_space: of `infer_relative_search_space`.
+
+        Returns:
+          {axis: value}.
+
+        Raises:
+          SpaceExhausted: all of the space has been tried.
+        """
         trials = _earlier_trials(study, trial, self._space.keys())
         rng = np.random.default_rng([self._seed, trial.number])
         data = self._trial_points(trials, study.directions)

@@ -35,6 +35,9 @@ def expected_shortfall(predictive: Predictive, level: float) -> np.ndarray:
     Args:
       predictive: of Y, at c points.
       level: in Y's own units.
+
+    Returns:
+      [c], at least 0.
     """
     if predictive.log and level <= 0:
         return np.zeros_like(predictive.mean)
@@ -118,6 +121,9 @@ def fit_objective(
       x: [n, axes] points in the unit cube.
       y: [n] their values, to be minimised.
       rng: where plausible hyper-parameters are drawn from.
+
+    Returns:
+      The fitted objective, over all draws of its hyper-parameters.
     """
     finite = y[np.isfinite(y)] if np.isfinite(y).any() else np.zeros(1)
     low, middle, high = np.quantile(finite, (0.25, 0.5, 0.75))

@@ -158,6 +158,9 @@ def proxy_objective(name: str, objective: Objective) -> Objective:
     Args:
       name: of the proxy.
       objective: what was trained.
+
+    Returns:
+      The objective whose total, on held-out text, is the proxy.
     """
     if name == "pooled":
         return objective._replace(weights={"pooled": 1.0})

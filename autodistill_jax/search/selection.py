@@ -16,6 +16,9 @@ def pareto_front(trials: _Trials, cost: str) -> list[AnyArch]:
     Args:
       trials: {Arch: its figures}, "proxy" and the cost among them.
       cost: which figure is the cost: "flops" or "latency_ms".
+
+    Returns:
+      The front; of Archs with equal figures the first.
     """
     archs = list(trials)
     figures = ((trials[arch][cost], trials[arch]["proxy"]) for arch in archs)

@@ -65,6 +65,9 @@ def make_sampler(
       allowed: may an Arch be tried at all?
       num_trials: how many trials there are already. Optuna's samplers start anew in
         every process: with the same seed they would suggest the same again.
+
+    Returns:
+      The sampler, of the space's axes as categories.
     """
     if name == "bayes":
         return bayes.BayesSampler(

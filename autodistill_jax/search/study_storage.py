@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
@@ -14,6 +14,9 @@ from autodistill_jax import storage as stored_files
 from autodistill_jax.archs.arch import AnyArch, Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import optuna
 
 _STUDY_FILE = "study.db"
 
@@ -176,7 +179,10 @@ def _axis_sizes(spaces: Mapping[str, Space]) -> dict[str, list[int]]:
 
 
 def record_trial(
-    study, spaces: Mapping[str, Space], arch: AnyArch, values: Mapping[str, float]
+    study: "optuna.Study",
+    spaces: Mapping[str, Space],
+    arch: AnyArch,
+    values: Mapping[str, float],
 ) -> None:
     """Adds a finished trial.
 
@@ -202,7 +208,9 @@ def record_trial(
     )
 
 
-def read_trials(study, spaces: Mapping[str, Space]) -> dict[AnyArch, dict[str, float]]:
+def read_trials(
+    study: "optuna.Study", spaces: Mapping[str, Space]
+) -> dict[AnyArch, dict[str, float]]:
     """The finished trials of a study that `record_trial` filled, over those spaces.
 
     Returns:

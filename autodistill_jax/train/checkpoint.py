@@ -66,6 +66,9 @@ def wait_until_saved(checkpoints: ocp.CheckpointManager | None) -> Iterator[None
 
     Args:
       checkpoints: the manager; None where nothing is saved.
+
+    Yields:
+      Nothing.
     """
     try:
         yield

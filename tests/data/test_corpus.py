@@ -232,7 +232,7 @@ def test_a_task_of_ones_own(tmp_path):
     assert task.classes == 1 and task.dev == ([("x", "y"), ("u", "v")], [0.5, 2.0])
     with pytest.raises(UserError, match="but not words"):
         tasks.load_user_task(str(path), "", "words", "", "answer", "accuracy")
-    with pytest.raises(UserError, match="line 2: label 'no' is no number"):
+    with pytest.raises(UserError, match="line 2: label 'no' is not a number"):
         tasks.load_user_task(str(path), str(path), "body", "", "answer", "spearman")
     dev = tmp_path / "dev.tsv"
     dev.write_text("body\tanswer\nt\tmaybe\nu\tyes\n")

@@ -85,7 +85,7 @@ def test_scores(put):
     assert task.train == ([("A b.", "C d.")], [3.8]) and task.dev[1] == [0.5]
     assert (task.classes, task.labels) == (1, ())
     for score, told in (
-        ("five", "label 'five' is no number"),
+        ("five", "label 'five' is not a number"),
         ("nan", "label 'nan' is not finite"),
         ("7.5", r"score '7\.5' is outside STS-B's 0 to 5"),
     ):

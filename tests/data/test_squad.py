@@ -151,7 +151,7 @@ def test_the_files_and_the_command(tmp_path, capsys):
             "no.json cannot be read: No such file",
         ),
         ([str(predictions), str(predictions)], "a list 'data' is needed"),
-        ([str(file), str(file)], "the prediction of 'version' is no text"),
+        ([str(file), str(file)], "the prediction of 'version' is not a text"),
     ):
         if expected.startswith("the prediction"):
             file.write_text(file.read_text().replace('"1.1"', "1.1"))
@@ -160,7 +160,7 @@ def test_the_files_and_the_command(tmp_path, capsys):
         assert not out and err.count("\n") == 1 and expected in err
     predictions.write_text("[]")
     assert squad.score_command([str(file), str(predictions)]) == 2
-    assert "no JSON object of texts by question id" in capsys.readouterr().err
+    assert "not a JSON object of texts by question id" in capsys.readouterr().err
 
 
 def test_a_training_answer_that_stands_elsewhere_is_dropped(tmp_path):

@@ -14,7 +14,7 @@ REFUSED = {
     "unknown command": (["start"], {}, "usage: NAME="),
     "arguments": (["create", "more"], {}, "create takes no arguments (more)"),
     "no TPU": (["create"], {"TPU": None}, "TPU is not set; set it to an acc"),
-    "no type": (["create"], {"TPU": "v5litepod"}, "TPU=v5litepod is no acc"),
+    "no type": (["create"], {"TPU": "v5litepod"}, "TPU=v5litepod is not an acc"),
     "preflight's name": (["create"], {"TPU": "v5e-16"}, "v5e is v5litepod-16"),
     "unknown type": (["create"], {"TPU": "v9-8"}, "v9-8: no runtime version is"),
     "name": (["create"], {"NAME": "My TPU"}, "NAME=My TPU must be small letters"),
