@@ -65,16 +65,16 @@ def byte_level(tmp_path_factory):
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     folder = tmp_path_factory.mktemp("byte_level")
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB,
         special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(TEXTS * 3, trainer)
-    made.model.save(str(folder))
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.model.save(str(folder))
     return folder
 
 
@@ -87,18 +87,20 @@ def server(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(serve.func, "log_message", lambda *_: None)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{made.server_port}"
-    made.shutdown()
-    made.server_close()
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()
 
 
 @pytest.fixture
 def cloud(tmp_path, tmp_path_factory):
     """What the launch scripts talk to in a test."""
-    with standin.cloud(tmp_path, tmp_path_factory.getbasetemp() / "clone") as made:
-        yield made
+    with standin.cloud(
+        tmp_path, tmp_path_factory.getbasetemp() / "clone"
+    ) as fake_cloud:
+        yield fake_cloud
 
 
 @pytest.fixture(scope="session")

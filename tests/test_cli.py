@@ -120,9 +120,9 @@ def test_bad_input(name, tmp_path, capfd):
     code = main(["autodistill_jax", job, *config, f"--workdir={workdir}", *more])
     out, err = capfd.readouterr()
     assert code == 2 and not out
-    told = err.strip().splitlines()
-    assert len(told) == 1, err
-    assert told[0].startswith("autodistill_jax: ") and expected in told[0]
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("autodistill_jax: ") and expected in lines[0]
     assert not workdir.exists()
 
 
@@ -139,8 +139,8 @@ def test_what_a_proxys_task_lacks_is_told_before_any_work(sst2, tmp_path, capfd)
     flags = [f"--config.finetune.glue_dir={sst2}", "--config.search.proxy_task=sst2"]
     flags += ["--config.search.proxy=proxy", f"--workdir={tmp_path / 'w'}"]
     assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
-    told = capfd.readouterr().err
-    assert "lacks dev.tsv; put what" in told and told.count("\n") == 1
+    err = capfd.readouterr().err
+    assert "lacks dev.tsv; put what" in err and err.count("\n") == 1
     assert not (tmp_path / "w").exists()
 
 
@@ -157,8 +157,8 @@ def test_a_teacher_of_an_unknown_type(minilm, tmp_path, capfd):
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     flags = [f"--config.teacher={tmp_path}", f"--workdir={tmp_path / 'w'}"]
     assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
-    told = capfd.readouterr().err
-    assert "'gpt2'; known: bert, electra, roberta, xlm-roberta" in told
+    err = capfd.readouterr().err
+    assert "'gpt2'; known: bert, electra, roberta, xlm-roberta" in err
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_a_teachers_broken_file(name, minilm, tmp_path, capfd):
     broken.write_text("{")
     flags = [f"--config.teacher={tmp_path}", f"--workdir={tmp_path / 'w'}"]
     assert main(["autodistill_jax", "run", SMOKE, *flags]) == 2
-    told = capfd.readouterr().err
-    assert str(broken) in told and told.count("\n") == 1
+    err = capfd.readouterr().err
+    assert str(broken) in err and err.count("\n") == 1
     assert not (tmp_path / "w").exists()
 
 
@@ -244,14 +244,14 @@ def test_bad_input_of_cost(name, capfd):
     more, expected = BAD_COST[name]
     assert main(["autodistill_jax", "cost", SMOKE, *more]) == 2
     out, err = capfd.readouterr()
-    told = err.strip().splitlines()
-    assert not out and len(told) == 1, err
-    assert told[0].startswith("autodistill_jax: ") and expected in told[0]
+    lines = err.strip().splitlines()
+    assert not out and len(lines) == 1, err
+    assert lines[0].startswith("autodistill_jax: ") and expected in lines[0]
 
 
 def test_as_a_command():
     """Through the real interpreter: exit status, no traceback, stdout empty."""
-    made = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "autodistill_jax", "run", SMOKE, "--config.nope=1"],
         check=False,
         capture_output=True,
@@ -259,5 +259,5 @@ def test_as_a_command():
         cwd=ROOT,
         env=os.environ,
     )
-    assert made.returncode == 2 and not made.stdout
-    assert len(made.stderr.strip().splitlines()) == 1 and "nope" in made.stderr
+    assert process.returncode == 2 and not process.stdout
+    assert len(process.stderr.strip().splitlines()) == 1 and "nope" in process.stderr

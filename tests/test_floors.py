@@ -43,12 +43,12 @@ def imports(path):
 
 def test_imports_go_down():
     for path in files():
-        own = path.relative_to(PACKAGE).with_suffix("").parts
+        module_parts = path.relative_to(PACKAGE).with_suffix("").parts
         for name in imports(path):
             parts = name.split(".")[1:]
             if not name.startswith("autodistill_jax.") or parts[0] not in LEVEL:
                 continue
-            assert LEVEL[parts[0]] <= LEVEL[own[0]], f"{path} imports {name}"
+            assert LEVEL[parts[0]] <= LEVEL[module_parts[0]], f"{path} imports {name}"
 
 
 def test_jobs_meet_on_disk():
@@ -57,14 +57,14 @@ def test_jobs_meet_on_disk():
     for path in (PACKAGE / "jobs").glob("*.py"):
         if path.stem == "run":
             continue
-        found = {name.split(".")[-1] for name in imports(path) if ".jobs." in name}
-        assert not found & jobs, path
+        imported = {name.split(".")[-1] for name in imports(path) if ".jobs." in name}
+        assert not imported & jobs, path
 
 
 def test_only_the_upper_floors_see_a_config():
     for path in files():
-        own = path.relative_to(PACKAGE).with_suffix("").parts
-        if own[0] not in ("experiment", "report", "jobs", "cli"):
+        module_parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if module_parts[0] not in ("experiment", "report", "jobs", "cli"):
             assert not any(name.startswith("ml_collections") for name in imports(path))
 
 
@@ -110,4 +110,5 @@ def test_a_name_has_one_meaning():
 
 
 def test_names_say_what_they_hold():
-    assert not vague_bindings(PACKAGE)
+    for folder in ("autodistill_jax", "configs", "launch", "tests"):
+        assert not vague_bindings(ROOT / folder)

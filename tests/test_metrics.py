@@ -9,12 +9,14 @@ from autodistill_jax import metrics
 
 
 def test_metrics():
-    labels, made = [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]
-    assert metrics.metric_parts("accuracy_f1", labels, made) == pytest.approx(
+    labels, predictions = [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]
+    assert metrics.metric_parts("accuracy_f1", labels, predictions) == pytest.approx(
         {"accuracy": 3 / 5, "f1": 4 / 6}
     )
-    assert metrics.accuracy_f1(labels, made) == pytest.approx((3 / 5 + 4 / 6) / 2)
-    assert metrics.metric_parts("matthews", labels, made) == pytest.approx(
+    assert metrics.accuracy_f1(labels, predictions) == pytest.approx(
+        (3 / 5 + 4 / 6) / 2
+    )
+    assert metrics.metric_parts("matthews", labels, predictions) == pytest.approx(
         {"matthews": 1 / 6}
     )
     assert metrics.spearman([1, 2, 3], [10, 20, 40]) == pytest.approx(1)

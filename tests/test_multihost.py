@@ -40,76 +40,76 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def both(folder):
+def outcomes(folder):
     """What two processes of two devices say of the same calls."""
     flags = json.dumps(FLAGS)
     program = Path(several.__file__)
     return start(2, folder, flags, program=program, processes=2)
 
 
-def test_the_first_process_decides_for_all(both):
-    for process, told in enumerate(both):
-        assert told["once"] == {
+def test_the_first_process_decides_for_all(outcomes):
+    for process, outcome in enumerate(outcomes):
+        assert outcome["once"] == {
             "told": ["by 0", True, False, "no, says 0"],
             "done": [process] * (process == 0),
         }
-        assert told["led"] == {"made": [0, "one is wrong", 20], "worked": [0, 1, 2]}
+        assert outcome["led"] == {"made": [0, "one is wrong", 20], "worked": [0, 1, 2]}
 
 
-def test_what_cannot_be_is_refused_by_all(both):
-    told = [one["unlike"] for one in both]
-    assert [status for status, _ in told] == [2, 2]
-    assert all("different jobs or flags" in line for _, line in told)
-    assert "seed is 1 here and 0 there" in told[1][1]
-    for told in both:
-        status, line = told["batch"]
+def test_what_cannot_be_is_refused_by_all(outcomes):
+    refusals = [outcome["unlike"] for outcome in outcomes]
+    assert [status for status, _ in refusals] == [2, 2]
+    assert all("different jobs or flags" in line for _, line in refusals)
+    assert "seed is 1 here and 0 there" in refusals[1][1]
+    for outcome in outcomes:
+        status, line = outcome["batch"]
         assert status == 2 and "distill.batch_size 6 does not divide over 4" in line
-        status, line = told["apart"]
+        status, line = outcome["apart"]
         assert status == 2 and "not the same folder for all 2 processes" in line
 
 
-def test_told_to_end_all_save_the_same_step(both):
-    (status, steps, saved), other = (told["preempted"] for told in both)
-    assert [status, steps, saved] == other
+def test_told_to_end_all_save_the_same_step(outcomes):
+    (status, steps, saved), second = (outcome["preempted"] for outcome in outcomes)
+    assert [status, steps, saved] == second
     assert status == 130 and 10 <= steps == saved < 2000
 
 
-def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
-    for process, told in enumerate(both):
-        assert told["latency"][0] == 0
+def test_a_run_of_two_processes_is_a_run_of_one(outcomes, folder, tmp_path, capfd):
+    for process, outcome in enumerate(outcomes):
+        assert outcome["latency"][0] == 0
         # Only the first speaks.
-        assert [bool(line) for _, line in (told["run"], told["again"])] == [
+        assert [bool(line) for _, line in (outcome["run"], outcome["again"])] == [
             process == 0
         ] * 2
-        assert told["run"][0] == told["again"][0] == 0
+        assert outcome["run"][0] == outcome["again"][0] == 0
     # In other batches: whatever a row is filled up with does not count.
     flags = [*FLAGS, "--config.search.batch_size=5"]
     assert main(["autodistill_jax", "run", f"--workdir={tmp_path / 'w'}", *flags]) == 0
-    made, alone = (json.loads((w / "search/front.json").read_text())
+    front, alone = (json.loads((w / "search/front.json").read_text())
                    for w in (folder, tmp_path / "w"))  # fmt: skip
-    assert len(made["trials"]) == len(alone["trials"]) == 4
-    for one, other in zip(made["trials"], alone["trials"]):
-        assert one["arch"] == other["arch"]
-        assert np.isclose(one["proxy"], other["proxy"], rtol=1e-5)
-        assert one["flops"] == other["flops"]
+    assert len(front["trials"]) == len(alone["trials"]) == 4
+    for trial, alone_trial in zip(front["trials"], alone["trials"]):
+        assert trial["arch"] == alone_trial["arch"]
+        assert np.isclose(trial["proxy"], alone_trial["proxy"], rtol=1e-5)
+        assert trial["flops"] == alone_trial["flops"]
     losses = [
         [json.loads(line)["loss"] for line in (w / "metrics.jsonl").open()]
         for w in (folder, tmp_path / "w")
     ]
     assert len(losses[0]) == len(losses[1])
     assert np.allclose(*losses, rtol=1e-5)
-    there = [
+    files = [
         sorted(str(path.relative_to(w)) for path in w.rglob("*") if path.is_file()
                and "superlm" not in path.parts)
         for w in (folder, tmp_path / "w")
     ]  # fmt: skip
-    assert there[0] == there[1] and "report.html" in there[0]
+    assert files[0] == files[1] and "report.html" in files[0]
     # What was refused left nothing.
-    assert {one.name for one in folder.parent.glob("w-*")} == {"w-ended", "w-latency"}
+    assert {path.name for path in folder.parent.glob("w-*")} == {"w-ended", "w-latency"}
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("args", "message"),
     [
         (("here:1", 2, 2), "--process=2 is not below --processes=2"),
         (("here:1", 2, -1), "--process is missing"),
@@ -120,9 +120,9 @@ def test_a_run_of_two_processes_is_a_run_of_one(both, folder, tmp_path, capfd):
         (("auto", 0, -1), "does not tell where the processes are"),
     ],
 )
-def test_processes_that_cannot_be(given, told):
-    with pytest.raises(UserError, match=told):
-        multihost.join_processes(*given)
+def test_processes_that_cannot_be(args, message):
+    with pytest.raises(UserError, match=message):
+        multihost.join_processes(*args)
 
 
 def test_one_process_on_a_tpu_that_nothing_tells_of_others(monkeypatch):
@@ -138,7 +138,7 @@ def test_one_process_on_a_tpu_that_nothing_tells_of_others(monkeypatch):
         multihost.join_processes()
 
 
-class Told(dict):
+class FakeService(dict):
     """Of the coordination service what two processes have told each other."""
 
     key_value_set = dict.__setitem__
@@ -150,13 +150,13 @@ class Told(dict):
 
 
 @pytest.mark.parametrize("process", [0, 1])
-@pytest.mark.parametrize("theirs", [None, "None", "OSError('full')"])
-def test_a_process_that_fails_alone_ends_all(monkeypatch, process, theirs):
+@pytest.mark.parametrize("other_error", [None, "None", "OSError('full')"])
+def test_a_process_that_fails_alone_ends_all(monkeypatch, process, other_error):
     """What it did not tell in time, or ended otherwise, is no way to go on together."""
-    told = Told()
-    if theirs:
-        told[f"autodistill_jax/errors/7/{1 - process}"] = theirs
-    monkeypatch.setattr(multihost, "_client", lambda: told)
+    service = FakeService()
+    if other_error:
+        service[f"autodistill_jax/errors/7/{1 - process}"] = other_error
+    monkeypatch.setattr(multihost, "_client", lambda: service)
     monkeypatch.setattr(multihost, "process_count", lambda: 2)
     monkeypatch.setattr(multihost, "is_first_process", lambda: process == 0)
     monkeypatch.setattr(multihost.distributed.global_state, "process_id", process)
@@ -164,10 +164,10 @@ def test_a_process_that_fails_alone_ends_all(monkeypatch, process, theirs):
     def fails():
         raise OSError("full")
 
-    alike = theirs == "OSError('full')"
+    alike = other_error == "OSError('full')"
     with pytest.raises(OSError if alike else SystemExit):
         multihost._run_together(7, fails, ())
-    if process == 0 and theirs != "None":
+    if process == 0 and other_error != "None":
         with pytest.raises(SystemExit, match="process 1"):
             multihost._run_together(7, lambda: 1, ())
     else:  # One that is done well does not wait for the first.

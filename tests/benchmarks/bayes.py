@@ -144,8 +144,11 @@ def table(path):
     held = json.loads(Path(path).read_text())
     axes = {name: tuple(values) for name, values in held["axes"].items()}
     repeats = {
-        tuple(one["params"][axis] for axis in axes): (one["proxy"], one["latency"])
-        for one in held["points"]
+        tuple(entry["params"][axis] for axis in axes): (
+            entry["proxy"],
+            entry["latency"],
+        )
+        for entry in held["points"]
     }
     truth = {p: (np.mean(a), np.mean(b)) for p, (a, b) in repeats.items()}
 
@@ -173,13 +176,13 @@ def make_sampler(name, seed, problem):
         from optuna_integration import BoTorchSampler
 
         return BoTorchSampler(candidates_func=qlognehvi, seed=seed)
-    made = {
+    samplers = {
         "random": optuna.samplers.RandomSampler,
         "nsga2": optuna.samplers.NSGAIISampler,
         "tpe": optuna.samplers.TPESampler,
         "gp": optuna.samplers.GPSampler,
     }
-    return made[name](seed=seed)
+    return samplers[name](seed=seed)
 
 
 def qlognehvi(x, y, constraints, bounds, pending):
@@ -222,24 +225,24 @@ def qlognehvi(x, y, constraints, bounds, pending):
         X_pending=pending,
     )
     square = torch.stack([torch.zeros_like(bounds[0]), torch.ones_like(bounds[1])])
-    found, _ = optimize_acqf(
+    candidates, _ = optimize_acqf(
         acquisition, square, q=1, num_restarts=5, raw_samples=256, sequential=True
     )
-    return unnormalize(found.detach(), bounds)
+    return unnormalize(candidates.detach(), bounds)
 
 
 def choices(problem, ordered):
     if ordered:
-        made = {
+        distributions = {
             name: optuna.distributions.IntDistribution(0, len(values) - 1)
             for name, values in problem.axes.items()
         }
     else:
-        made = {
+        distributions = {
             name: optuna.distributions.CategoricalDistribution(values)
             for name, values in problem.axes.items()
         }
-    return made
+    return distributions
 
 
 def tell(study, trial, problem, rng, ordered):
@@ -248,15 +251,15 @@ def tell(study, trial, problem, rng, ordered):
         values[trial.params[name]] if ordered else trial.params[name]
         for name, values in problem.axes.items()
     )
-    made = problem.measure(rng, point)
-    values, constraints = made or (None, {})
+    measured = problem.measure(rng, point)
+    values, constraints = measured or (None, {})
     for name, value in constraints.items():
         trial.set_constraint(name, value)
     if values is None:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
     else:
         study.tell(trial, values)
-    return point if made else None
+    return point if measured else None
 
 
 def run(name, seed, problem):
@@ -268,14 +271,14 @@ def run(name, seed, problem):
     )
     worst = np.max(list(problem.truth.values()), axis=0)
     best = hypervolume(problem.truth.values(), worst)
-    scores, found = [], []
+    scores, outcomes = [], []
     while len(scores) < TRIALS:
         point = tell(study, study.ask(choices(problem, ordered)), problem, rng, ordered)
         if point is None:
             continue
         if point in problem.truth:
-            found.append(problem.truth[point])
-        scores.append(float(hypervolume(found, worst) / best))
+            outcomes.append(problem.truth[point])
+        scores.append(float(hypervolume(outcomes, worst) / best))
     return scores
 
 
@@ -331,7 +334,7 @@ def main():
     problems = {"noisy": noisy, "constrained": constrained}
     if flags.table:
         problems["table"] = lambda: table(flags.table)
-    wanted = [flags.problem] if flags.problem else list(problems)
+    names = [flags.problem] if flags.problem else list(problems)
     if flags.problem == "table" and not flags.table:
         parser.error("--problem table needs --table FILE.json")
     runs = json.loads(flags.out.read_text()) if flags.out.exists() else {}
@@ -348,7 +351,7 @@ def main():
         if missing:
             print(f"{sampler} is skipped: no {', '.join(missing)} here")
             continue
-        for name in wanted:
+        for name in names:
             problem = problems[name]()
             seeds = min(flags.seeds, SLOW_SEEDS) if sampler in SLOW else flags.seeds
             for seed in range(seeds):
@@ -360,7 +363,7 @@ def main():
                 f"seconds/{name}/{sampler}",
                 lambda: seconds(sampler, problem),  # noqa: B023
             )
-    for name in wanted:
+    for name in names:
         write_table(runs, name, samplers)
 
 

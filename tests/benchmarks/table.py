@@ -35,9 +35,9 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--repeats", type=int, default=4)
     args = parser.parse_args()
-    told = json.loads((args.workdir / "config.json").read_text())
-    made = experiment.load_experiment(ConfigDict(_tuples(told)))
-    ((home, space),) = made.spaces.items()
+    config = json.loads((args.workdir / "config.json").read_text())
+    loaded_experiment = experiment.load_experiment(ConfigDict(_tuples(config)))
+    ((space_name, space),) = loaded_experiment.spaces.items()
     archs = list(space)
     chosen = {
         space.decode(dict(zip(space.search_axes(), values))): values
@@ -47,9 +47,9 @@ def main():
         .reshape(-1, len(space.search_axes()))
         .tolist()
     }
-    there = json.loads(args.out.read_text()) if args.out.exists() else {}
+    stored = json.loads(args.out.read_text()) if args.out.exists() else {}
     names = list(space.search_axes())
-    points = {tuple(p["params"].values()): p for p in there.get("points", [])}
+    points = {tuple(p["params"].values()): p for p in stored.get("points", [])}
     for arch in archs:
         points.setdefault(
             tuple(chosen[arch]),
@@ -62,13 +62,15 @@ def main():
         args.out.write_text(json.dumps(table))
 
     workdir = epath.Path(args.workdir)
-    params = superlm.trained_superlm(made, workdir, home)
-    given = proxy_inputs.proxy_inputs(made, workdir, home, params, None, 0)
-    held_out = text_rows.text_rows(made, workdir, "heldout")
+    params = superlm.trained_superlm(loaded_experiment, workdir, space_name)
+    inputs = proxy_inputs.proxy_inputs(
+        loaded_experiment, workdir, space_name, params, None, 0
+    )
+    held_out = text_rows.text_rows(loaded_experiment, workdir, "heldout")
     for i in range(args.repeats):
         part = {name: x[i :: args.repeats] for name, x in held_out.items()}
         proxy = proxies.make_proxy(
-            made.config.search.proxy, given._replace(held_out=part)
+            loaded_experiment.config.search.proxy, inputs._replace(held_out=part)
         )
         missing = [a for a in archs if len(points[tuple(chosen[a])]["proxy"]) <= i]
         progress = log.Progress(f"proxy, part {i + 1}/{args.repeats}", len(missing))
@@ -79,22 +81,28 @@ def main():
                 keep()
     missing = [a for a in archs if not points[tuple(chosen[a])]["latency"]]
     progress = log.Progress("latency", len(missing))
-    settings = made.config.latency
+    settings = loaded_experiment.config.latency
     for start in range(0, len(missing), _TOGETHER):
-        some = missing[start : start + _TOGETHER]
+        chunk = missing[start : start + _TOGETHER]
         ids = jnp.ones((settings.batch, settings.max_seq_length), jnp.int32)
         calls = [
             (
-                measure.forward_fn(arch, made.dims, settings.compute_dtype),
-                (_random(arch, made.dims, settings.compute_dtype), ids, ids),
+                measure.forward_fn(
+                    arch, loaded_experiment.dims, settings.compute_dtype
+                ),
+                (
+                    _random(arch, loaded_experiment.dims, settings.compute_dtype),
+                    ids,
+                    ids,
+                ),
             )
-            for arch in some
+            for arch in chunk
         ]
         runs = measure.device_times(calls, 10 * args.repeats)
-        for arch, times in zip(some, runs):
+        for arch, times in zip(chunk, runs):
             medians = np.median(times.reshape(args.repeats, -1), axis=1)
             points[tuple(chosen[arch])]["latency"] = (1e3 * medians).tolist()
-        progress(start + len(some))
+        progress(start + len(chunk))
         keep()
 
 

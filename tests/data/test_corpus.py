@@ -12,7 +12,7 @@ from autodistill_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def made(minilm):
+def tokenizer(minilm):
     return tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
 
 
@@ -20,8 +20,8 @@ def test_docstrings_are_deterministic_unique_and_held_out_by_module():
     docstrings.read_docstrings.cache_clear()
     first = docstrings.read_docstrings(("optax", "flax"))
     docstrings.read_docstrings.cache_clear()
-    again = docstrings.read_docstrings(("optax", "flax"))
-    assert first == again and len(first) > 500
+    second = docstrings.read_docstrings(("optax", "flax"))
+    assert first == second and len(first) > 500
     texts = [" ".join(doc.text.lower().split()) for doc in first]
     assert len(set(texts)) == len(texts)
     sides = {}
@@ -41,8 +41,8 @@ def test_docstrings_are_read_and_never_imported(tmp_path, monkeypatch):
     )
     (package / "broken.py").write_text("def (:\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = docstrings.read_docstrings(("explosive",))
-    assert [doc.text for doc in found] == [
+    docs = docstrings.read_docstrings(("explosive",))
+    assert [doc.text for doc in docs] == [
         "This docstring stands only here, and stands here once."
     ]
 
@@ -87,7 +87,7 @@ def test_prose_of_a_docstring():
     ]
 
 
-def test_sources(tmp_path, made):
+def test_sources(tmp_path, tokenizer):
     long = " ".join(f"This is sentence number {i} of a text." for i in range(40))
     (tmp_path / "a.txt").write_text(long)
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": "From a JSON line."}) + "\n")
@@ -96,8 +96,8 @@ def test_sources(tmp_path, made):
     (tmp_path / "AA" / "wiki_00").write_text(
         wiki + '<doc id="2">\nStub\n\nToo short.\n</doc>\n'
     )
-    found = [t for t, _ in corpus.documents(str(tmp_path))]
-    assert len(found) == 3 and sum("R&D" in t for t in found) == 1
+    texts = [t for t, _ in corpus.documents(str(tmp_path))]
+    assert len(texts) == 3 and sum("R&D" in t for t in texts) == 1
     assert len(list(corpus.documents(str(tmp_path / "*.txt")))) == 1
     (tmp_path / "c.jsonl").write_text('{"text": "fine"}\n{"words": 1}\n')
     with pytest.raises(UserError, match=r"c\.jsonl, line 2: .*field \"text\""):
@@ -106,14 +106,16 @@ def test_sources(tmp_path, made):
         list(corpus.documents(str(tmp_path / "nowhere")))
 
 
-def test_one_text_file_has_two_sides(tmp_path, made):
+def test_one_text_file_has_two_sides(tmp_path, tokenizer):
     """A file is documents of a page; no page is on both sides."""
     path = tmp_path / "corpus.txt"
     lines = [f"This is the line number {i} of a long corpus." for i in range(3000)]
     for between in ("\n", "\n\n"):
         path.write_text(between.join(lines))
-        found = corpus.corpus_rows(corpus.documents(str(path)), made, "sentence", 16)
-        rows = {k: len(v["input_ids"]) for k, v in found.items()}
+        sides = corpus.corpus_rows(
+            corpus.documents(str(path)), tokenizer, "sentence", 16
+        )
+        rows = {k: len(v["input_ids"]) for k, v in sides.items()}
         assert sum(rows.values()) == 3000 and 30 < rows["heldout"] < 600
 
 
@@ -170,49 +172,48 @@ def test_tfds_on_this_machine(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="config.data.download=True"):
         list(corpus.documents("tfds:local_text"))
     builder.download_and_prepare()
-    found = sorted(t for t, _ in corpus.documents("tfds:local_text"))
-    assert found == [f"Text number {i}." for i in range(5)]
+    texts = sorted(t for t, _ in corpus.documents("tfds:local_text"))
+    assert texts == [f"Text number {i}." for i in range(5)]
 
 
 @needs_data
-def test_wikipedia(made):
+def test_wikipedia(tokenizer):
     source = corpus.documents(str(DATA / "wikipedia-2015" / "AA" / "wiki_00"))
-    found = corpus.corpus_rows(source, made, "chunk", 32, limit=300)
-    assert found["train"]["input_ids"].shape == (300, 32)
-    assert found["train"]["attention_mask"].mean() > 0.9  # Chunks are filled.
+    rows = corpus.corpus_rows(source, tokenizer, "chunk", 32, limit=300)
+    assert rows["train"]["input_ids"].shape == (300, 32)
+    assert rows["train"]["attention_mask"].mean() > 0.9  # Chunks are filled.
 
 
-def test_rows_do_not_leak(made):
+def test_rows_do_not_leak(tokenizer):
     pieces = [(f"Sentence number {i} of all these. Shared by both of them.", i % 2 == 0)
               for i in range(10)]  # fmt: skip
-    found = corpus.corpus_rows(iter(pieces), made, "sentence", 16)
+    rows = corpus.corpus_rows(iter(pieces), tokenizer, "sentence", 16)
     assert (
-        len(found["train"]["input_ids"]) == 6
-        and len(found["heldout"]["input_ids"]) == 5
+        len(rows["train"]["input_ids"]) == 6 and len(rows["heldout"]["input_ids"]) == 5
     )
     with pytest.raises(UserError, match="one of sentence, chunk, pair"):
-        corpus.corpus_rows(iter(pieces), made, "word", 16)
+        corpus.corpus_rows(iter(pieces), tokenizer, "word", 16)
     with pytest.raises(UserError, match="0 held-out rows"):
         corpus.corpus_rows(iter([("One sentence of text here. And one more of it.", False)]),
-                  made, "sentence", 16)  # fmt: skip
+                  tokenizer, "sentence", 16)  # fmt: skip
 
 
-def test_encode_pads_cuts_and_pairs(made):
-    found = tokenization.encode_texts(made, ["word " * 20, "a b"], 8)
-    assert found["attention_mask"].tolist() == [[1] * 8, [1] * 4 + [0] * 4]
-    assert found["input_ids"][0, -1] == made.token_to_id("[SEP]")
-    pair = tokenization.encode_texts(made, [("one", "two")], 8)
+def test_encode_pads_cuts_and_pairs(tokenizer):
+    encoded = tokenization.encode_texts(tokenizer, ["word " * 20, "a b"], 8)
+    assert encoded["attention_mask"].tolist() == [[1] * 8, [1] * 4 + [0] * 4]
+    assert encoded["input_ids"][0, -1] == tokenizer.token_to_id("[SEP]")
+    pair = tokenization.encode_texts(tokenizer, [("one", "two")], 8)
     assert pair["token_type_ids"][0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
 def test_batches_are_a_function_of_the_step():
     rows = {"x": np.arange(10)}
-    one, other = (
+    first, second = (
         loader.train_batches(rows, 4, seed=1),
         loader.train_batches(rows, 4, seed=1),
     )
-    assert all(np.array_equal(one[i]["x"], other[i]["x"]) for i in (7, 0, 3))
-    epoch = np.concatenate([one[i]["x"] for i in range(5)])
+    assert all(np.array_equal(first[i]["x"], second[i]["x"]) for i in (7, 0, 3))
+    epoch = np.concatenate([first[i]["x"] for i in range(5)])
     assert sorted(epoch) == sorted([*range(10), *range(10)])
     last = list(loader.eval_batches(rows, 4))[-1]
     assert last["valid_rows"].tolist() == [True, True, False, False]

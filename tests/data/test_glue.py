@@ -84,13 +84,13 @@ def test_scores(put):
     task = glue.load_glue_task("stsb", put("STS-B", **files))
     assert task.train == ([("A b.", "C d.")], [3.8]) and task.dev[1] == [0.5]
     assert (task.classes, task.labels) == (1, ())
-    for score, told in (
+    for score, message in (
         ("five", "label 'five' is not a number"),
         ("nan", "label 'nan' is not finite"),
         ("7.5", r"score '7\.5' is outside STS-B's 0 to 5"),
     ):
         put("STS-B", dev=f"{SCORES}\tscore{row}\t{score}\n")
-        with pytest.raises(UserError, match=rf"dev\.tsv, line 2: {told}"):
+        with pytest.raises(UserError, match=rf"dev\.tsv, line 2: {message}"):
             glue.load_glue_task("stsb", put("STS-B"))
 
 
@@ -150,14 +150,14 @@ def test_mnli_has_two_dev_and_two_test_sides(put):
         [2],
         [1],
     )
-    told = glue.submission_text(task, "MNLI-mm", np.array([2]))
-    assert told == "index\tprediction\n0\tneutral\n"
+    text = glue.submission_text(task, "MNLI-mm", np.array([2]))
+    assert text == "index\tprediction\n0\tneutral\n"
 
 
 def test_qqp_drops_its_broken_rows_and_says_so(put):
-    whole = '1\t2\t3\tWhy "so?\tWhy?\t1\n'
-    broken = QUORA + whole + "2\t3\t4\tCut in\ntwo?\tWhy?\t0\n5\t6\t7\tA?\tB?\t\n"
-    files = {"train": broken, "dev": QUORA + whole}
+    complete = '1\t2\t3\tWhy "so?\tWhy?\t1\n'
+    broken = QUORA + complete + "2\t3\t4\tCut in\ntwo?\tWhy?\t0\n5\t6\t7\tA?\tB?\t\n"
+    files = {"train": broken, "dev": QUORA + complete}
     root = put("QQP", **files, test="id\tquestion1\tquestion2\n0\tA?\tB?\n")
     task = glue.load_glue_task("qqp", root)
     assert task.train == task.dev == ([('Why "so?', "Why?")], [1])
@@ -209,20 +209,20 @@ def test_refusals(put):
 
 
 def test_the_order_of_the_labels_is_the_teachers():
-    own = ("entailment", "neutral", "contradiction")
+    labels = ("entailment", "neutral", "contradiction")
     for said, expected in (
-        (None, own),
-        ((), own),
-        (("LABEL_0", "LABEL_1", "LABEL_2"), own),
-        (("entailment", "not_entailment"), own),
-        (("negative", "neutral", "positive"), own),
-        (("Neutral", "contradiction", "ENTAILMENT"), (own[1], own[2], own[0])),
+        (None, labels),
+        ((), labels),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), labels),
+        (("entailment", "not_entailment"), labels),
+        (("negative", "neutral", "positive"), labels),
+        (("Neutral", "contradiction", "ENTAILMENT"), (labels[1], labels[2], labels[0])),
     ):
-        assert glue.label_order(own, said) == expected
+        assert glue.label_order(labels, said) == expected
     assert glue.label_order((), ("LABEL_0",)) == ()
-    for said in (("entailment", "neutral", "other"), (own[0], own[0], own[1])):
+    for said in (("entailment", "neutral", "other"), (labels[0], labels[0], labels[1])):
         with pytest.raises(UserError, match="task's are entailment, neutral, contra"):
-            glue.label_order(own, said)
+            glue.label_order(labels, said)
 
 
 def test_submissions():
@@ -230,8 +230,8 @@ def test_submissions():
     task = tasks.Task(
         "x", side, side, 1, "pearson_spearman", test_texts={"STS-B": ["a"] * 3}
     )
-    told = glue.submission_text(task, "STS-B", [-0.2, 2.34567, 5.4])
-    assert told == "index\tprediction\n0\t0.000\n1\t2.346\n2\t5.000\n"
+    text = glue.submission_text(task, "STS-B", [-0.2, 2.34567, 5.4])
+    assert text == "index\tprediction\n0\t0.000\n1\t2.346\n2\t5.000\n"
     with pytest.raises(ValueError, match="rows"):
         glue.submission_text(task, "STS-B", [1.0])
 
@@ -271,11 +271,11 @@ def test_tensorflow_datasets(tmp_path, monkeypatch, server):
     task = glue.load_glue_task("mnli", download=True)
     assert task.test_texts["AX"] == [("E.", "F."), ("G.", "H.")]
     # Once it is there, no permission is needed.
-    again = glue.load_glue_task(
+    reordered = glue.load_glue_task(
         "mnli", label_names=("contradiction", "entailment", "neutral")
     )
-    assert again.dev[1] == [2, 0, 1] * 10
-    (told,) = (tmp_path / "prepared" / "glue" / "mnli").rglob("dataset_info.json")
-    told.write_text(told.read_text().replace("array_record", "tfrecord"))
+    assert reordered.dev[1] == [2, 0, 1] * 10
+    (info,) = (tmp_path / "prepared" / "glue" / "mnli").rglob("dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match=r"cannot be read .*TFRECORD.*\); set fine"):
         glue.load_glue_task("mnli")

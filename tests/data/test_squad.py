@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from paths import ROOT
 from real_data import DATA, needs_squad
-from squad_questions import asked, marked, write
+from squad_questions import make_question, marked, write
 
 from autodistill_jax.cli import main
 from autodistill_jax.data import squad
@@ -25,8 +25,8 @@ def gold(*answers):
 
 
 def percent(prediction, *answers):
-    made = squad_score({"q": prediction}, gold(*answers))
-    return made["exact_match"], pytest.approx(made["f1"])
+    scores = squad_score({"q": prediction}, gold(*answers))
+    return scores["exact_match"], pytest.approx(scores["f1"])
 
 
 # What the published definition gives, worked out by hand.
@@ -69,22 +69,22 @@ def test_scores_known_by_definition(name):
 def test_an_unanswered_question_counts_nothing_and_is_told(capsys):
     two = [gold("one")[0]._replace(id=name) for name in ("x", "y")]
     assert squad_score({"x": "one", "other": "?"}, two) == {"exact_match": 50, "f1": 50}
-    told = capsys.readouterr()
-    assert told.err.splitlines() == ["Unanswered question y will receive score 0."]
-    assert not told.out
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["Unanswered question y will receive score 0."]
+    assert not captured.out
 
 
 def by_another_route(prediction, answer):
     """(exact, F1) character by character, without a regular expression."""
 
     def words(text):
-        kept = [
+        chars = [
             c
             for c in text.lower()
             if not (c.isascii() and c.isprintable()) or c.isalnum() or c == " "
         ]
         runs, run = [], ""
-        for c in [*kept, " "]:
+        for c in [*chars, " "]:
             if c.isalnum() or c == "_":
                 run += c
                 continue
@@ -92,13 +92,13 @@ def by_another_route(prediction, answer):
             run = ""
         return "".join(runs).split()
 
-    mine, theirs = words(prediction), words(answer)
-    rest, shared = Counter(theirs), 0
-    for word in mine:
-        if rest[word] > 0:
-            rest[word] -= 1
+    predicted, expected = words(prediction), words(answer)
+    unmatched, shared = Counter(expected), 0
+    for word in predicted:
+        if unmatched[word] > 0:
+            unmatched[word] -= 1
             shared += 1
-    return mine == theirs, 2 * shared / max(len(mine) + len(theirs), 1)
+    return predicted == expected, 2 * shared / max(len(predicted) + len(expected), 1)
 
 
 @needs_squad
@@ -110,18 +110,21 @@ def test_real_predictions_by_another_route():
         "f1": 100,
     }
     rng = np.random.default_rng(0)
-    some, made, wanted = questions[::7], {}, []
-    for question in some:
+    sample, predictions, expected = questions[::7], {}, []
+    for question in sample:
         # An answer with some of the text around it, or less than all of it.
         start, answer = question.starts[0], question.answers[0]
         a, b = rng.integers(-3, 4, 2)
         text = question.context[max(start + a, 0) : start + len(answer) + b]
-        made[question.id] = text
+        predictions[question.id] = text
         routes = [by_another_route(text, answer) for answer in question.answers]
-        wanted.append([max(figures) for figures in zip(*routes)])
-    found, (exact, f1) = squad_score(made, some), 100 * np.mean(wanted, axis=0)
-    assert found == {"exact_match": pytest.approx(exact), "f1": pytest.approx(f1)}
-    assert 5 < found["exact_match"] < found["f1"] < 95
+        expected.append([max(figures) for figures in zip(*routes)])
+    scores, (exact, f1) = (
+        squad_score(predictions, sample),
+        100 * np.mean(expected, axis=0),
+    )
+    assert scores == {"exact_match": pytest.approx(exact), "f1": pytest.approx(f1)}
+    assert 5 < scores["exact_match"] < scores["f1"] < 95
 
 
 def test_the_files_and_the_command(tmp_path, capsys):
@@ -129,7 +132,7 @@ def test_the_files_and_the_command(tmp_path, capsys):
     file = write(tmp_path / "dev.json", questions)
     assert squad.read_squad_file(file) == questions
     predictions = tmp_path / "predictions.json"
-    texts = {one.id: one.answers[0] for one in questions}
+    texts = {question.id: question.answers[0] for question in questions}
     texts["q1"] = f"red the {texts['q1']}!"
     predictions.write_text(json.dumps(texts))
     done = subprocess.run(
@@ -141,8 +144,8 @@ def test_the_files_and_the_command(tmp_path, capsys):
         env=os.environ,
     )
     assert done.returncode == 0 and not done.stderr
-    found = json.loads(done.stdout)
-    assert found == {"exact_match": 75.0, "f1": pytest.approx(100 * (3 + 2 / 3) / 4)}
+    scores = json.loads(done.stdout)
+    assert scores == {"exact_match": 75.0, "f1": pytest.approx(100 * (3 + 2 / 3) / 4)}
     assert done.stdout.startswith('{"exact_match": 75.0, "f1": ')
     for args, expected in (
         ([], "0 arguments; give DATASET.json PREDICTIONS.json"),
@@ -165,21 +168,21 @@ def test_the_files_and_the_command(tmp_path, capsys):
 
 def test_a_training_answer_that_stands_elsewhere_is_dropped(tmp_path):
     questions = marked(101)
-    moved = questions[7]._replace(starts=(questions[7].starts[0] + 1,))
-    write(tmp_path / "train-v1.1.json", [*questions[:7], moved, *questions[8:]])
+    misplaced = questions[7]._replace(starts=(questions[7].starts[0] + 1,))
+    write(tmp_path / "train-v1.1.json", [*questions[:7], misplaced, *questions[8:]])
     write(tmp_path / "dev-v1.1.json", questions[:2])
-    made = squad.load_squad(str(tmp_path))
-    assert made.train == questions[:7] + questions[8:]
-    (note,) = made.notes
+    dataset = squad.load_squad(str(tmp_path))
+    assert dataset.train == questions[:7] + questions[8:]
+    (note,) = dataset.notes
     assert note.endswith("dropped 1 questions whose answer is not at answer_start")
 
 
 def broken(path, change):
-    write(path, [asked("q7", "one two", "?", "two")])
-    made = json.loads(path.read_text())
-    paragraph = made["data"][0]["paragraphs"][0]
-    change(made, paragraph, paragraph["qas"][0])
-    path.write_text(json.dumps(made))
+    write(path, [make_question("q7", "one two", "?", "two")])
+    content = json.loads(path.read_text())
+    paragraph = content["data"][0]["paragraphs"][0]
+    change(content, paragraph, paragraph["qas"][0])
+    path.write_text(json.dumps(content))
 
 
 WRONG = {
@@ -215,14 +218,14 @@ def test_a_malformed_file_says_where(name, tmp_path):
 
 
 def test_tensorflow_datasets(tmp_path, monkeypatch, server):
-    from tensorflow_datasets.datasets.squad import squad_dataset_builder as theirs
+    from tensorflow_datasets.datasets.squad import squad_dataset_builder
 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
-    monkeypatch.setattr(theirs, "_URL", f"{server}/")
+    monkeypatch.setattr(squad_dataset_builder, "_URL", f"{server}/")
     with pytest.raises(UserError, match=r"cannot be fetched \(.*404.*\); set finetune"):
         squad.load_squad(download=True)
     several = [
-        asked(
+        make_question(
             "b",
             "\u00e9t\u00e9, an \u00e9t\u00e9",
             "when?",
@@ -232,18 +235,18 @@ def test_tensorflow_datasets(tmp_path, monkeypatch, server):
     ]
     write(tmp_path / "web" / "train-v1.1.json", marked(5))
     write(tmp_path / "web" / "dev-v1.1.json", [*several, *marked(1)])
-    made = squad.load_squad(download=True)
-    assert made.train == marked(5)
-    assert made.dev == [*several, *marked(1)]
+    dataset = squad.load_squad(download=True)
+    assert dataset.train == marked(5)
+    assert dataset.dev == [*several, *marked(1)]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    made = tmp_path / "squad"
-    made.mkdir()
-    write(made / "train-v1.1.json", marked(24))
-    write(made / "dev-v1.1.json", marked(8, seed=1))
-    return made
+    path = tmp_path / "squad"
+    path.mkdir()
+    write(path / "train-v1.1.json", marked(24))
+    write(path / "dev-v1.1.json", marked(8, seed=1))
+    return path
 
 
 def refused(folder, tmp_path, capfd, *more):
@@ -258,29 +261,26 @@ def refused(folder, tmp_path, capfd, *more):
 
 
 def test_what_squad_lacks_is_told_before_any_work(folder, tmp_path, capfd):
-    told = refused(
+    err = refused(
         folder,
         tmp_path,
         capfd,
         "--config.search.proxy_task=squad",
         "--config.search.proxy=probe",
     )
-    assert "squad has answers, not labels" in told
-    told = refused(folder, tmp_path, capfd, "--config.finetune.squad_max_seq_length=8")
+    assert "squad has answers, not labels" in err
+    err = refused(folder, tmp_path, capfd, "--config.finetune.squad_max_seq_length=8")
     assert (
-        "squad_max_seq_length 8 leaves too little room" in told
-        and "use at least" in told
+        "squad_max_seq_length 8 leaves too little room" in err and "use at least" in err
     )
-    told = refused(
-        folder, tmp_path, capfd, "--config.finetune.squad_max_seq_length=600"
-    )
-    assert "more than the teacher's 512 positions" in told
-    told = refused(folder, tmp_path, capfd, "--config.finetune.soft_label_weight=0.5")
-    assert "finetune.teacher is frozen" in told
-    told = refused(folder, tmp_path, capfd, "--config.finetune.max_train_rows=8")
-    assert "8 training questions; finetune.batch_size 16" in told
-    told = refused("", tmp_path, capfd)
-    assert "squad_dir is empty and squad/v1.1 of tensorflow_datasets is not" in told
+    err = refused(folder, tmp_path, capfd, "--config.finetune.squad_max_seq_length=600")
+    assert "more than the teacher's 512 positions" in err
+    err = refused(folder, tmp_path, capfd, "--config.finetune.soft_label_weight=0.5")
+    assert "finetune.teacher is frozen" in err
+    err = refused(folder, tmp_path, capfd, "--config.finetune.max_train_rows=8")
+    assert "8 training questions; finetune.batch_size 16" in err
+    err = refused("", tmp_path, capfd)
+    assert "squad_dir is empty and squad/v1.1 of tensorflow_datasets is not" in err
     (folder / "dev-v1.1.json").rename(folder / "dev-2.json")
     (folder / "dev-1.json").write_text("{}")
     assert "has dev-1.json, dev-2.json" in refused(folder, tmp_path, capfd)
@@ -291,7 +291,7 @@ def test_what_squad_lacks_is_told_before_any_work(folder, tmp_path, capfd):
     (folder / "dev-v1.1.json").write_text("{")
     assert "dev-v1.1.json is not JSON" in refused(folder, tmp_path, capfd)
     write(folder / "dev-v1.1.json", marked(8))
-    moved = [marked(1)[0]._replace(starts=(1,)), *marked(24)[1:]]
-    write(folder / "train-v1.1.json", moved)
-    told = refused(folder, tmp_path, capfd)
-    assert "question 'q0': the answer" in told and "at answer_start 1 of" in told
+    misplaced = [marked(1)[0]._replace(starts=(1,)), *marked(24)[1:]]
+    write(folder / "train-v1.1.json", misplaced)
+    err = refused(folder, tmp_path, capfd)
+    assert "question 'q0': the answer" in err and "at answer_start 1 of" in err

@@ -20,22 +20,24 @@ def test_byte_level_ids_equal_transformers(tmp_path, byte_level, prefix_space):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"add_prefix_space": prefix_space})
     )
-    made = tokenization.load_tokenizer(tmp_path, VOCAB)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer = tokenization.load_tokenizer(tmp_path, VOCAB)
+    hf_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for texts in (TEXTS, list(zip(TEXTS, TEXTS[::-1], strict=True))):
-        wanted = tokenizer(texts, padding="max_length", truncation=True, max_length=24)
-        found = tokenization.encode_texts(made, texts, 24)
-        assert np.array_equal(found["input_ids"], wanted["input_ids"])
-        assert np.array_equal(found["attention_mask"], wanted["attention_mask"])
-        assert not found["token_type_ids"].any()
-    assert tokenization.special_tokens(made) == tokenization.SpecialTokens(
+        expected = hf_tokenizer(
+            texts, padding="max_length", truncation=True, max_length=24
+        )
+        encoded = tokenization.encode_texts(tokenizer, texts, 24)
+        assert np.array_equal(encoded["input_ids"], expected["input_ids"])
+        assert np.array_equal(encoded["attention_mask"], expected["attention_mask"])
+        assert not encoded["token_type_ids"].any()
+    assert tokenization.special_tokens(tokenizer) == tokenization.SpecialTokens(
         pad_token_id=1, cls_token_id=0, sep_token_id=2, mask_token_id=4
     )
 
 
 def test_special_tokens_by_their_own_names(tmp_path, minilm):
-    made = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
-    assert tokenization.special_tokens(made) == tokenization.SpecialTokens(
+    tokenizer = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
+    assert tokenization.special_tokens(tokenizer) == tokenization.SpecialTokens(
         0, 101, 102, 103
     )
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')

@@ -39,25 +39,25 @@ def test_every_field_is_explained_and_the_page_says_the_same():
 
 
 def test_old_names_are_refused_with_the_new_one(tmp_path, capfd):
-    there = set(fields(base_config()))
-    assert not RENAMED_FIELDS.keys() & there and set(RENAMED_FIELDS.values()) <= there
+    names = set(fields(base_config()))
+    assert not RENAMED_FIELDS.keys() & names and set(RENAMED_FIELDS.values()) <= names
     config = f"--config={ROOT / 'configs' / 'minilm.py'}"
     for flag in ("--config.distill.hide=0.1", "--config.flash.winners=2"):
         assert main(["autodistill_jax", "cost", config, flag, "--arch=minilm"]) == 2
         old = flag.removeprefix("--config.").partition("=")[0]
         assert f"{old} is now {RENAMED_FIELDS[old]}" in capfd.readouterr().err
     # In a file of one's own, written for version 0.2.
-    mine = base_config().unlock()
-    mine.distill.hide = 0.1
+    old_config = base_config().unlock()
+    old_config.distill.hide = 0.1
     with pytest.raises(UserError, match=r"distill\.hide is now distill\.mlm_prob"):
-        schema.check_config(mine)
+        schema.check_config(old_config)
     for name, values in RENAMED_VALUES.items():
         for old, new in values.items():
-            mine = base_config()
+            old_config = base_config()
             section, _, field = name.partition(".")
-            mine[section][field] = old
+            old_config[section][field] = old
             with pytest.raises(UserError, match=f"{old!r} is now {new!r}"):
-                schema.check_config(mine)
+                schema.check_config(old_config)
 
 
 def test_a_workdir_of_version_0_2_is_refused_in_one_line(tmp_path, capfd):
@@ -65,8 +65,8 @@ def test_a_workdir_of_version_0_2_is_refused_in_one_line(tmp_path, capfd):
     flags = [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"]
     flags.append(f"--workdir={tmp_path}")
     assert main(["autodistill_jax", "distill", *flags]) == 2
-    told = capfd.readouterr().err.strip()
-    assert "was made by autodistill_jax 0.2" in told and "\n" not in told
+    err = capfd.readouterr().err.strip()
+    assert "was made by autodistill_jax 0.2" in err and "\n" not in err
 
 
 def test_the_job_config_marks_what_differs(capfd):
@@ -104,8 +104,8 @@ def test_configs_say_only_what_makes_their_experiment():
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        base, own = fields(base_config()), fields(module.get_config(""))
-        differ = {name for name in base if own[name] != base[name]}
+        base, preset = fields(base_config()), fields(module.get_config(""))
+        differ = {name for name in base if preset[name] != base[name]}
         most = {"quickstart": 5, "minilm": 5, "baselines": 11}.get(path.stem, 50)
         assert len(differ) <= most, (path.stem, sorted(differ))
     assert lines < 700

@@ -26,7 +26,7 @@ def comments() -> dict[str, str]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    found: dict[str, str] = {}
+    by_field: dict[str, str] = {}
 
     def visit(node: ast.Dict, prefix: str) -> None:
         for key, value in zip(node.keys, node.values):
@@ -36,7 +36,7 @@ def comments() -> dict[str, str]:
                 line -= 1
             # Of a tuple over several lines the first line has the comment.
             name = prefix + key.value
-            found[name] = " ".join([*above, notes.get(key.lineno, "")]).strip()
+            by_field[name] = " ".join([*above, notes.get(key.lineno, "")]).strip()
             if isinstance(value, ast.Dict):
                 visit(value, f"{name}.")
 
@@ -46,7 +46,7 @@ def comments() -> dict[str, str]:
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ConfigDict"
     ]
     visit(call.args[0], "")
-    return found
+    return by_field
 
 
 def tables() -> str:

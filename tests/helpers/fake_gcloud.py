@@ -180,20 +180,20 @@ class Cloud:
         """(worker, arguments) of each start of the program."""
         path = self.stub / "ran"
         starts = path.read_text().split("\36")[:-1] if path.exists() else []
-        return sorted((x[0], x[1:-1]) for x in (one.split("\37") for one in starts))
+        return sorted((x[0], x[1:-1]) for x in (start.split("\37") for start in starts))
 
 
-def _clone(made):
+def _clone(clone):
     """Of the scripts as they are, committed or not."""
-    (made / "configs").mkdir(parents=True)
-    (made / "launch").mkdir()
-    (made / "autodistill_jax" / "jobs").mkdir(parents=True)
+    (clone / "configs").mkdir(parents=True)
+    (clone / "launch").mkdir()
+    (clone / "autodistill_jax" / "jobs").mkdir(parents=True)
     names = [f"launch/{path.name}" for path in SCRIPTS] + [
         "autodistill_jax/jobs/__init__.py"
     ]
     for name in ("setup.py", "launch/constraints.txt", CONFIG, *names):
-        shutil.copy(ROOT / name, made / name)
-    git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", made]
+        shutil.copy(ROOT / name, clone / name)
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", clone]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
         subprocess.run([*git, *words], check=True)
 
@@ -203,9 +203,9 @@ def cloud(folder, clone):
     """A Cloud; the clone is made where it is not there yet. Its jobs end with it."""
     if not clone.exists():
         _clone(clone)
-    made = Cloud(folder, clone)
-    yield made
-    for pid in made.stub.glob("w?/autodistill_job/pid"):
+    fake_cloud = Cloud(folder, clone)
+    yield fake_cloud
+    for pid in fake_cloud.stub.glob("w?/autodistill_job/pid"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
 
@@ -214,6 +214,6 @@ def last(err):
     return err.strip().splitlines()[-1]
 
 
-def both(*args):
+def on_both_workers(*args):
     words = [*args, f"--workdir={WORKDIR}"]
     return [("w0", words), ("w1", words)]

@@ -37,12 +37,14 @@ def fence_of(preset: str) -> dict:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["HF_HUB_OFFLINE"] = "1"
     _replace_latencies()
-    name, _, rest = preset.partition(":")
-    config = f"--config={ROOT / 'configs' / name}.py:{rest + ':' if rest else ''}smoke"
+    name, _, variant = preset.partition(":")
+    config = (
+        f"--config={ROOT / 'configs' / name}.py:{variant + ':' if variant else ''}smoke"
+    )
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "w"
         _job("run", config, f"--workdir={workdir}")
-        made = {
+        record = {
             "config": _renamed(
                 _flat(json.loads((workdir / "config.json").read_text()))
             ),
@@ -59,12 +61,12 @@ def fence_of(preset: str) -> dict:
     arch = "layers=3,hidden=256,ffn=1024,heads=8"
     if name == "autodistill":
         arch += ",bottleneck=64,stacks=2"
-    made["cost"] = json.loads(_job("cost", config, f"--arch={arch}"))
+    record["cost"] = json.loads(_job("cost", config, f"--arch={arch}"))
     if preset in ("quickstart", "autodistill"):
-        found = json.loads(_job("preflight", config))
-        del found["compile_seconds"]
-        made["preflight"] = found
-    return made
+        preflight = json.loads(_job("preflight", config))
+        del preflight["compile_seconds"]
+        record["preflight"] = preflight
+    return record
 
 
 def _job(job: str, *flags: str) -> str:
@@ -109,7 +111,7 @@ def _losses(path: Path) -> list[dict]:
 def _with_new_keys(value: Any, inside: str = "") -> Any:
     """Keys of records under the names that they have now."""
     if isinstance(value, list):
-        return [_with_new_keys(each, inside) for each in value]
+        return [_with_new_keys(item, inside) for item in value]
     if not isinstance(value, dict):
         return value
     renamed = {"reads": "attention_input", "heads": "reference_heads"}
@@ -144,7 +146,7 @@ def _tensors(workdir: Path) -> dict[str, str]:
 
 def _without(value):
     if isinstance(value, list):
-        return [_without(each) for each in value]
+        return [_without(item) for item in value]
     if not isinstance(value, dict):
         return value
     return {k: _without(v) for k, v in value.items() if k not in _ASKED}
@@ -173,21 +175,21 @@ def _renamed(fields: dict) -> dict:
 
 def compare(old: Path, new: Path) -> int:
     """Prints what differs; 0 where nothing does."""
-    before, after = json.loads(old.read_text()), json.loads(new.read_text())
+    old_runs, new_runs = json.loads(old.read_text()), json.loads(new.read_text())
     differ = 0
-    for preset in after:
-        if preset not in before:
+    for preset in new_runs:
+        if preset not in old_runs:
             print(f"{preset}: only in {new}")
             continue
-        before[preset], after[preset] = (
-            _with_new_keys(run) for run in (before[preset], after[preset])
+        old_runs[preset], new_runs[preset] = (
+            _with_new_keys(run) for run in (old_runs[preset], new_runs[preset])
         )
-        for run in (before[preset], after[preset]):
+        for run in (old_runs[preset], new_runs[preset]):
             run["config"] = _renamed(run["config"])
             run["losses"] = [
                 {_loss_name(k): v for k, v in line.items()} for line in run["losses"]
             ]
-        a, b = _flat_all(before[preset]), _flat_all(after[preset])
+        a, b = _flat_all(old_runs[preset]), _flat_all(new_runs[preset])
         lines = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
         for key in lines[:12]:
             print(f"{preset}: {key}: {a.get(key)!r} -> {b.get(key)!r}")
@@ -204,8 +206,8 @@ def _flat_all(value, prefix: str = "") -> dict:
     else:
         return {prefix: value}
     flat = {}
-    for key, each in pairs:
-        flat |= _flat_all(each, f"{prefix}/{key}")
+    for key, item in pairs:
+        flat |= _flat_all(item, f"{prefix}/{key}")
     return flat
 
 
@@ -215,16 +217,16 @@ def main(argv: list[str]) -> int:
     if argv[0] == "--one":  # In a process of its own, as a user's run is.
         print(json.dumps(fence_of(argv[1])))
         return 0
-    found = {}
+    runs = {}
     for preset in argv[1:] or PRESETS:
         command = [sys.executable, __file__, "--one", preset]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        if told.returncode:
-            print(told.stderr[-3000:], file=sys.stderr)
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if completed.returncode:
+            print(completed.stderr[-3000:], file=sys.stderr)
             return 1
-        found[preset] = json.loads(told.stdout.splitlines()[-1])
-        print(f"{preset}: {len(_flat_all(found[preset]))} values", flush=True)
-        Path(argv[0]).write_text(json.dumps(found, indent=1))
+        runs[preset] = json.loads(completed.stdout.splitlines()[-1])
+        print(f"{preset}: {len(_flat_all(runs[preset]))} values", flush=True)
+        Path(argv[0]).write_text(json.dumps(runs, indent=1))
     return 0
 
 

@@ -27,8 +27,8 @@ def loader(card):
     blocks = [
         part.split("```")[0] for part in card.read_text().split("```python\n")[1:]
     ]
-    (found,) = [block for block in blocks if "student.stablehlo" in block]
-    return found
+    (code,) = [block for block in blocks if "student.stablehlo" in block]
+    return code
 
 
 def outputs(card, batches, tmp_path):
@@ -60,12 +60,12 @@ def assert_serves(card, tmp_path):
             "token_type_ids": ids % 2 * real,
         }
         batches[name] = {k: np.int32(v) for k, v in batches[name].items()}
-    made = outputs(card, batches, tmp_path)
-    for name, one in batches.items():
-        wanted, real = (
-            parity.outputs(card.parent, one),
-            one["attention_mask"].astype(bool),
+    results = outputs(card, batches, tmp_path)
+    for name, batch in batches.items():
+        expected, real = (
+            parity.outputs(card.parent, batch),
+            batch["attention_mask"].astype(bool),
         )
-        error = np.abs(made[name]["last_hidden_state"] - wanted.hidden)[real]
+        error = np.abs(results[name]["last_hidden_state"] - expected.hidden)[real]
         assert error.max() < 1e-5
-        assert np.abs(made[name]["pooler_output"] - wanted.pooler).max() < 1e-5
+        assert np.abs(results[name]["pooler_output"] - expected.pooler).max() < 1e-5

@@ -34,7 +34,7 @@ def once(process):
     def wrong():
         raise UserError(f"no, says {process}")
 
-    told = [
+    results = [
         multihost.on_first_process(do),
         multihost.all_processes(True),
         multihost.all_processes(process == 0),
@@ -42,8 +42,8 @@ def once(process):
     try:
         multihost.on_first_process(wrong)
     except UserError as error:
-        told.append(str(error))
-    return {"told": told, "done": done}
+        results.append(str(error))
+    return {"told": results, "done": done}
 
 
 def led(process):
@@ -57,13 +57,13 @@ def led(process):
         return multihost.on_first_process(lambda: 10 * i)
 
     def run(ask):
-        made = []
+        answers = []
         for i in range(3):
             try:
-                made.append(ask(i))
+                answers.append(ask(i))
             except UserError as error:
-                made.append(str(error))
-        return made
+                answers.append(str(error))
+        return answers
 
     return {"made": multihost.run_on_leader(run, works), "worked": worked}
 
@@ -79,28 +79,28 @@ def job(name, workdir, flags):
 def preempted(process, folder, flags):
     """As `job`, where the second process is told to end while it trains."""
     # A step has a batch, and some steps are done by the tenth.
-    feed, seen = loader.batch_at_step, []
+    feed, calls = loader.batch_at_step, []
 
     def of_step(*args):
-        seen.append(args)
-        if process == 1 and len(seen) == 10:
+        calls.append(args)
+        if process == 1 and len(calls) == 10:
             os.kill(os.getpid(), signal.SIGTERM)
         return feed(*args)
 
     loader.batch_at_step = of_step
     status, _ = job("distill", folder, [*flags, "--config.distill.steps=2000"])
     loader.batch_at_step = feed
-    kept = checkpoint.checkpoint_manager(
+    manager = checkpoint.checkpoint_manager(
         workdir.superlm_folder(epath.Path(folder), "main")
     )
-    return status, len(seen), kept.latest_step()
+    return status, len(calls), manager.latest_step()
 
 
 if __name__ == "__main__":
     port, processes, process, folder, flags = sys.argv[1:]
     process, flags = int(process), json.loads(flags)
     multihost.join_processes(f"localhost:{port}", int(processes), process)
-    told = {
+    report = {
         # First: nothing has used a device before.
         "latency": job("latency", f"{folder}-latency", [*flags, ARCH]),
         "once": once(process),
@@ -112,4 +112,4 @@ if __name__ == "__main__":
         "run": job("run", folder, flags),
         "again": job("run", folder, flags),
     }
-    print(json.dumps(told))
+    print(json.dumps(report))

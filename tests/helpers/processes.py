@@ -27,10 +27,11 @@ def start_processes(devices, *arguments, program, processes=1):
         for way in ways
     ]
     try:
-        said = [one.communicate(timeout=300)[0] for one in started]
+        said = [process.communicate(timeout=300)[0] for process in started]
     finally:
-        for one in started:
-            one.kill()
-    assert all(one.returncode == 0 for one in started)
-    made = [json.loads(out.splitlines()[-1]) for out in said]  # gloo speaks before it.
-    return made if processes > 1 else made[0]
+        for process in started:
+            process.kill()
+    assert all(process.returncode == 0 for process in started)
+    # gloo speaks before it.
+    results = [json.loads(out.splitlines()[-1]) for out in said]
+    return results if processes > 1 else results[0]

@@ -21,10 +21,10 @@ def write(folder, model, kind, **fields):
 
     torch.manual_seed(0)
     config = getattr(transformers, f"{model}Config")(**{**SHAPE, **fields})
-    made = getattr(transformers, f"{model}{kind}")(config).eval()
+    network = getattr(transformers, f"{model}{kind}")(config).eval()
     with torch.no_grad():
-        for name, value in made.named_parameters():
+        for name, value in network.named_parameters():
             if value.ndim == 1:
                 value.add_(torch.randn(value.shape) * 0.2)
-    made.save_pretrained(folder)
-    return made
+    network.save_pretrained(folder)
+    return network

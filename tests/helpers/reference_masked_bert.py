@@ -10,7 +10,7 @@ import numpy as np
 from autodistill_jax.archs.arch import kept_layers
 
 
-def forward(params, ids, tokens, arch, there, epsilon=1e-12):
+def forward(params, ids, tokens, arch, superlm_arch, epsilon=1e-12):
     """Last hidden states and last q/k/v of the sub-network `arch`.
 
     Its layers are an int; the other sizes may be traced.
@@ -20,9 +20,11 @@ def forward(params, ids, tokens, arch, there, epsilon=1e-12):
     def keep(n, size):
         return (jnp.arange(size) < n).astype(jnp.float32)
 
-    hidden = keep(arch.hidden, there.hidden)
-    width = keep(arch.heads * arch.head_size, there.heads * there.head_size)
-    ffn = keep(arch.ffn, there.ffn)
+    hidden = keep(arch.hidden, superlm_arch.hidden)
+    width = keep(
+        arch.heads * arch.head_size, superlm_arch.heads * superlm_arch.head_size
+    )
+    ffn = keep(arch.ffn, superlm_arch.ffn)
 
     def norm(x, scale, bias):
         mean = (x * hidden).sum(-1, keepdims=True) / arch.hidden
@@ -34,15 +36,17 @@ def forward(params, ids, tokens, arch, there, epsilon=1e-12):
     x = x + params["embeddings_type"][0]
     x = norm(x, params["embeddings_norm_scale"], params["embeddings_norm_bias"])
     qkv = None
-    for i in kept_layers(arch.layers, there.layers):
+    for i in kept_layers(arch.layers, superlm_arch.layers):
         p = {k[7:]: v[i] for k, v in params.items() if k.startswith("layers_")}
         qkv = jnp.einsum("bld,dcw->blcw", x, p["qkv_kernel"]) + p["qkv_bias"]
         qkv = qkv * width
         q, k, v = (
-            qkv[:, :, j].reshape(batch, length, there.heads, there.head_size)
+            qkv[:, :, j].reshape(
+                batch, length, superlm_arch.heads, superlm_arch.head_size
+            )
             for j in range(3)
         )
-        scores = jnp.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(there.head_size)
+        scores = jnp.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(superlm_arch.head_size)
         scores = jnp.where(tokens[:, None, None, :] > 0, scores, -1e30)
         context = jnp.einsum("bhlm,bmhk->blhk", jax.nn.softmax(scores), v)
         context = context.reshape(batch, length, -1) * width

@@ -53,37 +53,41 @@ BATCH = 16
 
 def rows(count=48):
     rng = np.random.default_rng(0)
-    there = np.arange(8) < rng.integers(4, 9, (count, 1))
+    real = np.arange(8) < rng.integers(4, 9, (count, 1))
     ids = rng.integers(4, 61, (count, 8)).astype(np.int32)
-    return {"input_ids": ids * there, "attention_mask": there.astype(np.int8)}
+    return {"input_ids": ids * real, "attention_mask": real.astype(np.int8)}
 
 
 def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
     """(the first state, the step, its other arguments by step) of a distillation."""
-    there = mesh if mesh.size > 1 else None
+    module_mesh = mesh if mesh.size > 1 else None
     more = {"dtype": dtype} if dtype else {}
-    teacher = Bert(TEACHER, DIMS, mesh=there, **more)
+    teacher = Bert(TEACHER, DIMS, mesh=module_mesh, **more)
     big = SPACE.largest()
-    superlm = Bert(big, DIMS, space=SPACE, mesh=there, remat=remat, **more)
+    superlm = Bert(big, DIMS, space=SPACE, mesh=module_mesh, remat=remat, **more)
     params = build.init_params(teacher, jax.random.key(3))
     # At an initial spread of .02 relations are all but flat.
-    theirs = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
-    start = extract.extract(theirs, TEACHER, big)
+    teacher_params = {
+        k: v * 10 if k.endswith("kernel") else v for k, v in params.items()
+    }
+    start = extract.extract(teacher_params, TEACHER, big)
     head = {k: np.asarray(v) for k, v in init_mlm_head(TEACHER.hidden, DIMS).items()}
     start |= distillation.init_projections(
         OBJECTIVE, big.hidden, TEACHER.hidden, head, DIMS
     )
     axes = build.param_axes(superlm)
-    moves = optimizer.make_optimizer(SETTINGS, STEPS, axes)
-    state = optimizer.init_state(moves, start, axes, mesh)
-    theirs = sharding.place_params({**theirs, **head}, build.param_axes(teacher), mesh)
-    step = sandwich.make_sandwich_step(superlm, teacher, OBJECTIVE, moves, parts)
+    tx = optimizer.make_optimizer(SETTINGS, STEPS, axes)
+    state = optimizer.init_state(tx, start, axes, mesh)
+    teacher_params = sharding.place_params(
+        {**teacher_params, **head}, build.param_axes(teacher), mesh
+    )
+    step = sandwich.make_sandwich_step(superlm, teacher, OBJECTIVE, tx, parts)
     feed = loader.train_batches(rows(max(48, batch)), batch, seed=0)
 
     def inputs(i):
         archs = sandwich.stack_archs(sandwich.sandwich_archs(SPACE, 1, 0, i))
         key = jax.random.fold_in(jax.random.key(0), i)
-        return {}, theirs, loader.batch_at_step(feed, i, mesh), archs, key
+        return {}, teacher_params, loader.batch_at_step(feed, i, mesh), archs, key
 
     return state, step, inputs
 
@@ -91,36 +95,36 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
 def losses(mesh, steps=STEPS, **more):
     """The loss of each step."""
     state, step, inputs = program(mesh, **more)
-    told = []
+    history = []
     loop.fit(
         step,
         state,
         inputs,
         steps,
         label="test",
-        log_fn=lambda done, values: told.append(values["loss"]),
+        log_fn=lambda done, values: history.append(values["loss"]),
         log_every=1,
     )
-    return told
+    return history
 
 
 def temporaries(mesh, rows_each=4, **more):
     """Bytes a device of the compiled step's temporaries."""
     batch = rows_each * sharding.num_batch_shards(mesh)
     state, step, inputs = program(mesh, batch=batch, **more)
-    made = step.lower(state, *inputs(0)).compile()
-    return made.memory_analysis().temp_size_in_bytes
+    compiled = step.lower(state, *inputs(0)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 if __name__ == "__main__":
     if sys.argv[1:]:
         port, count, process, axes = sys.argv[1:]
         multihost.join_processes(f"localhost:{port}", int(count), int(process))
-        told = losses(sharding.make_mesh(json.loads(axes)))
+        result = losses(sharding.make_mesh(json.loads(axes)))
     else:
         wide = {"data": -1, "fsdp": 2, "tensor": 2}
-        told = [
+        result = [
             temporaries(sharding.make_mesh(wide, jax.devices()[:count]))
             for count in (4, 64)
         ]
-    print(json.dumps(told))
+    print(json.dumps(result))

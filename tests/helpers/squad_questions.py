@@ -7,7 +7,7 @@ import numpy as np
 from autodistill_jax.data.squad import Question
 
 
-def asked(name, context, question, *answers):
+def make_question(name, context, question, *answers):
     starts = tuple(context.find(answer) for answer in answers)
     return Question(name, question, context, answers, starts)
 
@@ -15,19 +15,19 @@ def asked(name, context, question, *answers):
 def write(path, questions, version="1.1"):
     paragraphs = [
         {
-            "context": one.context,
+            "context": question.context,
             "qas": [
                 {
-                    "id": one.id,
-                    "question": one.question,
+                    "id": question.id,
+                    "question": question.question,
                     "answers": [
                         {"text": text, "answer_start": start}
-                        for text, start in zip(one.answers, one.starts)
+                        for text, start in zip(question.answers, question.starts)
                     ],
                 }
             ],
         }
-        for one in questions
+        for question in questions
     ]
     data = [{"title": "Made up", "paragraphs": paragraphs}]
     path.write_text(json.dumps({"version": version, "data": data}))
@@ -38,10 +38,10 @@ def marked(count, seed=0):
     """The answer is the one name among eight colours."""
     rng = np.random.default_rng(seed)
     words = ["red", "blue", "green", "black", "white", "brown", "pink", "grey"]
-    made = []
+    questions = []
     for i in range(count):
         context = [str(word) for word in rng.permutation(words)]
         name = str(rng.choice(["Paris", "London", "Rome", "Berlin"]))
         context.insert(int(rng.integers(0, 9)), name)
-        made.append(asked(f"q{i}", " ".join(context), "which?", name))
-    return made
+        questions.append(make_question(f"q{i}", " ".join(context), "which?", name))
+    return questions

@@ -19,7 +19,7 @@ def outputs(folder, batch):
     )
 
 
-def theirs(folder, batch, **kwargs):
+def transformers_outputs(folder, batch, **kwargs):
     import torch
     import transformers
 
@@ -33,23 +33,23 @@ def theirs(folder, batch, **kwargs):
     )
     model = transformers.AutoModel.from_pretrained(str(folder), **kwargs).eval()
     with torch.no_grad():
-        made = model(
+        output = model(
             input_ids=tensor("input_ids"),
             attention_mask=tensor("attention_mask"),
             output_hidden_states=True,
             **types,
         )
-    return np.stack([x.numpy() for x in made.hidden_states]), made
+    return np.stack([x.numpy() for x in output.hidden_states]), output
 
 
 def assert_equal(folder, batch, tolerance=1e-4, **kwargs):
-    ours = outputs(folder, batch)
-    states, made = theirs(folder, batch, **kwargs)
+    actual = outputs(folder, batch)
+    states, expected = transformers_outputs(folder, batch, **kwargs)
     real = np.asarray(batch["attention_mask"], bool)
-    assert ours.states.shape == states.shape
-    assert np.abs(np.asarray(ours.states) - states)[:, real].max() < tolerance
+    assert actual.states.shape == states.shape
+    assert np.abs(np.asarray(actual.states) - states)[:, real].max() < tolerance
     # Where the checkpoint has no pooler, transformers makes one at random.
     with safe_open(f"{folder}/model.safetensors", "numpy") as file:
         has_pooler = any("pooler" in name for name in file.keys())  # noqa: SIM118
     if has_pooler:
-        assert np.abs(ours.pooler - made.pooler_output.numpy()).max() < tolerance
+        assert np.abs(actual.pooler - expected.pooler_output.numpy()).max() < tolerance

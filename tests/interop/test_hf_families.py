@@ -82,11 +82,11 @@ def test_one_type_for_two_texts(tmp_path):
 def test_masked_word_heads_equal_transformers(tmp_path, model):
     import torch
 
-    made = write(tmp_path, model, "ForMaskedLM", type_vocab_size=1)
+    reference = write(tmp_path, model, "ForMaskedLM", type_vocab_size=1)
     loaded = huggingface.load_pretrained(str(tmp_path))
-    batch = batch_of(made.config.pad_token_id)
+    batch = batch_of(reference.config.pad_token_id)
     with torch.no_grad():
-        theirs = made(
+        expected = reference(
             input_ids=torch.tensor(np.array(batch["input_ids"])).long(),
             attention_mask=torch.tensor(np.array(batch["attention_mask"])).long(),
         ).logits.numpy()
@@ -104,7 +104,7 @@ def test_masked_word_heads_equal_transformers(tmp_path, model):
     )
     logits = x @ loaded.params["embeddings_word"].T + head["mlm_out_bias"]
     real = np.asarray(batch["attention_mask"], bool)
-    assert np.abs(logits.reshape(theirs.shape) - theirs)[real].max() < 1e-4
+    assert np.abs(logits.reshape(expected.shape) - expected)[real].max() < 1e-4
 
 
 def test_an_incomplete_or_untied_head_is_none(tmp_path):
@@ -208,24 +208,24 @@ def test_students_go_out_as_their_teachers_family(
                      and fields.get("embedding_size") != 32)  # fmt: skip
     assert (folder / "modeling_elastic_bert.py").exists() != stock
     remote = {} if stock else {"trust_remote_code": True}
-    made = tokenization.load_tokenizer(folder, VOCAB)
-    batch = tokenization.encode_texts(made, TEXTS, 14)
+    tokenizer = tokenization.load_tokenizer(folder, VOCAB)
+    batch = tokenization.encode_texts(tokenizer, TEXTS, 14)
     batch.pop("token_type_ids")
     assert_equal(folder, batch, **remote)
-    again = huggingface.load_pretrained(str(folder))
-    assert again.arch == arch
-    assert again.dims == loaded.dims._replace(reference_heads=arch.heads)
-    assert all(np.array_equal(again.params[k], v) for k, v in params.items())
-    assert again.pooling == loaded.pooling
+    reloaded = huggingface.load_pretrained(str(folder))
+    assert reloaded.arch == arch
+    assert reloaded.dims == loaded.dims._replace(reference_heads=arch.heads)
+    assert all(np.array_equal(reloaded.params[k], v) for k, v in params.items())
+    assert reloaded.pooling == loaded.pooling
     # A student can be a teacher: fine-tuned ones are saved from its folder.
     third = tmp_path / "third"
     huggingface.save_pretrained(
         third,
         arch,
-        again.dims,
+        reloaded.dims,
         params,
         folder,
-        again.pooling,
+        reloaded.pooling,
         False,
         "",
         lambda _: None,
@@ -234,18 +234,18 @@ def test_students_go_out_as_their_teachers_family(
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, **remote)
-    before = transformers.AutoConfig.from_pretrained(tmp_path / "t")
+    teacher_config = transformers.AutoConfig.from_pretrained(tmp_path / "t")
     for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        assert getattr(config, field) == getattr(before, field)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **remote)
-    ids = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=14)
+        assert getattr(config, field) == getattr(teacher_config, field)
+    hf_tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **remote)
+    ids = hf_tokenizer(TEXTS, padding="max_length", truncation=True, max_length=14)
     assert np.array_equal(ids["input_ids"], batch["input_ids"])
 
 
 def test_what_would_change_the_computation_is_refused(tmp_path):
     write(tmp_path, "Roberta", "Model")
     good = json.loads((tmp_path / "config.json").read_text())
-    for field, value, told in (
+    for field, value, message in (
         ("is_decoder", True, "is_decoder True; only False"),
         ("add_cross_attention", True, "only False is known"),
         ("position_embedding_type", "relative_key", "only 'absolute' is known"),
@@ -259,7 +259,7 @@ def test_what_would_change_the_computation_is_refused(tmp_path):
         ("model_type", None, "model_type None; known"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**good, field: value}))
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             huggingface.load_pretrained(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(good))
     huggingface.load_pretrained(str(tmp_path))

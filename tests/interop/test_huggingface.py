@@ -50,17 +50,19 @@ def test_random_berts_equal_transformers(tmp_path, batch, headed, activation):
 
 
 def test_minilm_equals_transformers(minilm):
-    made = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
-    assert_equal(minilm.folder, tokenization.encode_texts(made, TEXTS, 16))
+    tokenizer = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
+    assert_equal(minilm.folder, tokenization.encode_texts(tokenizer, TEXTS, 16))
 
 
 def test_minilm_stored_numbers(minilm):
     # Made with transformers 5.23.0 and torch 2.13.0: the first text's first two
     # channels of the embeddings, of the middle and of the last layer, at [CLS].
-    made = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
-    states = outputs(minilm.folder, tokenization.encode_texts(made, TEXTS, 16)).states
-    found = np.asarray(states)[[0, 3, 6], 0, 0, :2]
-    assert np.abs(found - np.array(STORED)).max() < 1e-4
+    tokenizer = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
+    states = outputs(
+        minilm.folder, tokenization.encode_texts(tokenizer, TEXTS, 16)
+    ).states
+    channels = np.asarray(states)[[0, 3, 6], 0, 0, :2]
+    assert np.abs(channels - np.array(STORED)).max() < 1e-4
     assert minilm.pooling == "mean"
 
 
@@ -70,7 +72,7 @@ STORED = [[-0.176567, -0.048236], [-0.018262, -0.012279], [-0.300519, -0.001829]
 @needs_data
 def test_minilm_sts_b(minilm):
     task = glue.load_glue_task("stsb", str(DATA / "glue"))
-    made = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
+    tokenizer = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
     module = Bert(minilm.arch, minilm.dims)
 
     @jax.jit
@@ -81,7 +83,9 @@ def test_minilm_sts_b(minilm):
         return encoder.mean_pool(out.hidden, batch["attention_mask"])
 
     def side(i):
-        rows = tokenization.encode_texts(made, [pair[i] for pair in task.dev[0]], 64)
+        rows = tokenization.encode_texts(
+            tokenizer, [pair[i] for pair in task.dev[0]], 64
+        )
         parts = [embed(minilm.params, b) for b in loader.eval_batches(rows, 250)]
         return jnp.concatenate(parts)
 
@@ -108,18 +112,18 @@ def test_students_go_out_with_equal_outputs(tmp_path, minilm, arch):
         checked.append,
     )
     assert checked and folder.is_dir() and not checked[0].exists()
-    made = tokenization.load_tokenizer(folder, minilm.dims.vocab)
-    batch = tokenization.encode_texts(made, TEXTS, 16)
+    tokenizer = tokenization.load_tokenizer(folder, minilm.dims.vocab)
+    batch = tokenization.encode_texts(tokenizer, TEXTS, 16)
     remote = {} if arch.is_stock_hf else {"trust_remote_code": True}
     assert (folder / "modeling_elastic_bert.py").exists() == bool(remote)
     assert_equal(folder, batch, **remote)
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
-    ids = tokenizer(TEXTS, padding="max_length", max_length=16)["input_ids"]
+    hf_tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    ids = hf_tokenizer(TEXTS, padding="max_length", max_length=16)["input_ids"]
     assert np.array_equal(ids, batch["input_ids"])
-    again = huggingface.load_pretrained(str(folder))
-    assert again.pooling == "mean" and again.embeds_sentences
+    reloaded = huggingface.load_pretrained(str(folder))
+    assert reloaded.pooling == "mean" and reloaded.embeds_sentences
 
 
 def test_a_failed_check_leaves_nothing_behind(tmp_path, minilm):
@@ -200,7 +204,7 @@ def test_old_names_and_a_missing_pooler(folder):
     from safetensors.numpy import load_file, save_file
 
     path = folder / "model.safetensors"
-    before = huggingface.load_pretrained(str(folder)).params
+    original = huggingface.load_pretrained(str(folder)).params
     old = {
         "bert."
         + k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v
@@ -212,10 +216,10 @@ def test_old_names_and_a_missing_pooler(folder):
     assert (
         loaded.pooling == "mean" and not loaded.embeds_sentences
     )  # No pooler to stand for it.
-    after = loaded.params
-    for name, value in before.items():
-        wanted = np.zeros_like(value) if name.startswith("pooler") else value
-        assert np.array_equal(after[name], wanted), name
+    params = loaded.params
+    for name, value in original.items():
+        expected = np.zeros_like(value) if name.startswith("pooler") else value
+        assert np.array_equal(params[name], expected), name
 
 
 def test_the_pickle_command_converts(folder):
@@ -229,14 +233,14 @@ def test_the_pickle_command_converts(folder):
     weights = load_file(path)
     weights["tied"] = weights["pooler.dense.weight"]  # As a head often is.
     torch.save(weights, folder / "pytorch_model.bin")
-    before = huggingface.load_pretrained(str(folder)).params
+    original = huggingface.load_pretrained(str(folder)).params
     path.unlink()
     with pytest.raises(UserError) as error:
         huggingface.load_pretrained(str(folder))
     code = str(error.value).split('-c "')[1].rsplit('"', 1)[0]
     subprocess.run([sys.executable, "-c", code], check=True)
-    after = huggingface.load_pretrained(str(folder)).params
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    converted = huggingface.load_pretrained(str(folder)).params
+    assert all(np.array_equal(original[name], converted[name]) for name in original)
     shutil.rmtree(folder)
 
 

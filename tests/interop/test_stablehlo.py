@@ -50,14 +50,17 @@ def texts(batch, length, vocab=VOCAB):
 
 
 def assert_served(program, folder, batch):
-    made, wanted = stablehlo.run_program(program, folder, batch), outputs(folder, batch)
-    hidden = made["last_hidden_state"]
-    assert hidden.shape == (*batch["input_ids"].shape, wanted.hidden.shape[-1])
+    actual, expected = (
+        stablehlo.run_program(program, folder, batch),
+        outputs(folder, batch),
+    )
+    hidden = actual["last_hidden_state"]
+    assert hidden.shape == (*batch["input_ids"].shape, expected.hidden.shape[-1])
     real = batch["attention_mask"].astype(bool)
-    assert np.abs(hidden - wanted.hidden)[real].max() < 1e-5
-    if "pooler_output" in made:
-        assert np.abs(made["pooler_output"] - wanted.pooler).max() < 1e-5
-    return made
+    assert np.abs(hidden - expected.hidden)[real].max() < 1e-5
+    if "pooler_output" in actual:
+        assert np.abs(actual["pooler_output"] - expected.pooler).max() < 1e-5
+    return actual
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -66,14 +69,14 @@ def test_programs_equal_the_networks(tmp_path, case):
     write(tmp_path, model, "Model", **fields)
     program = stablehlo.export_program(tmp_path)
     for shape in ((1, 5), (3, 12)):  # One trace, any shape.
-        made = assert_served(program, tmp_path, texts(*shape))
-    assert ("pooler_output" in made) == (model != "Electra")
+        result = assert_served(program, tmp_path, texts(*shape))
+    assert ("pooler_output" in result) == (model != "Electra")
     without = {
         name: value for name, value in texts(3, 12).items() if name != "token_type_ids"
     }
     one_type = fields.get("type_vocab_size") == 1
     hidden = assert_served(program, tmp_path, without)["last_hidden_state"]
-    assert np.array_equal(hidden, made["last_hidden_state"]) == one_type
+    assert np.array_equal(hidden, result["last_hidden_state"]) == one_type
 
 
 def test_a_student_with_its_own_code(tmp_path, minilm):
@@ -92,11 +95,13 @@ def test_a_student_with_its_own_code(tmp_path, minilm):
     assert stablehlo.export_program(folder) == program
     # The weights are apart: the file's own tensors go in, and none is inside.
     weights = load_file(folder / "model.safetensors")
-    (given, *_), _ = loaded.in_tree.unflatten(loaded.in_avals)
-    assert {name: one.shape for name, one in given.items()} == {
-        name: one.shape for name, one in weights.items()
+    (avals, *_), _ = loaded.in_tree.unflatten(loaded.in_avals)
+    assert {name: weight.shape for name, weight in avals.items()} == {
+        name: weight.shape for name, weight in weights.items()
     }
-    assert len(program) < 50_000 < sum(one.nbytes for one in weights.values()) / 100
+    assert (
+        len(program) < 50_000 < sum(weight.nbytes for weight in weights.values()) / 100
+    )
 
 
 def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
@@ -106,8 +111,8 @@ def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatc
     def wrong(*args):
         # Where products of float32 are not rounded, whatever device there is.
         assert jax.config.jax_default_device == jax.local_devices(backend="cpu")[0]
-        made = outputs(*args)
-        return made | {"pooler_output": made["pooler_output"] + 0.001}
+        result = outputs(*args)
+        return result | {"pooler_output": result["pooler_output"] + 0.001}
 
     with monkeypatch.context() as patch:
         patch.setattr(stablehlo, "run_program", wrong)

@@ -23,9 +23,9 @@ def glue(folder):
         head = "index\tsentence1\tsentence2" + "\tlabel" * labelled
         yield head
         for i in range(count):
-            one, other = (" ".join(rng.choice(words, 5)) for _ in range(2))
+            first, second = (" ".join(rng.choice(words, 5)) for _ in range(2))
             label = ("entailment", "not_entailment")[i % 2]
-            yield f"{i}\t{one}\t{other}" + f"\t{label}" * labelled
+            yield f"{i}\t{first}\t{second}" + f"\t{label}" * labelled
 
     (folder / "RTE").mkdir(parents=True)
     for split, count, labelled in (("train", 40, 1), ("dev", 20, 1), ("test", 9, 0)):
@@ -55,8 +55,8 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
         "--config.search.proxy_steps=2",
     ]
     assert run(workdir, *flags) == 0
-    told = capfd.readouterr().err
-    assert "MLM head: the teacher has none; training one" in told
+    err = capfd.readouterr().err
+    assert "MLM head: the teacher has none; training one" in err
     for student in (NAME, f"distilbert-{NAME}", f"truncated-{NAME}"):
         assert (
             huggingface.load_pretrained(str(workdir / "students" / student)).arch.hidden
@@ -64,8 +64,8 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
         )
     words = json.loads((workdir / "teacher" / "mlm_head.json").read_text())
     assert words["tokens"] == 5 * 8 * 32
-    home = workdir / "finetune" / NAME
-    table = (home / "table.md").read_text()
+    folder = workdir / "finetune" / NAME
+    table = (folder / "table.md").read_text()
     for text in (
         "| teacher |",
         "| DistilBERT (soft",
@@ -73,10 +73,10 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
         "masked-LM head: one, tied",
     ):
         assert text in table, text
-    made = json.loads((home / "rte" / "student.json").read_text())
-    assert len(made["scores"]) == 2 and made["score"] == np.mean(made["scores"])
+    record = json.loads((folder / "rte" / "student.json").read_text())
+    assert len(record["scores"]) == 2 and record["score"] == np.mean(record["scores"])
     for model in ("student", "distilbert", "truncated"):
-        lines = (home / "submission" / model / "RTE.tsv").read_text().splitlines()
+        lines = (folder / "submission" / model / "RTE.tsv").read_text().splitlines()
         assert lines[0] == "index\tprediction" and len(lines) == 10
         assert {line.split("\t")[1] for line in lines[1:]} <= {
             "entailment",
@@ -84,13 +84,13 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
         }
     ranked = json.loads((workdir / "search" / "rank.json").read_text())
     assert set(ranked["table"]) == {"flops", "agnostic", "similarity", "proxy"}
-    assert [len(one["quality"]) for one in ranked["archs"]] == [1, 1]
-    assert "only 2 Archs: with fewer than 24" in told
+    assert [len(entry["quality"]) for entry in ranked["archs"]] == [1, 1]
+    assert "only 2 Archs: with fewer than 24" in err
     assert "How far to trust the ranking" in (workdir / "report.html").read_text()
     # Another baseline needs nothing of what is there anew.
     flags[2] = "--config.baselines=('distilbert','truncated','minilmv2')"
     assert run(workdir, *flags) == 0
-    told = capfd.readouterr().err
-    assert "minilmv2: one network" in told and "distilbert: one" not in told
-    assert "rte, distilbert" not in told and "rte, minilmv2" in told
-    assert "tau of" not in told
+    err = capfd.readouterr().err
+    assert "minilmv2: one network" in err and "distilbert: one" not in err
+    assert "rte, distilbert" not in err and "rte, minilmv2" in err
+    assert "tau of" not in err

@@ -33,8 +33,8 @@ def job(capfd, *flags):
 
 def test_job_measures_and_keeps(tmp_path, capfd):
     flags = ["--arch=layers=1,hidden=64,ffn=128,heads=2", f"--workdir={tmp_path / 'w'}"]
-    made, err = job(capfd, *flags)
-    assert list(made)[:7] == [
+    record, err = job(capfd, *flags)
+    assert list(record)[:7] == [
         "arch",
         "seconds",
         "source",
@@ -43,35 +43,35 @@ def test_job_measures_and_keeps(tmp_path, capfd):
         "length",
         "dtype",
     ]
-    assert made["arch"] == "layers=1,hidden=64,heads=2,ffn=128"
-    assert made["source"] == "measured" and made["weights"] == "random"
-    assert made["runs"] == 10 and made["minimum"] <= made["seconds"]
+    assert record["arch"] == "layers=1,hidden=64,heads=2,ffn=128"
+    assert record["source"] == "measured" and record["weights"] == "random"
+    assert record["runs"] == 10 and record["minimum"] <= record["seconds"]
     assert "measuring on" in err and "outside the space" in err
-    again, err = job(capfd, *flags)
-    assert again == made and "measuring" not in err
+    repeated, err = job(capfd, *flags)
+    assert repeated == record and "measuring" not in err
     # Another batch is another latency; a workdir is not needed.
-    other, err = job(capfd, flags[0], "--config.latency.batch=2")
-    assert other["batch"] == 2 and "measuring on" in err
+    batched, err = job(capfd, flags[0], "--config.latency.batch=2")
+    assert batched["batch"] == 2 and "measuring on" in err
 
 
 def test_job_of_a_mobilebert(capfd):
     arch = "layers=1,hidden=32,bottleneck=16,heads=2,ffn=32,stacks=2"
-    made, _ = job(capfd, f"--arch={arch}")
-    assert made["arch"] == arch and made["seconds"] > 0
+    record, _ = job(capfd, f"--arch={arch}")
+    assert record["arch"] == arch and record["seconds"] > 0
 
 
 def stand_in(monkeypatch):
     """A v5e that is this CPU, and a compiler that says 1 s a teramultiply-add."""
 
     def conditions(target, batch, length, dtype):
-        made = {"source": "compiled", "device": target, "libtpu": "0", "batch": batch}
-        return made | {"length": length, "dtype": dtype}
+        record = {"source": "compiled", "device": target, "libtpu": "0", "batch": batch}
+        return record | {"length": length, "dtype": dtype}
 
-    def fake_estimate(arch, sizes, **given):
-        seconds = cost(arch, sizes, given["length"])["flops"] / 1e12
+    def fake_estimate(arch, sizes, **settings):
+        seconds = cost(arch, sizes, settings["length"])["flops"] / 1e12
         names = ("", "cycles_", "roofline_", "optimal_")
         three = {f"{name}seconds": seconds for name in names}
-        return {**three, "apart": 1.0, **conditions(**given)}
+        return {**three, "apart": 1.0, **conditions(**settings)}
 
     chip = chips.CHIPS["v5e"]._replace(kind=jax.devices()[0].device_kind)
     monkeypatch.setitem(chips.CHIPS, "v5e", chip)
@@ -86,26 +86,24 @@ def test_job_calibrates(tmp_path, capfd, monkeypatch):
         "--calibrate",
         "--config.space.hidden=(32,64)",
     ]
-    made, err = job(capfd, *flags)
-    assert made["archs"] == 6 and made["unseen"] == 3 and len(made["points"]) == 6
-    assert [point["seen"] for point in made["points"]] == [True, False] * 3
-    assert made["mape"] >= 0 and -1 <= made["kendall"] <= 1
+    fit, err = job(capfd, *flags)
+    assert fit["archs"] == 6 and fit["unseen"] == 3 and len(fit["points"]) == 6
+    assert [point["seen"] for point in fit["points"]] == [True, False] * 3
+    assert fit["mape"] >= 0 and -1 <= fit["kendall"] <= 1
     assert "Kendall" in err and "has not seen" in err
-    kept = json.loads((tmp_path / "w" / "search" / "latency.json").read_text())
-    assert kept["corrections"] == [made] and len(kept["measured"]) == 6
+    table = json.loads((tmp_path / "w" / "search" / "latency.json").read_text())
+    assert table["corrections"] == [fit] and len(table["measured"]) == 6
     # On a TPU, what is compiled for it is corrected instead.
     stand_in(monkeypatch)
     flags = [flags[0], "--config.latency.target=v5e", flags[2]]
-    made, err = job(capfd, *flags, "--calibrate")
+    fit, err = job(capfd, *flags, "--calibrate")
     assert "measuring" not in err and "compiling for v5e: 6" in err
-    assert made["source"] == "compiled" and list(made["coefficients"])[1:] == [
-        "seconds"
-    ]
-    raw = made["uncorrected"]["seconds"]
-    assert raw["kendall"] == made["kendall"]  # A straight line orders nothing anew.
-    found, _ = job(capfd, *flags, "--arch=layers=2,hidden=64,heads=2,ffn=128")
-    expected = calibration.predict_latency(made["coefficients"], found)
-    assert found["corrected_seconds"] == expected
+    assert fit["source"] == "compiled" and list(fit["coefficients"])[1:] == ["seconds"]
+    raw = fit["uncorrected"]["seconds"]
+    assert raw["kendall"] == fit["kendall"]  # A straight line orders nothing anew.
+    estimated, _ = job(capfd, *flags, "--arch=layers=2,hidden=64,heads=2,ffn=128")
+    expected = calibration.predict_latency(fit["coefficients"], estimated)
+    assert estimated["corrected_seconds"] == expected
 
 
 BAD = {
@@ -129,9 +127,9 @@ def test_bad_input_of_the_job(name, capfd):
     more, expected = BAD[name]
     assert main(["autodistill_jax", "latency", SMOKE, *more]) == 2
     out, err = capfd.readouterr()
-    told = err.strip().splitlines()
-    assert not out and len(told) == 1, err
-    assert told[0].startswith("autodistill_jax: ") and expected in told[0]
+    lines = err.strip().splitlines()
+    assert not out and len(lines) == 1, err
+    assert lines[0].startswith("autodistill_jax: ") and expected in lines[0]
 
 
 def test_calibrate_is_not_for_other_jobs(tmp_path, capfd):

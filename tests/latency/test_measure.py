@@ -23,14 +23,16 @@ def test_measured_on_this_device():
     # A student out of a SuperLM lies on all devices; one pass is of one.
     mesh = jax.make_mesh((8,), ("data",))
     spread = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
-    both = {"one": (arch, DIMS, params), "other": (arch, DIMS, spread)}
-    made = measure.measure_latency(both, batch=1, length=8, dtype="float32", runs=12)
-    assert made.keys() == both.keys()
-    made = made["other"]
-    assert made["source"] == "measured" and made["runs"] == 12
-    assert 0 < made["minimum"] <= made["seconds"] < 1
-    assert made["device"].startswith("CPU") and made["arch"] == str(arch)
-    assert (made["batch"], made["length"], made["dtype"]) == (1, 8, "float32")
+    networks = {"one": (arch, DIMS, params), "other": (arch, DIMS, spread)}
+    records = measure.measure_latency(
+        networks, batch=1, length=8, dtype="float32", runs=12
+    )
+    assert records.keys() == networks.keys()
+    record = records["other"]
+    assert record["source"] == "measured" and record["runs"] == 12
+    assert 0 < record["minimum"] <= record["seconds"] < 1
+    assert record["device"].startswith("CPU") and record["arch"] == str(arch)
+    assert (record["batch"], record["length"], record["dtype"]) == (1, 8, "float32")
 
 
 def test_longer_work_takes_longer():
@@ -83,9 +85,9 @@ def test_planes_of_other_devices():
 
 
 def test_refusals():
-    other = planes("/device:CUSTOM:0", "ops", event("jit_f", 0, 1))
+    trace = planes("/device:CUSTOM:0", "ops", event("jit_f", 0, 1))
     with pytest.raises(UserError, match="it saw the planes /device:CUSTOM:0"):
-        measure.execution_seconds(other, "jit_f", 1)
+        measure.execution_seconds(trace, "jit_f", 1)
     with pytest.raises(UserError, match=r"latency\.runs is 3"):
         measure.device_times([(lambda x: x, (1,))], 3)
 
@@ -136,12 +138,12 @@ HERE = table.LatencyConditions("", 1, 8, "float32", 10)
 ARCH = Arch(2, 24, 3, 48, 8)
 
 
-def entry(how, seconds, **more):
+def entry(conditions, seconds, **more):
     network = {
         "arch": dataclasses.asdict(ARCH),
         "sizes": DIMS._replace(reference_heads=0)._asdict(),
     }
-    return {"network": network, "seconds": seconds, **how.record(), **more}
+    return {"network": network, "seconds": seconds, **conditions.record(), **more}
 
 
 def test_a_table_never_takes_one_source_for_the_other(monkeypatch, tmp_path):
@@ -150,32 +152,34 @@ def test_a_table_never_takes_one_source_for_the_other(monkeypatch, tmp_path):
         "compiled_conditions",
         lambda target, *_: {"source": "compiled", "device": target},
     )
-    there = HERE._replace(target="v5e")
-    known = table.empty_table()
-    known["compiled"].append(entry(there, 1e-3))
-    assert table.find_latency(known, ARCH, DIMS, HERE) is None
-    known["measured"] += [
+    compiled_conditions = HERE._replace(target="v5e")
+    stored = table.empty_table()
+    stored["compiled"].append(entry(compiled_conditions, 1e-3))
+    assert table.find_latency(stored, ARCH, DIMS, HERE) is None
+    stored["measured"] += [
         entry(HERE, 2e-3, weights="trained"),
         entry(HERE, 3e-3, weights="random"),
     ]
     path = epath.Path(tmp_path / "latency.json")
-    path.write_text(json.dumps(known))
-    known = table.read_table(path)
-    assert table.find_latency(known, ARCH, DIMS, there)["seconds"] == 1e-3
+    path.write_text(json.dumps(stored))
+    stored = table.read_table(path)
+    assert (
+        table.find_latency(stored, ARCH, DIMS, compiled_conditions)["seconds"] == 1e-3
+    )
     # The newest, and where it is asked for, of trained weights.
-    assert table.find_latency(known, ARCH, DIMS, HERE)["seconds"] == 3e-3
-    assert table.find_latency(known, ARCH, DIMS, HERE, trained=True)["seconds"] == 2e-3
-    for how in (
+    assert table.find_latency(stored, ARCH, DIMS, HERE)["seconds"] == 3e-3
+    assert table.find_latency(stored, ARCH, DIMS, HERE, trained=True)["seconds"] == 2e-3
+    for conditions in (
         HERE._replace(batch=2),
         HERE._replace(length=9),
         HERE._replace(dtype="bfloat16"),
         HERE._replace(target="v4i"),
     ):
-        assert table.find_latency(known, ARCH, DIMS, how) is None
-    assert table.find_latency(known, Arch(2, 24, 3, 48, 16), DIMS, HERE) is None
-    assert table.find_latency(known, ARCH, DIMS._replace(vocab=61), HERE) is None
+        assert table.find_latency(stored, ARCH, DIMS, conditions) is None
+    assert table.find_latency(stored, Arch(2, 24, 3, 48, 16), DIMS, HERE) is None
+    assert table.find_latency(stored, ARCH, DIMS._replace(vocab=61), HERE) is None
     # The teacher's heads only matter to the paper's count.
-    assert table.find_latency(known, ARCH, DIMS._replace(reference_heads=3), HERE)
+    assert table.find_latency(stored, ARCH, DIMS._replace(reference_heads=3), HERE)
 
 
 def test_a_table_of_before_is_an_empty_one(tmp_path):
@@ -190,24 +194,24 @@ def test_a_table_of_before_is_an_empty_one(tmp_path):
 
 def test_a_fit_is_judged_on_what_it_has_not_seen():
     rng = np.random.default_rng(0)
-    work, other = rng.uniform(1e6, 1e9, (2, 10))
+    work, noise = rng.uniform(1e6, 1e9, (2, 10))
     seconds = 1e-4 + 2e-12 * work
-    seen = np.arange(10) % 2 == 0
-    made = calibration.fit_latency({"work": work, "other": other}, seconds, seen)
-    assert np.isclose(made["coefficients"]["base"], 1e-4)
-    assert np.isclose(made["coefficients"]["work"], 2e-12)
-    assert made["mape"] < 1e-6
-    assert np.allclose([made["kendall"], made["spearman"]], 1)
-    one = {"work": work[1], "other": other[1]}
+    in_fit = np.arange(10) % 2 == 0
+    fit = calibration.fit_latency({"work": work, "noise": noise}, seconds, in_fit)
+    assert np.isclose(fit["coefficients"]["base"], 1e-4)
+    assert np.isclose(fit["coefficients"]["work"], 2e-12)
+    assert fit["mape"] < 1e-6
+    assert np.allclose([fit["kendall"], fit["spearman"]], 1)
+    features = {"work": work[1], "noise": noise[1]}
     assert np.isclose(
-        calibration.predict_latency(made["coefficients"], one), seconds[1]
+        calibration.predict_latency(fit["coefficients"], features), seconds[1]
     )
     # Off by a half where it did not look.
-    seconds[~seen] *= 2
-    made = calibration.fit_latency({"work": work}, seconds, seen)
-    assert np.isclose(made["mape"], 0.5)
+    seconds[~in_fit] *= 2
+    fit = calibration.fit_latency({"work": work}, seconds, in_fit)
+    assert np.isclose(fit["mape"], 0.5)
     # What falls with the work is no reason to take time from it.
-    falling = calibration.fit_latency({"work": work}, 1e-3 - 5e-13 * work, seen)
+    falling = calibration.fit_latency({"work": work}, 1e-3 - 5e-13 * work, in_fit)
     assert falling["coefficients"]["work"] == 0 and falling["kendall"] == 0
 
 
@@ -220,9 +224,11 @@ def test_a_latency_is_told_with_its_source():
     trial = table.trial_fields(compiled)
     assert trial["latency_source"] == "compiled" and "latency_spread_ms" not in trial
     assert np.isclose(table.trial_fields(measured)["latency_spread_ms"], 0.12)
-    how = {"batch": 1, "length": 128, "dtype": "bfloat16", "device": "v5e"}
-    about = table.describe_conditions({**how, "source": "compiled", "libtpu": "0.0.42"})
+    conditions = {"batch": 1, "length": 128, "dtype": "bfloat16", "device": "v5e"}
+    about = table.describe_conditions(
+        {**conditions, "source": "compiled", "libtpu": "0.0.42"}
+    )
     assert about.startswith("compiled for v5e") and "measured by" not in about
-    assert table.describe_conditions({**how, "source": "measured"}).startswith(
+    assert table.describe_conditions({**conditions, "source": "measured"}).startswith(
         "measured by XLA"
     )

@@ -24,25 +24,25 @@ NAMES = ("quickstart", "search_your_latency", "student_to_serving")
 
 
 def read(name):
-    made = nbformat.read(FOLDER / f"{name}.ipynb", nbformat.NO_CONVERT)
-    nbformat.validate(made)
-    return made
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    return notebook
 
 
 def test_they_are_committed_clean():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NAMES)
     shared = []
     for name in NAMES:
-        made, text = read(name), (FOLDER / f"{name}.ipynb").read_text()
-        assert (made.nbformat, made.nbformat_minor) == (4, 5)
-        assert made.metadata.kernelspec.name == "python3"
-        for cell in made.cells:
+        notebook, text = read(name), (FOLDER / f"{name}.ipynb").read_text()
+        assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+        assert notebook.metadata.kernelspec.name == "python3"
+        for cell in notebook.cells:
             assert re.fullmatch(r"[a-z-]+", cell.id)  # Given, not drawn anew.
             if cell.cell_type == "code":
                 assert not cell.outputs and cell.execution_count is None
         assert not re.search(r"jax(lib)?(\[\w+\])?\s*[<>=~!]=", text)
         assert not re.search(r"[\"' =(](/(?!dev/)\w+/|~/)", text)
-        by_id = {cell.id: cell.source for cell in made.cells}
+        by_id = {cell.id: cell.source for cell in notebook.cells}
         assert list(by_id)[1:5] == ["install-text", "repo", "install", "device"]
         shared.append([by_id[id] for id in ("repo", "install", "device")])
         # Of ours they import the package alone.
@@ -52,12 +52,12 @@ def test_they_are_committed_clean():
 
 def execute(name, folder):
     """{cell's id: what it showed, as text}"""
-    made = read(name)
+    notebook = read(name)
     NotebookClient(
-        made, timeout=600, resources={"metadata": {"path": folder}}
+        notebook, timeout=600, resources={"metadata": {"path": folder}}
     ).execute()
-    shown = {}
-    for cell in made.cells:
+    outputs = {}
+    for cell in notebook.cells:
         parts = []
         for output in cell.get("outputs", ()):
             assert output.get("name") != "stderr", output.text  # No noise.
@@ -67,8 +67,8 @@ def execute(name, folder):
                 data.get("text/markdown", ""),
                 *("PICTURE" * ("image/png" in data),),
             ]
-        shown[cell.id] = "".join(parts)
-    return shown
+        outputs[cell.id] = "".join(parts)
+    return outputs
 
 
 @pytest.mark.e2e
@@ -81,46 +81,46 @@ def test_they_run(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
 
-    shown = execute("quickstart", tmp_path)
-    assert "7/7 report" in shown["run"] and "PICTURE" in shown["front"]
-    first = _found(tmp_path)
+    outputs = execute("quickstart", tmp_path)
+    assert "7/7 report" in outputs["run"] and "PICTURE" in outputs["front"]
+    first = _front(tmp_path)
     student = tmp_path / "w" / "students" / arch_from_json(first["chosen"]).name
     assert (student / "student.stablehlo").exists()
     assert (
-        "| similarities (Spearman) | 1 |" in shown["table"]
-        and "from scratch" in shown["table"]
+        "| similarities (Spearman) | 1 |" in outputs["table"]
+        and "from scratch" in outputs["table"]
     )
-    cosines = re.findall(r"teacher (-?[\d.]+) +student (-?[\d.]+)", shown["load"])
+    cosines = re.findall(r"teacher (-?[\d.]+) +student (-?[\d.]+)", outputs["load"])
     assert len(cosines) == 3 and float(cosines[0][0]) > float(cosines[1][0]) + 0.3
 
     metrics = tmp_path / "w" / "metrics.jsonl"
     trained = metrics.read_text().count('"job": "distill"')
-    shown = execute("search_your_latency", tmp_path)
+    outputs = execute("search_your_latency", tmp_path)
     assert metrics.read_text().count('"job": "distill"') == trained
-    assert "PICTURE" in shown["front"] and "trained already" in shown["distill"]
-    assert " 0 to evaluate" in shown["tighter"]
-    found = _found(tmp_path)
-    bounds = found["asked"]["budget"]
+    assert "PICTURE" in outputs["front"] and "trained already" in outputs["distill"]
+    assert " 0 to evaluate" in outputs["tighter"]
+    front = _front(tmp_path)
+    bounds = front["asked"]["budget"]
     assert bounds["flops_fraction"] == bounds["latency_fraction"] == 0.0
-    chosen = next(t for t in found["trials"] if t["arch"] == found["chosen"])
+    chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
     assert chosen["latency_ms"] <= bounds["latency_ms"]
-    assert f"{chosen['latency_ms']:.3g} ms (spread " in shown["tighter"]
-    name = arch_from_json(found["chosen"]).name
-    assert f"{name}.zip" in shown["export"]
+    assert f"{chosen['latency_ms']:.3g} ms (spread " in outputs["tighter"]
+    name = arch_from_json(front["chosen"]).name
+    assert f"{name}.zip" in outputs["export"]
 
-    shown = execute("student_to_serving", tmp_path)
-    assert shown["student"].startswith(name)  # The newest.
-    difference = float(re.search(r"CPU: at most (\S+),", shown["equal"])[1])
+    outputs = execute("student_to_serving", tmp_path)
+    assert outputs["student"].startswith(name)  # The newest.
+    difference = float(re.search(r"CPU: at most (\S+),", outputs["equal"])[1])
     assert 0 < difference < 1e-5
-    assert shown["time"].count(" ms |") == 6
+    assert outputs["time"].count(" ms |") == 6
     served = tmp_path / "w-serving" / name
     assert {path.name for path in served.iterdir()} == {
         "student.stablehlo", "model.safetensors", "tokenizer.json", "config.json"
     }  # fmt: skip
-    assert re.search(r"[1-9]\d* products of matrices", shown["server"])
+    assert re.search(r"[1-9]\d* products of matrices", outputs["server"])
 
 
-def _found(folder):
+def _front(folder):
     return json.loads((folder / "w" / "search" / "front.json").read_text())
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_gcloud import JOB, NASTY, ROOT, SCRIPTS, Cloud, both, last
+from fake_gcloud import JOB, NASTY, ROOT, SCRIPTS, Cloud, last, on_both_workers
 
 REFUSED = {
     "no command": ([], {}, "usage: NAME="),
@@ -63,8 +63,8 @@ def test_create_asks_once_waits_and_goes_on(cloud):
     assert code == 0, err
     for state in ("WAITING_FOR_RESOURCES", "PROVISIONING", "READY"):
         assert f"slice is {state}" in err
-    (asked,) = [call for call in cloud.calls() if "queued-resources create" in call]
-    assert asked == (
+    (request,) = [call for call in cloud.calls() if "queued-resources create" in call]
+    assert request == (
         "compute tpus queued-resources create slice --node-id=slice "
         "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --spot "
         "--network=n --a --b=c --project=mine --zone=eu-a --quiet"
@@ -110,12 +110,12 @@ def test_a_dry_run_prints_exactly_what_runs(cloud):
         ["bash"], input=out, text=True, env=cloud.env, cwd=cloud.clone, check=False
     )
     pasted = distinct(cloud.calls())
-    again = Cloud(cloud.stub.parent / "again", cloud.clone)
-    code, _, err = again.run("run", *JOB, *NASTY)
+    second_cloud = Cloud(cloud.stub.parent / "again", cloud.clone)
+    code, _, err = second_cloud.run("run", *JOB, *NASTY)
     assert code == 0, err
-    there = str(again.stub.parent), str(cloud.stub.parent)
-    assert pasted == distinct(call.replace(*there) for call in again.calls())
-    assert cloud.ran() == again.ran() == both(*JOB, *NASTY)
+    folders = str(second_cloud.stub.parent), str(cloud.stub.parent)
+    assert pasted == distinct(call.replace(*folders) for call in second_cloud.calls())
+    assert cloud.ran() == second_cloud.ran() == on_both_workers(*JOB, *NASTY)
 
 
 def distinct(calls):
@@ -127,11 +127,11 @@ def distinct(calls):
 def test_a_dry_run_of_the_others_runs_nothing(command, cloud):
     code, out, err = cloud.run("--dry-run", command, PROJECT=None, ZONE=None)
     assert code == 0 and not err and not cloud.calls()
-    told = out.splitlines()
-    assert told[0] == "PROJECT=$(gcloud config get-value project)"
-    assert told[1] == "ZONE=$(gcloud config get-value compute/zone)"
-    ours = '"--project=$PROJECT" "--zone=$ZONE" --quiet'
-    assert all(x.endswith(ours) for x in told[2:] if x.startswith("gcloud"))
+    lines = out.splitlines()
+    assert lines[0] == "PROJECT=$(gcloud config get-value project)"
+    assert lines[1] == "ZONE=$(gcloud config get-value compute/zone)"
+    suffix = '"--project=$PROJECT" "--zone=$ZONE" --quiet'
+    assert all(x.endswith(suffix) for x in lines[2:] if x.startswith("gcloud"))
 
 
 OTHERS = {
@@ -151,21 +151,21 @@ OTHERS = {
 @pytest.mark.parametrize("command", OTHERS)
 def test_every_other_command_tells_which_call_failed(command, cloud):
     for first, expected in enumerate(OTHERS[command], 1):
-        one = Cloud(cloud.stub.parent / f"{first}", cloud.clone)
+        fresh = Cloud(cloud.stub.parent / f"{first}", cloud.clone)
         if command != "create":
-            assert one.run("create")[0] == 0
+            assert fresh.run("create")[0] == 0
         if command == "logs":
-            assert one.run("setup")[0] == 0
-        before = len(one.calls())
-        (one.stub / "fail_from").write_text(f"{before + first}\n")
-        code, _, err = one.run(command)
+            assert fresh.run("setup")[0] == 0
+        calls_before = len(fresh.calls())
+        (fresh.stub / "fail_from").write_text(f"{calls_before + first}\n")
+        code, _, err = fresh.run(command)
         assert code == 1 and last(err).startswith(f"tpu.sh: {expected}"), (first, err)
-        (one.stub / "fail_from").unlink()
-        whole = len(one.calls())
-        code, _, err = one.run(command)
+        (fresh.stub / "fail_from").unlink()
+        calls_so_far = len(fresh.calls())
+        code, _, err = fresh.run(command)
         # Without a job there is no log.
         assert code == (1 if command == "logs" else 0), err
-        assert len(one.calls()) > whole
+        assert len(fresh.calls()) > calls_so_far
 
 
 def test_status_and_delete_where_nothing_is(cloud):
@@ -189,9 +189,9 @@ def test_delete_waits_for_what_is_being_suspended(cloud):
 
 
 def test_scripts_are_clean():
-    found = shutil.which("shellcheck", path=Path(sys.executable).parent) or (
+    shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent) or (
         shutil.which("shellcheck")
     )
-    if not found:
+    if not shellcheck:
         pytest.skip("shellcheck is not installed; the extra [test] brings it")
-    subprocess.run([found, *SCRIPTS], check=True, cwd=ROOT)
+    subprocess.run([shellcheck, *SCRIPTS], check=True, cwd=ROOT)

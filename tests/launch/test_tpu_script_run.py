@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from fake_gcloud import CONFIG, JOB, NASTY, OLD_PYTHON, WORKDIR, both, last
+from fake_gcloud import CONFIG, JOB, NASTY, OLD_PYTHON, WORKDIR, last, on_both_workers
 
 pytestmark = pytest.mark.e2e
 
@@ -15,7 +15,7 @@ def test_run_makes_sets_up_and_runs_with_every_character(cloud):
     (cloud.stub / "queue").write_text("GONE\nPROVISIONING\n")
     code, _, err = cloud.run("run", *JOB, *NASTY, DATA="gs://b/texts gs://b/*.tsv")
     assert code == 0 and "slice is PROVISIONING" in err, err
-    assert cloud.ran() == both(*JOB, *NASTY)
+    assert cloud.ran() == on_both_workers(*JOB, *NASTY)
     assert last(err).startswith(f"tpu.sh: done, in {WORKDIR}; slice is there and costs")
     steps = ("resources create", "scp", "worker.sh setup", "worker.sh start")
     assert cloud.calls(*steps) == list(steps)
@@ -59,7 +59,7 @@ def test_a_run_tells_which_call_failed(first, cloud):
     code, _, err = cloud.run("run", *JOB)
     assert code == 0, err
     assert len(cloud.calls("queued-resources create")) == (2 if first == 1 else 1)
-    assert cloud.ran() == sorted(both(*JOB) * (2 if first == 8 else 1))
+    assert cloud.ran() == sorted(on_both_workers(*JOB) * (2 if first == 8 else 1))
 
 
 @pytest.mark.parametrize("first", [2, 3, 4, 8])
@@ -92,7 +92,7 @@ def test_a_run_survives_a_preemption(state, node, cloud):
     cloud.write("poll-3", BEGUN + PREEMPTED.format(state=state, node=node))
     code, _, err = cloud.run("run", *JOB, *NASTY)
     assert code == 0, err
-    assert cloud.ran() == sorted(both(*JOB, *NASTY) * 2)
+    assert cloud.ran() == sorted(on_both_workers(*JOB, *NASTY) * 2)
     steps = ("resources create", "worker.sh setup", "worker.sh start")
     kinds = ("resources delete", *steps)
     assert cloud.calls(*kinds) == [*steps, "resources delete", *steps]
@@ -121,16 +121,16 @@ def test_attempts_are_bounded(cloud):
 
 
 def test_a_users_mistake_is_never_tried_again(cloud):
-    told = "autodistill_jax: distill.steps is 0; it must be at least 1"
+    message = "autodistill_jax: distill.steps is 0; it must be at least 1"
     # One worker knows; the other was taken along, and is seen first.
-    knows = f'until [ -s "$STUB/late" ]; do sleep 0.02; done; echo "{told}"; exit 2'
+    knows = f'until [ -s "$STUB/late" ]; do sleep 0.02; done; echo "{message}"; exit 2'
     cloud.write("job", f"[ $HOME = $STUB/w1 ] || exit 134; {knows}")
     ended = 'until [ -e "$STUB/w%d/autodistill_job/status" ]; do sleep 0.02; done\n'
     cloud.write("poll-2", ended % 0)
     cloud.write("poll-3", 'echo yes >"$STUB/late"\n' + ended % 1)
     code, _, err = cloud.run("run", *JOB)
-    assert code == 2 and last(err) == f"tpu.sh: the job cannot run so: {told}"
-    assert cloud.ran() == both(*JOB) and not cloud.calls("resources delete")
+    assert code == 2 and last(err) == f"tpu.sh: the job cannot run so: {message}"
+    assert cloud.ran() == on_both_workers(*JOB) and not cloud.calls("resources delete")
 
 
 def test_another_failure_is_passed_on_with_the_logs_end(cloud):
@@ -140,7 +140,7 @@ def test_another_failure_is_passed_on_with_the_logs_end(cloud):
     code, out, err = cloud.run("run", *JOB)
     assert code == 7 and last(err).startswith("tpu.sh: the job failed with status 7")
     assert "worker t1v-w-1: boom" in out and "w-0: boom" not in out
-    assert cloud.ran() == both(*JOB) and not cloud.calls("resources delete")
+    assert cloud.ran() == on_both_workers(*JOB) and not cloud.calls("resources delete")
     # The other worker does not wait for it for ever.
     code, out, _ = cloud.run("status")
     assert code == 0 and "worker t1v-w-0 died " in out
@@ -156,7 +156,7 @@ def test_a_worker_that_was_rebooted_is_started_again(cloud):
     )
     code, _, err = cloud.run("run", *JOB)
     assert code == 0 and "a worker has lost the job without a word" in err
-    assert cloud.ran() == sorted(both(*JOB) * 2)
+    assert cloud.ran() == sorted(on_both_workers(*JOB) * 2)
     assert not cloud.calls("resources delete")
 
 
@@ -175,13 +175,13 @@ def test_an_interrupt_leaves_the_job_and_the_same_command_finds_it(cloud):
     code, _, err = cloud.run("setup")
     assert code == 2 and "a job runs on slice, with the files it has" in err
     assert "worker t1v-w-1 running " in cloud.run("status")[1]
-    before = polls.stat().st_size
-    again = cloud.start("run", *JOB)
-    until(lambda: polls.stat().st_size > before + 1, again)
+    size = polls.stat().st_size
+    resumed = cloud.start("run", *JOB)
+    until(lambda: polls.stat().st_size > size + 1, resumed)
     (cloud.stub / "go").write_text("")
-    _, err = again.communicate(timeout=30)
-    assert again.returncode == 0 and "the job runs on slice already" in err
-    assert cloud.ran() == both(*JOB)
+    _, err = resumed.communicate(timeout=30)
+    assert resumed.returncode == 0 and "the job runs on slice already" in err
+    assert cloud.ran() == on_both_workers(*JOB)
     code, out, _ = cloud.run("logs", WORKER="1")
     assert code == 0 and out.endswith("made\n") and "start: distill --config=" in out
 
@@ -200,10 +200,10 @@ def test_an_old_python_is_not_used(cloud):
         cloud.write(f"bin/{name}", OLD_PYTHON)
     code, _, err = cloud.run("run", *JOB)
     assert code == 0, err
-    assert cloud.ran() == both(*JOB)
-    asked = (cloud.stub / "uv").read_text().splitlines()
+    assert cloud.ran() == on_both_workers(*JOB)
+    uv_calls = (cloud.stub / "uv").read_text().splitlines()
     assert (
-        sorted(asked)
+        sorted(uv_calls)
         == ["python find --managed-python 3.11"] * 2
         + ["python install --no-bin 3.11"] * 2
     )
@@ -218,12 +218,12 @@ def test_an_installation_that_failed_is_not_taken_for_done(cloud):
     assert cloud.run("status")[1].count(" bare ") == 2
     (cloud.stub / "offline").unlink()
     assert cloud.run("run", *JOB)[0] == 0
-    assert cloud.ran() == both(*JOB)
+    assert cloud.ran() == on_both_workers(*JOB)
 
 
 def test_what_is_not_committed_is_told(cloud):
-    mine = cloud.clone / "mine.py"
-    mine.write_text("")
+    script = cloud.clone / "mine.py"
+    script.write_text("")
     _, _, err = cloud.run("run", *JOB)
-    mine.unlink()
+    script.unlink()
     assert "warning: what is not committed is not copied" in err

@@ -21,22 +21,22 @@ from autodistill_jax.train.sandwich import stack_archs
 def params():
     """Random, biases too, and larger than at a usual start: nothing may hide in 0."""
     rng = np.random.default_rng(1)
-    made = build.init_params(Bert(BIG, DIMS), jax.random.key(0))
+    initial = build.init_params(Bert(BIG, DIMS), jax.random.key(0))
     return {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
-        for name, value in made.items()
+        for name, value in initial.items()
     }
 
 
 @pytest.fixture(scope="module")
 def electra():
     """Sizes and parameters with embeddings of a width of their own."""
-    sizes = DIMS._replace(embedding=10)
+    dims = DIMS._replace(embedding=10)
     rng = np.random.default_rng(1)
-    made = build.init_params(Bert(BIG, sizes), jax.random.key(0))
-    return sizes, {
+    initial = build.init_params(Bert(BIG, dims), jax.random.key(0))
+    return dims, {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
-        for name, value in made.items()
+        for name, value in initial.items()
     }
 
 
@@ -88,16 +88,16 @@ def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch
     """As ELECTRA has them: of one width for all sub-networks, projected to theirs."""
     if tiled:  # Products then reach beyond the channels in use.
         monkeypatch.setitem(elastic.BRANCH_LIMITS, "cpu", (3, 32))
-    sizes, params = electra
+    dims, params = electra
     assert params["embeddings_word"].shape == (60, 10)
-    run, real = runner(SPACE, dims=sizes), np.asarray(batch["attention_mask"], bool)
+    run, real = runner(SPACE, dims=dims), np.asarray(batch["attention_mask"], bool)
     archs = corners(SPACE)
     for arch in [archs[0], archs[-1], *SPACE.sample(np.random.default_rng(0), 6)]:
         inside = run(params, batch, arrays(arch))
         student = extract.extract(params, BIG, arch)
         assert student["embeddings_word"].shape == (60, 10)
         assert student["embeddings_project_kernel"].shape == (10, arch.hidden)
-        alone = Bert(arch, sizes).apply(
+        alone = Bert(arch, dims).apply(
             {"params": student}, batch["input_ids"], batch["attention_mask"], qkv=True
         )
         n, width = arch.hidden, arch.heads * arch.head_size
@@ -107,7 +107,7 @@ def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch
 
 
 def test_projected_embeddings_have_the_students_gradients(electra, batch):
-    sizes, params = electra
+    dims, params = electra
     arch = SPACE.smallest()
     mix = jnp.asarray(np.random.default_rng(2).normal(size=(2, 6, BIG.hidden)))
     mix = (mix * batch["attention_mask"][:, :, None])[..., : arch.hidden]
@@ -120,15 +120,15 @@ def test_projected_embeddings_have_the_students_gradients(electra, batch):
 
         return jax.jit(jax.grad(loss))(params)
 
-    inside = gradient(Bert(BIG, sizes, space=SPACE), params, arrays(arch))
-    alone = gradient(Bert(arch, sizes), extract.extract(params, BIG, arch))
+    inside = gradient(Bert(BIG, dims, space=SPACE), params, arrays(arch))
+    alone = gradient(Bert(arch, dims), extract.extract(params, BIG, arch))
     for name, value in alone.items():
         if not name.startswith("embeddings"):
             continue
         scale = np.abs(value).max() + 1e-6
         wide = inside[name]
-        kept = wide[..., : value.shape[-1]]
-        assert np.abs(kept - value).max() / scale < 1e-4, name
+        in_use = wide[..., : value.shape[-1]]
+        assert np.abs(in_use - value).max() / scale < 1e-4, name
         assert not np.any(wide[..., value.shape[-1] :]), name
 
 
@@ -142,7 +142,7 @@ def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeyp
     mix = mix * batch["attention_mask"][:, :, None]
 
     @jax.jit
-    def ours(params, arch):
+    def elastic_gradient(params, arch):
         def loss(params):
             out = module.apply(
                 {"params": params}, batch["input_ids"], batch["attention_mask"], arch
@@ -159,27 +159,32 @@ def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeyp
             )
             return (hidden * mix).sum(), hidden
 
-        (_, hidden), gradient = ours(params, arrays(arch))
-        (_, expected), wanted = jax.value_and_grad(loss, has_aux=True)(params)
+        (_, hidden), gradient = elastic_gradient(params, arrays(arch))
+        (_, expected), expected_gradient = jax.value_and_grad(loss, has_aux=True)(
+            params
+        )
         assert (
             np.abs((hidden - expected) * batch["attention_mask"][:, :, None]).max()
             < 1e-5
         )
-        for name in wanted:
+        for name in expected_gradient:
             if not name.startswith("pooler"):
-                scale = np.abs(wanted[name]).max() + 1e-6
-                assert np.abs(gradient[name] - wanted[name]).max() / scale < 1e-4, name
+                scale = np.abs(expected_gradient[name]).max() + 1e-6
+                assert (
+                    np.abs(gradient[name] - expected_gradient[name]).max() / scale
+                    < 1e-4
+                ), name
 
 
 def test_tiles_have_few_branches_and_cover_all():
     space = Space((1,), tuple(range(64, 769, 64)), (1, 12), (), (1.0, 2.0, 3.0, 4.0))
     arch = arrays(space.largest())
-    made = elastic.choose_slices(space, arch, "hidden", "ffn")
-    assert len(made.options) <= elastic.BRANCH_LIMITS["cpu"][0] and made.counts
-    for other in space:
-        cut = elastic.choose_slices(space, arrays(other), "hidden", "ffn")
+    slices = elastic.choose_slices(space, arch, "hidden", "ffn")
+    assert len(slices.options) <= elastic.BRANCH_LIMITS["cpu"][0] and slices.counts
+    for sub_arch in space:
+        cut = elastic.choose_slices(space, arrays(sub_arch), "hidden", "ffn")
         option = cut.options[int(cut.index)]
-        assert option["hidden"] >= other.hidden and option["ffn"] >= other.ffn
+        assert option["hidden"] >= sub_arch.hidden and option["ffn"] >= sub_arch.ffn
 
 
 def test_kept_layers_come_from_the_whole_depth(params):
@@ -221,8 +226,8 @@ def test_half_precision_has_gradients_on_every_device(params, batch):
 
         return jax.grad(loss)(params)
 
-    made = gradient(params, arrays(SPACE.smallest()))
-    assert all(x.dtype == jnp.float32 and np.isfinite(x).all() for x in made.values())
+    grads = gradient(params, arrays(SPACE.smallest()))
+    assert all(x.dtype == jnp.float32 and np.isfinite(x).all() for x in grads.values())
 
 
 def test_padding_changes_nothing(params, batch):
@@ -230,11 +235,11 @@ def test_padding_changes_nothing(params, batch):
     out = module.apply(
         {"params": params}, batch["input_ids"], batch["attention_mask"]
     ).hidden
-    other = dict(batch, ids=batch["input_ids"].at[1, 4:].set(7))
-    again = module.apply(
-        {"params": params}, other["input_ids"], batch["attention_mask"]
+    changed = dict(batch, input_ids=batch["input_ids"].at[1, 4:].set(7))
+    changed_out = module.apply(
+        {"params": params}, changed["input_ids"], batch["attention_mask"]
     ).hidden
-    assert np.array_equal(out[1, :4], again[1, :4])
+    assert np.array_equal(out[1, :4], changed_out[1, :4])
     short = module.apply(
         {"params": params}, batch["input_ids"][1:, :4], batch["attention_mask"][1:, :4]
     )

@@ -40,14 +40,14 @@ def write(folder, case, kind="ForPreTraining"):
     torch.manual_seed(0)
     name = case.split(",")[0]
     config = getattr(transformers, f"{name}Config")(**CASES[case])
-    made = getattr(transformers, f"{name}{kind}")(config).eval()
+    model = getattr(transformers, f"{name}{kind}")(config).eval()
     with torch.no_grad():
-        for value in made.parameters():
+        for value in model.parameters():
             value.add_(0.1 * torch.randn_like(value))
-    made.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
-def theirs(folder, batch, name, kind):
+def transformers_output(folder, batch, name, kind):
     import torch
     import transformers
 
@@ -63,7 +63,7 @@ def theirs(folder, batch, name, kind):
         )
 
 
-def ours(loaded, batch):
+def head_logits(loaded, batch):
     module = build.build_module(loaded.arch, loaded.dims)
     params = {**loaded.params, **loaded.mlm_head, **(loaded.nsp_head or {})}
     places = jnp.tile(jnp.arange(6), (2, 1))
@@ -90,14 +90,14 @@ def test_heads_equal_transformers_in_and_out(tmp_path, batch, case):
         2,
     )
 
-    def same(folder, made):
-        wanted = theirs(folder, batch, name, "ForPreTraining")
-        off = made["mlm"] - wanted.prediction_logits.numpy()
+    def same(folder, logits):
+        expected = transformers_output(folder, batch, name, "ForPreTraining")
+        off = logits["mlm"] - expected.prediction_logits.numpy()
         assert np.abs(off)[real].max() < 1e-4
-        off = made["nsp"] - wanted.seq_relationship_logits.numpy()
+        off = logits["nsp"] - expected.seq_relationship_logits.numpy()
         assert np.abs(off).max() < 1e-4
 
-    same(tmp_path / "in", ours(loaded, batch))
+    same(tmp_path / "in", head_logits(loaded, batch))
     # A smaller network with the heads of its channels goes out, and comes in again.
     small = {
         "Bert": Arch(1, 16, 2, 12, 8),
@@ -113,11 +113,13 @@ def test_heads_equal_transformers_in_and_out(tmp_path, batch, case):
         "nsp_kernel": loaded.nsp_head["nsp_kernel"][: arch.hidden],
     }
     save(tmp_path / "out", arch, loaded, params, head)
-    again = huggingface.load_pretrained(str(tmp_path / "out"))
-    assert again.arch == arch
+    reloaded = huggingface.load_pretrained(str(tmp_path / "out"))
+    assert reloaded.arch == arch
     for key, value in head.items():
-        assert np.array_equal({**again.mlm_head, **again.nsp_head}[key], value), key
-    same(tmp_path / "out", ours(again, batch))
+        assert np.array_equal({**reloaded.mlm_head, **reloaded.nsp_head}[key], value), (
+            key
+        )
+    same(tmp_path / "out", head_logits(reloaded, batch))
     kind = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"]
     assert kind == [f"{name}ForPreTraining"]
 
@@ -129,10 +131,12 @@ def test_a_masked_word_head_alone(tmp_path, batch, name):
     write(tmp_path / "in", name)
     loaded = huggingface.load_pretrained(str(tmp_path / "in"))
     save(tmp_path / "out", loaded.arch, loaded, loaded.params, loaded.mlm_head)
-    again = huggingface.load_pretrained(str(tmp_path / "out"))
-    assert again.nsp_head is None and again.pooling == "mean" != loaded.pooling
-    made = ours(again, batch)
-    assert made.keys() == {"mlm"}
-    wanted = theirs(tmp_path / "out", batch, name, "ForMaskedLM").logits.numpy()
-    off = np.abs(made["mlm"] - wanted)[np.asarray(batch["attention_mask"], bool)]
+    reloaded = huggingface.load_pretrained(str(tmp_path / "out"))
+    assert reloaded.nsp_head is None and reloaded.pooling == "mean" != loaded.pooling
+    logits = head_logits(reloaded, batch)
+    assert logits.keys() == {"mlm"}
+    expected = transformers_output(
+        tmp_path / "out", batch, name, "ForMaskedLM"
+    ).logits.numpy()
+    off = np.abs(logits["mlm"] - expected)[np.asarray(batch["attention_mask"], bool)]
     assert off.max() < 1e-4

@@ -32,13 +32,13 @@ BIG = MobileArch(3, 24, 16, 4, 20, 3)
 KINDS = [("shared", "no_norm"), ("stream", "layer_norm"), ("bottleneck", "no_norm")]
 
 
-def random(sizes):
+def random(dims):
     """Random, biases too, and larger than at a usual start: nothing may hide in 0."""
     rng = np.random.default_rng(1)
-    made = build.init_params(MobileBert(BIG, sizes), jax.random.key(0))
+    initial = build.init_params(MobileBert(BIG, dims), jax.random.key(0))
     return {
         name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
-        for name, value in made.items()
+        for name, value in initial.items()
     }
 
 
@@ -50,8 +50,8 @@ def arrays(arch):
 def test_sub_network_is_the_extracted_student(batch, reads, norm, monkeypatch):
     if reads == "bottleneck":  # Too many sizes for a branch each: rounded up to a tile.
         monkeypatch.setitem(elastic.BRANCH_LIMITS, "cpu", (3, 32))
-    sizes, traces = DIMS._replace(attention_input=reads, norm=norm), []
-    params, module = random(sizes), MobileBert(BIG, sizes, space=SPACE)
+    dims, traces = DIMS._replace(attention_input=reads, norm=norm), []
+    params, module = random(dims), MobileBert(BIG, dims, space=SPACE)
 
     @jax.jit
     def run(params, arch):
@@ -61,11 +61,11 @@ def test_sub_network_is_the_extracted_student(batch, reads, norm, monkeypatch):
 
     real = np.asarray(batch["attention_mask"], bool)
     middle = MobileArch(3, 16, 16, 2, 12, 1)
-    some = SPACE.sample(np.random.default_rng(0), 4 if reads == "shared" else 0)
-    for arch in [SPACE.smallest(), SPACE.largest(), middle, *some]:
+    sampled = SPACE.sample(np.random.default_rng(0), 4 if reads == "shared" else 0)
+    for arch in [SPACE.smallest(), SPACE.largest(), middle, *sampled]:
         inside, n = run(params, arrays(arch)), arch.hidden
         student = extract.extract(params, BIG, arch)
-        alone = MobileBert(arch, sizes).apply(
+        alone = MobileBert(arch, dims).apply(
             {"params": student}, batch["input_ids"], batch["attention_mask"], qkv=True
         )
         assert np.abs(inside.hidden[..., :n] - alone.hidden)[real].max() < 1e-5
@@ -81,10 +81,12 @@ def test_sub_network_is_the_extracted_student(batch, reads, norm, monkeypatch):
 def test_heads_split_the_bottleneck_anew(batch):
     """They are no axis of a parameter: the same weights give other outputs."""
     params = random(DIMS)
-    one, other = (dataclasses.replace(BIG, heads=heads) for heads in (1, 4))
-    assert extract.extract(params, BIG, one).keys() == params.keys()
+    one_head, four_heads = (dataclasses.replace(BIG, heads=heads) for heads in (1, 4))
+    assert extract.extract(params, BIG, one_head).keys() == params.keys()
     inputs = ({"params": params}, batch["input_ids"], batch["attention_mask"])
-    a, b = (MobileBert(arch, DIMS).apply(*inputs).hidden for arch in (one, other))
+    a, b = (
+        MobileBert(arch, DIMS).apply(*inputs).hidden for arch in (one_head, four_heads)
+    )
     assert np.abs(a - b).max() > 1e-3
 
 
@@ -108,8 +110,8 @@ def test_gradients_are_the_students(batch):
             scale = np.abs(alone[name]).max() + 1e-6
             assert np.abs(value - alone[name]).max() / scale < 1e-4, name
             # All else of the SuperLM has no gradient.
-            rest = float(jnp.abs(inside[name]).sum() - jnp.abs(value).sum())
-            assert abs(rest) < 1e-4 * scale * value.size, name
+            outside = float(jnp.abs(inside[name]).sum() - jnp.abs(value).sum())
+            assert abs(outside) < 1e-4 * scale * value.size, name
 
 
 def test_unrolled_padded_and_dropped(batch):
@@ -150,11 +152,11 @@ def write(folder, kind="Model", **fields):
             **fields,
         }
     )
-    made = getattr(transformers, f"MobileBert{kind}")(config).eval()
-    for name, value in made.named_parameters():
+    model = getattr(transformers, f"MobileBert{kind}")(config).eval()
+    for name, value in model.named_parameters():
         value.data += 0.1 * torch.randn_like(value) * ("position_ids" not in name)
-    made.save_pretrained(folder)
-    return made
+    model.save_pretrained(folder)
+    return model
 
 
 FIELDS = [
@@ -186,16 +188,19 @@ def test_outputs_equal_transformers_in_and_out(tmp_path, batch, fields):
     )
     assert not list((tmp_path / "student").glob("*.py"))  # A stock class loads it.
     parity.assert_equal(tmp_path / "student", batch)
-    again = huggingface.load_pretrained(str(tmp_path / "student"))
-    assert (again.arch, again.dims._replace(reference_heads=4)) == (arch, loaded.dims)
+    reloaded = huggingface.load_pretrained(str(tmp_path / "student"))
+    assert (reloaded.arch, reloaded.dims._replace(reference_heads=4)) == (
+        arch,
+        loaded.dims,
+    )
 
 
 def test_the_masked_word_head_equals_transformers(tmp_path, batch):
     import torch
 
-    made = write(tmp_path, "ForPreTraining")
+    model = write(tmp_path, "ForPreTraining")
     with torch.no_grad():
-        theirs = made(
+        expected = model(
             input_ids=torch.tensor(np.array(batch["input_ids"])).long(),
             attention_mask=torch.tensor(np.array(batch["attention_mask"])).long(),
         ).prediction_logits.numpy()
@@ -214,7 +219,7 @@ def test_the_masked_word_head_equals_transformers(tmp_path, batch):
         loaded.dims,
     )
     real = np.asarray(batch["attention_mask"], bool)
-    assert np.abs(logits - theirs)[real].max() < 1e-4
+    assert np.abs(logits - expected)[real].max() < 1e-4
     # A student's is that of its first channels; those beyond the embeddings' too.
     cut = heads.slice_mlm_head(loaded.mlm_head, 16, loaded.dims)
     assert cut["mlm_more"].shape == (6, 60) and cut["mlm_kernel"].shape == (16, 16)
@@ -225,18 +230,18 @@ def test_the_masked_word_head_equals_transformers(tmp_path, batch):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"normalization_type": "rms_norm"}, "normalization_type 'rms_norm'; known"),
         ({"trigram_input": False}, "trigram_input False; only True is known"),
         ({"num_attention_heads": 3}, "heads 3 do not divide the bottleneck 16"),
     ],
 )
-def test_other_computations_are_refused(tmp_path, fields, told):
+def test_other_computations_are_refused(tmp_path, fields, message):
     write(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         huggingface.load_pretrained(str(tmp_path))
 
 
@@ -258,12 +263,12 @@ def test_spaces_of_mobileberts():
     )
     assert space.largest().name == "24x512-b160-h8-f640-s6"
     assert space.largest().ffn == 640 and space.smallest().hidden == 128
-    for fields, told in (
+    for fields, message in (
         ({"heads": (3,)}, "heads 3 do not divide the bottleneck 64"),
         ({"stacks": ()}, "space.stacks is empty; a space of MobileBERTs"),
         ({"ffn_ratio": (2.0,)}, "ffn_ratio is .* in a space of MobileBERTs"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             dataclasses.replace(space, **fields)
 
 

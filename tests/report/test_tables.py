@@ -62,9 +62,9 @@ def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
 
 def test_the_head_that_was_trained_first_is_told():
     words = {"steps": 300, "tokens": 307200, "params": 11, "accuracy": 0.25}
-    told = " ".join(tables.table_notes(TASKS, words))
-    assert "307,200 tokens" in told and "25.0%" in told
-    assert "4,096 training and 872 dev rows" in told
+    notes = " ".join(tables.table_notes(TASKS, words))
+    assert "307,200 tokens" in notes and "25.0%" in notes
+    assert "4,096 training and 872 dev rows" in notes
     assert "masked-LM" not in " ".join(tables.table_notes(TASKS, None))
 
 
@@ -84,11 +84,11 @@ def test_results_are_read_that_this_config_would_make(tmp_path):
     folder.mkdir()
 
     def put(model, config):
-        told = json.loads(
+        result_settings = json.loads(
             json.dumps(finetune_results.result_settings(config, model, "docs"))
         )
-        made = result(model, 0.5) | {"settings": told}
-        (folder / f"{model}.json").write_text(json.dumps(made))
+        record = result(model, 0.5) | {"settings": result_settings}
+        (folder / f"{model}.json").write_text(json.dumps(record))
 
     put("student", config)
     put("teacher", settings(**{"finetune.teacher_learning_rate": 1.0}))
@@ -107,30 +107,30 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
     the teacher that gives them."""
 
     def changed(_soft=0.0, **more):
-        before = {"finetune.soft_label_weight": _soft}
+        base = {"finetune.soft_label_weight": _soft}
         return {
             (model, task)
             for model in ("student", "teacher")
             for task in ("docs", "squad")
-            if finetune_results.result_settings(settings(**before), model, task)
-            != finetune_results.result_settings(settings(**before | more), model, task)
+            if finetune_results.result_settings(settings(**base), model, task)
+            != finetune_results.result_settings(settings(**base | more), model, task)
         }
 
-    both = {("student", "squad"), ("teacher", "squad")}
-    assert changed(**{"finetune.squad_max_seq_length": 128}) == both
+    squad = {("student", "squad"), ("teacher", "squad")}
+    assert changed(**{"finetune.squad_max_seq_length": 128}) == squad
     assert changed(**{"finetune.soft_label_weight": 0.5}) == {("student", "squad")}
     rate = {"finetune.teacher_learning_rate": 1.0}
     assert changed(**rate) == {("teacher", "docs"), ("teacher", "squad")}
-    assert changed(0.5, **rate) == both | {("teacher", "docs")}
-    others = {("student", "docs"), ("teacher", "docs")}
-    assert changed(**{"finetune.glue_dir": "x"}) == others
-    assert changed(**{"finetune.epochs": 7}) == both | others
+    assert changed(0.5, **rate) == squad | {("teacher", "docs")}
+    docs = {("student", "docs"), ("teacher", "docs")}
+    assert changed(**{"finetune.glue_dir": "x"}) == docs
+    assert changed(**{"finetune.epochs": 7}) == squad | docs
 
 
 def test_the_exact_match_stands_beside_f1():
     parts = {"exact_match": 0.4, "f1": 0.5}
-    made = result("student", 0.5, metric="f1", metrics=parts)
-    head, rows = tables.task_table({"squad": {"student": made}})
+    record = result("student", 0.5, metric="f1", metrics=parts)
+    head, rows = tables.task_table({"squad": {"student": record}})
     assert dict(zip(head, rows[0]))["squad (f1)"] == "0.500 / 0.400 exact"
 
 
@@ -146,11 +146,13 @@ def test_the_exact_match_stands_beside_f1():
     ],
 )
 def test_what_a_choice_by_a_labelled_proxy_depends_on(tmp_path, field, value):
-    own = tmp_path / "own.tsv"
-    own.write_text("text\tlabel\na\tb\n")
-    asked = {"search.proxy": "proxy", "search.proxy_task": str(own)}
-    one = fingerprints.choice_fingerprint(settings(**asked))
-    assert one == fingerprints.choice_fingerprint(settings(**asked))
-    assert one != fingerprints.choice_fingerprint(settings(**asked | {field: value}))
-    own.write_text("text\tlabel\na\tc\n")
-    assert one != fingerprints.choice_fingerprint(settings(**asked))
+    tsv = tmp_path / "own.tsv"
+    tsv.write_text("text\tlabel\na\tb\n")
+    options = {"search.proxy": "proxy", "search.proxy_task": str(tsv)}
+    fingerprint = fingerprints.choice_fingerprint(settings(**options))
+    assert fingerprint == fingerprints.choice_fingerprint(settings(**options))
+    assert fingerprint != fingerprints.choice_fingerprint(
+        settings(**options | {field: value})
+    )
+    tsv.write_text("text\tlabel\na\tc\n")
+    assert fingerprint != fingerprints.choice_fingerprint(settings(**options))

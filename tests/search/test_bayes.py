@@ -39,12 +39,12 @@ def values_of(params):
 
 
 def search(study, axes, count, values=values_of):
-    made = []
+    points = []
     for _ in range(count):
         trial = study.ask(axes)
         study.tell(trial, values(trial.params))
-        made.append(tuple(trial.params.values()))
-    return made
+        points.append(tuple(trial.params.values()))
+    return points
 
 
 def front_volume(points):
@@ -67,21 +67,24 @@ def test_expected_improvement_is_that_of_many_draws(objectives):
         )
         for i in range(objectives)
     ]
-    made = ehvi.expected_improvement(beliefs, front, reference)
+    improvement = ehvi.expected_improvement(beliefs, front, reference)
     samples = rng.uniform(-2, 1.8, (20_000, objectives))
     free = ~(front <= samples[:, None]).all(axis=2).any(axis=1)
     samples, box = samples[free], 3.8**objectives / 20_000
     for point in range(2):
         draws = [
-            rng.normal(one.mean[point], one.deviation[point], 2_000) for one in beliefs
+            rng.normal(belief.mean[point], belief.deviation[point], 2_000)
+            for belief in beliefs
         ]
-        draws = [np.exp(d) if one.log else d for d, one in zip(draws, beliefs)]
+        draws = [np.exp(d) if belief.log else d for d, belief in zip(draws, beliefs)]
         inside = np.ones((2_000, len(samples)), bool)
         for draw, column in zip(draws, samples.T):
             inside &= draw[:, None] <= column
-        wanted = inside.sum(axis=1).mean() * box
-        assert made[point] == pytest.approx(wanted, rel=0.08, abs=0.01)
-    assert (ehvi.expected_improvement(beliefs, front[:0], reference) >= made).all()
+        expected = inside.sum(axis=1).mean() * box
+        assert improvement[point] == pytest.approx(expected, rel=0.08, abs=0.01)
+    assert (
+        ehvi.expected_improvement(beliefs, front[:0], reference) >= improvement
+    ).all()
 
 
 def test_a_process_is_the_closed_form_and_its_gradient_that_of_differences():
@@ -90,21 +93,23 @@ def test_a_process_is_the_closed_form_and_its_gradient_that_of_differences():
     y = np.sin(3 * x[:, 0]) + 0.1 * rng.normal(size=12)
     theta = rng.normal(-0.5, 0.3, 5)
     _, gradient = gp.negative_evidence(theta, x, y)
-    wanted = approx_fprime(theta, lambda t: gp.negative_evidence(t, x, y)[0], 1e-6)
-    assert gradient == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+    expected = approx_fprime(theta, lambda t: gp.negative_evidence(t, x, y)[0], 1e-6)
+    assert gradient == pytest.approx(expected, rel=1e-3, abs=1e-3)
     noisy = gp.covariance(theta, x, x) + np.exp(2 * theta[-1]) * np.eye(12)
     cross = gp.covariance(theta, x, z)
     process = gp.gp_posterior(theta, x, y)
     mean, variance = gp.predict_gp(process, z)
     assert mean == pytest.approx(cross.T @ np.linalg.solve(noisy, y), abs=1e-5)
-    whole = gp.covariance(theta, z, z) - cross.T @ np.linalg.solve(noisy, cross)
-    assert variance == pytest.approx(np.diag(whole), abs=1e-5)
-    made = list(gp.posterior_draws(process, np.concatenate([x, z[:1]]), z, rng, 4_000))
-    means = np.array([m for _, m, _ in made])
+    full_covariance = gp.covariance(theta, z, z) - cross.T @ np.linalg.solve(
+        noisy, cross
+    )
+    assert variance == pytest.approx(np.diag(full_covariance), abs=1e-5)
+    draws = list(gp.posterior_draws(process, np.concatenate([x, z[:1]]), z, rng, 4_000))
+    means = np.array([m for _, m, _ in draws])
     assert means.mean(axis=0) == pytest.approx(mean, abs=0.05)
-    spread = means.var(axis=0) + made[0][2]
+    spread = means.var(axis=0) + draws[0][2]
     assert spread == pytest.approx(variance, rel=0.1, abs=1e-3)
-    assert made[0][2][0] < 1e-4 < made[0][2][1]  # z[0] is in the base.
+    assert draws[0][2][0] < 1e-4 < draws[0][2][1]  # z[0] is in the base.
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.5])
@@ -118,18 +123,18 @@ def test_noise_is_recovered(noise):
 
 def test_every_allowed_point_comes_once_and_then_the_end_is_told():
     study = study_of(SMALL, allowed=lambda p: p["layers"] * p["hidden"] <= 1536)
-    seen = []
+    points = []
     for i in range(14):
         trial = study.ask(SMALL)
-        seen.append(tuple(trial.params.values()))
+        points.append(tuple(trial.params.values()))
         if i % 5 == 3:
             study.tell(trial, state=TrialState.FAIL)
         elif i % 5 == 4:
             study.tell(trial, state=TrialState.PRUNED)
         elif i % 7:  # The others go on running.
             study.tell(trial, values_of(trial.params))
-    assert len(set(seen)) == 14
-    assert all(layers * hidden <= 1536 for layers, hidden, _ in seen)
+    assert len(set(points)) == 14
+    assert all(layers * hidden <= 1536 for layers, hidden, _ in points)
     with pytest.raises(bayes.SpaceExhausted, match="14 of the space's 18 points"):
         study.ask(SMALL)
     assert study.trials[-1].state == TrialState.FAIL
@@ -140,20 +145,20 @@ def test_a_pending_point_takes_worth_from_its_neighbours():
     x, at = rng.random((10, 2)), rng.random((60, 2))
     values = np.stack([1 + x.sum(axis=1), 3 - x.prod(axis=1) - x[:, 0]], axis=1)
 
-    def worth(pending, told=()):
+    def worth(pending, constraints=()):
         parts = ehvi.acquisition(
-            x, values, np.ones(10, bool), told, pending, np.random.default_rng(1)
+            x, values, np.ones(10, bool), constraints, pending, np.random.default_rng(1)
         )
         return parts[1](at)
 
     alone = np.exp(worth(at[:0]))
     best = np.argmax(alone)
-    after = np.exp(worth(at[[best]]))
+    with_pending = np.exp(worth(at[[best]]))
     apart = np.linalg.norm(at - at[best], axis=1)
     near, far = (apart < 0.15) & (apart > 0), apart > 0.5
-    assert after[best] < 0.05 * alone[best]
-    assert after[near].sum() < 0.5 * alone[near].sum()
-    assert after[far].sum() > 0.8 * alone[far].sum()
+    assert with_pending[best] < 0.05 * alone[best]
+    assert with_pending[near].sum() < 0.5 * alone[near].sum()
+    assert with_pending[far].sum() > 0.8 * alone[far].sum()
     # Nothing is taken by a point that is likely to be infeasible.
     hopeless = [(x, 1 + np.sin(40 * x[:, 0]))]
     lost = worth(at[:0], hopeless) - worth(at[[best]], hopeless)
@@ -191,8 +196,8 @@ def test_what_an_enqueued_trial_leaves_open_is_new():
         study.enqueue_trial({**params, "heads": 4})
         study.tell(study.ask(SMALL), (1.0, 2.0))
     study.enqueue_trial({"heads": 4})
-    wanted = {"layers": 6, "hidden": 512, "heads": 4}
-    assert study.ask(SMALL).params == wanted
+    expected = {"layers": 6, "hidden": 512, "heads": 4}
+    assert study.ask(SMALL).params == expected
 
 
 def test_what_is_infeasible_or_fails_is_avoided():
@@ -220,16 +225,16 @@ def test_spaces_too_large_to_list_are_searched():
         return sum((np.log2(v) - 2) ** 2 for v in params.values())
 
     study = study_of(axes, TWO[:1], allowed=lambda p: p["axis0"] != 5)
-    made = search(study, axes, 26, values)
-    assert len(set(made)) == 26 and all(point[0] != 5 for point in made)
+    points = search(study, axes, 26, values)
+    assert len(set(points)) == 26 and all(point[0] != 5 for point in points)
     apart = [trial.value for trial in study.trials]
     assert min(apart[8:]) < 0.7 * min(apart[:8])
     with pytest.raises(bayes.SpaceExhausted):
         study_of(axes, allowed=lambda p: False).ask(axes)
     # Thirty-six of ten million points: no draw that is even would meet one.
     study = study_of(axes, TWO[:1], allowed=lambda p: sum(p.values()) <= 9)
-    made = search(study, axes, 12, values)
-    assert len(set(made)) == 12 and all(sum(point) <= 9 for point in made)
+    points = search(study, axes, 12, values)
+    assert len(set(points)) == 12 and all(sum(point) <= 9 for point in points)
 
 
 def test_directions_are_honoured():
@@ -240,8 +245,8 @@ def test_directions_are_honoured():
         error, seconds = shifted(params)
         return -error, seconds
 
-    made = search(study_of(GRID), GRID, 14, shifted)
-    assert made == search(study_of(GRID, ("maximize", TWO[1])), GRID, 14, mirrored)
+    points = search(study_of(GRID), GRID, 14, shifted)
+    assert points == search(study_of(GRID, ("maximize", TWO[1])), GRID, 14, mirrored)
     single = search(study_of(GRID, TWO[:1]), GRID, 16, lambda p: shifted(p)[1])
     assert (2, 128, 2) in single
     single = search(study_of(GRID, ("maximize",)), GRID, 16, lambda p: shifted(p)[1])
@@ -262,12 +267,12 @@ def test_odd_values_do_no_harm():
 
 
 def test_a_resumed_study_goes_on_the_same():
-    whole = search(study_of(GRID), GRID, 14)
+    uninterrupted = search(study_of(GRID), GRID, 14)
     study = study_of(GRID)
     search(study, GRID, 9)
     study.sampler = bayes.BayesSampler(GRID, seed=0)
-    assert search(study, GRID, 5) == whole[9:]
-    assert search(study_of(GRID, seed=1), GRID, 14) != whole
+    assert search(study, GRID, 5) == uninterrupted[9:]
+    assert search(study_of(GRID, seed=1), GRID, 14) != uninterrupted
 
 
 def test_workers_of_one_journal_never_take_the_same_point(tmp_path):
@@ -307,17 +312,20 @@ def test_no_numbers_one_point_or_a_foreign_axis_are_refused():
 
 
 def test_a_front_is_found_sooner_than_at_random():
-    ours, others = [], []
+    bayes_volumes, random_volumes = [], []
     points = list(np.ndindex(5, 5, 4))
     for seed in range(3):
-        made = search(study_of(GRID, seed=seed), GRID, 20)
-        ours.append(front_volume(made))
-        drawn = np.random.default_rng(seed).choice(len(points), 20, replace=False)
-        choices = [one.choices for one in GRID.values()]
-        others.append(
+        searched = search(study_of(GRID, seed=seed), GRID, 20)
+        bayes_volumes.append(front_volume(searched))
+        indices = np.random.default_rng(seed).choice(len(points), 20, replace=False)
+        choices = [axis.choices for axis in GRID.values()]
+        random_volumes.append(
             front_volume(
-                [[c[i] for c, i in zip(choices, points[draw])] for draw in drawn]
+                [[c[i] for c, i in zip(choices, points[draw])] for draw in indices]
             )
         )
     every = front_volume([[c[i] for c, i in zip(choices, p)] for p in points])
-    assert min(ours) > max(others) and np.mean(ours) > 0.98 * every
+    assert (
+        min(bayes_volumes) > max(random_volumes)
+        and np.mean(bayes_volumes) > 0.98 * every
+    )

@@ -51,7 +51,7 @@ LABELLED = classification.ClassificationData(
 )
 
 
-def given(devices=1):
+def proxy_inputs(devices=1):
     teacher = Bert(TEACHER, DIMS)
     params = build.init_params(teacher, jax.random.key(3))
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
@@ -82,58 +82,65 @@ def embeddings(module, params, rows):
 
 
 def test_similarity_and_hidden_are_the_extracted_students():
-    asked = given()
+    inputs = proxy_inputs()
     arch = ARCHS[0]
-    student = extract.extract(asked.params, BIG, arch)
-    mine, small = embeddings(Bert(arch, DIMS), student, asked.held_out)
-    full, large = embeddings(asked.teacher, asked.teacher_params, asked.held_out)
+    student = extract.extract(inputs.params, BIG, arch)
+    student_out, small = embeddings(Bert(arch, DIMS), student, inputs.held_out)
+    full, large = embeddings(inputs.teacher, inputs.teacher_params, inputs.held_out)
 
     def cosines(x):
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
         pairs = [(i, (i + step) % 100) for step in range(1, 11) for i in range(100)]
         return [x[i] @ x[j] for i, j in pairs]
 
-    wanted = 1 - metrics.spearman(cosines(large), cosines(small))
-    made = proxies.make_proxy("similarity", asked)([arch])[arch]["proxy"]
-    assert made == pytest.approx(wanted, abs=2e-3)
-    real = asked.held_out["attention_mask"] > 0
-    x, y = np.asarray(mine.hidden)[real], np.asarray(full.hidden)[real]
+    expected = 1 - metrics.spearman(cosines(large), cosines(small))
+    actual = proxies.make_proxy("similarity", inputs)([arch])[arch]["proxy"]
+    assert actual == pytest.approx(expected, abs=2e-3)
+    real = inputs.held_out["attention_mask"] > 0
+    x, y = np.asarray(student_out.hidden)[real], np.asarray(full.hidden)[real]
     half = len(x) // 2
     centre, target = x[:half].mean(axis=0), y[:half].mean(axis=0)
-    ours, theirs = x[:half] - centre, y[:half] - target
-    kernel = np.linalg.solve(ours.T @ ours + np.eye(16), ours.T @ theirs)
-    rest = y[half:] - ((x[half:] - centre) @ kernel + target)
-    wanted = (
-        np.square(rest).sum(0) / np.square(y[half:] - y[half:].mean(0)).sum(0)
+    centred_x, centred_y = x[:half] - centre, y[:half] - target
+    kernel = np.linalg.solve(
+        centred_x.T @ centred_x + np.eye(16), centred_x.T @ centred_y
+    )
+    residual = y[half:] - ((x[half:] - centre) @ kernel + target)
+    expected = (
+        np.square(residual).sum(0) / np.square(y[half:] - y[half:].mean(0)).sum(0)
     ).mean()
-    made = proxies.make_proxy("hidden", asked)([arch])[arch]["proxy"]
-    assert made == pytest.approx(wanted, rel=1e-2)
-    few = {name: value[:30] for name, value in asked.held_out.items()}
+    actual = proxies.make_proxy("hidden", inputs)([arch])[arch]["proxy"]
+    assert actual == pytest.approx(expected, rel=1e-2)
+    few = {name: value[:30] for name, value in inputs.held_out.items()}
     with pytest.raises(UserError, match="needs ten a channel"):
         proxies.check_heldout_size(few, arch.hidden, "search.proxy")
-    proxies.check_heldout_size(asked.held_out, arch.hidden, "search.proxy")
+    proxies.check_heldout_size(inputs.held_out, arch.hidden, "search.proxy")
 
 
 def test_relation_forms_are_proxies_of_their_own():
-    asked = given()
-    made = {
-        form: proxies.make_proxy(f"relation_{form}", asked)(ARCHS)
+    inputs = proxy_inputs()
+    by_form = {
+        form: proxies.make_proxy(f"relation_{form}", inputs)(ARCHS)
         for form in losses.RELATION_FORMS
     }
-    agnostic = proxies.make_proxy("agnostic", asked)(ARCHS)
+    agnostic = proxies.make_proxy("agnostic", inputs)(ARCHS)
     for arch in ARCHS:
-        assert made["minilmv2"][arch]["proxy"] == agnostic[arch]["proxy"]
-        assert made["paper"][arch]["proxy"] != agnostic[arch]["proxy"]
+        assert by_form["minilmv2"][arch]["proxy"] == agnostic[arch]["proxy"]
+        assert by_form["paper"][arch]["proxy"] != agnostic[arch]["proxy"]
 
 
 def test_candidates_on_eight_devices_are_tuned_as_on_one():
-    asked, many = given(), given(8)
+    inputs, many = proxy_inputs(), proxy_inputs(8)
     pairs = [(arch, seed) for arch in ARCHS for seed in (0, 1)]
     runs = [
-        parallel_finetune(one.module, one.params, LABELLED, TUNING, "mean", one.mesh)(
-            pairs
-        )
-        for one in (asked, many)
+        parallel_finetune(
+            run_inputs.module,
+            run_inputs.params,
+            LABELLED,
+            TUNING,
+            "mean",
+            run_inputs.mesh,
+        )(pairs)
+        for run_inputs in (inputs, many)
     ]
     assert runs[0] == pytest.approx(runs[1], abs=2e-3)
     assert len({round(score, 3) for score in runs[0]}) == 6
@@ -142,17 +149,17 @@ def test_candidates_on_eight_devices_are_tuned_as_on_one():
 
 
 def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
-    asked = given()
+    inputs = proxy_inputs()
     arch = ARCHS[0]
     (inside,) = parallel_finetune(
-        asked.module, asked.params, LABELLED, TUNING, "mean", asked.mesh
+        inputs.module, inputs.params, LABELLED, TUNING, "mean", inputs.mesh
     )([(arch, 0)])
-    student = extract.extract(asked.params, BIG, arch)
+    student = extract.extract(inputs.params, BIG, arch)
     original = classification.init_task_head
 
     def head(key, hidden, rows):  # The first channels of the SuperLM's.
-        made = original(key, BIG.hidden, rows)
-        return made | {"head_kernel": made["head_kernel"][:hidden]}
+        task_head = original(key, BIG.hidden, rows)
+        return task_head | {"head_kernel": task_head["head_kernel"][:hidden]}
 
     monkeypatch.setattr(classification, "init_task_head", head)
     (alone,) = classification.finetune_classifier(
@@ -161,7 +168,7 @@ def test_a_candidate_is_tuned_as_its_extracted_student(monkeypatch):
         LABELLED,
         TUNING | {"epochs": 1},
         "mean",
-        asked.mesh,
+        inputs.mesh,
         (0,),
         "test",
     )
@@ -182,15 +189,15 @@ def test_tau_is_scipys_and_pairs_within_bands_are_counted_apart():
         if bands[i] == bands[j]
     ]
     a, b = np.asarray(signs).T
-    wanted = (a * b).sum() / np.sqrt((a != 0).sum() * (b != 0).sum())
-    assert metrics.kendall_tau(x, y, inside) == pytest.approx(wanted)
+    expected = (a * b).sum() / np.sqrt((a != 0).sum() * (b != 0).sum())
+    assert metrics.kendall_tau(x, y, inside) == pytest.approx(expected)
 
 
 def test_better_means_that_the_interval_leaves_0_out():
     rng = np.random.default_rng(1)
     quality = np.arange(30) + rng.normal(size=30)
     bands = np.arange(30) // 10
-    made = ranking.rank_table(
+    table = ranking.rank_table(
         quality,
         {
             "flops": 10.0 * bands + rng.normal(size=30),  # Knows the band only.
@@ -200,23 +207,23 @@ def test_better_means_that_the_interval_leaves_0_out():
         },
         bands,
     )
-    assert made["good"]["within"]["verdict"] == "better"
-    assert made["same"]["within"]["verdict"] == "tie"
-    assert made["bad"]["overall"]["verdict"] == "worse"
-    low, high = made["good"]["overall"]["interval"]
-    assert low <= made["good"]["overall"]["tau"] <= high <= 1
+    assert table["good"]["within"]["verdict"] == "better"
+    assert table["same"]["within"]["verdict"] == "tie"
+    assert table["bad"]["overall"]["verdict"] == "worse"
+    low, high = table["good"]["overall"]["interval"]
+    assert low <= table["good"]["overall"]["tau"] <= high <= 1
 
 
 def test_archs_are_drawn_evenly_over_bands_of_flops():
     grid = list(Space((1, 2, 4), (12, 16, 24), (2, 3), (), (1.5, 2.0), 8))
     flops = {arch: float(i // 2) for i, arch in enumerate(grid)}
-    made = ranking.draw_by_flops(flops, 24, 3, seed=0)
-    assert [list(made.values()).count(band) for band in range(3)] == [8, 8, 8]
-    tops = [max(flops[a] for a in made if made[a] == band) for band in range(3)]
-    lows = [min(flops[a] for a in made if made[a] == band) for band in range(3)]
+    bands = ranking.draw_by_flops(flops, 24, 3, seed=0)
+    assert [list(bands.values()).count(band) for band in range(3)] == [8, 8, 8]
+    tops = [max(flops[a] for a in bands if bands[a] == band) for band in range(3)]
+    lows = [min(flops[a] for a in bands if bands[a] == band) for band in range(3)]
     assert tops[0] <= lows[1] and tops[1] <= lows[2]
     assert (
-        made
+        bands
         == ranking.draw_by_flops(flops, 24, 3, seed=0)
         != ranking.draw_by_flops(flops, 24, 3, seed=1)
     )

@@ -31,9 +31,9 @@ SPACES = {"main": SPACE}
 
 @pytest.fixture
 def study(tmp_path):
-    made = open_study(tmp_path, SPACES, "test", "", "latency_ms")
-    made.sampler = study_loop.make_sampler("bayes", SPACE, 0, lambda arch: True)
-    return made
+    new_study = open_study(tmp_path, SPACES, "test", "", "latency_ms")
+    new_study.sampler = study_loop.make_sampler("bayes", SPACE, 0, lambda arch: True)
+    return new_study
 
 
 def latency(arch):
@@ -45,32 +45,35 @@ def proxy(arch):
 
 
 def states(study):
-    return [one.state.name for one in study_loop.counted_trials(study)]
+    return [trial.state.name for trial in study_loop.counted_trials(study)]
 
 
 def test_what_is_too_slow_is_never_evaluated(study):
-    seen = []
+    evaluated = []
 
     def evaluate(arch):
-        seen.append(arch)
+        evaluated.append(arch)
         return proxy(arch)
 
     study_loop.run_study(
         study, SPACE, 12, latency=latency, evaluate=evaluate, bound=16.0
     )
-    assert seen and all(latency(arch) <= 16 for arch in seen)
-    assert len(seen) == len(set(seen))  # No Arch twice.
+    assert evaluated and all(latency(arch) <= 16 for arch in evaluated)
+    assert len(evaluated) == len(set(evaluated))  # No Arch twice.
     assert len(study.trials) == 12
-    for one in study.trials:
-        slow = one.user_attrs["latency_ms"] > 16
-        assert one.state == (TrialState.PRUNED if slow else TrialState.COMPLETE)
-        assert one.constraints["latency_ms"] == one.user_attrs["latency_ms"] - 16
+    for trial in study.trials:
+        slow = trial.user_attrs["latency_ms"] > 16
+        assert trial.state == (TrialState.PRUNED if slow else TrialState.COMPLETE)
+        assert trial.constraints["latency_ms"] == trial.user_attrs["latency_ms"] - 16
     assert study.metric_names == ["proxy", "latency_ms"]
     # The same call goes on from what is there: it has all its trials.
     study_loop.run_study(study, SPACE, 12, latency=latency, evaluate=None, bound=16.0)
     # And ends where the space does.
     study_loop.run_study(study, SPACE, 99, latency=latency, evaluate=proxy, bound=16.0)
-    assert len({tuple(one.params.items()) for one in study.trials if one.params}) == 16
+    assert (
+        len({tuple(trial.params.items()) for trial in study.trials if trial.params})
+        == 16
+    )
 
 
 def test_known_bounds_filter_before_anything(study):
@@ -81,7 +84,7 @@ def test_known_bounds_filter_before_anything(study):
     study_loop.run_study(
         study, SPACE, 20, latency=latency, evaluate=proxy, allowed=allowed
     )
-    tried = [SPACE.decode(one.params) for one in study.trials if one.params]
+    tried = [SPACE.decode(trial.params) for trial in study.trials if trial.params]
     assert len(tried) == 8 and all(arch.hidden == 8 for arch in tried)
 
 
@@ -95,32 +98,32 @@ def test_a_failure_is_kept_and_the_study_goes_on(study):
 
     study_loop.run_study(study, SPACE, 16, latency=latency, evaluate=evaluate)
     assert sorted(states(study)) == ["COMPLETE"] * 4 + ["FAIL"] * 8 + ["PRUNED"] * 4
-    failed = next(one for one in study.trials if one.state == TrialState.FAIL)
+    failed = next(trial for trial in study.trials if trial.state == TrialState.FAIL)
     assert failed.user_attrs["error"] == "RESOURCE_EXHAUSTED: out of memory"
 
 
 @pytest.mark.parametrize("name", ["random", "nsga2", "tpe"])
 def test_other_samplers_repeat_themselves_for_nothing(study, name):
     study.sampler = study_loop.make_sampler(name, SPACE, 0, None)
-    seen = []
+    evaluated = []
 
     def evaluate(arch):
-        seen.append(arch)
+        evaluated.append(arch)
         return proxy(arch)
 
     study_loop.run_study(study, SPACE, 30, latency=latency, evaluate=evaluate)
     assert (
         len(study_loop.finished_trials(study)) == 30
-        and len(seen) == len(set(seen)) <= 16
+        and len(evaluated) == len(set(evaluated)) <= 16
     )
     # A repeat tells all that its first trial told.
-    assert all(one.user_attrs["params"] == 7 for one in study.trials)
+    assert all(trial.user_attrs["params"] == 7 for trial in study.trials)
     # Going on in a new process is not to say the same again.
-    again = study_loop.make_sampler(name, SPACE, 0, None, num_trials=30)
-    study.sampler, before = again, len(seen)
+    sampler = study_loop.make_sampler(name, SPACE, 0, None, num_trials=30)
+    study.sampler, evaluated_before = sampler, len(evaluated)
     study_loop.run_study(study, SPACE, 33, latency=latency, evaluate=evaluate)
-    last = [tuple(one.params.items()) for one in study.trials]
-    assert last[30:] != last[:3] and len(seen) >= before
+    last = [tuple(trial.params.items()) for trial in study.trials]
+    assert last[30:] != last[:3] and len(evaluated) >= evaluated_before
 
 
 def test_a_stop_hands_its_trial_on(study):
@@ -142,28 +145,29 @@ def test_another_budget_starts_from_what_is_known(study, tmp_path):
     study_loop.run_study(study, SPACE, 8, latency=latency, evaluate=proxy)
     tight = open_study(tmp_path, SPACES, "tight", "", "latency_ms")
     tight.sampler = study_loop.make_sampler("bayes", SPACE, 0, lambda arch: True)
-    fit = [one for one in study.trials if one.values[1] <= 16]
+    fit = [trial for trial in study.trials if trial.values[1] <= 16]
     assert study_loop.warm_start(
         tight, "a family", SPACE, lambda arch: True, 16.0
     ) == len(fit)
-    other = open_study(tmp_path, SPACES, "other", "", "latency_ms")
+    unrelated = open_study(tmp_path, SPACES, "other", "", "latency_ms")
     assert (
-        study_loop.warm_start(other, "no family", SPACE, lambda arch: True, None) == 0
+        study_loop.warm_start(unrelated, "no family", SPACE, lambda arch: True, None)
+        == 0
     )
     assert not study_loop.counted_trials(tight) and len(
         study_loop.finished_trials(tight)
     ) == len(fit)
     study_loop.run_study(tight, SPACE, 3, latency=latency, evaluate=proxy, bound=16.0)
     assert len(study_loop.counted_trials(tight)) == 3
-    tried = [tuple(one.params.items()) for one in tight.trials]
+    tried = [tuple(trial.params.items()) for trial in tight.trials]
     assert len(set(tried)) == len(tried) == len(fit) + 3
     # A sampler that repeats what is inherited comes to an end all the same.
     study.set_user_attr(study_loop._STUDY_FAMILY, "a family")
-    again = open_study(tmp_path, SPACES, "again", "", "latency_ms")
-    again.sampler = study_loop.make_sampler("random", SPACE, 0, None)
-    study_loop.warm_start(again, "a family", SPACE, lambda arch: True, None)
-    study_loop.run_study(again, SPACE, 20, latency=latency, evaluate=proxy)
-    assert len(study_loop.counted_trials(again)) == 20
+    repeating = open_study(tmp_path, SPACES, "again", "", "latency_ms")
+    repeating.sampler = study_loop.make_sampler("random", SPACE, 0, None)
+    study_loop.warm_start(repeating, "a family", SPACE, lambda arch: True, None)
+    study_loop.run_study(repeating, SPACE, 20, latency=latency, evaluate=proxy)
+    assert len(study_loop.counted_trials(repeating)) == 20
 
 
 def test_the_last_process_takes_over_where_nothing_else_is_left(study, monkeypatch):
@@ -171,7 +175,7 @@ def test_the_last_process_takes_over_where_nothing_else_is_left(study, monkeypat
     monkeypatch.setattr(study_loop, "HEARTBEAT_SECONDS", 0.1)
     dead = study.ask(study_loop.search_distributions(SPACE))
     study_loop.run_study(study, SPACE, 99, latency=latency, evaluate=proxy)
-    done = [one.params for one in study_loop.finished_trials(study)]
+    done = [trial.params for trial in study_loop.finished_trials(study)]
     assert len(done) == 16 and dead.params in done
 
 
@@ -179,9 +183,9 @@ def test_a_trial_that_another_took_over_is_let_go(study):
     """As if its process had slept: it was rescued, and wakes up."""
 
     def evaluate(arch):
-        (mine,) = study.get_trials(states=(TrialState.RUNNING,))
-        if mine.number == 0:
-            assert study_loop._requeue(study, 0, params=mine.params)
+        (running,) = study.get_trials(states=(TrialState.RUNNING,))
+        if running.number == 0:
+            assert study_loop._requeue(study, 0, params=running.params)
         return proxy(arch)
 
     study_loop.run_study(study, SPACE, 3, latency=latency, evaluate=evaluate)
@@ -219,28 +223,28 @@ def test_a_killed_worker_loses_its_trial_to_another(tmp_path):
 
     dead = worker("hangs")
     assert dead.stdout.readline() == "began\n"
-    other = worker("works")  # While the first one still holds its trial.
-    assert other.stdout.readline() == "began\n"
+    rescuer = worker("works")  # While the first one still holds its trial.
+    assert rescuer.stdout.readline() == "began\n"
     time.sleep(0.5)
     dead.send_signal(signal.SIGKILL)
     dead.wait()
-    assert other.wait(60) == 0
+    assert rescuer.wait(60) == 0
     study = open_study(tmp_path, SPACES, "shared", "journal", "latency_ms")
     assert states(study) == ["COMPLETE"] * 6
-    (lost,) = (one for one in study.trials if one.user_attrs.get(bayes.ABANDONED))
-    tried = [tuple(one.params.items()) for one in study_loop.counted_trials(study)]
+    (lost,) = (trial for trial in study.trials if trial.user_attrs.get(bayes.ABANDONED))
+    tried = [tuple(trial.params.items()) for trial in study_loop.counted_trials(study)]
     assert tuple(lost.params.items()) in tried and len(set(tried)) == 6
     dead.stdout.close()
-    other.stdout.close()
+    rescuer.stdout.close()
 
 
 def test_a_study_of_another_space_is_refused(study, tmp_path):
-    other = {"main": Space((1, 2), (8, 24), bottleneck=(4, 8), heads=(1, 2), ffn=(4,),
+    spaces = {"main": Space((1, 2), (8, 24), bottleneck=(4, 8), heads=(1, 2), ffn=(4,),
                            stacks=(1,))}  # fmt: skip
     with pytest.raises(
         UserError, match=r"hidden is \[8, 16\] there and \[8, 24\] here"
     ):
-        open_study(tmp_path, other, "test", "", "latency_ms")
+        open_study(tmp_path, spaces, "test", "", "latency_ms")
 
 
 def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path):
@@ -248,9 +252,9 @@ def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path):
     url = "postgresql://me:secret@localhost:9/db"
     with pytest.raises(
         UserError, match=r"search.storage=postgresql://me:\*\*\*@"
-    ) as told:
+    ) as error:
         open_study(tmp_path, SPACES, "test", url, "latency_ms")
-    assert "secret" not in str(told.value) and time.monotonic() - start < 10
+    assert "secret" not in str(error.value) and time.monotonic() - start < 10
     for url in (
         "postgresql://me:p@secret@host/db",
         "postgresql://host/db?password=secret",
@@ -263,25 +267,25 @@ def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path):
 @pytest.fixture
 def postgres(tmp_path):
     """The URL of a real server, an ordinary process; PostgreSQL refuses to run as root."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
+    initdbs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not initdbs:
         pytest.skip("PostgreSQL is not installed")
     pytest.importorskip("psycopg")
     user = "nobody" if os.getuid() == 0 else None
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as folder:
         if user:
-            shutil.chown(home, user)
-        data, port = f"{home}/data", str(20000 + os.getpid() % 20000)
+            shutil.chown(folder, user)
+        data, port = f"{folder}/data", str(20000 + os.getpid() % 20000)
         options = {
             "user": user,
-            "cwd": home,
+            "cwd": folder,
             "stdout": subprocess.DEVNULL,
         }
         subprocess.run(
-            [found[-1], "-D", data, "-A", "trust", "-U", "me"], check=True, **options
+            [initdbs[-1], "-D", data, "-A", "trust", "-U", "me"], check=True, **options
         )
-        ctl = [found[-1].with_name("pg_ctl"), "-D", data, "-w", "-l", f"{home}/log"]
-        listen = f"-p {port} -k {home} -c listen_addresses=localhost"
+        ctl = [initdbs[-1].with_name("pg_ctl"), "-D", data, "-w", "-l", f"{folder}/log"]
+        listen = f"-p {port} -k {folder} -c listen_addresses=localhost"
         subprocess.run([*ctl, "-o", listen, "start"], check=True, **options)
         yield f"postgresql://me:secret@localhost:{port}/postgres"
         subprocess.run([*ctl, "-m", "immediate", "stop"], check=True, **options)
@@ -298,7 +302,7 @@ def test_postgresql_holds_a_study(postgres, tmp_path):
 
 def test_optuna_opens_the_study(study, tmp_path):
     study_loop.run_study(study, SPACE, 4, latency=latency, evaluate=proxy)
-    again = optuna.load_study(
+    loaded = optuna.load_study(
         study_name="test", storage=f"sqlite:///{tmp_path / 'study.db'}"
     )
-    assert len(again.best_trials) >= 1
+    assert len(loaded.best_trials) >= 1

@@ -29,11 +29,11 @@ def test_only_matrices_decay(arch):
         "warmup_ratio": 0.0,
         "weight_decay": 0.5,
     }
-    moves = optimizer.make_optimizer(settings, 100, axes)
+    tx = optimizer.make_optimizer(settings, 100, axes)
     params = {name: jnp.ones([2] * len(names)) for name, names in axes.items()}
     zeros = jax.tree.map(jnp.zeros_like, params)
-    state = moves.init(params)
-    change, _ = moves.update(zeros, state, params)
+    state = tx.init(params)
+    change, _ = tx.update(zeros, state, params)
     decayed = {name for name, value in change.items() if np.any(value)}
     assert decayed == {
         name for name in axes if name.endswith(("kernel", "word", "position", "type"))
@@ -63,7 +63,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
         "token_type_ids": np.zeros_like(ids),
     }
     side["label"] = label
-    made = classification.ClassificationData(
+    data = classification.ClassificationData(
         {k: v[:120] for k, v in side.items()},
         {k: v[120:] for k, v in side.items()},
         classes,
@@ -76,29 +76,29 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     params = build.init_params(module, jax.random.key(0))
     mesh = mesh_of(8)
     results = classification.finetune_classifier(
-        module, lambda seed: params, made, settings, "mean", mesh, (0, 1), "test"
+        module, lambda seed: params, data, settings, "mean", mesh, (0, 1), "test"
     )
-    for one in results:
-        assert len(one.scores) == 8 and max(one.scores) > 0.85
-        assert one.params["head_kernel"].shape == (16, classes)
-        assert max(one.metrics.values()) == pytest.approx(max(one.scores))
-        assert one.extra_scores == {"again": pytest.approx(max(one.scores))}
-        assert one.test_predictions["X"].shape == (7,)
+    for result in results:
+        assert len(result.scores) == 8 and max(result.scores) > 0.85
+        assert result.params["head_kernel"].shape == (16, classes)
+        assert max(result.metrics.values()) == pytest.approx(max(result.scores))
+        assert result.extra_scores == {"again": pytest.approx(max(result.scores))}
+        assert result.test_predictions["X"].shape == (7,)
     assert results[0].scores != results[1].scores
     encoder = {k: v for k, v in results[0].params.items() if "head_" not in k}
-    score = classification.frozen_score(module, encoder, made, "mean", 16, mesh)
+    score = classification.frozen_score(module, encoder, data, "mean", 16, mesh)
     assert score > 0.8
 
 
 def rows_of_pairs(classes):
     """Pairs of texts; the label is how many of the first's words the second has."""
     rng = np.random.default_rng(0)
-    one = rng.integers(1, 30, (160, 6)).astype(np.int32)
-    other = np.where(rng.random((160, 6)) < rng.random((160, 1)), one, one[::-1])
-    count = (one == other).sum(axis=1)
+    first = rng.integers(1, 30, (160, 6)).astype(np.int32)
+    second = np.where(rng.random((160, 6)) < rng.random((160, 1)), first, first[::-1])
+    count = (first == second).sum(axis=1)
     label = count.astype(np.float32) if classes == 1 else (count > 3).astype(np.int32)
     side = {"label": label}
-    for name, ids in (("", one), ("other_", other.astype(np.int32))):
+    for name, ids in (("", first), ("other_", second.astype(np.int32))):
         side |= {f"{name}input_ids": ids, f"{name}attention_mask": np.ones_like(ids)}
         side |= {f"{name}token_type_ids": np.zeros_like(ids)}
     train, dev = (
@@ -124,23 +124,25 @@ def test_texts_of_a_pair_are_read_apart():
         )
         return np.asarray(out.hidden.mean(axis=1))
 
-    one, other = (
+    first, second = (
         x / np.linalg.norm(x, axis=1, keepdims=True)
         for x in map(embedded, ("", "other_"))
     )
-    cosine = (one * other).sum(axis=1)
+    cosine = (first * second).sum(axis=1)
     read = classification.task_features(module, params, batch, "mean", 1)
     assert np.allclose(read[:, 0], cosine, atol=1e-5)
     # At first a cosine of 0 stands for the lowest label and 1 for the highest.
     head = classification.init_task_head(jax.random.key(0), 16, rows)
-    made = classification.predictions_from_logits(
+    predictions = classification.predictions_from_logits(
         np.asarray(read @ head["head_kernel"] + head["head_bias"]), rows
     )
     low, high = rows.train["label"].min(), rows.train["label"].max()
-    assert np.allclose(made, low + (high - low) * cosine, atol=1e-4)
+    assert np.allclose(predictions, low + (high - low) * cosine, atol=1e-4)
     read = classification.task_features(module, params, batch, "mean", 2)
-    wanted = 16 * np.concatenate([one, other, abs(one - other), one * other], axis=1)
-    assert np.allclose(read, wanted, atol=1e-4)
+    expected = 16 * np.concatenate(
+        [first, second, abs(first - second), first * second], axis=1
+    )
+    assert np.allclose(read, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [1, 2])
@@ -149,7 +151,7 @@ def test_pairs_are_learned(classes):
     module = Bert(Arch(1, 16, 2, 16, 8), DIMS)
     params = build.init_params(module, jax.random.key(0))
     settings = SETTINGS | {"epochs": 4, "batch_size": 16}
-    (made,) = classification.finetune_classifier(
+    (result,) = classification.finetune_classifier(
         module,
         lambda seed: params,
         rows,
@@ -159,8 +161,8 @@ def test_pairs_are_learned(classes):
         (0,),
         "test",
     )
-    assert max(made.scores) > 0.6 and max(made.scores) >= made.scores[0]
+    assert max(result.scores) > 0.6 and max(result.scores) >= result.scores[0]
     # Layers are stacked again, as the rest of the package has them.
-    assert {k: v.shape for k, v in made.params.items() if "head_" not in k} == {
+    assert {k: v.shape for k, v in result.params.items() if "head_" not in k} == {
         k: v.shape for k, v in params.items()
     }

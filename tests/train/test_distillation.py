@@ -38,37 +38,37 @@ def texts(rows=64, length=12):
 
 def test_words_are_hidden_as_bert_hides_them():
     batch = texts(2000, 12)
-    made = mask_tokens(jax.random.key(0), batch, 60, MlmMasking(0.3, 20, SPECIAL))
-    before, after = np.asarray(batch["input_ids"]), np.asarray(made["input_ids"])
+    masked = mask_tokens(jax.random.key(0), batch, 60, MlmMasking(0.3, 20, SPECIAL))
+    ids, masked_ids = np.asarray(batch["input_ids"]), np.asarray(masked["input_ids"])
     rows = np.arange(2000)[:, None]
-    chosen = np.asarray(made["masked_weights"]) > 0
-    places = np.asarray(made["masked_positions"])
+    chosen = np.asarray(masked["masked_weights"]) > 0
+    places = np.asarray(masked["masked_positions"])
     # What stood there is told, and nothing else is touched.
-    assert (before[rows, places] == np.asarray(made["masked_labels"])).all()
-    untouched = np.ones_like(before, bool)
+    assert (ids[rows, places] == np.asarray(masked["masked_labels"])).all()
+    untouched = np.ones_like(ids, bool)
     untouched[np.broadcast_to(rows, places.shape)[chosen], places[chosen]] = False
-    assert (before[untouched] == after[untouched]).all()
+    assert (ids[untouched] == masked_ids[untouched]).all()
     # Only words; at least one a text, and a fraction of them.
-    assert (before[~untouched] > SPECIAL.sep_token_id).all()
-    there = (
-        (before > SPECIAL.sep_token_id) & np.asarray(batch["attention_mask"], bool)
+    assert (ids[~untouched] > SPECIAL.sep_token_id).all()
+    words = (
+        (ids > SPECIAL.sep_token_id) & np.asarray(batch["attention_mask"], bool)
     ).sum(axis=1)
     count = (~untouched).sum(axis=1)
-    assert (count == np.maximum(np.round(0.3 * there), 1)).all()
-    shown, stood = after[~untouched], before[~untouched]
-    hidden = shown == SPECIAL.mask_token_id
+    assert (count == np.maximum(np.round(0.3 * words), 1)).all()
+    replacements, stood = masked_ids[~untouched], ids[~untouched]
+    hidden = replacements == SPECIAL.mask_token_id
     assert abs(hidden.mean() - 0.8) < 0.03
-    assert abs((~hidden & (shown != stood)).mean() - 0.1) < 0.03
+    assert abs((~hidden & (replacements != stood)).mean() - 0.1) < 0.03
     most = mask_tokens(jax.random.key(0), batch, 60, MlmMasking(0.9, 2, SPECIAL))
     assert most["masked_positions"].shape == (2000, 2)
-    other = mask_tokens(jax.random.key(1), batch, 60, MlmMasking(0.3, 20, SPECIAL))
-    assert (np.asarray(other["input_ids"]) != after).any()
+    reseeded = mask_tokens(jax.random.key(1), batch, 60, MlmMasking(0.3, 20, SPECIAL))
+    assert (np.asarray(reseeded["input_ids"]) != masked_ids).any()
 
 
 def head(hidden, width):
-    made = heads.init_mlm_head(hidden, DIMS._replace(embedding=width))
+    mlm_head = heads.init_mlm_head(hidden, DIMS._replace(embedding=width))
     noise = jax.random.normal(jax.random.key(6), (width + 1, hidden))
-    return made | {"mlm_bias": noise[0, :width], "mlm_kernel": noise[1:].T}
+    return mlm_head | {"mlm_bias": noise[0, :width], "mlm_kernel": noise[1:].T}
 
 
 def networks():
@@ -87,7 +87,7 @@ ALL_TERMS = Objective(
 
 
 @pytest.fixture(scope="module")
-def made():
+def student_terms():
     """Every term of a student alone, with what it is made from."""
     module, params = networks()
     params |= head(32, 32)
@@ -98,11 +98,11 @@ def made():
     )
     batch = texts() | {"next_sentence_label": jnp.arange(64) % 2}
     batch = mask_tokens(jax.random.key(1), batch, DIMS.vocab, ALL_TERMS.masking)
-    own = distillation.init_projections(ALL_TERMS, 24, 32, head(32, 32))
+    projections = distillation.init_projections(ALL_TERMS, 24, 32, head(32, 32))
     target = distillation.teacher_targets(module, params, batch, ALL_TERMS)
     small = Bert(STUDENT, DIMS)
     values = distillation.distillation_losses(
-        small, {**student, **own}, batch, target, ALL_TERMS
+        small, {**student, **projections}, batch, target, ALL_TERMS
     )
     full = module.apply(
         {"params": params},
@@ -111,19 +111,19 @@ def made():
         qkv=True,
         states=True,
     )
-    mine = small.apply(
+    student_out = small.apply(
         {"params": student},
         batch["input_ids"],
         batch["attention_mask"],
         qkv=True,
         states=True,
     )
-    return values, batch, full, mine, params, student, own
+    return values, batch, full, student_out, params, student, projections
 
 
-def test_the_next_sentence_is_a_class_of_the_poolers(made):
-    values, batch, _, mine, _, _, own = made
-    logits = mine.pooler @ own["nsp_kernel"] + own["nsp_bias"]
+def test_the_next_sentence_is_a_class_of_the_poolers(student_terms):
+    values, batch, _, student_out, _, _, projections = student_terms
+    logits = student_out.pooler @ projections["nsp_kernel"] + projections["nsp_bias"]
     chance = jax.nn.softmax(logits)[jnp.arange(64), batch["next_sentence_label"]]
     assert np.abs(values["nsp"] + jnp.log(chance)).max() < 1e-5
 
@@ -133,13 +133,13 @@ def masked_mean(values, batch):
     return (np.asarray(values) * real).sum(axis=1) / real.sum(axis=1)
 
 
-def test_layers_and_attention_are_tinyberts(made):
-    values, batch, full, mine, *_ = made
+def test_layers_and_attention_are_tinyberts(student_terms):
+    values, batch, full, student_out, *_ = student_terms
     # Layers 1, 2 of the student follow layers 2, 4 of the teacher; embeddings follow
     # embeddings. The projection is the identity still.
     total = 0
     for i, j in ((0, 0), (1, 2), (2, 4)):
-        padded = jnp.pad(mine.states[i], ((0, 0), (0, 0), (0, 8)))
+        padded = jnp.pad(student_out.states[i], ((0, 0), (0, 0), (0, 8)))
         total += masked_mean(jnp.square(padded - full.states[j]).mean(axis=-1), batch)
     assert np.allclose(values["layers"], total, rtol=1e-4)
 
@@ -147,21 +147,24 @@ def test_layers_and_attention_are_tinyberts(made):
         query, key = (
             np.asarray(qkv[:, :, i]).reshape(64, 12, heads, -1) for i in (0, 1)
         )
-        made = np.einsum("blhd,bmhd->bhlm", query, key)
-        return made / np.sqrt(query.shape[-1])
+        products = np.einsum("blhd,bmhd->bhlm", query, key)
+        return products / np.sqrt(query.shape[-1])
 
     real = np.asarray(batch["attention_mask"])
-    both = real[:, None, :, None] * real[:, None, None, :]
+    pair_mask = real[:, None, :, None] * real[:, None, None, :]
     total = 0
     for i, j in ((0, 1), (1, 3)):
         # The student's two heads of 8 are split anew into the teacher's four.
-        error = np.square(scores(mine.qkvs[i], 4) - scores(full.qkvs[j], 4)) * both
+        error = (
+            np.square(scores(student_out.qkvs[i], 4) - scores(full.qkvs[j], 4))
+            * pair_mask
+        )
         total += error.sum(axis=(1, 2, 3)) / (4 * real.sum(axis=1) ** 2)
     assert np.allclose(values["attention"], total, rtol=1e-4)
 
 
-def test_words_logits_and_cosine_are_distilberts(made):
-    values, batch, full, mine, params, student, own = made
+def test_words_logits_and_cosine_are_distilberts(student_terms):
+    values, batch, full, student_out, params, student, projections = student_terms
 
     def logits(hidden, head, embeddings):
         x = np.asarray(hidden) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
@@ -170,11 +173,17 @@ def test_words_logits_and_cosine_are_distilberts(made):
         x = x * np.asarray(head["norm_scale"]) + np.asarray(head["norm_bias"])
         return x @ np.asarray(embeddings).T + np.asarray(head["out_bias"])
 
-    def named(tree, prefix):
+    def under_prefix(tree, prefix):
         return {k.removeprefix(prefix): v for k, v in tree.items() if prefix in k}
 
-    ours = logits(mine.hidden, named(own, "mlm_"), student["embeddings_word"])
-    theirs = logits(full.hidden, named(params, "mlm_"), params["embeddings_word"])
+    student_logits = logits(
+        student_out.hidden,
+        under_prefix(projections, "mlm_"),
+        student["embeddings_word"],
+    )
+    teacher_logits = logits(
+        full.hidden, under_prefix(params, "mlm_"), params["embeddings_word"]
+    )
 
     def log_softmax(x):
         x = x - x.max(-1, keepdims=True)
@@ -185,17 +194,19 @@ def test_words_logits_and_cosine_are_distilberts(made):
         np.asarray(batch["masked_positions"]),
         np.asarray(batch["masked_weights"]),
     )
-    each = -log_softmax(ours)[rows, places, np.asarray(batch["masked_labels"])]
-    wanted = (each * chosen).sum(axis=1) / chosen.sum(axis=1)
-    assert np.allclose(values["mlm"], wanted, rtol=1e-3, atol=1e-4)
-    soft, hard = log_softmax(theirs / 2), log_softmax(ours / 2)
-    each = 4 * (np.exp(soft) * (soft - hard)).sum(-1)[rows, places]
-    wanted = (each * chosen).sum(axis=1) / chosen.sum(axis=1)
-    assert np.allclose(values["logits"], wanted, rtol=1e-3, atol=1e-4)
-    padded = np.pad(np.asarray(mine.hidden), ((0, 0), (0, 0), (0, 8)))
-    other = np.asarray(full.hidden)
-    cosine = (padded * other).sum(-1)
-    cosine /= np.linalg.norm(padded, axis=-1) * np.linalg.norm(other, axis=-1)
+    token_losses = -log_softmax(student_logits)[
+        rows, places, np.asarray(batch["masked_labels"])
+    ]
+    expected = (token_losses * chosen).sum(axis=1) / chosen.sum(axis=1)
+    assert np.allclose(values["mlm"], expected, rtol=1e-3, atol=1e-4)
+    soft, hard = log_softmax(teacher_logits / 2), log_softmax(student_logits / 2)
+    token_losses = 4 * (np.exp(soft) * (soft - hard)).sum(-1)[rows, places]
+    expected = (token_losses * chosen).sum(axis=1) / chosen.sum(axis=1)
+    assert np.allclose(values["logits"], expected, rtol=1e-3, atol=1e-4)
+    padded = np.pad(np.asarray(student_out.hidden), ((0, 0), (0, 0), (0, 8)))
+    teacher_hidden = np.asarray(full.hidden)
+    cosine = (padded * teacher_hidden).sum(-1)
+    cosine /= np.linalg.norm(padded, axis=-1) * np.linalg.norm(teacher_hidden, axis=-1)
     assert np.allclose(values["cosine"], masked_mean(1 - cosine, batch), rtol=1e-4)
 
 
@@ -212,16 +223,16 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     big = extract.superlm_arch(TEACHER, space.largest())
     superlm = Bert(big, DIMS, space=space)
     inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
-    own = distillation.init_projections(objective, big.hidden, 32, head(32, 32))
+    projections = distillation.init_projections(objective, big.hidden, 32, head(32, 32))
     batch = mask_tokens(jax.random.key(1), texts(8), DIMS.vocab, objective.masking)
     target = distillation.teacher_targets(module, params, batch, objective)
     arch = Arch(2, 16, 2, 24, 8)
-    one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
-    found = jax.jit(
+    arch_arrays = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
+    actual = jax.jit(
         lambda params: distillation.distillation_losses(
-            superlm, params, batch, target, objective, one
+            superlm, params, batch, target, objective, arch_arrays
         )
-    )({**inside, **own})
+    )({**inside, **projections})
     student = extract.extract(inside, big, arch)
     student |= distillation.init_projections(objective, 16, 32, head(32, 32))
     alone = distillation.distillation_losses(
@@ -229,7 +240,7 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     )
     for name, value in alone.items():
         # Soft labels are a small difference of large numbers.
-        assert np.allclose(found[name], value, rtol=1e-4, atol=3e-6), name
+        assert np.allclose(actual[name], value, rtol=1e-4, atol=3e-6), name
 
 
 def test_a_space_of_one_arch_is_that_network_alone():
@@ -240,9 +251,9 @@ def test_a_space_of_one_arch_is_that_network_alone():
     batch = texts(4)
     module = Bert(arch, DIMS)
     params = build.init_params(module, jax.random.key(0))
-    one = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
+    arch_arrays = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
     with_arch = module.apply(
-        {"params": params}, batch["input_ids"], batch["attention_mask"], one
+        {"params": params}, batch["input_ids"], batch["attention_mask"], arch_arrays
     )
     without = module.apply(
         {"params": params}, batch["input_ids"], batch["attention_mask"]

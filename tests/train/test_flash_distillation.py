@@ -90,27 +90,26 @@ def test_a_depth_is_the_network_cut_there(transfer, rows):
         (transfer.module, heads.encoder_params(transfer.params)),
     ):
         inputs = ({"params": params}, batch["input_ids"], batch["attention_mask"])
-        whole = module.apply(*inputs, qkv=True, states=True)
+        full = module.apply(*inputs, qkv=True, states=True)
         cut = module.apply(*inputs, qkv=True, depth=jnp.int32(1))
-        assert np.abs(cut.hidden - whole.states[1]).max() < 1e-5
-        assert np.abs(cut.qkv - whole.qkvs[0]).max() < 1e-5
+        assert np.abs(cut.hidden - full.states[1]).max() < 1e-5
+        assert np.abs(cut.qkv - full.qkvs[0]).max() < 1e-5
 
 
 def test_a_teacher_is_no_way_from_itself(transfer, rows):
-    own = transfer.teacher_params | {
+    params = transfer.teacher_params | {
         flash_distillation.BLOCK_PROJECTIONS: jnp.tile(jnp.eye(BIG.hidden), (4, 1, 1))
     }
     same = transfer._replace(
         module=transfer.teacher,
-        params=own,
+        params=params,
         objective=OBJECTIVE._replace(layer_map=(0, 1, 2, 3)),
     )
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
-    params = own
-    made = flash_distillation.block_loss(
+    losses = flash_distillation.block_loss(
         same, params, transfer.teacher_params, batch, jnp.int32(2)
     )
-    assert all(np.abs(value).max() < 1e-5 for value in made.values())
+    assert all(np.abs(value).max() < 1e-5 for value in losses.values())
     # The student's second block follows the teacher's last, not its second.
     last = flash_distillation.block_loss(
         same._replace(objective=OBJECTIVE._replace(layer_map=(1, 3, 3, 3))),
@@ -130,46 +129,46 @@ def test_blocks_learn_in_turn(transfer, copied):
         "pooler_bias",
         flash_distillation.BLOCK_PROJECTIONS,
     ]
-    made = flash_distillation.lr_scales(names, 3, 1, copied)
-    assert made["layers_out_kernel"].tolist() == pytest.approx([0.1, 1, 0])
-    assert made[flash_distillation.BLOCK_PROJECTIONS].tolist() == [0, 1, 0]
-    assert made["pooler_bias"] == 0
-    assert float(made["embeddings_word"]) == pytest.approx(0 if copied else 0.1)
+    scales = flash_distillation.lr_scales(names, 3, 1, copied)
+    assert scales["layers_out_kernel"].tolist() == pytest.approx([0.1, 1, 0])
+    assert scales[flash_distillation.BLOCK_PROJECTIONS].tolist() == [0, 1, 0]
+    assert scales["pooler_bias"] == 0
+    assert float(scales["embeddings_word"]) == pytest.approx(0 if copied else 0.1)
     first = flash_distillation.lr_scales(names, 3, 0, copied)
     assert float(first["embeddings_word"]) == (0 if copied else 1)
 
 
 def test_a_transfer_brings_the_student_nearer(transfer, rows):
-    mesh, seen = mesh_of(1), []
+    mesh, judged = mesh_of(1), []
     loss = proxy_flash.heldout_block_loss(transfer, rows, 8, mesh, 0)
 
     def judge(params):
-        seen.append({name: np.asarray(value) for name, value in params.items()})
-        seen.append(loss(params))
+        judged.append({name: np.asarray(value) for name, value in params.items()})
+        judged.append(loss(params))
 
     start = dict(transfer.params)
     start[flash_distillation.BLOCK_PROJECTIONS] = jnp.tile(
         jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
     )
-    made = run(transfer, rows, 1.0, on_blocks_end=judge)
-    after, reached = seen
+    final_params = run(transfer, rows, 1.0, on_blocks_end=judge)
+    block_params, reached = judged
     assert reached < 0.8 * loss(start)
     # All blocks are done then; the pooler and the head learn in the last stage alone.
     head = "mlm_out_bias"
-    assert np.array_equal(after[head], transfer.params[head])
-    assert not np.array_equal(made[head], after[head])
+    assert np.array_equal(block_params[head], transfer.params[head])
+    assert not np.array_equal(final_params[head], block_params[head])
     assert not np.array_equal(
-        after["layers_out_kernel"][1], start["layers_out_kernel"][1]
+        block_params["layers_out_kernel"][1], start["layers_out_kernel"][1]
     )
 
 
 def test_a_stopped_transfer_goes_on_the_same(transfer, rows, tmp_path):
-    whole = run(transfer, rows)
+    uninterrupted = run(transfer, rows)
 
     class Stop(Exception):
         pass
 
-    kept = checkpoint.checkpoint_manager(tmp_path)
+    manager = checkpoint.checkpoint_manager(tmp_path)
 
     def until(stop):
         def tell(done, values):
@@ -180,19 +179,21 @@ def test_a_stopped_transfer_goes_on_the_same(transfer, rows, tmp_path):
 
     for stop in (4, 11):  # Where the second block begins, and in the last stage.
         with pytest.raises(Stop):
-            run(transfer, rows, checkpoints=kept, save_every=1, log_fn=until(stop))
-        kept.wait_until_finished()
-        assert kept.latest_step() == stop
-    again = run(transfer, rows, checkpoints=kept, save_every=1)
-    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+            run(transfer, rows, checkpoints=manager, save_every=1, log_fn=until(stop))
+        manager.wait_until_finished()
+        assert manager.latest_step() == stop
+    resumed = run(transfer, rows, checkpoints=manager, save_every=1)
+    assert all(
+        np.array_equal(resumed[name], uninterrupted[name]) for name in uninterrupted
+    )
 
 
 def test_a_candidates_score(transfer, rows, monkeypatch):
     """With a head 1 - accuracy, without one the blocks' loss and no last stage."""
-    asked = []
+    calls = []
 
-    def no_training(transfer, feed, settings, fraction, *rest, on_blocks_end):
-        asked.append((fraction, dict(transfer.objective.weights)))
+    def no_training(transfer, feed, settings, fraction, *_, on_blocks_end):
+        calls.append((fraction, dict(transfer.objective.weights)))
         params = dict(transfer.params)
         params[flash_distillation.BLOCK_PROJECTIONS] = jnp.tile(
             jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
@@ -204,31 +205,41 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     mesh = mesh_of(1)
     settings = SETTINGS | {"step_fraction": 0.05, "batch_size": 8, "prune_factor": 0.5}
     args = (loader.train_batches(rows, 8, 0), rows, settings, mesh, 0, "flash")
-    made = proxy_flash.flash_proxy(transfer, *args)
-    both = [made["accuracy_mlm"], made["accuracy_nsp"]]
-    assert made["proxy"] == 1 - np.mean(both) and 0.3 < made["proxy"] <= 1
+    result = proxy_flash.flash_proxy(transfer, *args)
+    accuracies = [result["accuracy_mlm"], result["accuracy_nsp"]]
+    assert result["proxy"] == 1 - np.mean(accuracies) and 0.3 < result["proxy"] <= 1
     headless = OBJECTIVE._replace(weights={"mlm": 1.0})
-    other = proxy_flash.flash_proxy(transfer._replace(objective=headless), *args)
-    assert other["proxy"] == other["transfer"] == pytest.approx(made["transfer"])
-    assert asked == [(0.05, OBJECTIVE.weights), (0.05, {})]
+    headless_result = proxy_flash.flash_proxy(
+        transfer._replace(objective=headless), *args
+    )
+    assert (
+        headless_result["proxy"]
+        == headless_result["transfer"]
+        == pytest.approx(result["transfer"])
+    )
+    assert calls == [(0.05, OBJECTIVE.weights), (0.05, {})]
     with pytest.raises(
         TrialPruned, match=r"over flash_distillation.prune_factor 0.5 times the median"
     ):
-        proxy_flash.flash_proxy(transfer, *args, finished_losses=[other["transfer"]])
+        proxy_flash.flash_proxy(
+            transfer, *args, finished_losses=[headless_result["transfer"]]
+        )
 
 
 def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
     arch = BIG.__class__(2, 16, 2, 24, 8)
     student = extract.extract(heads.encoder_params(transfer.teacher_params), BIG, arch)
     module = build.build_module(arch, DIMS)
-    own = transfer._replace(module=module, params=student, embeddings_copied=False)
+    truncated = transfer._replace(
+        module=module, params=student, embeddings_copied=False
+    )
     batch = {name: jnp.asarray(x[:2]) for name, x in rows.items()}
     params = student | {
         flash_distillation.BLOCK_PROJECTIONS: jnp.tile(
             jnp.eye(16, BIG.hidden), (2, 1, 1)
         )
     }
-    made = flash_distillation.block_loss(
-        own, params, transfer.teacher_params, batch, jnp.int32(0)
+    losses = flash_distillation.block_loss(
+        truncated, params, transfer.teacher_params, batch, jnp.int32(0)
     )
-    assert np.isfinite(made["total"]).all()
+    assert np.isfinite(losses["total"]).all()

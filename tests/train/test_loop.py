@@ -66,12 +66,12 @@ class Run:
         }
         self.objective = parse_objective(SETTINGS, [SPACE], kind("mean", True))
         self.superlm = Bert(BIG, DIMS, space=SPACE)
-        self.moves = optimizer.make_optimizer(
+        self.tx = optimizer.make_optimizer(
             SETTINGS, STEPS, build.param_axes(self.superlm)
         )
         self.feed = loader.train_batches(rows(), 8, seed=0)
         self.step = sandwich.make_sandwich_step(
-            self.superlm, self.teacher, self.objective, self.moves
+            self.superlm, self.teacher, self.objective, self.tx
         )
         self.losses = []
 
@@ -84,7 +84,7 @@ class Run:
         )
         params = {k: jnp.array(v) for k, v in params.items()}
         self.frozen = {"embeddings_word": params.pop("embeddings_word")}
-        state = {"params": params, "optimizer": self.moves.init(params)}
+        state = {"params": params, "optimizer": self.tx.init(params)}
         return jax.device_put(state, sharding.replicated(self.mesh))
 
     def inputs(self, i):
@@ -93,8 +93,8 @@ class Run:
         key = jax.random.fold_in(jax.random.key(0), i)
         return self.frozen, self.teacher_params, batch, archs, key
 
-    def train(self, state, start=0, dies_after=None, kept=None):
-        def after(done, state):
+    def train(self, state, start=0, dies_after=None, manager=None):
+        def die(done, state):
             if done == dies_after:
                 raise KeyboardInterrupt
 
@@ -105,29 +105,29 @@ class Run:
             STEPS,
             label="test",
             start=start,
-            save_fn=lambda i, s: kept and checkpoint.save_checkpoint(kept, i, s),
+            save_fn=lambda i, s: manager and checkpoint.save_checkpoint(manager, i, s),
             save_every=2,
             log_fn=lambda done, values: self.losses.append(values),
             log_every=1,
-            on_step_end=after,
+            on_step_end=die,
         )
 
 
 @pytest.fixture(scope="module")
-def whole():
+def uninterrupted():
     run = Run()
     return run, run.train(run.start())
 
 
-def test_it_learns_for_every_role(whole):
-    run, _ = whole
+def test_it_learns_for_every_role(uninterrupted):
+    run, _ = uninterrupted
     for role in sandwich.ROLES:
         totals = [values[f"{role}/total"] for values in run.losses]
         assert totals[-1] < totals[0], role
 
 
-def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
-    run, _ = whole
+def test_a_step_adds_up_the_gradients_of_its_sub_networks(uninterrupted):
+    run, _ = uninterrupted
     step = sandwich.make_sandwich_step(
         run.superlm, run.teacher, run.objective, optax.sgd(1.0)
     )
@@ -142,7 +142,7 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
     @jax.jit
     def gradient(params, arch):
         def loss(params):
-            made = distillation.distillation_losses(
+            terms = distillation.distillation_losses(
                 run.superlm,
                 {**run.frozen, **params},
                 batch,
@@ -150,48 +150,48 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(whole):
                 run.objective,
                 jax.tree.map(lambda x: x[0], arch),
             )
-            return made["total"].mean()
+            return terms["total"].mean()
 
         return jax.grad(loss)(params)
 
     parts = [gradient(params, sandwich.stack_archs([arch])) for arch in archs]
-    wanted = jax.tree.map(lambda p, *g: np.asarray(p - sum(g)), params, *parts)
+    expected = jax.tree.map(lambda p, *g: np.asarray(p - sum(g)), params, *parts)
     key = jax.random.key(0)
     arrays = sandwich.stack_archs(archs)
-    made, _ = step(state, run.frozen, run.teacher_params, batch, arrays, key)
-    for name, value in wanted.items():
-        assert np.abs(made["params"][name] - value).max() < 1e-4, name
+    new_state, _ = step(state, run.frozen, run.teacher_params, batch, arrays, key)
+    for name, value in expected.items():
+        assert np.abs(new_state["params"][name] - value).max() < 1e-4, name
 
 
-def test_kill_and_resume_equals_uninterrupted(whole, tmp_path):
-    _, expected = whole
+def test_kill_and_resume_equals_uninterrupted(uninterrupted, tmp_path):
+    _, expected = uninterrupted
     run = Run()
-    kept = checkpoint.checkpoint_manager(tmp_path)
+    manager = checkpoint.checkpoint_manager(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run.train(run.start(), dies_after=5, kept=kept)
-    kept.wait_until_finished()
-    again = Run()
-    kept = checkpoint.checkpoint_manager(tmp_path)
-    assert kept.latest_step() == 4
-    state = checkpoint.restore_checkpoint(kept, again.start())
-    state = again.train(state, start=4, kept=kept)
-    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(state)):
-        assert np.array_equal(one, other)
+        run.train(run.start(), dies_after=5, manager=manager)
+    manager.wait_until_finished()
+    resumed = Run()
+    manager = checkpoint.checkpoint_manager(tmp_path)
+    assert manager.latest_step() == 4
+    state = checkpoint.restore_checkpoint(manager, resumed.start())
+    state = resumed.train(state, start=4, manager=manager)
+    for expected_leaf, leaf in zip(jax.tree.leaves(expected), jax.tree.leaves(state)):
+        assert np.array_equal(expected_leaf, leaf)
 
 
-def test_a_checkpoint_of_eight_devices_is_read_on_one(whole, tmp_path):
-    run, state = whole
+def test_a_checkpoint_of_eight_devices_is_read_on_one(uninterrupted, tmp_path):
+    run, state = uninterrupted
     mesh = mesh_of(8)
-    kept = checkpoint.checkpoint_manager(tmp_path)
+    manager = checkpoint.checkpoint_manager(tmp_path)
     checkpoint.save_checkpoint(
-        kept, 3, jax.device_put(state, sharding.replicated(mesh))
+        manager, 3, jax.device_put(state, sharding.replicated(mesh))
     )
-    kept.wait_until_finished()
-    kept = checkpoint.checkpoint_manager(tmp_path)
-    again = checkpoint.restore_sharded(kept, sharding.replicated(run.mesh))
+    manager.wait_until_finished()
+    manager = checkpoint.checkpoint_manager(tmp_path)
+    restored = checkpoint.restore_sharded(manager, sharding.replicated(run.mesh))
     for name, value in state["params"].items():
-        assert np.array_equal(value, again["params"][name])
-        assert again["params"][name].sharding.device_set == {jax.devices()[0]}
+        assert np.array_equal(value, restored["params"][name])
+        assert restored["params"][name].sharding.device_set == {jax.devices()[0]}
 
 
 @pytest.mark.parametrize(("save_every", "tell_every"), [(2, 2), (2, 7), (3, 7)])
@@ -211,18 +211,18 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_kept(save_every, tell_ever
     assert saved == [2] * (save_every == 2)
 
 
-def test_eight_devices_equal_one(whole):
-    run, expected = whole
-    other = Run(devices=8)
-    state = other.train(other.start())
-    for one, many in zip(run.losses, other.losses):
-        assert abs(one["loss"] - many["loss"]) < 1e-4 * abs(one["loss"])
+def test_eight_devices_equal_one(uninterrupted):
+    run, expected = uninterrupted
+    sharded_run = Run(devices=8)
+    state = sharded_run.train(sharded_run.start())
+    for single, many in zip(run.losses, sharded_run.losses):
+        assert abs(single["loss"] - many["loss"]) < 1e-4 * abs(single["loss"])
     for name, value in expected["params"].items():
-        other_value = np.asarray(state["params"][name])
-        assert np.abs(np.asarray(value) - other_value).max() < 2e-3, name
+        sharded_value = np.asarray(state["params"][name])
+        assert np.abs(np.asarray(value) - sharded_value).max() < 2e-3, name
 
 
-def given(run, state, **more):
+def proxy_inputs(run, state, **more):
     params = {**state["params"], **run.frozen}
     return proxies.ProxyInputs(
         run.superlm,
@@ -249,8 +249,8 @@ def extracted(run, state, arch):
     }
 
 
-def test_proxy_is_the_extracted_students_loss(whole):
-    run, state = whole
+def test_proxy_is_the_extracted_students_loss(uninterrupted):
+    run, state = uninterrupted
     arch = SPACE.smallest()
     student = extracted(run, state, arch)
     batch = {k: jnp.asarray(v) for k, v in rows().items()}
@@ -260,35 +260,45 @@ def test_proxy_is_the_extracted_students_loss(whole):
     alone = distillation.distillation_losses(
         Bert(arch, DIMS), student, batch, target, run.objective
     )
-    made = proxies.make_proxy("agnostic", given(run, state))([arch])[arch]
-    assert abs(made["proxy"] - float(alone["total"].mean())) < 1e-4 * made["proxy"]
+    measured = proxies.make_proxy("agnostic", proxy_inputs(run, state))([arch])[arch]
+    assert (
+        abs(measured["proxy"] - float(alone["total"].mean())) < 1e-4 * measured["proxy"]
+    )
     for term in run.objective.weights:
-        assert abs(made[term] - float(alone[term].mean())) < 1e-4 * abs(made[term])
+        assert abs(measured[term] - float(alone[term].mean())) < 1e-4 * abs(
+            measured[term]
+        )
 
 
 def test_the_sandwich_is_a_function_of_the_step():
-    one = sandwich.sandwich_archs(SPACE, 2, seed=1, step=7)
-    assert one == sandwich.sandwich_archs(SPACE, 2, seed=1, step=7)
-    assert one[:2] == [SPACE.largest(), SPACE.smallest()] and len(one) == 4
-    assert any(sandwich.sandwich_archs(SPACE, 2, 1, i)[2:] != one[2:] for i in range(5))
+    archs = sandwich.sandwich_archs(SPACE, 2, seed=1, step=7)
+    assert archs == sandwich.sandwich_archs(SPACE, 2, seed=1, step=7)
+    assert archs[:2] == [SPACE.largest(), SPACE.smallest()] and len(archs) == 4
+    assert any(
+        sandwich.sandwich_archs(SPACE, 2, 1, i)[2:] != archs[2:] for i in range(5)
+    )
     alone = Space((2,), (16,), (2,), (24,), head_size=8)
     assert sandwich.sandwich_archs(alone, 2, 0, 0) == list(alone)
 
 
 def test_objectives_follow_the_teachers_kind_and_refuse():
-    def made(embeds=True, spaces=(SPACE,), special=None, **more):
+    def objective_of(embeds=True, spaces=(SPACE,), special=None, **more):
         settings = SETTINGS | more
         return parse_objective(settings, spaces, kind("cls", embeds), special)
 
-    assert made(losses="auto").weights == {"relation": 1, "pooled": 10}
-    assert made(losses="auto", embeds=False).weights == {"relation": 1}
-    assert made(losses="0.5*hidden + 2*cosine").weights == {"hidden": 0.5, "cosine": 2}
-    assert made(relation_heads=0).relation_heads == TEACHER.heads
-    one = Space((2,), (16,), (2,), (24,), head_size=8)
-    recipe = made(losses="distilbert", spaces=[one], special=SPECIAL)
+    assert objective_of(losses="auto").weights == {"relation": 1, "pooled": 10}
+    assert objective_of(losses="auto", embeds=False).weights == {"relation": 1}
+    assert objective_of(losses="0.5*hidden + 2*cosine").weights == {
+        "hidden": 0.5,
+        "cosine": 2,
+    }
+    assert objective_of(relation_heads=0).relation_heads == TEACHER.heads
+    fixed_space = Space((2,), (16,), (2,), (24,), head_size=8)
+    recipe = objective_of(losses="distilbert", spaces=[fixed_space], special=SPECIAL)
     assert recipe.weights == {"logits": 5, "mlm": 2, "cosine": 1}
     assert recipe.masking.mlm_probability == 0.15
-    assert made(losses="tinybert", spaces=[one]).layer_map == (1, 3)  # 2 of 4 layers
+    # 2 of 4 layers.
+    assert objective_of(losses="tinybert", spaces=[fixed_space]).layer_map == (1, 3)
     for match, settings in (
         ("all have weight 0", {"losses": "0*relation"}),
         (r"distill\.losses has 'dance'", {"losses": "relation+dance"}),
@@ -300,4 +310,4 @@ def test_objectives_follow_the_teachers_kind_and_refuse():
         ("needs masked tokens", {"losses": "mlm", "special": SPECIAL}),
     ):
         with pytest.raises(UserError, match=match):
-            made(**settings)
+            objective_of(**settings)

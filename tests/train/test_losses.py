@@ -44,10 +44,10 @@ def plain(form):
 @pytest.mark.parametrize("form", losses.RELATION_FORMS)
 def test_relations_by_hand(form):
     teacher = losses.teacher_relations(jnp.asarray(TEACHER), HEADS)
-    made = losses.relation_losses(
+    actual = losses.relation_losses(
         jnp.asarray(STUDENT), teacher, jnp.asarray(TOKENS), form
     )
-    assert np.allclose(made, plain(form), rtol=1e-5)
+    assert np.allclose(actual, plain(form), rtol=1e-5)
     same = losses.relation_losses(
         jnp.asarray(TEACHER), teacher, jnp.asarray(TOKENS), form
     )
@@ -78,18 +78,18 @@ def test_what_does_not_divide_is_left_out():
 
 def test_pooled_and_hidden_terms():
     hidden = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
-    other = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
+    teacher_hidden = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
     tokens = jnp.asarray(TOKENS)
     pooled = encoder.mean_pool(hidden, tokens)
     assert np.allclose(pooled[1], hidden[1, :3].mean(axis=0), atol=1e-6)
-    error = losses.hidden_loss(hidden, other, tokens)
-    wanted = np.square(hidden[1, :3] - other[1, :3]).mean()
-    assert np.allclose(error[1], wanted, rtol=1e-5)
+    error = losses.hidden_loss(hidden, teacher_hidden, tokens)
+    expected = np.square(hidden[1, :3] - teacher_hidden[1, :3]).mean()
+    assert np.allclose(error[1], expected, rtol=1e-5)
     assert np.allclose(losses.cosine_distance(pooled, 3 * pooled), 0, atol=1e-6)
     assert np.allclose(losses.cosine_distance(pooled, -pooled), 2, atol=1e-6)
 
 
 def test_cross_entropy():
     logits = jnp.log(jnp.asarray([[0.2, 0.8], [0.5, 0.5]]))
-    made = losses.cross_entropy(logits, jnp.asarray([1, 0]))
-    assert np.allclose(made, -np.log([0.8, 0.5]), atol=1e-6)
+    values = losses.cross_entropy(logits, jnp.asarray([1, 0]))
+    assert np.allclose(values, -np.log([0.8, 0.5]), atol=1e-6)

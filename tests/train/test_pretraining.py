@@ -42,22 +42,26 @@ def toy(count, seed):
     """Pairs of a language of four topics, each with a word of its own for every place:
     a hidden word follows from its text's topic, and a text keeps to one."""
     rng = np.random.default_rng(seed)
-    other = (np.arange(count) % 2).astype(np.int32)
+    random_next = (np.arange(count) % 2).astype(np.int32)
     first = rng.integers(0, TOPICS, count)
-    second = (first + other * rng.integers(1, TOPICS, count)) % TOPICS
-    one, two = (4 + x[:, None] * HALF + np.arange(HALF) for x in (first, second))
+    second = (first + random_next * rng.integers(1, TOPICS, count)) % TOPICS
+    first_ids, second_ids = (
+        4 + x[:, None] * HALF + np.arange(HALF) for x in (first, second)
+    )
     cls, sep = (
         np.full((count, 1), SPECIAL.cls_token_id),
         np.full((count, 1), SPECIAL.sep_token_id),
     )
-    ids = np.concatenate([cls, one, sep, two, sep], axis=1).astype(np.int32)
+    ids = np.concatenate([cls, first_ids, sep, second_ids, sep], axis=1).astype(
+        np.int32
+    )
     types = np.tile(np.arange(ids.shape[1]) > HALF + 1, (count, 1)).astype(np.int8)
     real = np.ones(ids.shape, np.int8)
     return {
         "input_ids": ids,
         "attention_mask": real,
         "token_type_ids": types,
-        "next_sentence_label": other,
+        "next_sentence_label": random_next,
     }
 
 
@@ -71,7 +75,7 @@ def test_it_learns_words_and_next_sentences():
     mesh, steps = mesh_of(1), 400
     module = build.build_module(Arch(1, 32, 4, 64, 8), DIMS)
     params = start(module)
-    moves = optimizer.make_optimizer(SETTINGS, steps, build.param_axes(module))
+    tx = optimizer.make_optimizer(SETTINGS, steps, build.param_axes(module))
     held_out = toy(192, seed=1)
 
     masking = MlmMasking(0.15, 20, SPECIAL)
@@ -82,12 +86,12 @@ def test_it_learns_words_and_next_sentences():
             masking, mesh, **more,
         )  # fmt: skip
 
-    before = right(params)
-    assert before["mlm"] < 0.2 and 0.3 < before["nsp"] < 0.7
+    initial = right(params)
+    assert initial["mlm"] < 0.2 and 0.3 < initial["nsp"] < 0.7
     feed = loader.train_batches(toy(2000, seed=0), 32, seed=0)
-    state = {"params": params, "optimizer": moves.init(params)}
+    state = {"params": params, "optimizer": tx.init(params)}
     state = loop.fit(
-        pretraining.make_pretraining_step(module, moves, masking),
+        pretraining.make_pretraining_step(module, tx, masking),
         jax.device_put(state, sharding.replicated(mesh)),
         lambda i: (
             loader.batch_at_step(feed, i, mesh),
@@ -96,42 +100,42 @@ def test_it_learns_words_and_next_sentences():
         steps,
         label="toy",
     )
-    after = right(state["params"])
-    assert after["mlm"] > 0.6 and after["nsp"] > 0.8, after
+    trained = right(state["params"])
+    assert trained["mlm"] > 0.6 and trained["nsp"] > 0.8, trained
     # The same words are hidden whatever the batch; the last one is filled up.
-    assert right(state["params"], batch_size=48) == after
+    assert right(state["params"], batch_size=48) == trained
 
 
 def test_the_loss_is_the_mean_over_hidden_words_and_rows():
     """Against the definition, on a batch whose texts hide unequally many words."""
-    sizes = DIMS._replace(
+    dims = DIMS._replace(
         family="mobilebert", embedding=10, norm="layer_norm", pooler=False
     )
-    module = build.build_module(MobileArch(1, 16, 8, 2, 12, 1), sizes)
+    module = build.build_module(MobileArch(1, 16, 8, 2, 12, 1), dims)
     params, rows = start(module), toy(8, seed=2)
     rows["attention_mask"][:4, 9:] = 0
-    moves = optimizer.make_optimizer(SETTINGS, 10, {})
+    tx = optimizer.make_optimizer(SETTINGS, 10, {})
     masking = MlmMasking(0.3, 20, SPECIAL)
-    step = pretraining.make_pretraining_step(module, moves, masking)
+    step = pretraining.make_pretraining_step(module, tx, masking)
     key = jax.random.key(5)
     hidden = pretraining._mask_once(jax.random.split(key)[0], rows, 60, masking)
-    made = jax.jit(lambda p, b: pretraining.pretraining_logits(module, p, b))(
+    logits = jax.jit(lambda p, b: pretraining.pretraining_logits(module, p, b))(
         params, hidden
     )
-    log_p = jax.nn.log_softmax(made["mlm"])
-    each = [
+    log_p = jax.nn.log_softmax(logits["mlm"])
+    token_losses = [
         -log_p[b, k, hidden["masked_labels"][b, k]]
         for b in range(8)
         for k in range(hidden["masked_positions"].shape[1])
         if hidden["masked_weights"][b, k]
     ]
-    log_q = jax.nn.log_softmax(made["nsp"])
+    log_q = jax.nn.log_softmax(logits["nsp"])
     of_next = np.mean([-log_q[b, rows["next_sentence_label"][b]] for b in range(8)])
-    state = {"params": params, "optimizer": moves.init(params)}
+    state = {"params": params, "optimizer": tx.init(params)}
     _, values = step(state, rows, key)
-    assert abs(values["mlm"] - np.mean(each)) < 1e-4
+    assert abs(values["mlm"] - np.mean(token_losses)) < 1e-4
     assert abs(values["nsp"] - of_next) < 1e-4
-    assert abs(values["loss"] - np.mean(each) - of_next) < 1e-4
+    assert abs(values["loss"] - np.mean(token_losses) - of_next) < 1e-4
 
 
 def test_distillation_sees_the_types_of_pairs():
@@ -143,19 +147,19 @@ def test_distillation_sees_the_types_of_pairs():
         rows["input_ids"],
         rows["attention_mask"],
     )
-    made = distillation.teacher_targets(module, params, rows, objective)["hidden"]
-    wanted = module.apply(*inputs, token_type_ids=rows["token_type_ids"]).hidden
-    assert np.array_equal(made, wanted)
+    actual = distillation.teacher_targets(module, params, rows, objective)["hidden"]
+    expected = module.apply(*inputs, token_type_ids=rows["token_type_ids"]).hidden
+    assert np.array_equal(actual, expected)
     student = {**heads.encoder_params(params), "linear_projection_hidden": jnp.eye(16)}
     same = distillation.distillation_losses(
-        module, student, rows, {"hidden": wanted}, objective
+        module, student, rows, {"hidden": expected}, objective
     )
     assert not np.any(same["hidden"])
-    other = module.apply(*inputs).hidden
-    other = distillation.distillation_losses(
-        module, student, rows, {"hidden": other}, objective
+    untyped_hidden = module.apply(*inputs).hidden
+    untyped_losses = distillation.distillation_losses(
+        module, student, rows, {"hidden": untyped_hidden}, objective
     )
-    assert np.all(other["hidden"] > 1e-6)
+    assert np.all(untyped_losses["hidden"] > 1e-6)
 
 
 def flags(workdir, corpus, *more):
@@ -195,8 +199,8 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
     assert {json.loads(line)["job"] for line in lines} == {
         "pretrain", "pretrain/heldout",
     }  # fmt: skip
-    with np.load(done / "data" / "rows.npz") as kept:
-        assert {name.split("/")[1] for name in kept} == {
+    with np.load(done / "data" / "rows.npz") as arrays:
+        assert {name.split("/")[1] for name in arrays} == {
             "input_ids",
             "attention_mask",
             "token_type_ids",
@@ -217,38 +221,40 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
         "--config.budget.flops_fraction=0.0",
     ]
     assert main(flags(further, corpus, *more)) == 0
-    told = capfd.readouterr().err
-    assert "by transformers (BertForMaskedLM)" in told and "next sent" not in told
-    again = huggingface.load_pretrained(str(further / "pretrained"))
-    assert again.nsp_head is None
+    err = capfd.readouterr().err
+    assert "by transformers (BertForMaskedLM)" in err and "next sent" not in err
+    reloaded = huggingface.load_pretrained(str(further / "pretrained"))
+    assert reloaded.nsp_head is None
     for name, value in {**loaded.params, **loaded.mlm_head}.items():
         if not name.startswith("pooler"):
-            assert np.array_equal({**again.params, **again.mlm_head}[name], value), name
+            assert np.array_equal(
+                {**reloaded.params, **reloaded.mlm_head}[name], value
+            ), name
 
 
 def test_kill_and_resume_equals_uninterrupted(
     done, corpus, tmp_path, monkeypatch, capfd
 ):
-    whole, dies = loop.fit, 5
+    original_fit, dies = loop.fit, 5
 
     def dying(*args, **kwargs):
-        def after(count, state):
+        def die(count, state):
             if count == dies:
                 raise KeyboardInterrupt
 
-        return whole(*args, **kwargs, on_step_end=after)
+        return original_fit(*args, **kwargs, on_step_end=die)
 
     monkeypatch.setattr(loop, "fit", dying)
     assert main(flags(tmp_path / "w", corpus)) == 130
     assert not (tmp_path / "w" / "pretrained").exists()
-    monkeypatch.setattr(loop, "fit", whole)
+    monkeypatch.setattr(loop, "fit", original_fit)
     assert main(flags(tmp_path / "w", corpus)) == 0
-    told = capfd.readouterr().err
-    assert "going on after step 4" in told
-    assert "by transformers (BertForPreTraining)" in told
+    err = capfd.readouterr().err
+    assert "going on after step 4" in err
+    assert "by transformers (BertForPreTraining)" in err
     for name in ("model.safetensors", "README.md", "config.json"):
-        one, other = (w / "pretrained" / name for w in (done, tmp_path / "w"))
-        assert one.read_bytes() == other.read_bytes(), name
+        expected, actual = (w / "pretrained" / name for w in (done, tmp_path / "w"))
+        assert expected.read_bytes() == actual.read_bytes(), name
 
 
 BAD = {
@@ -272,33 +278,39 @@ BAD = {
 def test_bad_input(name, corpus, tmp_path, capfd):
     more, expected = BAD[name]
     assert main(flags(tmp_path / "w", corpus, *more)) == 2
-    told = capfd.readouterr().err
-    assert expected in told and told.count("\n") == 1
+    err = capfd.readouterr().err
+    assert expected in err and err.count("\n") == 1
     assert not (tmp_path / "w").exists()
 
 
 def test_which_networks_it_trains(minilm):
-    def made(arch="", family="bert", special=SPECIAL):
-        sizes = minilm.dims._replace(family=family)
+    def fake_experiment(arch="", family="bert", special=SPECIAL):
+        dims = minilm.dims._replace(family=family)
         return SimpleNamespace(
             config=SimpleNamespace(
                 teacher="t", pretrain=SimpleNamespace(steps=1, arch=arch)
             ),
-            named_teacher=minilm._replace(dims=sizes),
+            named_teacher=minilm._replace(dims=dims),
             special_tokens=special,
         )
 
-    own = minilm.arch, minilm.dims
-    assert pretraining_dims("", *own) == own
-    arch, sizes = pretraining_dims("mobilebert", *own)
-    assert (arch.stacks, sizes.vocab, sizes.pooler) == (4, 30522, False)
-    arch, _ = pretraining_dims("layers=2,hidden=96,heads=4,ffn=8", *own)
+    arch_and_dims = minilm.arch, minilm.dims
+    assert pretraining_dims("", *arch_and_dims) == arch_and_dims
+    arch, dims = pretraining_dims("mobilebert", *arch_and_dims)
+    assert (arch.stacks, dims.vocab, dims.pooler) == (4, 30522, False)
+    arch, _ = pretraining_dims("layers=2,hidden=96,heads=4,ffn=8", *arch_and_dims)
     assert arch.head_size == 24
-    job.check_pretrain(made("mobilebert", family="roberta"))
-    for told, asked in (
-        ("would be of the type roberta", made(family="roberta")),
-        ("would be of the type electra", made("bert_base", family="electra")),
-        ("has no mask token", made(special=SPECIAL._replace(mask_token_id=None))),
+    job.check_pretrain(fake_experiment("mobilebert", family="roberta"))
+    for message, experiment in (
+        ("would be of the type roberta", fake_experiment(family="roberta")),
+        (
+            "would be of the type electra",
+            fake_experiment("bert_base", family="electra"),
+        ),
+        (
+            "has no mask token",
+            fake_experiment(special=SPECIAL._replace(mask_token_id=None)),
+        ),
     ):
-        with pytest.raises(UserError, match=told):
-            job.check_pretrain(asked)
+        with pytest.raises(UserError, match=message):
+            job.check_pretrain(experiment)
