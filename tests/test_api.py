@@ -25,6 +25,8 @@ def test_the_import_loads_nothing_and_knows_its_names():
         ad.nothing  # noqa: B018
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("one_device")
 def test_a_run_from_python_gives_its_result(tmp_path):
     config = ad.load_config(CONFIG)
     config.space.update(layers=(2,), hidden=(64,), ffn_ratio=(2.0,))

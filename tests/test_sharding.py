@@ -42,6 +42,7 @@ def test_every_mesh_gives_the_same_losses(alone, axes, more):
     assert np.abs(losses / alone - 1).max() < 1e-5
 
 
+@pytest.mark.multihost
 def test_two_processes_of_four_devices_give_the_same_losses(alone):
     axes = json.dumps({"data": -1, "tensor": 2})
     first, second = start_processes(4, axes, program=PROGRAM, processes=2)
@@ -49,6 +50,7 @@ def test_two_processes_of_four_devices_give_the_same_losses(alone):
     assert np.abs(np.asarray(first) / alone - 1).max() < 1e-5
 
 
+@pytest.mark.multihost
 def test_no_device_holds_more_as_devices_are_added():
     """At the same rows a device: whatever was whole would grow with the batch."""
     few, many = start_processes(64, program=PROGRAM)

@@ -119,10 +119,13 @@ def _with_new_keys(value: Any, inside: str = "") -> Any:
     renamed |= {"teacher/words.json": "teacher/mlm_head.json"}
     renamed |= {"how": "method", "parts": "metrics", "more": "extra_scores"}
     record = {renamed.get(k, k): _with_new_keys(v, k) for k, v in value.items()}
-    if isinstance(
-        record.get("origin"), str
-    ):  # With a hash of names and values of fields behind it.
+    if isinstance(record.get("origin"), str):
+        # With a hash of names and values of fields behind it.
         record["origin"] = record["origin"].partition("-")[0]
+    if isinstance(record.get("reason"), str):  # It may name a field.
+        record["reason"] = record["reason"].replace(
+            " search.arch ", " search.fixed_arch "
+        )
     return record
 
 

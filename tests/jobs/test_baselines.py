@@ -9,7 +9,7 @@ from paths import ROOT
 from autodistill_jax.cli import main
 from autodistill_jax.interop import huggingface
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("one_device")]
 
 NAME = "3x192-h6-f768"
 

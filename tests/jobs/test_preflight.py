@@ -105,6 +105,7 @@ def on_a_device(tree):
     )
 
 
+@pytest.mark.e2e
 def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     mesh = ["--config.mesh.fsdp=4", "--config.mesh.data=2"]
     code, record, _ = preflight(capfd, *mesh)
@@ -134,6 +135,7 @@ def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
     assert abstract_teacher(config).arch == Arch(1, 16, 2, 32, 8)
 
 
+@pytest.mark.e2e
 def test_what_labels_ask_for_is_left_out_and_told(capfd):
     flags = ["--config.search.proxy=probe", "--config.search.proxy_task=docs"]
     code, record, _ = preflight(capfd, *flags)
@@ -141,6 +143,7 @@ def test_what_labels_ask_for_is_left_out_and_told(capfd):
     assert record["left_out"][-1] == "search.proxy=probe, by its labels"
 
 
+@pytest.mark.e2e
 def test_every_kind_of_step_is_compiled(capfd):
     flags = [
         "--config.search.proxy=flash",

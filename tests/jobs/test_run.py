@@ -180,6 +180,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monke
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("one_device")
 def test_several_superlms_are_searched_together(tmp_path, capfd):
     """k3's way, with two of them, for two steps each."""
     workdir = tmp_path / "w"

@@ -9,7 +9,7 @@ from paths import ROOT
 from autodistill_jax.archs.space import Space
 from autodistill_jax.cli import main
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("one_device")]
 
 TINY = {
     "data.packages": "('scipy',)",

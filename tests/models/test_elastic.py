@@ -1,6 +1,7 @@
 """Is a sub-network the extracted student, at the cost of one trace?"""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ def params():
     rng = np.random.default_rng(1)
     initial = build.init_params(Bert(BIG, DIMS), jax.random.key(0))
     return {
-        name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
+        name: np.asarray(value) + rng.normal(0, 0.2, value.shape).astype(np.float32)
         for name, value in initial.items()
     }
 
@@ -35,9 +36,16 @@ def electra():
     rng = np.random.default_rng(1)
     initial = build.init_params(Bert(BIG, dims), jax.random.key(0))
     return dims, {
-        name: value + jnp.asarray(rng.normal(0, 0.2, value.shape), jnp.float32)
+        name: np.asarray(value) + rng.normal(0, 0.2, value.shape).astype(np.float32)
         for name, value in initial.items()
     }
+
+
+def outputs(module, params, batch, **more):
+    """What a network gives, as NumPy arrays; one program, not one an operation."""
+    apply = jax.jit(functools.partial(module.apply, **more))
+    out = apply({"params": params}, batch["input_ids"], batch["attention_mask"])
+    return jax.tree.map(np.asarray, out)
 
 
 def arrays(arch):
@@ -67,11 +75,9 @@ def test_sub_network_is_the_extracted_student_everywhere(params, batch):
     run = runner(SPACE, traces)
     archs = corners(SPACE) + SPACE.sample(np.random.default_rng(0), 20)
     for arch in archs:
-        inside = run(params, batch, arrays(arch))
+        inside = jax.tree.map(np.asarray, run(params, batch, arrays(arch)))
         student = extract.extract(params, BIG, arch)
-        alone = Bert(arch, DIMS).apply(
-            {"params": student}, batch["input_ids"], batch["attention_mask"], qkv=True
-        )
+        alone = outputs(Bert(arch, DIMS), student, batch, qkv=True)
         n, width = arch.hidden, arch.heads * arch.head_size
         real = np.asarray(batch["attention_mask"], bool)
         assert np.abs(inside.hidden[..., :n] - alone.hidden)[real].max() < 1e-5
@@ -93,13 +99,11 @@ def test_projected_embeddings_are_elastic_too(electra, batch, tiled, monkeypatch
     run, real = runner(SPACE, dims=dims), np.asarray(batch["attention_mask"], bool)
     archs = corners(SPACE)
     for arch in [archs[0], archs[-1], *SPACE.sample(np.random.default_rng(0), 6)]:
-        inside = run(params, batch, arrays(arch))
+        inside = jax.tree.map(np.asarray, run(params, batch, arrays(arch)))
         student = extract.extract(params, BIG, arch)
         assert student["embeddings_word"].shape == (60, 10)
         assert student["embeddings_project_kernel"].shape == (10, arch.hidden)
-        alone = Bert(arch, dims).apply(
-            {"params": student}, batch["input_ids"], batch["attention_mask"], qkv=True
-        )
+        alone = outputs(Bert(arch, dims), student, batch, qkv=True)
         n, width = arch.hidden, arch.heads * arch.head_size
         assert np.abs(inside.hidden[..., :n] - alone.hidden)[real].max() < 1e-5
         assert np.abs(inside.qkv[..., :width] - alone.qkv)[real].max() < 1e-5
@@ -160,9 +164,8 @@ def test_values_and_gradients_are_the_masked_forms(params, batch, tiled, monkeyp
             return (hidden * mix).sum(), hidden
 
         (_, hidden), gradient = elastic_gradient(params, arrays(arch))
-        (_, expected), expected_gradient = jax.value_and_grad(loss, has_aux=True)(
-            params
-        )
+        expected_gradient_fn = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (_, expected), expected_gradient = expected_gradient_fn(params)
         assert (
             np.abs((hidden - expected) * batch["attention_mask"][:, :, None]).max()
             < 1e-5
@@ -201,13 +204,11 @@ def test_extract_refuses_what_is_larger(params):
 
 
 def test_unrolled_and_half_precision_agree(params, batch):
-    inputs = (batch["input_ids"], batch["attention_mask"])
-    looped = Bert(BIG, DIMS).apply({"params": params}, *inputs).hidden
-    flat = Bert(BIG, DIMS, unroll=True).apply(
-        {"params": build.unstack_layers(params)}, *inputs
-    )
+    looped = outputs(Bert(BIG, DIMS), params, batch).hidden
+    unrolled = build.unstack_layers(params)
+    flat = outputs(Bert(BIG, DIMS, unroll=True), unrolled, batch)
     assert np.abs(looped - flat.hidden).max() < 1e-5
-    half = Bert(BIG, DIMS, dtype=jnp.bfloat16).apply({"params": params}, *inputs)
+    half = outputs(Bert(BIG, DIMS, dtype=jnp.bfloat16), params, batch)
     assert 0 < np.abs(looped - half.hidden).max() < 0.3
     assert half.hidden.dtype == jnp.float32
 
@@ -232,28 +233,23 @@ def test_half_precision_has_gradients_on_every_device(params, batch):
 
 def test_padding_changes_nothing(params, batch):
     module = Bert(BIG, DIMS)
-    out = module.apply(
-        {"params": params}, batch["input_ids"], batch["attention_mask"]
-    ).hidden
+    out = outputs(module, params, batch).hidden
     changed = dict(batch, input_ids=batch["input_ids"].at[1, 4:].set(7))
-    changed_out = module.apply(
-        {"params": params}, changed["input_ids"], batch["attention_mask"]
-    ).hidden
+    changed_out = outputs(module, params, changed).hidden
     assert np.array_equal(out[1, :4], changed_out[1, :4])
-    short = module.apply(
-        {"params": params}, batch["input_ids"][1:, :4], batch["attention_mask"][1:, :4]
-    )
+    assert not np.array_equal(out[1, 4:], changed_out[1, 4:])
+    short = outputs(module, params, {k: v[1:, :4] for k, v in batch.items()})
     assert np.abs(out[1, :4] - short.hidden[0]).max() < 1e-5
 
 
 def test_dropout_drops_only_with_a_key(params, batch):
     module = Bert(BIG, DIMS, dropout=0.5, space=SPACE)
-    inputs = ({"params": params}, batch["input_ids"], batch["attention_mask"])
-    plain = module.apply(*inputs).hidden
-    dropped = module.apply(*inputs, key=jax.random.key(0)).hidden
-    assert np.array_equal(plain, Bert(BIG, DIMS).apply(*inputs).hidden)
+    plain = outputs(module, params, batch).hidden
+    dropped = outputs(module, params, batch, key=jax.random.key(0)).hidden
+    assert np.array_equal(plain, outputs(Bert(BIG, DIMS), params, batch).hidden)
     assert np.abs(plain - dropped).max() > 0.1
-    inside = module.apply(*inputs, arrays(SPACE.smallest()), key=jax.random.key(0))
+    small = arrays(SPACE.smallest())
+    inside = outputs(module, params, batch, arch=small, key=jax.random.key(0))
     assert not np.any(inside.hidden[..., SPACE.smallest().hidden :])
 
 

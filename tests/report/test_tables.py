@@ -32,7 +32,7 @@ TASKS = {
         "scratch": result("scratch", 0.2, similarity=0.5),
     },
     "mnli": {
-        "teacher": result("teacher", 0.5, how="frozen encoder, linear head"),
+        "teacher": result("teacher", 0.5, method="frozen encoder, linear head"),
         "student": result("student", 0.4, extra_scores={"mismatched": 0.41}),
     },
 }

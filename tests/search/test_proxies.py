@@ -71,11 +71,8 @@ def proxy_inputs(devices=1):
 
 
 def embeddings(module, params, rows):
-    out = module.apply(
-        {"params": params},
-        jnp.asarray(rows["input_ids"]),
-        jnp.asarray(rows["attention_mask"]),
-    )
+    inputs = (rows["input_ids"], rows["attention_mask"])
+    out = jax.jit(module.apply)({"params": params}, *inputs)
     return out, np.asarray(
         encoder.mean_pool(out.hidden, jnp.asarray(rows["attention_mask"]))
     )

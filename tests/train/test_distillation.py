@@ -99,25 +99,20 @@ def student_terms():
     batch = texts() | {"next_sentence_label": jnp.arange(64) % 2}
     batch = mask_tokens(jax.random.key(1), batch, DIMS.vocab, ALL_TERMS.masking)
     projections = distillation.init_projections(ALL_TERMS, 24, 32, head(32, 32))
-    target = distillation.teacher_targets(module, params, batch, ALL_TERMS)
     small = Bert(STUDENT, DIMS)
-    values = distillation.distillation_losses(
-        small, {**student, **projections}, batch, target, ALL_TERMS
-    )
-    full = module.apply(
-        {"params": params},
-        batch["input_ids"],
-        batch["attention_mask"],
-        qkv=True,
-        states=True,
-    )
-    student_out = small.apply(
-        {"params": student},
-        batch["input_ids"],
-        batch["attention_mask"],
-        qkv=True,
-        states=True,
-    )
+
+    @jax.jit
+    def run(params, student, projections, batch):
+        target = distillation.teacher_targets(module, params, batch, ALL_TERMS)
+        values = distillation.distillation_losses(
+            small, {**student, **projections}, batch, target, ALL_TERMS
+        )
+        inputs = batch["input_ids"], batch["attention_mask"]
+        full = module.apply({"params": params}, *inputs, qkv=True, states=True)
+        out = small.apply({"params": student}, *inputs, qkv=True, states=True)
+        return values, full, out
+
+    values, full, student_out = run(params, student, projections, batch)
     return values, batch, full, student_out, params, student, projections
 
 
@@ -225,7 +220,9 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
     projections = distillation.init_projections(objective, big.hidden, 32, head(32, 32))
     batch = mask_tokens(jax.random.key(1), texts(8), DIMS.vocab, objective.masking)
-    target = distillation.teacher_targets(module, params, batch, objective)
+    target = jax.jit(
+        lambda params: distillation.teacher_targets(module, params, batch, objective)
+    )(params)
     arch = Arch(2, 16, 2, 24, 8)
     arch_arrays = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
     actual = jax.jit(
@@ -235,9 +232,11 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     )({**inside, **projections})
     student = extract.extract(inside, big, arch)
     student |= distillation.init_projections(objective, 16, 32, head(32, 32))
-    alone = distillation.distillation_losses(
-        Bert(arch, DIMS), student, batch, target, objective
-    )
+    alone = jax.jit(
+        lambda params: distillation.distillation_losses(
+            Bert(arch, DIMS), params, batch, target, objective
+        )
+    )(student)
     for name, value in alone.items():
         # Soft labels are a small difference of large numbers.
         assert np.allclose(actual[name], value, rtol=1e-4, atol=3e-6), name

@@ -135,9 +135,11 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(uninterrupted):
     state = {"params": params, "optimizer": optax.sgd(1.0).init(params)}
     archs = [SPACE.largest(), SPACE.smallest(), Arch(2, 16, 2, 24, 8)]
     batch = loader.batch_at_step(run.feed, 0, run.mesh)
-    target = distillation.teacher_targets(
-        run.teacher, run.teacher_params, batch, run.objective
-    )
+    target = jax.jit(
+        lambda params: distillation.teacher_targets(
+            run.teacher, params, batch, run.objective
+        )
+    )(run.teacher_params)
 
     @jax.jit
     def gradient(params, arch):
@@ -254,12 +256,17 @@ def test_proxy_is_the_extracted_students_loss(uninterrupted):
     arch = SPACE.smallest()
     student = extracted(run, state, arch)
     batch = {k: jnp.asarray(v) for k, v in rows().items()}
-    target = distillation.teacher_targets(
-        run.teacher, run.teacher_params, batch, run.objective
-    )
-    alone = distillation.distillation_losses(
-        Bert(arch, DIMS), student, batch, target, run.objective
-    )
+
+    @jax.jit
+    def losses_alone(teacher_params, params, batch):
+        target = distillation.teacher_targets(
+            run.teacher, teacher_params, batch, run.objective
+        )
+        return distillation.distillation_losses(
+            Bert(arch, DIMS), params, batch, target, run.objective
+        )
+
+    alone = losses_alone(run.teacher_params, student, batch)
     measured = proxies.make_proxy("agnostic", proxy_inputs(run, state))([arch])[arch]
     assert (
         abs(measured["proxy"] - float(alone["total"].mean())) < 1e-4 * measured["proxy"]

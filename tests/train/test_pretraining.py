@@ -184,6 +184,7 @@ def done(corpus, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.e2e
 def test_the_job_leaves_a_teacher(done, corpus, capfd):
     loaded = huggingface.load_pretrained(str(done / "pretrained"))
     assert loaded.arch == Arch(1, 16, 2, 32, 8) and loaded.pooling == "pooler"
@@ -232,6 +233,7 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
             ), name
 
 
+@pytest.mark.e2e
 def test_kill_and_resume_equals_uninterrupted(
     done, corpus, tmp_path, monkeypatch, capfd
 ):
