@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment.base_config import RENAMED_FIELDS
+from autodistill_jax.experiment.base_config import RENAMED_FIELDS, preset_error
 from autodistill_jax.jobs import JOBS, STAGES, job_function
 
 _USAGE = (
@@ -123,16 +123,10 @@ def _parse_flags(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
 
 
 def _preset_error(argv: list[str], error: BaseException) -> str | None:
-    """What to say where the config file looked its preset up and did not find it."""
-    name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+    """What to say where the config file has no such preset."""
     for arg in argv:
-        flag = re.fullmatch(r"--?config=(.+\.py):(.+)", arg)
-        if flag and name and flag[2].startswith(name):
-            parts = ast.parse(Path(flag[1]).read_text()).body
-            about = [ast.get_docstring(p) for p in parts if hasattr(p, "args")]
-            return (
-                f"{flag[1]} has no preset {flag[2]!r}. {' '.join(filter(None, about))}"
-            )
+        if flag := re.fullmatch(r"--?config=(.+\.py):(.+)", arg):
+            return preset_error(Path(flag[1]), flag[2], error)
     return None
 
 

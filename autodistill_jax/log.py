@@ -53,7 +53,9 @@ class Progress:
         self.first, self.start = done, time.monotonic()
         self.last_shown = self.start
         self.bar = None
-        if multihost.is_first_process() and sys.stderr.isatty():
+        # Nothing to do: nobody would call it, and the bar would stay as it is.
+        has_steps = done < total
+        if has_steps and multihost.is_first_process() and sys.stderr.isatty():
             self.bar = tqdm(
                 total=total,
                 initial=done,

@@ -82,7 +82,7 @@ check_tpu() {
 check_run() {
   local word config=""
   [[ ${1:--} != -* ]] || refuse "run needs a job: run JOB --config=FILE.py[:preset] [...]"
-  grep -q "^    \"$1\": (\"" autodistill_jax/jobs/__init__.py ||
+  grep -q "^    \"$1\": (" autodistill_jax/jobs/__init__.py ||
     refuse "run: no job $1; see python -m autodistill_jax --help"
   for word in "$@"; do
     case $word in

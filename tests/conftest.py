@@ -68,11 +68,11 @@ def one_device(monkeypatch):
 def batch():
     """Two texts, one with padding."""
     rng = np.random.default_rng(0)
-    tokens = np.ones((2, 6), np.int32)
-    tokens[1, 4:] = 0
+    attention_mask = np.ones((2, 6), np.int32)
+    attention_mask[1, 4:] = 0
     return {
         "input_ids": jnp.asarray(rng.integers(1, 60, (2, 6)), jnp.int32),
-        "attention_mask": jnp.asarray(tokens),
+        "attention_mask": jnp.asarray(attention_mask),
     }
 
 

@@ -62,6 +62,18 @@ def test_what_prints_json_gives_it_too(capfd):
         ad.run(config, None, job="search")
 
 
+def test_a_config_is_found_in_any_folder_and_says_its_presets(tmp_path):
+    folder = tmp_path / "my.pyenv"
+    folder.mkdir()
+    path = folder / "quickstart.py"
+    path.write_text((ROOT / "configs" / "quickstart.py").read_text())
+    assert ad.load_config(f"{path}:smoke") == ad.load_config(CONFIG)
+    with pytest.raises(ad.UserError, match="no preset 'huge'. Presets: \"\""):
+        ad.load_config(f"{path}:huge")
+    with pytest.raises(ad.UserError, match="no config file .*nothing.py"):
+        ad.load_config(str(folder / "nothing.py"))
+
+
 class Terminal:
     """A stderr that says that it is a terminal, or not."""
 
@@ -85,7 +97,9 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(is_terminal, monkey
     log.say("in between")
     for done in (1, 2, 3):
         progress(done, "loss 0.5")
+    log.Progress("nothing to do", 0)
     text = sys.stderr.text
+    assert "nothing to do" not in text
     assert ("\r" in text) == is_terminal and "in between\n" in text
     assert "3/3" in text and "loss 0.5" in text
     assert is_terminal or text.count("\n") == 4

@@ -85,7 +85,7 @@ BAD = {
     ),
     "percent": (["--config.budget.flops_fraction=25.0"], "must be from 0.0 to 1.0"),
     "flag of a field": (["--distill.steps=3"], "is --config.section.field=value"),
-    "unknown term": (["--config.distill.losses=relation+logit"], "losses has 'logit'"),
+    "unknown loss": (["--config.distill.losses=relation+logit"], "losses has 'logit'"),
     "unknown baseline": (["--config.baselines=('bert',)"], "baselines has 'bert'"),
     "unknown proxy": (["--config.search.proxy=loss"], "proxy has 'loss'"),
     "proxy without a task": (["--config.search.proxy=probe"], "set search.proxy_task"),

@@ -50,10 +50,13 @@ def outcomes(folder):
 def test_the_first_process_decides_for_all(outcomes):
     for process, outcome in enumerate(outcomes):
         assert outcome["once"] == {
-            "told": ["by 0", True, False, "no, says 0"],
+            "results": ["by 0", True, False, "no, says 0"],
             "done": [process] * (process == 0),
         }
-        assert outcome["led"] == {"made": [0, "one is wrong", 20], "worked": [0, 1, 2]}
+        assert outcome["leader_work"] == {
+            "results": [0, "one is wrong", 20],
+            "worked": [0, 1, 2],
+        }
 
 
 def test_what_cannot_be_is_refused_by_all(outcomes):
@@ -74,7 +77,7 @@ def test_told_to_end_all_save_the_same_step(outcomes):
     assert status == 130 and 10 <= steps == saved < 2000
 
 
-def test_a_run_of_two_processes_is_a_run_of_one(outcomes, folder, tmp_path, capfd):
+def test_a_run_of_two_processes_is_a_run_of_one(outcomes, folder, tmp_path):
     for process, outcome in enumerate(outcomes):
         assert outcome["latency"][0] == 0
         # Only the first speaks.

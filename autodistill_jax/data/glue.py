@@ -21,9 +21,9 @@ def load_glue_task(
 ) -> tasks.Task:
     """A GLUE task with its dev and test sides.
 
-    MNLI's `dev` is the matched side, `extra_dev` has the mismatched one. `test_texts` has a side
-    for each submission file, by its stem ("RTE", "MNLI-m", ...), as far as it is there;
-    for MNLI one is "AX", GLUE's diagnostic set.
+    MNLI's `dev` is the matched side, `extra_dev` has the mismatched one. `test_texts`
+    has a side for each submission file, by its stem ("RTE", "MNLI-m", ...), as far as
+    it is there; for MNLI one is "AX", GLUE's diagnostic set.
 
     Args:
       name: of `GLUE_TASKS`.

@@ -44,9 +44,9 @@ def mask_tokens(
       masking: which are chosen; static under `jax.jit`.
 
     Returns:
-      The batch as it is where none are; else with `input_ids` so changed, and [B, K] each: `masked_positions` of the
-      chosen tokens, `masked_labels`, the ids that stood there, and `masked_weights` (1,
-      or 0 where a row has fewer than K).
+      The batch as it is where none are chosen; else with `input_ids` so changed, and
+      [B, K] each: `masked_positions` of the chosen tokens, `masked_labels`, the ids that
+      stood there, and `masked_weights` (1, or 0 where a row has fewer than K).
     """
     if not masking.mlm_probability:
         return dict(batch)

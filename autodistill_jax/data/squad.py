@@ -46,7 +46,7 @@ class Squad(NamedTuple):
       dev: questions to score on.
       name: of the task.
       metric: a key of `squad_score`.
-      tests: empty.
+      test_texts: empty.
       notes: what the user should hear about how it was read.
     """
 
@@ -54,7 +54,7 @@ class Squad(NamedTuple):
     dev: list[Question]
     name: str = SQUAD
     metric: str = "f1"
-    tests: Mapping[str, list] = MappingProxyType({})
+    test_texts: Mapping[str, list] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
 

@@ -28,8 +28,8 @@ class Task(NamedTuple):
       metric: a name in `metrics.METRICS`; more is better.
       labels: names of the classes; () for regression.
       extra_dev: {name: (texts, labels)} of further dev sides.
-      test_texts: {stem of the submission file: texts without labels}, in the order of the
-        test file: a text's index is its place.
+      test_texts: {stem of the submission file: texts without labels}, in the order of
+        the test file: a text's index is its place.
       notes: what the user should hear about how it was read.
     """
 

@@ -5,7 +5,9 @@ defaults are those of a packaged teacher on two CPU cores. Of heavy libraries no
 imported here, so a config file loads in a moment, from any folder.
 """
 
+import ast
 import importlib.util
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -105,9 +107,9 @@ def base_config() -> ConfigDict:
                 "ffn": (),  # channels; or as ffn_ratio of hidden
                 "ffn_ratio": (2.0, 3.0, 4.0),  # int(hidden * ratio) channels
                 "head_size": 0,  # channels a head; 0: the teacher's
-                # MobileBERTs: these two are axes then, heads and ffn are given.
-                "bottleneck": (),  # channels
-                "stacks": (),  # ffns a block
+                # Channels; with stacks it makes MobileBERTs, of heads and ffn given.
+                "bottleneck": (),
+                "stacks": (),  # ffns a block, of MobileBERTs
                 "norm": "",  # of MobileBERTs: no_norm or layer_norm; "": the teacher's
                 # k > 0: k sub-spaces under the teacher instead, as AutoDistil cuts them
                 # (3: tiny, small, base), a SuperLM each; the grid above is () then.
@@ -166,8 +168,8 @@ def base_config() -> ConfigDict:
                 "top_k": 3,  # Archs of the front that get all steps
             },
             # The job pretrain: this config's teacher, or a new network with its
-            # tokenizer, trained on masked LM, and with pairs on next sentences. Made is
-            # pretrained/, the teacher of all other jobs then.
+            # tokenizer, trained on masked LM, and with pairs on next sentences. It leaves
+            # pretrained/, which is then the teacher of all other jobs.
             "pretrain": {
                 "steps": 0,  # 0: no such thing
                 # "": the teacher, from its weights. Or sizes, layers=2,hidden=128,
@@ -187,7 +189,7 @@ def base_config() -> ConfigDict:
             "search": {
                 # What an Arch is judged by: agnostic (held-out distillation loss),
                 # similarity, hidden, pooled, relation_minilmv2, relation_paper,
-                # relation_code; with labels proxy (a short fine-tuning) or probe; flash.
+                # relation_code; by labels proxy (a short fine-tuning) or probe; flash.
                 "proxy": "hidden",
                 # Which Archs: "all" of them, or by "bayes", "random", "nsga2", "tpe",
                 # latency asked first.
@@ -236,10 +238,10 @@ def base_config() -> ConfigDict:
                 # Weight of the fine-tuned teacher's soft labels in all others' loss on
                 # SQuAD (at distill.temperature); 0.0: labels alone.
                 "soft_label_weight": 0.0,
-                # For a file of your own: its columns or fields.
-                "text": "text",  # the first or only text
-                "text_pair": "",  # "": single texts
-                "label": "label",  # a class, or a number with a correlation
+                # Columns of a .tsv, fields of a .jsonl file of your own.
+                "text": "text",
+                "text_pair": "",  # of its second text; "": single texts
+                "label": "label",  # of a class, or of a number with a correlation
                 # or accuracy_f1, matthews, spearman, pearson_spearman
                 "metric": "accuracy",
                 "dev_file": "",  # "": a tenth of the rows
@@ -301,17 +303,41 @@ def load_config(address: str) -> ConfigDict:
       What the file's `get_config` gives for the preset.
 
     Raises:
-      UserError: no such file.
+      UserError: no such file, or no such preset in it.
     """
-    file, _, preset = address.partition(".py")
-    path = Path(f"{file}.py")
-    if not path.is_file():
-        raise UserError(f"no config file {path}; give FILE.py or FILE.py:preset")
+    parts = re.fullmatch(r"(.+\.py)(?::(.*))?", address)
+    if parts is None or not Path(parts[1]).is_file():
+        raise UserError(f"no config file {address}; give FILE.py or FILE.py:preset")
+    path, preset = Path(parts[1]), parts[2] or ""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # As of every .py file.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(preset.removeprefix(":"))
+    try:
+        return module.get_config(preset)
+    except KeyError as error:
+        if text := preset_error(path, preset, error):
+            raise UserError(text) from error
+        raise
+
+
+def preset_error(path: Path, preset: str, error: BaseException) -> str | None:
+    """What to say where a config file looked its preset up and did not find it.
+
+    Args:
+      path: of the file.
+      preset: that was asked for.
+      error: what `get_config` raised.
+
+    Returns:
+      The text, with the presets that the file says it has; None: it is another error.
+    """
+    name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+    if not name or not preset.startswith(name):
+        return None
+    statements = ast.parse(path.read_text()).body
+    docs = [ast.get_docstring(s) for s in statements if isinstance(s, ast.FunctionDef)]
+    return f"{path} has no preset {preset!r}. {' '.join(filter(None, docs))}"
 
 
 def smoke(config: ConfigDict) -> ConfigDict:

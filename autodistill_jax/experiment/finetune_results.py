@@ -101,7 +101,7 @@ def summarize_seeds(seed_results: Sequence) -> dict:
 
     Returns:
       {"score": the mean over seeds, "deviation" of a sample (0.0 of one seed),
-      "scores": of the seeds, "epochs": the scores of every seed's epochs, "metrics": the
+      "scores": of the seeds, "epochs": scores of every seed's epochs, "metrics": the
       means of the scores that make up "score"}.
     """
     scores = [max(result.scores) for result in seed_results]

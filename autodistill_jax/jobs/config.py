@@ -7,8 +7,8 @@ from autodistill_jax.experiment.base_config import base_config
 
 
 def run_config(config: ConfigDict) -> None:
-    """Prints a line a field on stdout, `section.field = value`; behind a value that is not
-    the base's stands the base's.
+    """Prints a line a field on stdout, `section.field = value`; behind a value that is
+    not the base's stands the base's.
 
     Args:
       config: with all flags in it.

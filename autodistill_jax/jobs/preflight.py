@@ -264,7 +264,11 @@ def _preflight_record(
     }
     if compiled.student:
         record["student"] = compiled.student
-    record["left_out"] = ["baselines", "finetune", "the head of a task, or of words"]
+    record["left_out"] = [
+        "baselines",
+        "finetune",
+        "the head of a task, or of masked LM",
+    ]
     proxy = plan.experiment.config.search.proxy
     if proxy in proxies.LABELLED_PROXIES:
         record["left_out"].append(f"search.proxy={proxy}, by its labels")

@@ -36,7 +36,7 @@ from autodistill_jax.search import study_storage
 
 
 class Plan(NamedTuple):
-    """What is to be done, and nothing in it can still be refused.
+    """What is to be done; its text alone can still be refused, as it is cut.
 
     Attributes:
       experiment: the checked config with its teacher.

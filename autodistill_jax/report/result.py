@@ -28,7 +28,7 @@ class Result(NamedTuple):
       front: the trials on the front of proxy and cost, lowest proxy first.
       trials: all trials under the budget.
       proxy: what Archs were judged by.
-      latency: the conditions of the latencies: source ("measured" or "compiled"), device,
+      latency: the conditions of latencies: source ("measured" or "compiled"), device,
         batch, length, dtype.
       similarity: Spearman of text similarities with the teacher's, by model; {} before
         the job export.
@@ -71,7 +71,7 @@ class Result(NamedTuple):
         return text
 
     def plot_front(self) -> Any:
-        """The front as a matplotlib figure, which a notebook shows: proxy against latency
+        """The front as a matplotlib figure, for a notebook: proxy against latency
         and against multiply-adds, the choice and the teacher."""
         front = {
             "trials": self.trials,

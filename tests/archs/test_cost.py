@@ -154,8 +154,8 @@ def lowered(arch, sizes, length):
     ids = jax.ShapeDtypeStruct((1, length), np.int32)
     variables = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), ids, ids))
 
-    def forward(variables, ids, tokens):
-        output = module.apply(variables, ids, tokens)
+    def forward(variables, ids, attention_mask):
+        output = module.apply(variables, ids, attention_mask)
         return output.hidden, output.pooler
 
     return jax.jit(forward).lower(variables, ids, ids).as_text()

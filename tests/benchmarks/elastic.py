@@ -29,9 +29,9 @@ import reference_masked_bert as masked
 
 
 def step_of(module, traces):
-    def loss(params, ids, tokens, arch):
+    def loss(params, ids, attention_mask, arch):
         traces.append(module)
-        out = module.apply({"params": params}, ids, tokens, arch)
+        out = module.apply({"params": params}, ids, attention_mask, arch)
         return jnp.square(out.hidden).mean()
 
     return jax.jit(jax.value_and_grad(loss))
@@ -54,7 +54,7 @@ def main():
     archs = [space.smallest(), space.largest()]
     archs += [grid[i] for i in rng.choice(len(grid), flags.count - 2, replace=False)]
     ids = jnp.asarray(rng.integers(1000, 30000, (8, 128)), jnp.int32)
-    tokens = jnp.ones_like(ids)
+    attention_mask = jnp.ones_like(ids)
 
     def init(module):
         return build.init_params(module, jax.random.key(0))
@@ -71,16 +71,20 @@ def main():
         )
 
     def temporaries(step, *args):
-        memory = step.lower(params, ids, tokens, *args).compile().memory_analysis()
+        memory = (
+            step.lower(params, ids, attention_mask, *args).compile().memory_analysis()
+        )
         return memory.temp_size_in_bytes
 
     temp = temporaries(step, as_arrays(archs[0]))
     print(f"SuperLM compiled in {time.perf_counter() - start:.1f} s")
 
-    def masked_loss(params, ids, tokens, arch):
+    def masked_loss(params, ids, attention_mask, arch):
         # Masks hold whatever the depth: all layers, and sizes that are not known.
         arch = dataclasses.replace(arch, layers=envelope.layers)
-        return jnp.square(masked.forward(params, ids, tokens, arch, envelope)[0]).mean()
+        return jnp.square(
+            masked.forward(params, ids, attention_mask, arch, envelope)[0]
+        ).mean()
 
     masked_temp = temporaries(
         jax.jit(jax.value_and_grad(masked_loss)), as_arrays(archs[0])
@@ -93,8 +97,8 @@ def main():
         pairs = []
         for round_ in range(flags.rounds + 1):
             pair = (
-                seconds(step, params, ids, tokens, as_arrays(arch)),
-                seconds(alone_step, alone_params, ids, tokens, None),
+                seconds(step, params, ids, attention_mask, as_arrays(arch)),
+                seconds(alone_step, alone_params, ids, attention_mask, None),
             )
             if round_:  # The first compiles.
                 pairs.append(pair)

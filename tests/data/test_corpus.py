@@ -87,7 +87,7 @@ def test_prose_of_a_docstring():
     ]
 
 
-def test_sources(tmp_path, tokenizer):
+def test_sources(tmp_path):
     long = " ".join(f"This is sentence number {i} of a text." for i in range(40))
     (tmp_path / "a.txt").write_text(long)
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": "From a JSON line."}) + "\n")

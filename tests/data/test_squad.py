@@ -13,7 +13,7 @@ from real_data import DATA, needs_squad
 from squad_questions import make_question, marked, write
 
 from autodistill_jax.cli import main
-from autodistill_jax.data import squad
+from autodistill_jax.data import squad, tasks
 from autodistill_jax.data.squad import Question, squad_score
 from autodistill_jax.errors import UserError
 
@@ -125,6 +125,13 @@ def test_real_predictions_by_another_route():
     )
     assert scores == {"exact_match": pytest.approx(exact), "f1": pytest.approx(f1)}
     assert 5 < scores["exact_match"] < scores["f1"] < 95
+
+
+def test_it_has_what_every_task_has():
+    """GLUE's submission files are asked of whatever task there is."""
+    shared = {"train", "dev", "name", "metric", "test_texts", "notes"}
+    assert shared == set(squad.Squad._fields) & set(tasks.Task._fields)
+    assert not squad.Squad([], []).test_texts
 
 
 def test_the_files_and_the_command(tmp_path, capsys):

@@ -38,7 +38,7 @@ def test_every_field_is_explained_and_the_page_says_the_same():
     assert config_fields.page() == config_fields.PAGE.read_text()
 
 
-def test_old_names_are_refused_with_the_new_one(tmp_path, capfd):
+def test_old_names_are_refused_with_the_new_one(capfd):
     names = set(fields(base_config()))
     assert not RENAMED_FIELDS.keys() & names and set(RENAMED_FIELDS.values()) <= names
     config = f"--config={ROOT / 'configs' / 'minilm.py'}"

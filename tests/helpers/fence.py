@@ -30,6 +30,7 @@ PRESETS = ("quickstart", "minilm", "baselines", "autodistill") + tuple(
 )
 # What says how something was asked for: its fields may be renamed, see `_renamed`.
 _ASKED = ("asked", "settings")
+_OLD_HEADS = "the head of a task, or of words"
 
 
 def fence_of(preset: str) -> dict:
@@ -117,6 +118,13 @@ def _with_new_keys(value: Any, inside: str = "") -> Any:
     renamed = {"reads": "attention_input", "heads": "reference_heads"}
     renamed = renamed if inside == "sizes" else {}
     renamed |= {"teacher/words.json": "teacher/mlm_head.json"}
+    # A sentence of preflight's.
+    value = {
+        k: ["the head of a task, or of masked LM" if x == _OLD_HEADS else x for x in v]
+        if k == "left_out"
+        else v
+        for k, v in value.items()
+    }
     renamed |= {"how": "method", "parts": "metrics", "more": "extra_scores"}
     record = {renamed.get(k, k): _with_new_keys(v, k) for k, v in value.items()}
     if isinstance(record.get("origin"), str):
@@ -180,10 +188,10 @@ def compare(old: Path, new: Path) -> int:
     """Prints what differs; 0 where nothing does."""
     old_runs, new_runs = json.loads(old.read_text()), json.loads(new.read_text())
     differ = 0
-    for preset in new_runs:
-        if preset not in old_runs:
-            print(f"{preset}: only in {new}")
-            continue
+    for preset in sorted(old_runs.keys() ^ new_runs.keys()):
+        print(f"{preset}: only in {old if preset in old_runs else new}")
+        differ += 1
+    for preset in sorted(old_runs.keys() & new_runs.keys()):
         old_runs[preset], new_runs[preset] = (
             _with_new_keys(run) for run in (old_runs[preset], new_runs[preset])
         )

@@ -43,10 +43,10 @@ def once(process):
         multihost.on_first_process(wrong)
     except UserError as error:
         results.append(str(error))
-    return {"told": results, "done": done}
+    return {"results": results, "done": done}
 
 
-def led(process):
+def leader_work(process):
     """The first decides; all work, and get what it makes of it."""
     worked = []
 
@@ -65,7 +65,7 @@ def led(process):
                 answers.append(str(error))
         return answers
 
-    return {"made": multihost.run_on_leader(run, works), "worked": worked}
+    return {"results": multihost.run_on_leader(run, works), "worked": worked}
 
 
 def job(name, workdir, flags):
@@ -79,17 +79,17 @@ def job(name, workdir, flags):
 def preempted(process, folder, flags):
     """As `job`, where the second process is told to end while it trains."""
     # A step has a batch, and some steps are done by the tenth.
-    feed, calls = loader.batch_at_step, []
+    original_batch, calls = loader.batch_at_step, []
 
     def of_step(*args):
         calls.append(args)
         if process == 1 and len(calls) == 10:
             os.kill(os.getpid(), signal.SIGTERM)
-        return feed(*args)
+        return original_batch(*args)
 
     loader.batch_at_step = of_step
     status, _ = job("distill", folder, [*flags, "--config.distill.steps=2000"])
-    loader.batch_at_step = feed
+    loader.batch_at_step = original_batch
     manager = checkpoint.checkpoint_manager(
         workdir.superlm_folder(epath.Path(folder), "main")
     )
@@ -104,7 +104,7 @@ if __name__ == "__main__":
         # First: nothing has used a device before.
         "latency": job("latency", f"{folder}-latency", [*flags, ARCH]),
         "once": once(process),
-        "led": led(process),
+        "leader_work": leader_work(process),
         "unlike": job("distill", folder, [*flags, f"--config.seed={process}"]),
         "batch": job("distill", folder, [*flags, "--config.distill.batch_size=6"]),
         "apart": job("distill", f"{folder}-{process}", flags),

@@ -1,6 +1,6 @@
 """What is a sub-network, said in the plainest way? Full-size products and masks.
 
-The reference for `model.elastic`: the same numbers, at the cost of the largest network.
+The reference for `models.elastic`: the same numbers, at the cost of the largest network.
 """
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from autodistill_jax.archs.arch import kept_layers
 
 
-def forward(params, ids, tokens, arch, superlm_arch, epsilon=1e-12):
+def forward(params, ids, attention_mask, arch, superlm_arch, epsilon=1e-12):
     """Last hidden states and last q/k/v of the sub-network `arch`.
 
     Its layers are an int; the other sizes may be traced.
@@ -47,7 +47,7 @@ def forward(params, ids, tokens, arch, superlm_arch, epsilon=1e-12):
             for j in range(3)
         )
         scores = jnp.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(superlm_arch.head_size)
-        scores = jnp.where(tokens[:, None, None, :] > 0, scores, -1e30)
+        scores = jnp.where(attention_mask[:, None, None, :] > 0, scores, -1e30)
         context = jnp.einsum("bhlm,bmhk->blhk", jax.nn.softmax(scores), v)
         context = context.reshape(batch, length, -1) * width
         y = context @ p["attention_kernel"] + p["attention_bias"]

@@ -82,12 +82,12 @@ def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
         {**teacher_params, **head}, build.param_axes(teacher), mesh
     )
     step = sandwich.make_sandwich_step(superlm, teacher, OBJECTIVE, tx, parts)
-    feed = loader.train_batches(rows(max(48, batch)), batch, seed=0)
+    batches = loader.train_batches(rows(max(48, batch)), batch, seed=0)
 
     def inputs(i):
         archs = sandwich.stack_archs(sandwich.sandwich_archs(SPACE, 1, 0, i))
         key = jax.random.fold_in(jax.random.key(0), i)
-        return {}, teacher_params, loader.batch_at_step(feed, i, mesh), archs, key
+        return {}, teacher_params, loader.batch_at_step(batches, i, mesh), archs, key
 
     return state, step, inputs
 

@@ -178,7 +178,7 @@ def edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_refusals(folder, tmp_path, minilm):
+def test_refusals(folder, tmp_path):
     edit(folder, hidden_size=64)
     with pytest.raises(UserError, match="word_embeddings.weight has shape"):
         huggingface.load_pretrained(str(folder))
@@ -250,7 +250,7 @@ def test_the_pickle_command_converts(folder):
     shutil.rmtree(folder)
 
 
-def test_a_cls_sentence_model(folder, tmp_path, minilm):
+def test_a_cls_sentence_model(folder):
     """Its folder says that the first token stands for the text, not the pooler."""
     (folder / "1_Pooling").mkdir()
     settings = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}

@@ -42,11 +42,15 @@ CASES = {
 
 def texts(batch, length, vocab=VOCAB):
     rng = np.random.default_rng(batch)
-    tokens = np.ones((batch, length), np.int32)
-    tokens[-1, length // 2 :] = 0
-    ids = rng.integers(0, vocab, (batch, length)).astype(np.int32)
-    types = np.int32(np.arange(length) > length // 3) * tokens
-    return {"input_ids": ids, "attention_mask": tokens, "token_type_ids": types}
+    attention_mask = np.ones((batch, length), np.int32)
+    attention_mask[-1, length // 2 :] = 0
+    input_ids = rng.integers(0, vocab, (batch, length)).astype(np.int32)
+    token_types = np.int32(np.arange(length) > length // 3) * attention_mask
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "token_type_ids": token_types,
+    }
 
 
 def assert_served(program, folder, batch):

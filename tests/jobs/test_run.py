@@ -134,7 +134,7 @@ def run(workdir, *more):
 
 
 @pytest.mark.e2e
-def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, batch, monkeypatch):
+def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, monkeypatch):
     workdir = tmp_path / "a workdir"  # With a space in it.
     assert run(workdir) == 0
     err = capfd.readouterr().err

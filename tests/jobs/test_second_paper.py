@@ -108,7 +108,7 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
     front = json.loads((tmp_path / "w" / "search" / "front.json").read_text())
     assert front["space"] == 256 * 100 * 256 * 2 == 13_107_200
     assert (front["teacher"]["arch"]["layers"], len(front["trials"])) == (1, 2)
-    # It has heads, and so what counts is what a student says of hidden words.
+    # It has heads, and so what counts is what a student says of masked tokens.
     assert all(
         {"accuracy_mlm", "accuracy_nsp"} <= trial.keys() for trial in front["trials"]
     )

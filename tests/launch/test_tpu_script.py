@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from fake_gcloud import JOB, NASTY, ROOT, SCRIPTS, Cloud, last, on_both_workers
 
+from autodistill_jax.jobs import JOBS
+
 REFUSED = {
     "no command": ([], {}, "usage: NAME="),
     "unknown command": (["start"], {}, "usage: NAME="),
@@ -43,6 +45,12 @@ def test_refused_in_one_line_before_anything_is_asked_for(name, cloud):
     assert code == 2 and not out
     assert err.count("\n") == 1 and err.startswith("tpu.sh: ") and expected in err
     assert all(call.startswith("config get-value") for call in cloud.calls())
+
+
+def test_every_job_is_known(cloud):
+    for job in JOBS:
+        _, _, err = cloud.run("run", job)
+        assert "run needs --config=FILE.py" in err, job
 
 
 def test_without_gcloud(cloud):

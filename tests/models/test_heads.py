@@ -1,4 +1,4 @@
-"""Are the masked-word and next-sentence heads those of transformers, in and out?"""
+"""Are the masked-LM and next-sentence heads those of transformers, in and out?"""
 
 import json
 

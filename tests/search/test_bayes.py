@@ -61,29 +61,32 @@ def test_expected_improvement_is_that_of_many_draws(objectives):
     rng = np.random.default_rng(0)
     front = rng.uniform(0.5, 2.0, (6, objectives))
     reference = np.full(objectives, 1.8)
-    beliefs = [
+    predictives = [
         ehvi.Predictive(
             rng.normal(0.9 * (i != 1), 0.4, 2), np.array([0.5, 0.2]), log=i == 1
         )
         for i in range(objectives)
     ]
-    improvement = ehvi.expected_improvement(beliefs, front, reference)
+    improvement = ehvi.expected_improvement(predictives, front, reference)
     samples = rng.uniform(-2, 1.8, (20_000, objectives))
     free = ~(front <= samples[:, None]).all(axis=2).any(axis=1)
     samples, box = samples[free], 3.8**objectives / 20_000
     for point in range(2):
         draws = [
-            rng.normal(belief.mean[point], belief.deviation[point], 2_000)
-            for belief in beliefs
+            rng.normal(predictive.mean[point], predictive.deviation[point], 2_000)
+            for predictive in predictives
         ]
-        draws = [np.exp(d) if belief.log else d for d, belief in zip(draws, beliefs)]
+        draws = [
+            np.exp(d) if predictive.log else d
+            for d, predictive in zip(draws, predictives)
+        ]
         inside = np.ones((2_000, len(samples)), bool)
         for draw, column in zip(draws, samples.T):
             inside &= draw[:, None] <= column
         expected = inside.sum(axis=1).mean() * box
         assert improvement[point] == pytest.approx(expected, rel=0.08, abs=0.01)
     assert (
-        ehvi.expected_improvement(beliefs, front[:0], reference) >= improvement
+        ehvi.expected_improvement(predictives, front[:0], reference) >= improvement
     ).all()
 
 

@@ -36,12 +36,12 @@ TUNING = {
 def side(rows, seed=0):
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, 12, (rows, 6)).astype(np.int32)
-    tokens = (np.arange(6) < rng.integers(3, 7, (rows, 1))).astype(np.int8)
-    label = ((ids == 5) * tokens).sum(axis=1).astype(np.float32)
+    attention_mask = (np.arange(6) < rng.integers(3, 7, (rows, 1))).astype(np.int8)
+    label = ((ids == 5) * attention_mask).sum(axis=1).astype(np.float32)
     return {
         "input_ids": ids,
-        "attention_mask": tokens,
-        "token_type_ids": 0 * tokens,
+        "attention_mask": attention_mask,
+        "token_type_ids": 0 * attention_mask,
         "label": label,
     }
 

@@ -1,4 +1,4 @@
-"""Are hidden words hidden as BERT does, and the terms what the methods write?"""
+"""Are tokens masked as BERT does it, and are the losses what the methods write?"""
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ def networks():
 
 
 ALL_TERMS = Objective(
-    {term: 1.0 for term in LOSSES},
+    {name: 1.0 for name in LOSSES},
     relation_heads=4,
     layer_map=(1, 3),
     masking=MlmMasking(0.3, special_tokens=SPECIAL),
@@ -88,7 +88,7 @@ ALL_TERMS = Objective(
 
 @pytest.fixture(scope="module")
 def student_terms():
-    """Every term of a student alone, with what it is made from."""
+    """Every loss of a student alone, with what it is made from."""
     module, params = networks()
     params |= head(32, 32)
     student = extract.extract(
@@ -206,7 +206,7 @@ def test_words_logits_and_cosine_are_distilberts(student_terms):
 
 
 def test_a_sub_networks_word_head_is_the_extracted_students():
-    """Terms with hidden words in a SuperLM: dead channels change nothing."""
+    """Losses of masked tokens in a SuperLM: dead channels change nothing."""
     objective = Objective(
         {"mlm": 2.0, "logits": 5.0, "cosine": 1.0},
         masking=MlmMasking(0.3, special_tokens=SPECIAL),

@@ -71,9 +71,9 @@ def transfer():
 
 def run(transfer, rows, fraction=0.1, **more):
     mesh = mesh_of(1)
-    feed = loader.train_batches(rows, 8, 0)
+    batches = loader.train_batches(rows, 8, 0)
     return flash_distillation.train_blockwise(
-        transfer, feed, SETTINGS, fraction, mesh, 0, "flash", **more
+        transfer, batches, SETTINGS, fraction, mesh, 0, "flash", **more
     )
 
 
@@ -122,7 +122,7 @@ def test_a_teacher_is_no_way_from_itself(transfer, rows):
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_blocks_learn_in_turn(transfer, copied):
+def test_blocks_learn_in_turn(copied):
     names = [
         "embeddings_word",
         "layers_out_kernel",
@@ -139,19 +139,19 @@ def test_blocks_learn_in_turn(transfer, copied):
 
 
 def test_a_transfer_brings_the_student_nearer(transfer, rows):
-    mesh, judged = mesh_of(1), []
+    mesh, seen_at_end = mesh_of(1), []
     loss = proxy_flash.heldout_block_loss(transfer, rows, 8, mesh, 0)
 
     def judge(params):
-        judged.append({name: np.asarray(value) for name, value in params.items()})
-        judged.append(loss(params))
+        seen_at_end.append({name: np.asarray(value) for name, value in params.items()})
+        seen_at_end.append(loss(params))
 
     start = dict(transfer.params)
     start[flash_distillation.BLOCK_PROJECTIONS] = jnp.tile(
         jnp.eye(ARCH.hidden, BIG.hidden), (2, 1, 1)
     )
     final_params = run(transfer, rows, 1.0, on_blocks_end=judge)
-    block_params, reached = judged
+    block_params, reached = seen_at_end
     assert reached < 0.8 * loss(start)
     # All blocks are done then; the pooler and the head learn in the last stage alone.
     head = "mlm_out_bias"
@@ -192,7 +192,7 @@ def test_a_candidates_score(transfer, rows, monkeypatch):
     """With a head 1 - accuracy, without one the blocks' loss and no last stage."""
     calls = []
 
-    def no_training(transfer, feed, settings, fraction, *_, on_blocks_end):
+    def no_training(transfer, batches, settings, fraction, *_, on_blocks_end):
         calls.append((fraction, dict(transfer.objective.weights)))
         params = dict(transfer.params)
         params[flash_distillation.BLOCK_PROJECTIONS] = jnp.tile(

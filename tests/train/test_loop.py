@@ -46,10 +46,10 @@ def kind(pooling, embeds):
 
 def rows():
     rng = np.random.default_rng(0)
-    tokens = (np.arange(6) < rng.integers(3, 7, (40, 1))).astype(np.int8)
+    attention_mask = (np.arange(6) < rng.integers(3, 7, (40, 1))).astype(np.int8)
     return {
         "input_ids": rng.integers(1, 60, (40, 6)).astype(np.int32),
-        "attention_mask": tokens,
+        "attention_mask": attention_mask,
     }
 
 
@@ -69,7 +69,7 @@ class Run:
         self.tx = optimizer.make_optimizer(
             SETTINGS, STEPS, build.param_axes(self.superlm)
         )
-        self.feed = loader.train_batches(rows(), 8, seed=0)
+        self.batches = loader.train_batches(rows(), 8, seed=0)
         self.step = sandwich.make_sandwich_step(
             self.superlm, self.teacher, self.objective, self.tx
         )
@@ -89,7 +89,7 @@ class Run:
 
     def inputs(self, i):
         archs = sandwich.stack_archs(sandwich.sandwich_archs(SPACE, 2, 0, i))
-        batch = loader.batch_at_step(self.feed, i, self.mesh)
+        batch = loader.batch_at_step(self.batches, i, self.mesh)
         key = jax.random.fold_in(jax.random.key(0), i)
         return self.frozen, self.teacher_params, batch, archs, key
 
@@ -134,7 +134,7 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(uninterrupted):
     params = run.start()["params"]
     state = {"params": params, "optimizer": optax.sgd(1.0).init(params)}
     archs = [SPACE.largest(), SPACE.smallest(), Arch(2, 16, 2, 24, 8)]
-    batch = loader.batch_at_step(run.feed, 0, run.mesh)
+    batch = loader.batch_at_step(run.batches, 0, run.mesh)
     target = jax.jit(
         lambda params: distillation.teacher_targets(
             run.teacher, params, batch, run.objective
@@ -144,7 +144,7 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(uninterrupted):
     @jax.jit
     def gradient(params, arch):
         def loss(params):
-            terms = distillation.distillation_losses(
+            loss_values = distillation.distillation_losses(
                 run.superlm,
                 {**run.frozen, **params},
                 batch,
@@ -152,7 +152,7 @@ def test_a_step_adds_up_the_gradients_of_its_sub_networks(uninterrupted):
                 run.objective,
                 jax.tree.map(lambda x: x[0], arch),
             )
-            return terms["total"].mean()
+            return loss_values["total"].mean()
 
         return jax.grad(loss)(params)
 
@@ -271,9 +271,9 @@ def test_proxy_is_the_extracted_students_loss(uninterrupted):
     assert (
         abs(measured["proxy"] - float(alone["total"].mean())) < 1e-4 * measured["proxy"]
     )
-    for term in run.objective.weights:
-        assert abs(measured[term] - float(alone[term].mean())) < 1e-4 * abs(
-            measured[term]
+    for name in run.objective.weights:
+        assert abs(measured[name] - float(alone[name].mean())) < 1e-4 * abs(
+            measured[name]
         )
 
 

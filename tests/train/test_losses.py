@@ -79,10 +79,10 @@ def test_what_does_not_divide_is_left_out():
 def test_pooled_and_hidden_terms():
     hidden = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
     teacher_hidden = jnp.asarray(RNG.normal(size=(2, 5, 8)), jnp.float32)
-    tokens = jnp.asarray(TOKENS)
-    pooled = encoder.mean_pool(hidden, tokens)
+    attention_mask = jnp.asarray(TOKENS)
+    pooled = encoder.mean_pool(hidden, attention_mask)
     assert np.allclose(pooled[1], hidden[1, :3].mean(axis=0), atol=1e-6)
-    error = losses.hidden_loss(hidden, teacher_hidden, tokens)
+    error = losses.hidden_loss(hidden, teacher_hidden, attention_mask)
     expected = np.square(hidden[1, :3] - teacher_hidden[1, :3]).mean()
     assert np.allclose(error[1], expected, rtol=1e-5)
     assert np.allclose(losses.cosine_distance(pooled, 3 * pooled), 0, atol=1e-6)

@@ -40,7 +40,7 @@ TOPICS, HALF = 4, 5
 
 def toy(count, seed):
     """Pairs of a language of four topics, each with a word of its own for every place:
-    a hidden word follows from its text's topic, and a text keeps to one."""
+    a masked token follows from its text's topic, and a text keeps to one."""
     rng = np.random.default_rng(seed)
     random_next = (np.arange(count) % 2).astype(np.int32)
     first = rng.integers(0, TOPICS, count)
@@ -88,13 +88,13 @@ def test_it_learns_words_and_next_sentences():
 
     initial = right(params)
     assert initial["mlm"] < 0.2 and 0.3 < initial["nsp"] < 0.7
-    feed = loader.train_batches(toy(2000, seed=0), 32, seed=0)
+    batches = loader.train_batches(toy(2000, seed=0), 32, seed=0)
     state = {"params": params, "optimizer": tx.init(params)}
     state = loop.fit(
         pretraining.make_pretraining_step(module, tx, masking),
         jax.device_put(state, sharding.replicated(mesh)),
         lambda i: (
-            loader.batch_at_step(feed, i, mesh),
+            loader.batch_at_step(batches, i, mesh),
             jax.random.fold_in(jax.random.key(0), i),
         ),
         steps,
@@ -102,12 +102,12 @@ def test_it_learns_words_and_next_sentences():
     )
     trained = right(state["params"])
     assert trained["mlm"] > 0.6 and trained["nsp"] > 0.8, trained
-    # The same words are hidden whatever the batch; the last one is filled up.
+    # The same tokens are masked whatever the batch; the last one is filled up.
     assert right(state["params"], batch_size=48) == trained
 
 
 def test_the_loss_is_the_mean_over_hidden_words_and_rows():
-    """Against the definition, on a batch whose texts hide unequally many words."""
+    """Against the definition, on a batch of whose texts unequally many tokens are masked."""
     dims = DIMS._replace(
         family="mobilebert", embedding=10, norm="layer_norm", pooler=False
     )
@@ -209,7 +209,7 @@ def test_the_job_leaves_a_teacher(done, corpus, capfd):
         }
     assert main(flags(done, corpus)) == 0
     assert "done already" in capfd.readouterr().err
-    # It is a teacher: here of itself, on hidden words alone, from its own weights.
+    # It is a teacher: here of itself, on masked LM alone, from its own weights.
     further = done.parent / "further"
     more = [
         f"--config.teacher={done / 'pretrained'}",
