@@ -228,8 +228,7 @@ def train_blockwise(
         if steps_done < end:
             if steps_done <= start:  # Each stage has its own warm-up and moments.
                 tx = programs.last_tx if final else programs.block_tx
-                moments = jax.jit(tx.init)(state["params"])
-                state = {**state, "optimizer": moments}
+                state = optimizer.init_state(tx, state["params"], axes, mesh)
             if final and steps_done <= start:
                 on_blocks_end(state["params"])
                 blocks_ended = True
