@@ -1,12 +1,12 @@
 """Is a sub-network the extracted student, at the cost of one trace?"""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from network_outputs import arrays, outputs
 from reference_masked_bert import forward
 from tiny_networks import BIG, DIMS, SPACE, corners
 
@@ -15,7 +15,6 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build, elastic, extract
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.train.sandwich import stack_archs
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +38,6 @@ def electra():
         name: np.asarray(value) + rng.normal(0, 0.2, value.shape).astype(np.float32)
         for name, value in initial.items()
     }
-
-
-def outputs(module, params, batch, **more):
-    """What a network gives, as NumPy arrays; one program, not one an operation."""
-    apply = jax.jit(functools.partial(module.apply, **more))
-    out = apply({"params": params}, batch["input_ids"], batch["attention_mask"])
-    return jax.tree.map(np.asarray, out)
-
-
-def arrays(arch):
-    return jax.tree.map(lambda x: x[0], stack_archs([arch]))
 
 
 def runner(space, traces=None, dims=DIMS):

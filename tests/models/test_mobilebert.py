@@ -1,7 +1,6 @@
 """Is a MobileBERT the original's, elastic, and out again as a stock model?"""
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers_parity as parity
+from network_outputs import arrays, outputs
 
 from autodistill_jax.archs.arch import MobileArch, parse_arch
 from autodistill_jax.archs.cost import MOBILEBERT_DIMS, student_dims
@@ -17,7 +17,6 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, elastic, extract, heads
 from autodistill_jax.models.mobilebert import MobileBert
-from autodistill_jax.train.sandwich import stack_archs
 
 DIMS = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=10)
 SPACE = Space(
@@ -41,17 +40,6 @@ def random(dims):
         name: np.asarray(value) + rng.normal(0, 0.2, value.shape).astype(np.float32)
         for name, value in initial.items()
     }
-
-
-def outputs(module, params, batch, **more):
-    """What a network gives, as NumPy arrays; one program, not one an operation."""
-    apply = jax.jit(functools.partial(module.apply, **more))
-    out = apply({"params": params}, batch["input_ids"], batch["attention_mask"])
-    return jax.tree.map(np.asarray, out)
-
-
-def arrays(arch):
-    return jax.tree.map(lambda x: x[0], stack_archs([arch]))
 
 
 @pytest.mark.parametrize(("reads", "norm"), KINDS)
