@@ -59,7 +59,13 @@ BAD = {
     ),
     "space too large": (["--config.space.hidden=(512,)"], "hidden 512 is more than"),
     "no text": (["--config.data.source=nowhere"], "data.source=nowhere"),
-    "little text": ([f"--config.data.source={ROOT / '.gitignore'}"], "training and"),
+    "little text": (
+        [
+            f"--config.data.source={ROOT / '.gitignore'}",
+            "--config.finetune.tasks=()",  # Their text would be read first.
+        ],
+        "training and",
+    ),
     "unknown task": (
         ["--config.finetune.tasks=('xyz',)"],
         "'xyz' is not a known task; known: docs, sst2",

@@ -29,7 +29,7 @@ DIMS = ModelDims(vocab=61, positions=16)
 # which AdamW makes full steps of.
 TEACHER = Arch(4, 48, 6, 96, 8)
 SPACE = Space(
-    layers=(1, 3), hidden=(16, 32), heads=(2, 4), ffn_ratio=(1.5, 2.0), head_size=8
+    layers=(1, 3), hidden=(16, 32), heads=(2, 4), ffn_ratio=(1.5,), head_size=8
 )
 OBJECTIVE = Objective(
     {"relation": 1.0, "hidden": 1.0, "logits": 1.0},
@@ -60,11 +60,10 @@ def rows(count=48):
 
 def program(mesh, *, parts=1, remat=False, dtype=None, batch=BATCH):
     """(the first state, the step, its other arguments by step) of a distillation."""
-    module_mesh = mesh if mesh.size > 1 else None
     more = {"dtype": dtype} if dtype else {}
-    teacher = Bert(TEACHER, DIMS, mesh=module_mesh, **more)
+    teacher = Bert(TEACHER, DIMS, mesh=mesh, **more)
     big = SPACE.largest()
-    superlm = Bert(big, DIMS, space=SPACE, mesh=module_mesh, remat=remat, **more)
+    superlm = Bert(big, DIMS, space=SPACE, mesh=mesh, remat=remat, **more)
     params = build.init_params(teacher, jax.random.key(3))
     # At an initial spread of .02 relations are all but flat.
     teacher_params = {

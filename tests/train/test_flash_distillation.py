@@ -49,6 +49,23 @@ def rows():
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def steps_compiled_once():
+    """One set of programs for all runs of one transfer; they hold no state."""
+    transfer_steps = flash_distillation.transfer_steps
+    kept_steps = {}
+
+    def cached(transfer, settings, *args):
+        key = (id(transfer), *args)
+        if key not in kept_steps:
+            kept_steps[key] = (transfer, transfer_steps(transfer, settings, *args))
+        return kept_steps[key][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flash_distillation, "transfer_steps", cached)
+        yield
+
+
 @pytest.fixture(scope="module")
 def transfer():
     # With its mesh a step leaves the state where it lay: it is compiled once.

@@ -73,7 +73,7 @@ def start(module):
 
 def test_it_learns_words_and_next_sentences():
     mesh, steps = mesh_of(1), 400
-    module = build.build_module(Arch(1, 32, 4, 64, 8), DIMS)
+    module = build.build_module(Arch(1, 32, 4, 64, 8), DIMS, mesh=mesh)
     params = start(module)
     tx = optimizer.make_optimizer(SETTINGS, steps, build.param_axes(module))
     held_out = toy(192, seed=1)
