@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from autodistill_jax.archs.cost import cost
     from autodistill_jax.archs.space import Space
     from autodistill_jax.errors import UserError
-    from autodistill_jax.experiment.base_config import base_config, load_config, smoke
+    from autodistill_jax.experiment.base_config import base_config, smoke
+    from autodistill_jax.experiment.config_file import load_config
     from autodistill_jax.interop.embedding import embed
     from autodistill_jax.interop.huggingface import load_pretrained as load_student
     from autodistill_jax.interop.huggingface import load_pretrained as load_teacher
@@ -43,7 +44,7 @@ _HOMES = {
     "device_name": "latency.measure:device_name",
     "embed": "interop.embedding:embed",
     "extract": "models.extract:extract",
-    "load_config": "experiment.base_config:load_config",
+    "load_config": "experiment.config_file:load_config",
     "load_student": "interop.huggingface:load_pretrained",
     "load_teacher": "interop.huggingface:load_pretrained",
     "run": "jobs.run:run",

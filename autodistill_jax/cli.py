@@ -12,7 +12,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment.base_config import RENAMED_FIELDS, preset_error
+from autodistill_jax.experiment.base_config import RENAMED_FIELDS
+from autodistill_jax.experiment.config_file import preset_error
 from autodistill_jax.jobs import JOBS, STAGES, job_function
 
 _USAGE = (

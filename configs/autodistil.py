@@ -99,6 +99,8 @@ def get_config(preset: str = "") -> ConfigDict:
         batch_size=2048,
         learning_rate=4e-5,
         warmup_ratio=0.0,
+        kept_layers="paper",
+        order="checkpoint",
         losses="relation",
         # Squared error of the softmaxes, as printed; "code": of the scores, as its
         # released code has it.

@@ -18,6 +18,7 @@ FLOORS = (
     "interop",
     "latency",
     "train",
+    "pruning",
     "search",
     "experiment",
     "report",

@@ -248,17 +248,17 @@ def pareto_indices(points: Iterable[Sequence[float]]) -> list[int]:
     return indices
 
 
-def kept_layers(depth: int, layers: int) -> tuple[int, ...]:
-    """Which of the teacher's layers a sub-network keeps.
+def spread_layers(depth: int, layers: int) -> tuple[int, ...]:
+    """Layers spread over a network's depth, the first among them, never the last.
 
     floor(i * layers / depth), i = 0..depth-1 (AutoDistil's code; 12 -> 4: 0, 3, 6, 9).
 
     Args:
       depth: layers of the sub-network.
-      layers: layers of the teacher.
+      layers: layers of the network that they are taken from.
 
     Returns:
-      `depth` indices of the teacher's layers, rising.
+      `depth` indices of its layers, rising.
     """
     return tuple(i * layers // depth for i in range(depth))
 

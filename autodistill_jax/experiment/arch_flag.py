@@ -10,7 +10,7 @@ from autodistill_jax.archs.arch import AnyArch, Arch, nearest_arch
 from autodistill_jax.archs.cost import ModelDims, student_dims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment.experiment import spaces_from_config
+from autodistill_jax.experiment.loading import spaces_from_config
 from autodistill_jax.experiment.teacher import pretraining_dims
 from autodistill_jax.interop import hf_config
 from autodistill_jax.interop.hub import locate_teacher

@@ -5,14 +5,7 @@ defaults are those of a packaged teacher on two CPU cores. Of heavy libraries no
 imported here, so a config file loads in a moment, from any folder.
 """
 
-import ast
-import importlib.util
-import re
-from pathlib import Path
-
 from ml_collections import ConfigDict
-
-from autodistill_jax.errors import UserError
 
 # Fields of version 0.2 under the names they have now.
 RENAMED_FIELDS = {
@@ -128,6 +121,7 @@ def base_config() -> ConfigDict:
             # How the SuperLM of each space is trained.
             "distill": {
                 "steps": 400,  # updates of a SuperLM
+                "finish_steps": 0,  # of the chosen student alone, behind those
                 "batch_size": 32,  # rows, over all devices
                 "learning_rate": 1e-3,  # peak; 1e-4 is far too small at this length
                 "warmup_ratio": 0.05,  # of the steps
@@ -137,6 +131,13 @@ def base_config() -> ConfigDict:
                 # "teacher" (its slice), "random", or the folder of a student (to distil
                 # it further: a space of its one Arch).
                 "init_from": "teacher",
+                # Layers that shallower networks keep: "evidence" (by these losses on the
+                # text), "paper" (floor(i * N / depth)), or a set a depth: "0,5; 0,3,5".
+                "kept_layers": "evidence",
+                # Of channels, of which a cut keeps the first n: "evidence" (by what they
+                # carry; the rest is folded into them), or "checkpoint": as they come.
+                "order": "evidence",
+                "calibration_rows": 640,  # of training text, for both
                 # "auto": relation+10*pooled for a sentence-embedding teacher, relation
                 # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
                 # tinybert), or losses with weights: relation, hidden, cosine, pooled,
@@ -291,53 +292,6 @@ def base_config() -> ConfigDict:
             },
         }
     )
-
-
-def load_config(address: str) -> ConfigDict:
-    """The config of a file, as `--config=` takes it.
-
-    Args:
-      address: FILE.py or FILE.py:preset.
-
-    Returns:
-      What the file's `get_config` gives for the preset.
-
-    Raises:
-      UserError: no such file, or no such preset in it.
-    """
-    parts = re.fullmatch(r"(.+\.py)(?::(.*))?", address)
-    if parts is None or not Path(parts[1]).is_file():
-        raise UserError(f"no config file {address}; give FILE.py or FILE.py:preset")
-    path, preset = Path(parts[1]), parts[2] or ""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # As of every .py file.
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    try:
-        return module.get_config(preset)
-    except KeyError as error:
-        if text := preset_error(path, preset, error):
-            raise UserError(text) from error
-        raise
-
-
-def preset_error(path: Path, preset: str, error: BaseException) -> str | None:
-    """What to say where a config file looked its preset up and did not find it.
-
-    Args:
-      path: of the file.
-      preset: that was asked for.
-      error: what `get_config` raised.
-
-    Returns:
-      The text, with the presets that the file says it has; None: it is another error.
-    """
-    name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
-    if not name or not preset.startswith(name):
-        return None
-    statements = ast.parse(path.read_text()).body
-    docs = [ast.get_docstring(s) for s in statements if isinstance(s, ast.FunctionDef)]
-    return f"{path} has no preset {preset!r}. {' '.join(filter(None, docs))}"
 
 
 def smoke(config: ConfigDict) -> ConfigDict:

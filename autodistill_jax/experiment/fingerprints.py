@@ -31,6 +31,7 @@ FREE_FIELDS = (
     "mesh.",
     "tensorboard",
     "distill.checkpoint_every_steps",
+    "distill.finish_steps",
     "pretrain.checkpoint_every_steps",
 )
 
@@ -126,9 +127,11 @@ def rank_fingerprint(config: ConfigDict) -> dict:
 
 
 def weight_source(config: ConfigDict) -> str:
-    """Where students' weights come from: "superlm", or "flash-" and a recipe's hash."""
+    """Where students' weights come from: "superlm", "finish-" and how many steps alone,
+    or "flash-" and a recipe's hash."""
     if config.search.proxy != "flash":
-        return "superlm"
+        steps = config.distill.finish_steps
+        return f"finish-{steps}" if steps else "superlm"
     return f"flash-{short_hash(transfer_fingerprint(config))}"
 
 

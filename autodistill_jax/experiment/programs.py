@@ -16,7 +16,10 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface
-from autodistill_jax.models import build, extract
+from autodistill_jax.models import build
+from autodistill_jax.models.build import Params
+from autodistill_jax.models.heads import PROJECTION, encoder_params
+from autodistill_jax.pruning import projection
 from autodistill_jax.train import distillation, optimizer, sandwich
 from autodistill_jax.train.flash_distillation import BlockwiseTransfer
 from autodistill_jax.train.objective import transfer_objective
@@ -49,29 +52,37 @@ class TrainStep(NamedTuple):
     module: build.Module
 
 
-def superlm_step(experiment: Experiment, space: Space, mlm_head: dict) -> TrainStep:
+def superlm_step(
+    experiment: Experiment, space: Space, mlm_head: dict, start: Params | None = None
+) -> TrainStep:
     """The step that distils the teacher into the SuperLM of a space.
 
     Args:
       experiment: complete.
       space: of the SuperLM.
       mlm_head: of `superlm.teacher_mlm_head`.
+      start: the network and heads to start from; None: the experiment's
+        `start_params`, and heads cut from the teacher's.
 
     Returns:
       The step; parameters are not placed on devices yet.
     """
     settings = experiment.config.distill
     superlm = experiment.superlm(space)
-    start_arch, params = experiment.initial_params
     same_family = experiment.dims.family == experiment.teacher.dims.family
-    params = extract.extract(params, start_arch, superlm.arch)
-    params |= distillation.init_projections(
-        experiment.objective,
-        superlm.arch.hidden,
-        experiment.teacher.arch.hidden,
-        mlm_head if same_family else None,
-        experiment.dims,
+    layers = experiment.superlm_layers(space)
+    params: dict = dict(start or experiment.start_params(superlm.arch, layers))
+    params = (
+        distillation.init_projections(
+            experiment.objective,
+            superlm.arch.hidden,
+            experiment.teacher.arch.hidden,
+            mlm_head if same_family else None,
+            experiment.dims,
+        )
+        | params
     )
+    params |= _fitted_projections(experiment, superlm.arch, params)
     axes = build.param_axes(superlm)
     frozen = {name: params.pop(name) for name in settings.freeze}
     tx = optimizer.make_optimizer(settings.to_dict(), settings.steps, axes)
@@ -90,16 +101,41 @@ def superlm_step(experiment: Experiment, space: Space, mlm_head: dict) -> TrainS
     )
 
 
-def init_training(experiment: Experiment, space: Space, mlm_head: dict) -> tuple:
+def _fitted_projections(
+    experiment: Experiment, arch: AnyArch, params: dict
+) -> dict[str, np.ndarray]:
+    """Projections fitted to the teacher's outputs, where there is text to fit them on."""
+    projections = [name for name in params if name.startswith(PROJECTION)]
+    if experiment.calibration_rows is None or not projections:
+        return {}
+    of_embeddings, of_states = projection.fit_projections(
+        build.build_module(arch, experiment.dims),
+        encoder_params(params),
+        build.build_module(experiment.teacher.arch, experiment.teacher.dims),
+        experiment.teacher.params,
+        experiment.calibration_batches(),
+        experiment.objective.pooling,
+    )
+    fitted = {"pooled": of_embeddings} | dict.fromkeys(
+        ("hidden", "cosine", "layers"), of_states
+    )
+    names = {name: name.removeprefix(PROJECTION) for name in projections}
+    return {name: fitted[loss] for name, loss in names.items() if loss in fitted}
+
+
+def init_training(
+    experiment: Experiment, space: Space, mlm_head: dict, start: Params | None = None
+) -> tuple:
     """Places what `superlm_step` starts from on the devices.
 
     Args:
-      experiment, space, mlm_head: as of `superlm_step`.
+      experiment, space, mlm_head, start: as of `superlm_step`.
 
     Returns:
       (state, frozen parameters, step function, the teacher's parameters).
     """
-    train_step, mesh = superlm_step(experiment, space, mlm_head), experiment.mesh
+    train_step = superlm_step(experiment, space, mlm_head, start)
+    mesh = experiment.mesh
     return (
         optimizer.init_state(train_step.tx, train_step.params, train_step.axes, mesh),
         sharding.place_params(train_step.frozen, train_step.axes, mesh),
@@ -112,7 +148,7 @@ def pretraining_step(experiment: Experiment, start: huggingface.Teacher) -> Trai
     """The step of the job pretrain.
 
     Args:
-      experiment: of `experiment.load_teacher_side`, or complete.
+      experiment: of `loading.load_teacher_side`, or complete.
       start: of `teacher.pretraining_start`.
 
     Returns:
@@ -155,7 +191,6 @@ def blockwise_transfer(experiment: Experiment, arch: AnyArch) -> BlockwiseTransf
       Modules, parameters and objective, for `flash_distillation.train_blockwise`.
     """
     teacher, config = experiment.teacher, experiment.config
-    start_arch, params = experiment.initial_params
     objective = transfer_objective(
         config.distill.to_dict(),
         arch.layers,
@@ -164,7 +199,7 @@ def blockwise_transfer(experiment: Experiment, arch: AnyArch) -> BlockwiseTransf
         config.data.row_format == "pair",
     )
     same_family = experiment.dims.family == teacher.dims.family
-    student = extract.extract(params, start_arch, arch)
+    student = experiment.start_params(arch)
     student |= distillation.init_projections(
         objective,
         arch.hidden,

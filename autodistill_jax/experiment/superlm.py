@@ -5,13 +5,15 @@ from clu import parameter_overview
 from etils import epath
 
 from autodistill_jax import log, sharding, storage
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.programs import init_training
 from autodistill_jax.experiment.text_rows import heldout_splits, text_rows
-from autodistill_jax.experiment.workdir import superlm_folder
+from autodistill_jax.experiment.workdir import finish_folder, superlm_folder
+from autodistill_jax.models.build import Params
 from autodistill_jax.train import checkpoint, loop, sandwich
 from autodistill_jax.train.pretraining import fit_mlm_head
 
@@ -23,6 +25,7 @@ def train_superlm(
     space: Space,
     name: str,
     stage: str,
+    start_params: Params | None = None,
 ) -> None:
     """Trains the SuperLM of a space until `distill.steps`, or goes on with it.
 
@@ -33,6 +36,8 @@ def train_superlm(
       space: of the SuperLM; of one Arch: that network alone is trained.
       name: under which its losses stand in metrics.jsonl ("distill", a baseline's).
       stage: of the log's lines.
+      start_params: the network and heads to start from; None: see
+        `programs.superlm_step`.
 
     Raises:
       UserError: text that cannot be used; a loss that is not finite.
@@ -47,7 +52,9 @@ def train_superlm(
     seed = experiment.config.seed
     batches = loader.train_batches(data, settings.batch_size, seed)
     mlm_head = teacher_mlm_head(experiment, workdir, stage)
-    state, frozen, step, teacher_params = init_training(experiment, space, mlm_head)
+    state, frozen, step, teacher_params = init_training(
+        experiment, space, mlm_head, start_params
+    )
     if start:
         state = checkpoint.restore_checkpoint(checkpoints, {**state, "frozen": frozen})
         frozen = state.pop("frozen")
@@ -107,17 +114,50 @@ def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> 
     Raises:
       UserError: it is not trained, or not to the end.
     """
-    steps = experiment.config.distill.steps
-    folder = superlm_folder(workdir, space)
+    return _trained_params(
+        experiment,
+        superlm_folder(workdir, space),
+        experiment.config.distill.steps,
+        "distill",
+    )
+
+
+def _trained_params(
+    experiment: Experiment, folder: epath.Path, steps: int, job: str
+) -> dict:
     checkpoints = checkpoint.checkpoint_manager(folder)
     if (checkpoints.latest_step() or 0) < steps:
         raise UserError(
             f"{folder} has {checkpoints.latest_step() or 0} of {steps} steps; "
-            "run the job distill first"
+            f"run the job {job} first"
         )
     replicated = sharding.replicated(experiment.mesh)
     state = checkpoint.restore_sharded(checkpoints, replicated)
     return {**state["params"], **state["frozen"]}
+
+
+def finished_student(
+    experiment: Experiment, workdir: epath.Path, arch: AnyArch
+) -> dict:
+    """The parameters of a student that the job finish has trained alone.
+
+    Args:
+      experiment: complete.
+      workdir: where the job finish trained it.
+      arch: of the student.
+
+    Returns:
+      {name: array}, projections and heads included, replicated over the devices.
+
+    Raises:
+      UserError: it is not trained, or not to the end.
+    """
+    return _trained_params(
+        experiment,
+        finish_folder(experiment.config, workdir, arch),
+        experiment.config.distill.finish_steps,
+        "finish",
+    )
 
 
 def teacher_mlm_head(experiment: Experiment, workdir: epath.Path, stage: str) -> dict:

@@ -100,6 +100,12 @@ def baseline_folder(workdir: epath.Path, baseline: str, arch: AnyArch) -> epath.
     return workdir / "students" / f"{baseline}-{arch.name}"
 
 
+def finish_folder(config: ConfigDict, workdir: epath.Path, arch: AnyArch) -> epath.Path:
+    """The folder of the checkpoints of a student that is trained alone at the end."""
+    name = f"{arch.name}-{config.distill.finish_steps}"
+    return workdir / "finish" / name / "checkpoints"
+
+
 def transfer_path(config: ConfigDict, workdir: epath.Path, arch: AnyArch) -> epath.Path:
     """The file of the weights that a full transfer to an Arch left."""
     name = f"{arch.name}-{short_hash(transfer_fingerprint(config))}"

@@ -19,6 +19,10 @@ JOBS = {
         "with search.proxy=flash: the best Archs, block by block",
         "run_transfer",
     ),
+    "finish": (
+        "with distill.finish_steps: the chosen Arch trained alone at the end",
+        "run_finish",
+    ),
     "export": ("the chosen Arch -> a Hugging Face folder", "run_export"),
     "baselines": (
         "the chosen Arch by other methods, same teacher and text",
@@ -35,7 +39,7 @@ JOBS = {
         "run_config",
     ),
 }
-STAGES = tuple(JOBS)[1:10]
+STAGES = tuple(JOBS)[1:11]
 
 
 def job_function(job: str) -> Callable[..., Any]:

@@ -150,6 +150,8 @@ def _baseline_params(
 ) -> dict:
     """The encoder's parameters: a slice of the teacher, or trained here."""
     if baseline == "truncated":
+        if experiment.config.distill.init_from == "teacher":
+            return experiment.start_params(arch)
         return extract.extract(experiment.teacher.params, experiment.teacher.arch, arch)
     variant = baseline_experiment(experiment, baseline, arch)
     folder = superlm_folder(workdir, f"{baseline}-{arch.name}")

@@ -19,7 +19,7 @@ from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import fingerprints
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.superlm import trained_superlm
+from autodistill_jax.experiment.superlm import finished_student, trained_superlm
 from autodistill_jax.experiment.text_rows import heldout_splits
 from autodistill_jax.experiment.workdir import (
     find_trial,
@@ -29,7 +29,7 @@ from autodistill_jax.experiment.workdir import (
 )
 from autodistill_jax.interop import hf_config, hf_parity, huggingface, stablehlo
 from autodistill_jax.latency import table
-from autodistill_jax.models import build, encoder, extract, heads
+from autodistill_jax.models import build, encoder, heads
 from autodistill_jax.report.tables import cost_cells
 from autodistill_jax.train import losses, sandwich
 
@@ -58,12 +58,14 @@ def run_export(
     for arch in student_archs(experiment.config, front):
         space, weights = find_trial(front, arch)["space"], None
         done = _is_exported(experiment.config, workdir / "students" / arch.name)
+        finished = None
         if not done and experiment.config.search.proxy != "flash":
             # Off the mesh: what follows is the first process' alone.
-            weights = heads.encoder_params(trained_superlm(experiment, workdir, space))
-            weights = jax.tree.map(sharding.to_host, weights)
+            weights = _off_mesh(trained_superlm(experiment, workdir, space))
+            if experiment.config.distill.finish_steps:
+                finished = _off_mesh(finished_student(experiment, workdir, arch))
         export_student = functools.partial(
-            _export_student, experiment, workdir, front, arch, weights, stage
+            _export_student, experiment, workdir, front, arch, weights, finished, stage
         )
         multihost.on_first_process(export_student)
 
@@ -74,9 +76,15 @@ def _export_student(
     front: dict,
     arch: AnyArch,
     weights: dict | None,
+    finished: dict | None,
     stage: str,
 ) -> None:
-    """One student's folder; weights: the SuperLM's, where it is cut from one."""
+    """One student's folder.
+
+    Args:
+      weights: the SuperLM's, where it is cut from one.
+      finished: the student's own, where it was then trained alone.
+    """
     folder = workdir / "students" / arch.name
     if _is_exported(experiment.config, folder):
         _update_exported(experiment, workdir, front, arch, folder, stage)
@@ -88,13 +96,20 @@ def _export_student(
         )
     else:
         space = experiment.spaces[find_trial(front, arch)["space"]]
-        student = extract.extract(weights, experiment.superlm_arch(space), arch)
+        student = experiment.extract_student(space, weights, arch)
         reference_outputs = functools.partial(
             _subnetwork_outputs, experiment, space, weights, arch
         )
+    networks = {"truncated": experiment.start_params(arch), "student": student}
+    if finished is not None:
+        networks |= {"before_finish": student, "student": finished}
+        student = finished
+        reference_outputs = functools.partial(
+            _student_outputs, experiment, arch, student
+        )
     held_out = heldout_splits(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
-    similarity = _similarities(experiment, held_out, arch, student)
+    similarity = _similarities(experiment, held_out, arch, networks)
     log.say(
         f"{stage}: agreement with the teacher's similarities: student "
         f"{similarity['student']:.3f}, the same Arch before distillation "
@@ -157,10 +172,10 @@ def _update_exported(
 
 
 def _similarities(
-    experiment: Experiment, held_out: _Rows, arch: AnyArch, student: dict
+    experiment: Experiment, held_out: _Rows, arch: AnyArch, networks: Mapping[str, dict]
 ) -> dict[str, Any]:
-    """Spearman of the cosines of held-out pairs with the teacher's own, student and
-    truncated slice ("truncated": the same Arch before distillation)."""
+    """Spearman of the cosines of held-out pairs with the teacher's own, by network of
+    that Arch, {name: parameters}."""
     max_pairs = experiment.config.export.pairs
     pairs = min(max_pairs, len(held_out["input_ids"]) // 2)
     if pairs < max_pairs:
@@ -169,8 +184,6 @@ def _similarities(
     pick = rng.choice(len(held_out["input_ids"]), 2 * pairs, replace=False)
     texts = {name: value[pick] for name, value in held_out.items()}
     teacher = experiment.teacher
-    initial_arch, params = experiment.initial_params
-    truncated = extract.extract(params, initial_arch, arch)
 
     def cosines(module, params):
         @jax.jit
@@ -193,10 +206,16 @@ def _similarities(
         "origin": fingerprints.weight_source(experiment.config),
         "pairs": pairs,
         "seed": experiment.config.seed,
-        "student": metrics.spearman(reference, cosines(module, student)),
-        "truncated": metrics.spearman(reference, cosines(module, truncated)),
         "teacher": 1.0,
+    } | {
+        name: metrics.spearman(reference, cosines(module, params))
+        for name, params in networks.items()
     }
+
+
+def _off_mesh(params: dict) -> dict:
+    """An encoder's parameters, without projections and heads, on the host."""
+    return jax.tree.map(sharding.to_host, heads.encoder_params(params))
 
 
 def _is_exported(config, folder) -> bool:

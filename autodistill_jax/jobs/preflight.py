@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 from autodistill_jax import log, sharding
 from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import experiment as experiments
-from autodistill_jax.experiment import lowering, schema, trials
+from autodistill_jax.experiment import loading, lowering, schema, trials
 from autodistill_jax.experiment.experiment import Experiment, TeacherSide
 from autodistill_jax.experiment.teacher import abstract_teacher
 from autodistill_jax.latency import chips, estimate, hlo
@@ -115,14 +114,14 @@ def _plan_preflight(config: ConfigDict) -> _PreflightPlan:
 def _abstract_experiment(
     config: ConfigDict, tpu_slice: topologies.TpuSlice | None
 ) -> Experiment:
-    """As `experiment.load_experiment`, on the slice's mesh."""
+    """As `loading.load_experiment`, on the slice's mesh."""
     teacher = abstract_teacher(config)
     mesh = sharding.make_mesh(config.mesh, tpu_slice.devices if tpu_slice else None)
-    experiments.check_batches(config, mesh)
+    loading.check_batches(config, mesh)
     special_tokens = SpecialTokens(
         pad_token_id=0, cls_token_id=1, sep_token_id=2, mask_token_id=3
     )  # Numbers that cost nothing.
-    experiment = experiments.with_spaces(
+    experiment = loading.with_spaces(
         TeacherSide(config, teacher, teacher, None, special_tokens, mesh)
     )
     search = config.search

@@ -16,7 +16,7 @@ from autodistill_jax.experiment import fingerprints, labelled_data, proxy_inputs
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.superlm import trained_superlm
 from autodistill_jax.experiment.workdir import arch_to_json, read_rank_table
-from autodistill_jax.models import build, extract, heads
+from autodistill_jax.models import build, heads
 from autodistill_jax.search import proxies, ranking
 from autodistill_jax.train import classification
 
@@ -54,7 +54,7 @@ def run_rank(
     The drawn Archs need not meet the budget: they are to stand for the space.
 
     Args:
-      experiment: with its spaces, see `load_experiment`.
+      experiment: with its spaces, see `loading.load_experiment`.
       workdir: holds the trained SuperLMs.
       task: `rank.task`; None only where `rank.archs` is 0 or rank.json is there.
       stage: what lines to the user begin with.
@@ -147,14 +147,13 @@ def _finetuned_quality(
     done = 0
     for space, archs in plan.archs_by_space.items():
         params = jax.tree.map(np.asarray, heads.encoder_params(superlms[space]))
-        superlm_arch = experiment.superlm_arch(experiment.spaces[space])
         for arch in archs:
             done += 1
             scores = quality.setdefault(str(arch), [])
             seeds = range(config.seed + len(scores), config.seed + settings.seeds)
             if not seeds:
                 continue
-            student = extract.extract(params, superlm_arch, arch)
+            student = experiment.extract_student(experiment.spaces[space], params, arch)
             label = f"{stage} {done}/{count}, {arch}"
             scores += _finetune_scores(experiment, arch, student, rows, seeds, label)
             storage.write_json(path, {"asked": fingerprint, "quality": quality})

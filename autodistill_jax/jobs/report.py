@@ -167,8 +167,10 @@ def _similarity_section(similarity: dict | None) -> str:
         for name, key in (
             ("teacher", "teacher"),
             ("student", "student"),
+            ("student, out of the SuperLM, before it was finished", "before_finish"),
             ("the same Arch before this distillation", "truncated"),
         )
+        if key in similarity
     ]
     return (
         title

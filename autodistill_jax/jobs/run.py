@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import log, multihost, storage
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import experiment as experiments
 from autodistill_jax.experiment import (
+    evidence,
+    loading,
     proxy_inputs,
     schema,
     teacher,
@@ -117,9 +118,9 @@ def _plan(name: str, config: ConfigDict, folder: str) -> Plan:
     schema.check_config(config)
     path = workdir.open_workdir(config, folder)
     if name == "pretrain":  # A teacher need not fit this config's space.
-        experiment = experiments.load_teacher_side(config)
+        experiment = loading.load_teacher_side(config)
     else:
-        experiment = experiments.load_experiment(config, path)
+        experiment = loading.load_experiment(config, path)
         baselines.check_baselines(experiment)
         trials.check_search(experiment)
     stages = _stages(name, config)
@@ -143,7 +144,8 @@ def _stages(name: str, config: ConfigDict) -> tuple[str, ...]:
     if name != "run":
         return (name,)
     flash = config.search.proxy == "flash"
-    off = {"distill" if flash else "transfer"}
+    off = {"distill", "finish"} if flash else {"transfer"}
+    off |= set() if config.distill.finish_steps else {"finish"}
     off |= set() if config.pretrain.steps else {"pretrain"}
     return tuple(stage for stage in STAGES if stage not in off)
 
@@ -178,14 +180,17 @@ def _cut_text(plan: Plan) -> None:
 
 def _run_plan(plan: Plan, numbered: bool) -> None:
     experiment, count = plan.experiment, len(plan.stages)
+    # With the rows there are jobs that cut the teacher; after pretrain there is one.
+    has_rows = (plan.workdir / "data" / "rows.npz").exists()
+    if has_rows and "pretrain" not in plan.stages:
+        experiment = evidence.with_evidence(experiment, plan.workdir, "start")
     try:
         for i, stage in enumerate(plan.stages, 1):
             label = f"[{i}/{count} {stage}]" if numbered else stage
             rows = (plan.tasks[stage],) if stage in plan.tasks else ()
             job_function(stage)(experiment, plan.workdir, *rows, stage=label)
             if stage == "pretrain" and numbered:  # Under the teacher there now is.
-                experiment = experiments.load_experiment(
-                    experiment.config, plan.workdir
-                )
+                experiment = loading.load_experiment(experiment.config, plan.workdir)
+                experiment = evidence.with_evidence(experiment, plan.workdir, "start")
     finally:
         log.upload_metrics(plan.workdir)

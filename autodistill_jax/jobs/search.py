@@ -19,7 +19,7 @@ from autodistill_jax.experiment.fingerprints import choice_fingerprint
 from autodistill_jax.experiment.superlm import trained_superlm
 from autodistill_jax.experiment.workdir import arch_to_json, chosen_arch
 from autodistill_jax.latency import table as latency_table
-from autodistill_jax.models import extract, heads
+from autodistill_jax.models import heads
 from autodistill_jax.search import proxies, study_storage
 from autodistill_jax.search.selection import choose_arch, pareto_front
 from autodistill_jax.train.classification import ClassificationData
@@ -93,7 +93,7 @@ def run_search(
     them and of the latencies, make another choice.
 
     Args:
-      experiment: with its spaces, see `load_experiment`.
+      experiment: with its spaces, see `loading.load_experiment`.
       workdir: holds the trained SuperLMs, unless the proxy is flash.
       task: that a labelled proxy needs.
       stage: what lines to the user begin with.
@@ -378,8 +378,9 @@ def _student_latencies(
         student = None
         if not entry:
             space = experiment.affordable[arch]
-            superlm_arch = experiment.superlm_arch(experiment.spaces[space])
-            student = extract.extract(weights_of(space), superlm_arch, arch)
+            student = experiment.extract_student(
+                experiment.spaces[space], weights_of(space), arch
+            )
             student = jax.tree.map(jnp.asarray, student)
         networks[str(arch)] = (arch, dims, student)
     latencies = latency_table.take_latencies(

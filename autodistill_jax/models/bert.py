@@ -38,6 +38,8 @@ class Bert(nn.Module):
       dims: what is not elastic and shared by teacher and students: vocabulary,
         positions, activation and the rest of `ModelDims`.
       space: of a SuperLM, the Space whose sub-networks it can run; else None.
+      kept_layers: of a SuperLM, which of its layers a sub-network runs, a tuple for each
+        depth; () spreads them over all there are, see `arch.spread_layers`.
       dtype: of the products' operands; parameters, sums, softmax and LayerNorm are f32.
       dropout: rate, in force where a call gives a random key.
       unroll: a parameter for each layer (see `build.unstack_layers`) and no loop, as a
@@ -50,6 +52,7 @@ class Bert(nn.Module):
     arch: Arch
     dims: ModelDims = BERT_DIMS
     space: Space | None = None
+    kept_layers: tuple[tuple[int, ...], ...] = ()
     dtype: Any = jnp.float32
     dropout: float = 0.0
     unroll: bool = False
@@ -67,6 +70,7 @@ class Bert(nn.Module):
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
+        kernel_inputs: bool = False,
         depth: jax.Array | None = None,
     ) -> Outputs:
         """One forward pass.
@@ -80,11 +84,13 @@ class Bert(nn.Module):
           key: random key for dropout; None turns dropout off.
           qkv: also return the last layer's queries, keys and values.
           states: also return all hidden states (not in a SuperLM).
+          kernel_inputs: also return what every layer's products read (not in a
+            SuperLM).
           depth: run the first so many layers only (not in a SuperLM, not unrolled).
 
         Returns:
           `encoder.Outputs`: hidden states [B, L, D], the pooler's output [B, D], and
-          what `qkv` and `states` ask for.
+          what `qkv`, `states` and `kernel_inputs` ask for.
         """
         params = self._parameters()
         embeddings = params.embeddings
@@ -137,9 +143,21 @@ class Bert(nn.Module):
             dtype=self.dtype,
             rate=self.dropout,
             mesh=self.mesh,
+            kernel_inputs=kernel_inputs,
         )
         return encoder.run_layers(
-            layer, params, choices, x, keys[1], self, arch, batch, qkv, states, depth
+            layer,
+            params,
+            choices,
+            x,
+            keys[1],
+            self,
+            arch,
+            batch,
+            qkv=qkv,
+            states=states,
+            kernel_inputs=kernel_inputs,
+            depth=depth,
         )
 
     def _parameters(self):
@@ -200,6 +218,7 @@ def _bert_layer(
     dtype: Any,
     rate: float,
     mesh: Mesh | None,
+    kernel_inputs: bool,
 ) -> dict[str, Any]:
     """One encoder layer, [T, D] -> [T, D], in four pieces that `elastic` may slice."""
     split = functools.partial(sharding.split_channels, mesh=mesh)
@@ -238,6 +257,7 @@ def _bert_layer(
         (None, "hidden"),
         constants=(attention_mask, *random),
     )
+    layer_input = x
     x = x + dropout(split(y, gather=True), rate, keys[1])
     x = norm(x, p["attention_norm_scale"], p["attention_norm_bias"])
 
@@ -262,6 +282,15 @@ def _bert_layer(
         ((None, "ffn"), ("ffn", "hidden"), ("hidden",)),
         (None, "hidden"),
     )
+    attention_output = x
     x = x + dropout(split(y, gather=True), rate, keys[2])
     x = norm(x, p["ffn_norm_scale"], p["ffn_norm_bias"])
-    return encoder.record_outputs(carry, x, qkv, key)
+    new = encoder.record_outputs(carry, x, qkv, key)
+    if kernel_inputs:
+        new["kernel_inputs"] = {
+            "qkv_kernel": layer_input,
+            "attention_kernel": attention(qkv, attention_mask, head_size, dtype),
+            "ffn_in_kernel": attention_output,
+            "ffn_out_kernel": activation(ffn_hidden),
+        }
+    return new

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from autodistill_jax.archs.arch import AnyArch, kept_layers
+from autodistill_jax.archs.arch import AnyArch, spread_layers
 from autodistill_jax.archs.space import Space
 from autodistill_jax.models import elastic_vjp
 
@@ -186,6 +186,7 @@ def scan_layers(
     carry: Any,
     arch: AnyArch,
     space: Space | None,
+    kept_layers: Sequence[tuple[int, ...]] = (),
     depth: Any = None,
 ) -> Any:
     """carry = body(layer's parameters, carry), layer after layer.
@@ -197,8 +198,10 @@ def scan_layers(
         of each layer's, which are then run one after another, without a loop.
       carry: what goes from layer to layer.
       arch: how many layers.
-      space: None runs all layers of the stack. With a space, `arch.layers` of them run,
-        those that `kept_layers` names; the others cost nothing.
+      space: None runs all layers of the stack. With a space, `arch.layers` of them run;
+        the others cost nothing.
+      kept_layers: with a space, the layers that run, a tuple for each depth that has
+        others than `spread_layers`.
       depth: without a space, int32: only the first so many run.
 
     Returns:
@@ -215,8 +218,11 @@ def scan_layers(
     num_layers = jax.tree.leaves(stack)[0].shape[0]
     deepest = max(space.layers)
     table = np.zeros((deepest + 1, deepest), np.int32)
+    kept_by_depth = {len(layers): layers for layers in kept_layers}
     for count in space.layers:
-        table[count, :count] = kept_layers(count, num_layers)
+        table[count, :count] = kept_by_depth.get(
+            count, spread_layers(count, num_layers)
+        )
     index = jnp.asarray(table)[arch.layers]
     gathered_stack = jax.tree.map(lambda x: x[index], stack)
     return masked_scan(lambda i, *args: body(*args), gathered_stack, carry, arch.layers)

@@ -31,6 +31,8 @@ class Outputs(NamedTuple):
       states: every hidden state, embeddings first, [N + 1, B, L, D]; None unless asked
         for.
       qkvs: like qkv, of every layer, [N, B, L, 3, W]; None unless both are asked for.
+      kernel_inputs: what the layers' products read, {the kernel's name without
+        "layers_": [N, ..., T, n]}, T = B*L; None unless asked for.
     """
 
     hidden: jax.Array
@@ -38,6 +40,7 @@ class Outputs(NamedTuple):
     qkv: jax.Array | None = None
     states: jax.Array | None = None
     qkvs: jax.Array | None = None
+    kernel_inputs: dict[str, jax.Array] | None = None
 
 
 # {name: (initializer, its logical axes)}.
@@ -157,6 +160,7 @@ def run_layers(
     batch: Any,  # an int, or a symbol in an export
     qkv: bool,
     states: bool,
+    kernel_inputs: bool,
     depth: jax.Array | None,
 ) -> Outputs:
     """All layers over x, and what is asked for of them on the way.
@@ -169,11 +173,13 @@ def run_layers(
       choices: {piece of a layer: its slices}; empty where the Arch is the module's own.
       x: embeddings, [T, D].
       key: random key of the layers' dropout; None: no dropout.
-      module: its `arch`, `space`, `mesh`, `dtype` and `remat` are read.
+      module: its `arch`, `space`, `kept_layers`, `mesh`, `dtype` and `remat` are read.
       arch: the Arch to run: the module's own, or a sub-network of its space.
       batch: B; T = B*L.
       qkv: also record queries, keys and values, see `Outputs`.
       states: also record every hidden state, see `Outputs`.
+      kernel_inputs: also record what the layers' products read, see `Outputs`; each
+        layer leaves its own in the carry, under that name.
       depth: None, or int32: only the first so many layers run, and are the last then.
 
     Returns:
@@ -210,7 +216,19 @@ def run_layers(
         carry["i"] = 0
         if qkv:
             carry["qkvs"] = jnp.zeros((num_states - 1, *carry["qkv"].shape), x.dtype)
-    carry = elastic.scan_layers(body, stack, carry, arch, space, depth)
+    inputs_by_layer = None
+    if kernel_inputs:
+        assert space is None and depth is None, "of one whole network alone"
+
+        def recorded_body(carry, p):
+            carry = body(p, carry)
+            return carry, carry.pop("kernel_inputs")
+
+        carry, inputs_by_layer = jax.lax.scan(recorded_body, carry, stack)
+    else:
+        carry = elastic.scan_layers(
+            body, stack, carry, arch, space, module.kept_layers, depth
+        )
     if qkv and interleaved_units and module.arch.qkv_axis in interleaved_units:
         unit = interleaved_units[module.arch.qkv_axis]
         carry["qkv"] = sharding.deinterleave(carry["qkv"], 2, parts, unit)
@@ -230,7 +248,12 @@ def run_layers(
         if space is not None:
             pooled = pooled * elastic.channel_mask(arch.hidden, pooled.shape[-1])
     return Outputs(
-        hidden, pooled, unflatten("qkv"), unflatten("states", -1), unflatten("qkvs", -1)
+        hidden,
+        pooled,
+        unflatten("qkv"),
+        unflatten("states", -1),
+        unflatten("qkvs", -1),
+        inputs_by_layer,
     )
 
 

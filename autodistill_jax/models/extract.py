@@ -1,21 +1,26 @@
 """Extraction: a network of one Arch sliced out of a larger one, axis by axis."""
 
-import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from autodistill_jax.archs.arch import AnyArch, Arch, kept_layers
+from autodistill_jax.archs.arch import AnyArch, Arch, spread_layers
 from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build
 
 
-def extract(params: dict, source: AnyArch, arch: AnyArch) -> dict:
+def extract(
+    params: dict,
+    source: AnyArch,
+    arch: AnyArch,
+    kept_layers: Sequence[int] | None = None,
+) -> dict:
     """The parameters of `arch`, cut out of those of the larger Arch `source`.
 
     The first n channels, heads (head_size channels each), ffn channels and stacks of
-    each axis; of the layers those that `kept_layers` names. Both a student out of a
+    each axis. Both a student out of a
     SuperLM and a SuperLM's start out of the teacher ("truncation"; AutoDistil, arXiv
     2201.12507, section 3.2). A MobileArch's heads are no axis of any parameter: they
     are not cut.
@@ -24,6 +29,7 @@ def extract(params: dict, source: AnyArch, arch: AnyArch) -> dict:
       params: {name: array} of an encoder, layers stacked.
       source: the Arch of `params`.
       arch: the Arch to cut out.
+      kept_layers: the indices of its layers in `source`; None: `arch.spread_layers`.
 
     Returns:
       {name: array} of a network of `arch`, in the order of `params`.
@@ -33,28 +39,17 @@ def extract(params: dict, source: AnyArch, arch: AnyArch) -> dict:
         another head size.
     """
     check_fits(source, arch)
+    layers = kept_layers
+    if layers is None:
+        layers = spread_layers(arch.layers, source.layers)
+    assert len(layers) == arch.layers, (layers, arch)
     projection = params.get("embeddings_project_kernel")
     embedding = 0 if projection is None else projection.shape[0]
     dims = ModelDims(vocab=2, positions=2, embedding=embedding)
     axes = build.param_axes(build.build_module(source, dims))
     return {
-        name: _slice_param(x, axes[name], source, arch) for name, x in params.items()
+        name: _slice_param(x, axes[name], layers, arch) for name, x in params.items()
     }
-
-
-def superlm_arch(teacher: AnyArch, envelope: AnyArch) -> AnyArch:
-    """The Arch of a SuperLM's parameters: the space's widths, the teacher's depth.
-
-    With all layers of the teacher, sub-networks of every depth find those they keep.
-
-    Args:
-      teacher: the teacher's Arch.
-      envelope: the largest Arch of the space.
-
-    Returns:
-      `envelope` with the teacher's number of layers.
-    """
-    return dataclasses.replace(envelope, layers=teacher.layers)
 
 
 def check_fits(source: AnyArch, arch: AnyArch) -> None:
@@ -91,12 +86,15 @@ def check_fits(source: AnyArch, arch: AnyArch) -> None:
 
 
 def _slice_param(
-    x: np.ndarray | jax.Array, axes: tuple[str, ...], source: AnyArch, arch: AnyArch
+    x: np.ndarray | jax.Array,
+    axes: tuple[str, ...],
+    layers: Sequence[int],
+    arch: AnyArch,
 ) -> np.ndarray | jax.Array:
-    """The part of one parameter of `source` that is `arch`'s; axes: its axis names."""
+    """The part of one parameter that is `arch`'s; axes: its axis names."""
     for dimension, axis in enumerate(axes):
         if axis == "layers":
-            x = x[np.asarray(kept_layers(arch.layers, source.layers))]
+            x = x[np.asarray(layers)]
         elif axis in arch.axes:
             x = x[(slice(None),) * dimension + (slice(arch.num_channels(axis)),)]
     return x

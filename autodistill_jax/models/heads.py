@@ -34,6 +34,30 @@ def head_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: x for name, x in params.items() if name.startswith(_HEADS)}
 
 
+def slice_heads(
+    head: Mapping[str, Any], hidden: int, dims: ModelDims
+) -> dict[str, Any]:
+    """A student's heads: the first channels of a larger network's, of each it has.
+
+    Args:
+      head: of the larger network, see `head_params`.
+      hidden: the student's hidden channels.
+      dims: of both networks.
+
+    Returns:
+      {name: array}.
+    """
+    student_head = {}
+    if "mlm_kernel" in head:
+        student_head |= slice_mlm_head(head, hidden, dims)
+    if "nsp_kernel" in head:
+        student_head |= {
+            "nsp_kernel": head["nsp_kernel"][:hidden],
+            "nsp_bias": head["nsp_bias"],
+        }
+    return student_head
+
+
 # The masked-LM head.
 
 

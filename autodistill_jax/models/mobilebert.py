@@ -48,12 +48,13 @@ class MobileBert(nn.Module):
       arch: sizes of the parameters (ints).
       dims: what is not elastic and shared by teacher and students: vocabulary,
         positions, the norm, what attention reads and the rest of `ModelDims`.
-      space, dtype, dropout, unroll, mesh, remat: as of `bert.Bert`.
+      space, kept_layers, dtype, dropout, unroll, mesh, remat: as of `bert.Bert`.
     """
 
     arch: MobileArch
     dims: ModelDims = MOBILEBERT_DIMS
     space: Space | None = None
+    kept_layers: tuple[tuple[int, ...], ...] = ()
     dtype: Any = jnp.float32
     dropout: float = 0.0
     unroll: bool = False
@@ -71,6 +72,7 @@ class MobileBert(nn.Module):
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
+        kernel_inputs: bool = False,
         depth: jax.Array | None = None,
     ) -> Outputs:
         """One forward pass; arguments and results as of `bert.Bert`."""
@@ -134,9 +136,21 @@ class MobileBert(nn.Module):
             dtype=self.dtype,
             rate=self.dropout,
             mesh=self.mesh,
+            kernel_inputs=kernel_inputs,
         )
         return encoder.run_layers(
-            layer, params, choices, x, keys[1], self, arch, batch, qkv, states, depth
+            layer,
+            params,
+            choices,
+            x,
+            keys[1],
+            self,
+            arch,
+            batch,
+            qkv=qkv,
+            states=states,
+            kernel_inputs=kernel_inputs,
+            depth=depth,
         )
 
     def _parameters(self):
@@ -222,6 +236,7 @@ def _mobilebert_layer(
     dtype: Any,
     rate: float,
     mesh: Mesh | None,
+    kernel_inputs: bool,
 ) -> dict[str, Any]:
     """One block, [T, D] -> [T, D], in pieces that `elastic` may slice."""
     split = functools.partial(sharding.split_channels, mesh=mesh)
@@ -251,15 +266,12 @@ def _mobilebert_layer(
     for i in range(_num_input_norms(attention_input)):
         scale, bias = p["first_norm_scale"][i], p["first_norm_bias"][i]
         parts[first[i]] = norm(parts[first[i]], scale, bias, n=arch.bottleneck)
+    second_input = parts["keys" if "keys" in parts else "input"]
     if second:
         projections = elastic.sliced_call(
             project_parts,
             choices.get("bottleneck"),
-            (
-                parts["keys" if "keys" in parts else "input"],
-                p["second_kernel"],
-                p["second_bias"],
-            ),
+            (second_input, p["second_kernel"], p["second_bias"]),
             (
                 (None, "bottleneck"),
                 ("bottleneck", None, "bottleneck"),
@@ -287,6 +299,7 @@ def _mobilebert_layer(
     )
     scale, bias = p["attention_norm_scale"], p["attention_norm_bias"]
     y = norm(y + parts["input"], scale, bias, n=arch.bottleneck)
+    ffn_inputs, ffn_inners = [], []
 
     def ffn(i, p, y, on=None):
         choice = choices.get("ffn")
@@ -310,7 +323,11 @@ def _mobilebert_layer(
         epsilon = jnp.where(i == arch.stacks - 1, _TORCH_EPSILON, epsilon)
         scale, bias = p["ffn_norm_scale"], p["ffn_norm_bias"]
         z = split(z, gather=True)
-        return norm(z + y, scale, bias, n=arch.bottleneck, epsilon=epsilon)
+        z = norm(z + y, scale, bias, n=arch.bottleneck, epsilon=epsilon)
+        if kernel_inputs:  # A fixed number of stacks is no loop.
+            ffn_inputs.append(y)
+            ffn_inners.append(activation(inner))
+        return z
 
     ffns = {name: value for name, value in p.items() if name.startswith("ffn_")}
     scan_fn = elastic.masked_scan if choices else elastic.scan_first_n
@@ -322,6 +339,19 @@ def _mobilebert_layer(
         ((None, "bottleneck"), ("bottleneck", "hidden"), ("hidden",)),
         (None, "hidden"),
     )
-    x = dropout(z, rate, keys[1]) + x
+    layer_input, x = x, dropout(z, rate, keys[1]) + x
     x = norm(x, p["out_norm_scale"], p["out_norm_bias"], n=arch.hidden)
-    return encoder.record_outputs(carry, x, qkv, key)
+    new = encoder.record_outputs(carry, x, qkv, key)
+    if kernel_inputs:
+        new["kernel_inputs"] = {
+            "first_kernel": layer_input,
+            "attention_kernel": attention(
+                qkv, attention_mask, qkv.shape[-1] // heads, dtype
+            ),
+            "ffn_in_kernel": jnp.stack(ffn_inputs),
+            "ffn_out_kernel": jnp.stack(ffn_inners),
+            "out_kernel": y,
+        }
+        if second:
+            new["kernel_inputs"]["second_kernel"] = second_input
+    return new

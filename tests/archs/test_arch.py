@@ -10,10 +10,10 @@ from autodistill_jax.archs.arch import (
     BERT_BASE,
     Arch,
     MobileArch,
-    kept_layers,
     nearest_arch,
     pareto_indices,
     parse_arch,
+    spread_layers,
 )
 from autodistill_jax.archs.budget import AffordableArchs, Budget
 from autodistill_jax.archs.cost import cost
@@ -104,8 +104,8 @@ def test_partition_of_any_teacher_stays_under_it(teacher, k):
         (12, tuple(range(12))),
     ],
 )
-def test_kept_layers(depth, expected):
-    assert kept_layers(depth, 12) == expected
+def test_spread_layers(depth, expected):
+    assert spread_layers(depth, 12) == expected
 
 
 def test_space_basics():

@@ -21,7 +21,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import log
-from autodistill_jax.experiment import experiment, proxy_inputs, superlm, text_rows
+from autodistill_jax.experiment import loading, proxy_inputs, superlm, text_rows
 from autodistill_jax.latency import measure
 from autodistill_jax.models import build
 from autodistill_jax.search import proxies
@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=4)
     args = parser.parse_args()
     config = json.loads((args.workdir / "config.json").read_text())
-    loaded_experiment = experiment.load_experiment(ConfigDict(_tuples(config)))
+    loaded_experiment = loading.load_experiment(ConfigDict(_tuples(config)))
     ((space_name, space),) = loaded_experiment.spaces.items()
     archs = list(space)
     chosen = {

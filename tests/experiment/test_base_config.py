@@ -16,9 +16,9 @@ from autodistill_jax.experiment.base_config import (
     RENAMED_FIELDS,
     RENAMED_VALUES,
     base_config,
-    load_config,
     smoke,
 )
+from autodistill_jax.experiment.config_file import load_config
 from autodistill_jax.jobs.config import config_lines
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autodistill_jax.archs.arch import kept_layers
+from autodistill_jax.archs.arch import spread_layers
 
 
 def forward(params, ids, attention_mask, arch, superlm_arch, epsilon=1e-12):
@@ -36,7 +36,7 @@ def forward(params, ids, attention_mask, arch, superlm_arch, epsilon=1e-12):
     x = x + params["embeddings_type"][0]
     x = norm(x, params["embeddings_norm_scale"], params["embeddings_norm_bias"])
     qkv = None
-    for i in kept_layers(arch.layers, superlm_arch.layers):
+    for i in spread_layers(arch.layers, superlm_arch.layers):
         p = {k[7:]: v[i] for k, v in params.items() if k.startswith("layers_")}
         qkv = jnp.einsum("bld,dcw->blcw", x, p["qkv_kernel"]) + p["qkv_bias"]
         qkv = qkv * width

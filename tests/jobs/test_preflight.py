@@ -11,7 +11,7 @@ from tpu_compile import needs_libtpu
 from autodistill_jax.archs.arch import BERT_BASE, Arch
 from autodistill_jax.cli import main
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import experiment, programs
+from autodistill_jax.experiment import loading, programs
 from autodistill_jax.experiment.teacher import abstract_teacher
 from autodistill_jax.latency import chips, hlo, topology
 
@@ -113,7 +113,7 @@ def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     parts = record["programs"]["step/main"]
     config = smoke()
     config.mesh.update({"fsdp": 4, "data": 2})
-    loaded_experiment = experiment.load_experiment(config)
+    loaded_experiment = loading.load_experiment(config)
     state, frozen, _, teacher_params = programs.init_training(
         loaded_experiment, loaded_experiment.spaces["main"], {}
     )

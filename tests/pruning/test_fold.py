@@ -1,0 +1,136 @@
+"""Does what a cut drops leave its best share behind?"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from network_outputs import outputs
+from tiny_networks import BIG, DIMS
+
+from autodistill_jax.archs.arch import MobileArch
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS
+from autodistill_jax.models import build, extract
+from autodistill_jax.pruning.fold import fold, regress_dropped
+from autodistill_jax.pruning.moments import OUTPUT, input_moments
+from autodistill_jax.pruning.projection import fit_projections
+from autodistill_jax.pruning.prune import prune
+
+MOBILE = MobileArch(2, 16, 12, 3, 20, 2)
+MOBILE_DIMS = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=10)
+
+
+def redundant(arch, dims):
+    """A random network whose residual stream lies in few directions."""
+    module, rng = build.build_module(arch, dims), np.random.default_rng(1)
+    params = {}
+    mix = rng.normal(size=(arch.hidden // 3, arch.hidden))
+    of_stream = "embeddings_trigram_kernel" if dims.embedding else "embeddings_word"
+    for name, value in build.init_params(module, jax.random.key(0)).items():
+        x = np.asarray(value) + rng.normal(0, 0.1, value.shape)
+        if name == of_stream:
+            x = rng.normal(size=(len(x), len(mix))) @ mix
+        params[name] = x.astype(np.float32)
+    return module, params
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, 60, (6, 32, 6)).astype(np.int32)
+    return [{"input_ids": x, "attention_mask": np.ones_like(x)} for x in ids]
+
+
+def test_no_other_linear_map_does_better():
+    """On the tokens that it was fitted on: least squares itself, and small changes."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 12)) @ rng.normal(size=(12, 12)) + rng.normal(size=12)
+    augmented = np.concatenate([x, np.ones((500, 1))], axis=1)
+    shares, constants = regress_dropped(augmented.T @ augmented / 500, 8)
+
+    def error(shares, constants):
+        return np.square(x[:, :8] @ shares.T + constants - x[:, 8:]).sum(axis=1).mean()
+
+    least = error(shares, constants)
+    exact = np.linalg.lstsq(augmented[:, [*range(8), 12]], x[:, 8:])[0]
+    assert least < error(exact[:8].T, exact[8]) * (1 + 1e-6)
+    for _ in range(20):
+        change = rng.normal(0, 0.01, shares.shape)
+        assert error(shares + change, constants) > least
+        assert error(shares, constants + rng.normal(0, 0.01, 4)) > least
+
+
+@pytest.mark.parametrize(
+    ("arch", "dims", "smaller"),
+    [
+        (BIG, DIMS, {"hidden": 16, "heads": 2, "ffn": 24}),
+        (MOBILE, MOBILE_DIMS, {"hidden": 12, "bottleneck": 9, "ffn": 12}),
+    ],
+    ids=["bert", "mobilebert"],
+)
+def test_a_folded_cut_is_nearer_to_the_whole(arch, dims, smaller, texts):
+    module, params = redundant(arch, dims)
+    small = dataclasses.replace(arch, **smaller)
+    full_hidden = outputs(module, params, texts[0]).hidden[..., : small.hidden]
+    pruned = prune(module, params, small, range(arch.layers), texts)
+    sliced = extract.extract(params, arch, small)
+    errors = [
+        np.square(
+            outputs(build.build_module(small, dims), p, texts[0]).hidden - full_hidden
+        )
+        for p in (pruned, sliced)
+    ]
+    assert errors[0].mean() < 0.9 * errors[1].mean()
+    # The LayerNorms and what only writes are the slice's.
+    for name, value in pruned.items():
+        if "norm" in name or name.startswith("embeddings"):
+            assert np.array_equal(value, sliced[name]), name
+
+
+def test_what_drops_nothing_changes_nothing(texts):
+    module, params = redundant(BIG, DIMS)
+    moments = input_moments(module, params, texts)
+    for name, value in fold(module, params, BIG, moments).items():
+        assert np.array_equal(value, params[name]), name
+    pruned = prune(module, params, dataclasses.replace(BIG, layers=2), (1, 3), texts)
+    assert np.array_equal(
+        pruned["layers_ffn_in_bias"], params["layers_ffn_in_bias"][[1, 3]]
+    )
+
+
+def test_moments_are_of_real_tokens_alone(texts):
+    """Against the definition, layer by layer; padding weighs nothing."""
+    module, params = redundant(BIG, DIMS)
+    batch = {name: x.copy() for name, x in texts[0].items()}
+    batch["attention_mask"][:, 4:] = 0
+    moments = input_moments(module, params, [batch])
+    states = outputs(module, params, batch, states=True).states
+    for i in range(BIG.layers):
+        x = states[i][:, :4].reshape(-1, BIG.hidden).astype(np.float64)
+        x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+        moment = moments["layers_qkv_kernel"][i]
+        assert np.abs(moment - x.T @ x / len(x)).max() < 1e-4
+    last = states[-1][:, :4].reshape(-1, BIG.hidden)
+    assert np.abs(moments[OUTPUT][-1, :-1] - last.mean(axis=0)).max() < 1e-5
+
+
+def test_projections_start_where_they_fit_best(texts):
+    """Of a slice of the teacher itself: no change of the map does better."""
+    module, params = redundant(BIG, DIMS)
+    small = dataclasses.replace(BIG, hidden=16)
+    student = build.build_module(small, DIMS)
+    sliced = extract.extract(params, BIG, small)
+    pooled, tokens = fit_projections(student, sliced, module, params, texts, "mean")
+    assert pooled.shape == tokens.shape == (16, 24)
+    x, y = (
+        np.concatenate([outputs(m, p, batch).hidden.mean(axis=1) for batch in texts])
+        for m, p in ((student, sliced), (module, params))
+    )
+
+    def error(pooled):
+        return np.square(x @ pooled - y).sum()
+
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        assert error(pooled) < error(pooled + rng.normal(0, 0.1, pooled.shape))
+    assert error(pooled) < error(np.eye(16, 24))
