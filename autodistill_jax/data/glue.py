@@ -21,7 +21,8 @@ def load_glue_task(
 ) -> tasks.Task:
     """A GLUE task with its dev and test sides.
 
-    MNLI's `dev` is the matched side, `extra_dev` has the mismatched one. `test_texts`
+    MNLI's `dev` is the matched side, `extra_dev` has the mismatched one, and of STS-B
+    the labelled test rows where they lie beside it, "test". `test_texts`
     has a side for each submission file, by its stem ("RTE", "MNLI-m", ...), as far as
     it is there; for MNLI one is "AX", GLUE's diagnostic set.
 
@@ -63,6 +64,9 @@ def load_glue_task(
     # GLUE's diagnostic set comes last, if at all.
     stems = (*(f"test{end}" for end in layout.ends), "diagnostic")
     test_stems = dict(zip(submission_keys(name), stems, strict=False))
+    extra_dev = {end.removeprefix("_"): tuple(sides[f"dev{end}"]) for end in later_ends}
+    if glue_tsv.LABELLED_TEST in sides:
+        extra_dev["test"] = tuple(sides[glue_tsv.LABELLED_TEST])
     return tasks.Task(
         name,
         tuple(sides["train"]),
@@ -70,7 +74,7 @@ def load_glue_task(
         max(len(labels), 1),
         layout.metric,
         labels,
-        {end.removeprefix("_"): tuple(sides[f"dev{end}"]) for end in later_ends},
+        extra_dev,
         {key: sides[stem].texts for key, stem in test_stems.items() if stem in sides},
         notes,
     )

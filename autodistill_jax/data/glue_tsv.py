@@ -76,6 +76,8 @@ TASK_LAYOUTS = {
     "wnli": TaskLayout("WNLI", _PAIR, "label", _BINARY, "accuracy"),
 }
 
+LABELLED_TEST = "labelled_test"  # The stem of a test side that has labels.
+
 # Where no line of a file says which column is which.
 _HEADERLESS_COLUMNS = {"sentence": 3, "label": 1}
 
@@ -85,7 +87,8 @@ def read_glue_folder(
 ) -> tuple[dict[str, LabelledTexts], tuple[str, ...]]:
     """Reads a task's folder.
 
-    A test file that is not there is left out; MNLI's also include `diagnostic`, the set
+    A test file that is not there is left out; STS-B's labelled one is read where the
+    original split lies beside GLUE's files (original/sts-test.tsv); MNLI's also include `diagnostic`, the set
     of GLUE that is answered by MNLI's models, from a folder of its own. MRPC is also
     read as Microsoft gives it, see `_read_msr_paraphrases`. Rows of QQP's labelled
     files that lack columns are dropped, as everybody does: a note says how many.
@@ -129,7 +132,19 @@ def read_glue_folder(
     diagnostic_path = folder.parent / "diagnostic" / "diagnostic.tsv"
     if layout.folder == "MNLI" and diagnostic_path.is_file():
         sides["diagnostic"] = _read_unlabelled(layout, diagnostic_path)
+    original_path = folder / "original" / "sts-test.tsv"
+    if layout.folder == "STS-B" and original_path.is_file():
+        sides[LABELLED_TEST] = _read_sts_test(layout, original_path)
     return sides, tuple(notes)
+
+
+def _read_sts_test(layout: TaskLayout, path: Path) -> LabelledTexts:
+    """The test rows of STS-B's original split: no header, seven columns."""
+    rows = tasks.read_tsv(path, (5, 6, 4), header=False)
+    return LabelledTexts(
+        [(first, second) for _, (first, second, _) in rows],
+        [_label_number(layout, score, path, line) for line, (*_, score) in rows],
+    )
 
 
 def _label_number(layout: TaskLayout, label: str, path: Path, line: int) -> float:

@@ -223,6 +223,9 @@ def base_config() -> ConfigDict:
             },
             "export": {
                 "pairs": 2000,  # held-out pairs that similarities are compared on
+                # Also the linear map to the teacher's embeddings (2_Dense): an index of
+                # the teacher's is then searched with the student.
+                "align": False,
             },
             # The chosen Arch by other methods as well, same text and steps: truncated,
             # scratch, twin (the same losses on the Arch alone), autodistil, distilbert,

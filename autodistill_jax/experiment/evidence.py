@@ -60,12 +60,14 @@ def with_evidence(
             multihost.on_first_process(
                 lambda: storage.write_arrays(path, _channel_orders(experiment, rows))
             )
-        teacher = reordered_teacher(teacher, storage.read_arrays(path))
+        orders = storage.read_arrays(path)
+        teacher = reordered_teacher(teacher, orders)
         experiment = dataclasses.replace(
             experiment,
             teacher=teacher,
             initial_params=(teacher.arch, teacher.params),
             calibration_rows=rows,
+            hidden_order=orders["hidden"],
         )
     if settings.kept_layers == "evidence":
         path = workdir / "start" / "layers.json"

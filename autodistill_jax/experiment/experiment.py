@@ -78,6 +78,8 @@ class Experiment(TeacherSide):
         keeps}; for other depths they are spread, see `arch.spread_layers`.
       calibration_rows: token rows that cuts of `initial_params` are fitted on, see
         `pruning.prune`; None: they are plain slices.
+      hidden_order: where each of the teacher's hidden channels stood in its checkpoint;
+        None: where it stands.
     """
 
     spaces: dict[str, Space]
@@ -87,6 +89,7 @@ class Experiment(TeacherSide):
     initial_params: tuple[AnyArch, dict]
     kept_by_depth: Mapping[int, tuple[int, ...]]
     calibration_rows: Mapping[str, np.ndarray] | None = None
+    hidden_order: np.ndarray | None = None
 
     @property
     def family(self) -> type[AnyArch]:

@@ -148,19 +148,23 @@ def mlm_head_report(
     return json.loads(path.read_text()) if needed and path.exists() else None
 
 
-def separate_pairs(experiment: Experiment, task: tasks.Task) -> dict[str, np.ndarray]:
+def separate_pairs(
+    experiment: Experiment, task: tasks.Task, side: tuple | None = None
+) -> dict[str, np.ndarray]:
     """The dev rows of a task of pairs, the two texts embedded each on its own.
 
     Args:
       experiment: its tokenizer, and its config's section finetune.
       task: of `load_task`, its texts pairs.
+      side: (texts, labels), of `task.extra_dev`; None: dev itself.
 
     Returns:
       {"input_ids", "attention_mask", ..., of the second text "other_input_ids", ...,
       "label"}.
     """
     limit = experiment.config.finetune.max_dev_rows
-    return _encode_split(experiment, task, True, *task.dev, limit=limit)
+    texts, labels = side or task.dev
+    return _encode_split(experiment, task, True, texts, labels, limit=limit)
 
 
 def _encode_split(

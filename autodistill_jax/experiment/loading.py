@@ -22,7 +22,7 @@ from autodistill_jax.experiment.teacher import load_teachers
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build, extract
 from autodistill_jax.pruning.depth import named_layers
-from autodistill_jax.train.objective import parse_objective
+from autodistill_jax.train.objective import Objective, parse_objective
 
 
 def load_experiment(
@@ -110,6 +110,8 @@ def with_spaces(teacher_side: TeacherSide) -> Experiment:
         teacher,
         teacher_side.special_tokens,
     )
+    if config.export.align:
+        _check_align(config, teacher, objective)
     if "nsp" in objective.weights and config.data.row_format != "pair":
         raise UserError(
             "distill.losses has nsp, which needs pairs of sentences, and "
@@ -144,6 +146,24 @@ def with_spaces(teacher_side: TeacherSide) -> Experiment:
         ),
     )
     return dataclasses.replace(experiment, affordable=_affordable_archs(experiment))
+
+
+def _check_align(
+    config: ConfigDict, teacher: huggingface.Teacher, objective: Objective
+) -> None:
+    """Raises UserError where no projection to the teacher's embeddings is trained, or
+    none can go out."""
+    if not teacher.embeds_sentences:
+        raise UserError(
+            "export.align is True, and the teacher is no sentence-embedding model; "
+            "leave it False"
+        )
+    if config.search.proxy == "flash" or "pooled" not in objective.weights:
+        raise UserError(
+            "export.align is True, which needs the trained projection of the loss "
+            f"pooled, and distill.losses is {config.distill.losses!r} under "
+            f"search.proxy {config.search.proxy!r}; add pooled, or leave it False"
+        )
 
 
 def check_batches(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:

@@ -106,6 +106,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "latency.max_measurements": (int, 1),
     "latency.calibrate": (int, 6),
     "export.pairs": (int, 10),
+    "export.align": (bool, None),
     "finetune.tasks": ((str,), None),
     "finetune.glue_dir": (str, None),
     "finetune.squad_dir": (str, None),

@@ -1,6 +1,7 @@
 """The SuperLMs of a workdir: trained, resumed and read back, for all jobs."""
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from etils import epath
 
@@ -9,6 +10,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment import targets
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.programs import init_training
 from autodistill_jax.experiment.text_rows import heldout_splits, text_rows
@@ -50,6 +52,11 @@ def train_superlm(
         return
     data = text_rows(experiment, workdir, "train")
     seed = experiment.config.seed
+    with_targets = targets.target_reader(
+        experiment, workdir, len(data["input_ids"]), settings.batch_size
+    )
+    if with_targets is not None:
+        data = {**data, targets.ROW: np.arange(len(data["input_ids"]))}
     batches = loader.train_batches(data, settings.batch_size, seed)
     mlm_head = teacher_mlm_head(experiment, workdir, stage)
     state, frozen, step, teacher_params = init_training(
@@ -72,12 +79,17 @@ def train_superlm(
         )
     writer = log.MetricsWriter(workdir, experiment.config.tensorboard)
 
+    def batch_at_step(i):
+        if with_targets is None:
+            return loader.batch_at_step(batches, i, experiment.mesh)
+        return loader.to_devices(with_targets(batches[i]), experiment.mesh)
+
     def inputs(i):
         archs = sandwich.sandwich_archs(space, settings.random_subnetworks, seed, i)
         return (
             frozen,
             teacher_params,
-            loader.batch_at_step(batches, i, experiment.mesh),
+            batch_at_step(i),
             sandwich.stack_archs(archs),
             jax.random.fold_in(jax.random.key(seed), i),
         )

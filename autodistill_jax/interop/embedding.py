@@ -11,6 +11,8 @@ from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.models import build
 from autodistill_jax.models.encoder import pool_tokens
 
+_LENGTH_STEP = 32  # tokens; each length of a batch is compiled once
+
 
 def embed(
     model: Teacher,
@@ -27,7 +29,8 @@ def embed(
       batch_size: texts a forward pass.
 
     Returns:
-      [texts, hidden] float32; of unit length where the model embeds sentences, so that
+      [texts, hidden] float32, or of the teacher's width from a student that is aligned
+      with it; of unit length where the model embeds sentences, so that
       a dot product is their cosine.
 
     Raises:
@@ -49,11 +52,18 @@ def embed(
         )
         return pool_tokens(out.hidden, out.pooler, attention_mask, model.pooling)
 
-    vectors = [
-        np.asarray(pooled(model.params, batch))[batch["valid_rows"]]
-        for batch in loader.eval_batches(rows, batch_size)
-    ]
-    vectors = np.concatenate(vectors)
+    # By length: a batch is no longer than its longest text asks for.
+    lengths = rows["attention_mask"].sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    sorted_rows = {name: x[order] for name, x in rows.items()}
+    vectors = np.zeros((len(texts), model.arch.hidden), np.float32)
+    for i, batch in enumerate(loader.eval_batches(sorted_rows, batch_size)):
+        places = order[i * batch_size : (i + 1) * batch_size]
+        longest = -(-int(lengths[places].max()) // _LENGTH_STEP) * _LENGTH_STEP
+        inputs = {name: x[:, :longest] for name, x in batch.items() if x.ndim == 2}
+        vectors[places] = np.asarray(pooled(model.params, inputs))[: len(places)]
+    if model.dense is not None:
+        vectors = vectors @ model.dense
     if not model.embeds_sentences:
         return vectors
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

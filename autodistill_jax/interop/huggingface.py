@@ -47,6 +47,8 @@ class Teacher(NamedTuple):
         where they have names.
       nsp_head: the next-sentence head, where there is one, see
         `hf_weights.read_nsp_head`.
+      dense: of a student that is aligned with its teacher, the linear map of its
+        embedding to the teacher's, [hidden, teacher's hidden].
     """
 
     arch: AnyArch
@@ -58,6 +60,7 @@ class Teacher(NamedTuple):
     mlm_head: dict[str, np.ndarray] | None = None
     class_names: tuple[str, ...] | None = None
     nsp_head: Params | None = None
+    dense: np.ndarray | None = None
 
 
 def load_pretrained(name: str) -> Teacher:
@@ -103,6 +106,7 @@ def load_pretrained(name: str) -> Teacher:
         hf_weights.read_mlm_head(tensors, dims),
         hf_config.class_names(config),
         hf_weights.read_nsp_head(tensors, dims),
+        sentence_transformers.read_dense(folder),
     )
 
 
@@ -130,6 +134,7 @@ def save_pretrained(
     card: str,
     check: Callable[[Path], None],
     head: dict | None = None,
+    dense: np.ndarray | None = None,
 ) -> None:
     """Writes a student as a folder that `transformers.AutoModel` loads.
 
@@ -151,6 +156,7 @@ def save_pretrained(
       head: for a folder of a masked-LM head (`hf_weights.read_mlm_head`),
         ...ForMaskedLM, or of that and a next-sentence head
         (`hf_weights.read_nsp_head`) in one, ...ForPreTraining.
+      dense: a linear map behind the pooling, where it embeds sentences.
     """
     from safetensors.numpy import save_file
 
@@ -177,7 +183,7 @@ def save_pretrained(
                 if (teacher / name).exists():
                     shutil.copy(teacher / name, partial / name)
             if embeds_sentences:
-                sentence_transformers.write_modules(partial, arch, pooling)
+                sentence_transformers.write_modules(partial, arch, pooling, dense)
             (partial / "README.md").write_text(card)
             check(partial)
 

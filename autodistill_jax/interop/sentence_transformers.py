@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
-from autodistill_jax.archs.arch import Arch
+import numpy as np
+
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.errors import UserError, read_json_object
+
+DENSE_FILE, DENSE_TENSOR = "2_Dense/model.safetensors", "linear.weight"
 
 
 def read_pooling(folder: Path) -> str | None:
@@ -29,19 +33,39 @@ def read_pooling(folder: Path) -> str | None:
     raise UserError(f"{path} pools neither by mean_tokens nor by cls_token")
 
 
-def write_modules(folder: Path, arch: Arch, pooling: str) -> None:
+def read_dense(folder: Path) -> np.ndarray | None:
+    """The linear map behind a student's pooling, as `write_modules` leaves it.
+
+    Args:
+      folder: a Hugging Face folder.
+
+    Returns:
+      [hidden, out], f32; None where there is none.
+    """
+    path = folder / DENSE_FILE
+    if not path.exists():
+        return None
+    from safetensors.numpy import load_file
+
+    return load_file(path)[DENSE_TENSOR].T
+
+
+def write_modules(
+    folder: Path, arch: AnyArch, pooling: str, dense: np.ndarray | None = None
+) -> None:
     """Writes what sentence-transformers reads beside the model: pooling, unit length.
 
     Args:
       folder: the model's folder.
       arch: the model's Arch.
       pooling: "mean" or "cls".
+      dense: a linear map between the two, [hidden, out]; None: there is none.
     """
-    module_types = (
-        ("", "Transformer"),
-        ("1_Pooling", "Pooling"),
-        ("2_Normalize", "Normalize"),
-    )
+    kinds = ["Transformer", "Pooling", *["Dense"] * (dense is not None), "Normalize"]
+    module_types = [("", kinds[0])]
+    module_types += [(f"{i}_{kind}", kind) for i, kind in enumerate(kinds) if i]
+    if dense is not None:
+        _write_dense(folder, dense)
     modules = [
         {
             "idx": i,
@@ -53,10 +77,26 @@ def write_modules(folder: Path, arch: Arch, pooling: str) -> None:
     ]
     (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
     (folder / "1_Pooling").mkdir()
-    (folder / "2_Normalize").mkdir()
+    (folder / module_types[-1][0]).mkdir()
     pooling = {
         "word_embedding_dimension": arch.hidden,
         "pooling_mode_cls_token": pooling == "cls",
         "pooling_mode_mean_tokens": pooling == "mean",
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling) + "\n")
+
+
+def _write_dense(folder: Path, dense: np.ndarray) -> None:
+    from safetensors.numpy import save_file
+
+    path = folder / DENSE_FILE
+    path.parent.mkdir()
+    weight = np.ascontiguousarray(dense.T, np.float32)
+    save_file({DENSE_TENSOR: weight}, path, metadata={"format": "pt"})
+    settings = {
+        "in_features": dense.shape[0],
+        "out_features": dense.shape[1],
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    (path.parent / "config.json").write_text(json.dumps(settings) + "\n")

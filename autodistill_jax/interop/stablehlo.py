@@ -10,10 +10,12 @@ import numpy as np
 from jax import export
 
 from autodistill_jax.archs.cost import ModelDims
-from autodistill_jax.interop import hf_config
+from autodistill_jax.interop import hf_config, sentence_transformers
 from autodistill_jax.interop.hf_tensor_names import checkpoint_tensors
 from autodistill_jax.interop.hf_weights import FAMILIES
+from autodistill_jax.interop.sentence_transformers import DENSE_FILE, DENSE_TENSOR
 from autodistill_jax.models import build
+from autodistill_jax.models.encoder import pool_tokens
 
 STABLEHLO_FILE = "student.stablehlo"
 PLATFORMS = ("tpu", "cuda", "cpu")
@@ -23,9 +25,12 @@ def export_program(folder: Path) -> bytes:
     """The network of a student's folder as a program, for each of `PLATFORMS`.
 
     (weights, input_ids, attention_mask, token_type_ids) -> {last_hidden_state [batch,
-    length, D] and, where the family has a pooler, pooler_output [batch, D]}, f32.
+    length, D] and, where the family has a pooler, pooler_output [batch, D]}, f32; of a
+    student aligned with its teacher also sentence_embedding [batch, teacher's D], of
+    unit length.
 
-    weights: {tensor: f32 array}, the folder's model.safetensors as it is. They are not
+    weights: {tensor: f32 array}, the folder's model.safetensors as it is, and that of
+    its 2_Dense. They are not
     in the program, which transposes and joins them in every pass. input_ids,
     attention_mask, token_type_ids: int32 [batch, length], as of `bert.Bert`. Both sizes
     are free, length up to the model's positions. Products at JAX's default precision:
@@ -44,6 +49,8 @@ def export_program(folder: Path) -> bytes:
     pooler = FAMILIES[dims.family].pooler
     entries = list(checkpoint_tensors(arch, dims, offset, pooler))
     module = build.build_module(arch, dims, unroll=True)
+    dense = sentence_transformers.read_dense(folder)
+    pooling = sentence_transformers.read_pooling(folder) or "mean"
 
     def run(
         weights: dict,
@@ -59,11 +66,19 @@ def export_program(folder: Path) -> bytes:
         out = module.apply(
             {"params": params}, input_ids, attention_mask, token_type_ids=token_type_ids
         )
-        return dict(zip(_output_names(dims), (out.hidden, out.pooler)))
+        outputs = dict(zip(_output_names(dims), (out.hidden, out.pooler)))
+        if dense is not None:
+            pooled = pool_tokens(out.hidden, out.pooler, attention_mask, pooling)
+            embedding = pooled @ weights[DENSE_TENSOR].T
+            norm = jnp.linalg.norm(embedding, axis=-1, keepdims=True)
+            outputs["sentence_embedding"] = embedding / norm
+        return outputs
 
     weights = {
         name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, _, shape, _ in entries
     }
+    if dense is not None:
+        weights[DENSE_TENSOR] = jax.ShapeDtypeStruct(dense.T.shape, jnp.float32)
     shape = export.symbolic_shape(
         "batch, length", constraints=(f"length <= {dims.positions}",)
     )
@@ -131,8 +146,11 @@ def run_program(
     token_type_ids = np.asarray(
         batch.get("token_type_ids", np.zeros_like(input_ids)), np.int32
     )
+    weights = load_file(folder / "model.safetensors")
+    if (folder / DENSE_FILE).exists():
+        weights |= load_file(folder / DENSE_FILE)
     out = student(
-        load_file(folder / "model.safetensors"),
+        weights,
         input_ids,
         attention_mask,
         token_type_ids,
@@ -140,7 +158,7 @@ def run_program(
     return {name: np.asarray(value) for name, value in out.items()}
 
 
-def loader_snippet(name: str, dims: ModelDims) -> str:
+def loader_snippet(name: str, dims: ModelDims, is_aligned: bool = False) -> str:
     """Python that calls the program of a student, to be shown to a reader.
 
     It imports jax, numpy and safetensors, and jax imports flatbuffers.
@@ -148,11 +166,13 @@ def loader_snippet(name: str, dims: ModelDims) -> str:
     Args:
       name: of the student's folder.
       dims: the student's sizes that are not elastic.
+      is_aligned: whether it has a 2_Dense.
 
     Returns:
       The lines of a script.
     """
-    names = ", ".join(_output_names(dims))
+    names = ", ".join([*_output_names(dims), *["sentence_embedding"] * is_aligned])
+    dense = f' | load_file("{name}/{DENSE_FILE}")' if is_aligned else ""
     return f"""\
 import jax
 import numpy as np
@@ -161,7 +181,7 @@ from safetensors.numpy import load_file
 
 with open("{name}/{STABLEHLO_FILE}", "rb") as file:
     student = jax.jit(export.deserialize(bytearray(file.read())).call)
-weights = jax.device_put(load_file("{name}/model.safetensors"))
+weights = jax.device_put(load_file("{name}/model.safetensors"){dense})
 input_ids = np.zeros((2, 8), np.int32)  # [texts, at most {dims.positions} tokens].
 attention_mask = np.ones_like(input_ids)  # 0: padding. Below, of types, 1: second text.
 out = student(weights, input_ids, attention_mask, 0 * input_ids)  # {names}

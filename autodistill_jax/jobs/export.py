@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, metrics, multihost, sharding, storage
-from autodistill_jax.archs.arch import AnyArch, describe
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
@@ -28,9 +28,8 @@ from autodistill_jax.experiment.workdir import (
     transfer_path,
 )
 from autodistill_jax.interop import hf_config, hf_parity, huggingface, stablehlo
-from autodistill_jax.latency import table
 from autodistill_jax.models import build, encoder, heads
-from autodistill_jax.report.tables import cost_cells
+from autodistill_jax.report.model_card import model_card
 from autodistill_jax.train import losses, sandwich
 
 _TOLERANCE = 1e-4
@@ -82,8 +81,8 @@ def _export_student(
     """One student's folder.
 
     Args:
-      weights: the SuperLM's, where it is cut from one.
-      finished: the student's own, where it was then trained alone.
+      weights: the SuperLM's with its projections, where it is cut from one.
+      finished: the student's own with its projections, where it was then trained alone.
     """
     folder = workdir / "students" / arch.name
     if _is_exported(experiment.config, folder):
@@ -96,17 +95,21 @@ def _export_student(
         )
     else:
         space = experiment.spaces[find_trial(front, arch)["space"]]
-        student = experiment.extract_student(space, weights, arch)
+        encoder_weights = heads.encoder_params(weights)
+        student = experiment.extract_student(space, encoder_weights, arch)
         reference_outputs = functools.partial(
-            _subnetwork_outputs, experiment, space, weights, arch
+            _subnetwork_outputs, experiment, space, encoder_weights, arch
         )
-    networks = {"truncated": experiment.start_params(arch), "student": student}
+    dense = _aligning_map(experiment, finished or weights, arch)
+    networks = {"truncated": (experiment.start_params(arch), None)}
     if finished is not None:
-        networks |= {"before_finish": student, "student": finished}
-        student = finished
+        before_dense = _aligning_map(experiment, weights, arch)
+        networks["before_finish"] = (student, before_dense)
+        student = heads.encoder_params(finished)
         reference_outputs = functools.partial(
             _student_outputs, experiment, arch, student
         )
+    networks["student"] = (student, dense)
     held_out = heldout_splits(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
     similarity = _similarities(experiment, held_out, arch, networks)
@@ -143,8 +146,9 @@ def _export_student(
         experiment.teacher.folder,
         experiment.teacher.pooling,
         experiment.teacher.embeds_sentences,
-        _model_card(experiment, arch, front, similarity),
+        model_card(experiment, arch, front, similarity),
         check,
+        dense=dense,
     )
     storage.write_json(folder / "similarity.json", similarity)
     log.say(f"{stage}: made {folder}")
@@ -166,16 +170,19 @@ def _update_exported(
             path.write_bytes(program)
     # A later search may have taken its latency anew, or for another target.
     similarity = json.loads((folder / "similarity.json").read_text())
-    card = _model_card(experiment, arch, front, similarity)
+    card = model_card(experiment, arch, front, similarity)
     storage.write_text(folder / "README.md", card)
     log.say(f"{stage}: done already, {folder}")
 
 
 def _similarities(
-    experiment: Experiment, held_out: _Rows, arch: AnyArch, networks: Mapping[str, dict]
+    experiment: Experiment,
+    held_out: _Rows,
+    arch: AnyArch,
+    networks: Mapping[str, tuple[dict, np.ndarray | None]],
 ) -> dict[str, Any]:
     """Spearman of the cosines of held-out pairs with the teacher's own, by network of
-    that Arch, {name: parameters}."""
+    that Arch, {name: (parameters, the linear map behind its pooling or None)}."""
     max_pairs = experiment.config.export.pairs
     pairs = min(max_pairs, len(held_out["input_ids"]) // 2)
     if pairs < max_pairs:
@@ -185,7 +192,7 @@ def _similarities(
     texts = {name: value[pick] for name, value in held_out.items()}
     teacher = experiment.teacher
 
-    def cosines(module, params):
+    def cosines(module, params, dense=None):
         @jax.jit
         def embed(params, batch):
             out = _apply_module(module, params, batch)
@@ -197,7 +204,10 @@ def _similarities(
             np.asarray(embed(params, batch))
             for batch in loader.eval_batches(texts, min(100, 2 * pairs))
         ]
-        embeddings = jnp.asarray(np.concatenate(embeddings)[: 2 * pairs])
+        embeddings = np.concatenate(embeddings)[: 2 * pairs]
+        if dense is not None:
+            embeddings = embeddings @ dense
+        embeddings = jnp.asarray(embeddings)
         return np.asarray(losses.cosine(embeddings[:pairs], embeddings[pairs:]))
 
     reference = cosines(build.build_module(teacher.arch, teacher.dims), teacher.params)
@@ -208,14 +218,28 @@ def _similarities(
         "seed": experiment.config.seed,
         "teacher": 1.0,
     } | {
-        name: metrics.spearman(reference, cosines(module, params))
-        for name, params in networks.items()
+        name: metrics.spearman(reference, cosines(module, *network))
+        for name, network in networks.items()
     }
 
 
 def _off_mesh(params: dict) -> dict:
-    """An encoder's parameters, without projections and heads, on the host."""
-    return jax.tree.map(sharding.to_host, heads.encoder_params(params))
+    """Parameters on the host."""
+    return jax.tree.map(sharding.to_host, params)
+
+
+def _aligning_map(
+    experiment: Experiment, params: dict | None, arch: AnyArch
+) -> np.ndarray | None:
+    """The trained projection of a network's embeddings to the teacher's, whose channels
+    stand as in its checkpoint; None where it does not go out."""
+    if not experiment.config.export.align:
+        return None
+    assert params is not None  # `loading` sees to it.
+    projection = np.asarray(params[f"{heads.PROJECTION}pooled"])[: arch.hidden]
+    if experiment.hidden_order is None:
+        return projection
+    return projection[:, np.argsort(experiment.hidden_order)]
 
 
 def _is_exported(config, folder) -> bool:
@@ -323,65 +347,3 @@ def _checked_program(folder: Path, sample, stage) -> bytes:
 def _sample_rows(rows) -> dict:
     """The few texts that outputs are compared on."""
     return {name: value[:4] for name, value in rows.items()}
-
-
-def _model_card(
-    experiment: Experiment, arch: AnyArch, front: dict, similarity: dict
-) -> str:
-    """The model card: what it is, what it costs, how to load it."""
-    trial = find_trial(front, arch)
-    teacher, conditions = front["teacher"], front["latency"]
-    dims = experiment.dims
-    remote = "" if hf_config.is_stock(arch, dims) else ", trust_remote_code=True"
-
-    def line(name: str, key: str, scale: float, unit: str, digits: int) -> str:
-        teacher_cell, student_cell, share = cost_cells(
-            trial, teacher, key, scale, unit, digits
-        )
-        return f"| {name} | {student_cell} | {teacher_cell} | {share} |"
-
-    rows = "\n".join(
-        [
-            line("parameters", "params", 1e6, "M", 2),
-            line(f"multiply-adds, {conditions['length']} tokens", "flops", 1e9, "G", 3),
-            line(f"latency, {conditions['source']}", "latency_ms", 1, "ms", 2),
-        ]
-    )
-    return f"""---
-library_name: transformers
-tags: [{dims.family}, distillation, autodistill_jax]
----
-
-# {arch.name}
-
-A model of type {dims.family}: {describe(arch)}; distilled by autodistill_jax from
-{experiment.teacher_name}.
-
-| | student | teacher | share |
-|---|---|---|---|
-{rows}
-
-Latency: {table.describe_conditions(conditions)}.
-Agreement of its text similarities with the teacher's (Spearman, {similarity["pairs"]}
-held-out pairs): {similarity["student"]:.3f}; the same Arch before this distillation:
-{similarity["truncated"]:.3f}.
-
-```python
-from transformers import AutoModel, AutoTokenizer
-
-model = AutoModel.from_pretrained("{arch.name}"{remote})
-tokenizer = AutoTokenizer.from_pretrained("{arch.name}"{remote})
-```
-
-To serve it, `{stablehlo.STABLEHLO_FILE}` is the network as StableHLO for
-{", ".join(stablehlo.PLATFORMS)}, without its weights, which stand in `model.safetensors`.
-It wants `pip install jax safetensors flatbuffers` and nothing of autodistill_jax:
-
-```python
-{stablehlo.loader_snippet(arch.name, dims)}```
-
-Each new shape is compiled once; a text that is too long is a ValueError ("Error refining
-shapes"). The jax that reads the file must be as new as the one that wrote it, and at most
-half a year newer by jax's promise; to make it anew, delete it and run the job `export`
-again. `export.deserialize(...).mlir_module()` is its text, for others than JAX.
-"""

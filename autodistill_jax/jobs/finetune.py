@@ -311,21 +311,26 @@ def _cosine_spearman(
     experiment: Experiment, module: build.Module, params: dict, task: tasks.Task
 ) -> dict[str, float]:
     """Without any fine-tuning: the Spearman of the cosines of a task's pairs with its
-    labels; nothing for a task whose labels are not numbers of pairs."""
+    labels, on dev ("similarity") and further sides ("similarity_test"); nothing for a
+    task whose labels are not numbers of pairs."""
     if task.classes != 1 or isinstance(task.dev[0][0], str):
         return {}
-    dev = labelled_data.separate_pairs(experiment, task)
     pooling = experiment.teacher.pooling
     cosines = jax.jit(
         lambda p, b: classification.task_features(module, p, b, pooling, 1)
     )
-    similarities = loader.map_batches(
-        partial(cosines, params),
-        dev,
-        experiment.config.finetune.batch_size,
-        experiment.mesh,
-    )
-    return {"similarity": metrics.spearman(dev["label"], similarities[:, 0])}
+    scores = {}
+    for name, side in {"": None, **task.extra_dev}.items():
+        rows = labelled_data.separate_pairs(experiment, task, side)
+        similarities = loader.map_batches(
+            partial(cosines, params),
+            rows,
+            experiment.config.finetune.batch_size,
+            experiment.mesh,
+        )
+        key = "_".join(filter(None, ("similarity", name)))
+        scores[key] = metrics.spearman(rows["label"], similarities[:, 0])
+    return scores
 
 
 def _save_classifier(

@@ -36,11 +36,12 @@ def task_table(
     }
     header, rows = ["model"], [[MODEL_LABELS[model]] for model in models]
     for task, by_model in tasks.items():
-        if any("similarity" in result for result in by_model.values()):
-            header.append(f"{task}, no fine-tuning (Spearman)")
-            for model, row in zip(models, rows):
-                value = by_model.get(model, {}).get("similarity")
-                row.append("" if value is None else f"{value:.3f}")
+        for key, side in (("similarity", ""), ("similarity_test", " test")):
+            if any(key in result for result in by_model.values()):
+                header.append(f"{task}{side}, no fine-tuning (Spearman)")
+                for model, row in zip(models, rows):
+                    value = by_model.get(model, {}).get(key)
+                    row.append("" if value is None else f"{value:.3f}")
         metric = next(iter(by_model.values()))["metric"].replace("_", " ")
         header.append(f"{task} ({metric})")
         for model, row in zip(models, rows):

@@ -23,6 +23,9 @@ from autodistill_jax.train import losses
 from autodistill_jax.train.objective import Objective
 from autodistill_jax.train.pretraining import module_mlm_logits
 
+# In a batch: what the teacher says of it, where that was made before.
+TEACHER_EMBEDDING = "teacher_embedding"
+
 
 def init_projections(
     objective: Objective,
@@ -76,13 +79,16 @@ def teacher_targets(
     Args:
       module: the teacher.
       params: its parameters, and its masked-LM head (`mlm_*`) where a loss needs it.
-      batch: of `mlm.mask_tokens`.
+      batch: of `mlm.mask_tokens`; with `TEACHER_EMBEDDING` [B, D] the teacher is not
+        run, where no loss needs anything else of it.
       objective: its losses say what is needed.
 
     Returns:
       {loss: array}, without a gradient.
     """
     weights = objective.weights
+    if TEACHER_EMBEDDING in batch:
+        return {"pooled": batch[TEACHER_EMBEDDING]}
     attention_mask = batch["attention_mask"]
     out = module.apply(
         {"params": encoder_params(params)},

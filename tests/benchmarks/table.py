@@ -21,7 +21,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import log
-from autodistill_jax.experiment import loading, proxy_inputs, superlm, text_rows
+from autodistill_jax.experiment import (
+    evidence,
+    loading,
+    proxy_inputs,
+    superlm,
+    text_rows,
+)
 from autodistill_jax.latency import measure
 from autodistill_jax.models import build
 from autodistill_jax.search import proxies
@@ -37,6 +43,9 @@ def main():
     args = parser.parse_args()
     config = json.loads((args.workdir / "config.json").read_text())
     loaded_experiment = loading.load_experiment(ConfigDict(_tuples(config)))
+    loaded_experiment = evidence.with_evidence(
+        loaded_experiment, epath.Path(args.workdir), "start"
+    )
     ((space_name, space),) = loaded_experiment.spaces.items()
     archs = list(space)
     chosen = {

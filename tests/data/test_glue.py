@@ -50,7 +50,10 @@ def test_the_real_files(name, sizes):
     task = glue.load_glue_task(name, str(DATA / "glue"))
     (tests,) = task.test_texts.values()
     assert (len(task.train[0]), len(task.dev[0]), len(tests)) == sizes
-    assert not task.notes and not task.extra_dev
+    # STS-B's labelled test rows lie beside it, of the original split.
+    extra_sizes = {side: len(texts) for side, (texts, _) in task.extra_dev.items()}
+    assert extra_sizes == ({"test": 1379} if name == "stsb" else {})
+    assert not task.notes
     if name == "cola":
         assert task.dev[0][0] == "The sailors rode the breeze clear of the rocks."
         assert tests[0] == "Bill whistled past the house."

