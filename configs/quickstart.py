@@ -23,6 +23,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.finetune.teacher = "frozen"
     if is_smoke:
         smoke(config)
+        config.distill.finish_steps = 4
         config.space.update(layers=(2, 3), hidden=(64, 192), ffn_ratio=(2.0, 4.0))
         config.search.proxy = "agnostic"
     return config

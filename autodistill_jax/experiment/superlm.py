@@ -48,7 +48,7 @@ def train_superlm(
     checkpoints = checkpoint.checkpoint_manager(folder)
     start = checkpoints.latest_step() or 0
     if start >= settings.steps:
-        log.say(f"{stage}: the SuperLM is trained already ({start} steps)")
+        log.say(f"{stage}: trained already ({start} steps)")
         return
     data = text_rows(experiment, workdir, "train")
     seed = experiment.config.seed

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import log, metrics, multihost, sharding, storage
+from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
-from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import fingerprints
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.similarity import similarity_agreement
 from autodistill_jax.experiment.superlm import finished_student, trained_superlm
 from autodistill_jax.experiment.text_rows import heldout_splits
 from autodistill_jax.experiment.workdir import (
@@ -28,9 +28,9 @@ from autodistill_jax.experiment.workdir import (
     transfer_path,
 )
 from autodistill_jax.interop import hf_config, hf_parity, huggingface, stablehlo
-from autodistill_jax.models import build, encoder, heads
+from autodistill_jax.models import build, heads
 from autodistill_jax.report.model_card import model_card
-from autodistill_jax.train import losses, sandwich
+from autodistill_jax.train import sandwich
 
 _TOLERANCE = 1e-4
 
@@ -112,7 +112,10 @@ def _export_student(
     networks["student"] = (student, dense)
     held_out = heldout_splits(experiment, workdir)[1]
     log.say(f"{stage}: comparing similarities with the teacher's ...")
-    similarity = _similarities(experiment, held_out, arch, networks)
+    similarity = {
+        "origin": fingerprints.weight_source(experiment.config),
+        **similarity_agreement(experiment, held_out, arch, networks),
+    }
     log.say(
         f"{stage}: agreement with the teacher's similarities: student "
         f"{similarity['student']:.3f}, the same Arch before distillation "
@@ -173,54 +176,6 @@ def _update_exported(
     card = model_card(experiment, arch, front, similarity)
     storage.write_text(folder / "README.md", card)
     log.say(f"{stage}: done already, {folder}")
-
-
-def _similarities(
-    experiment: Experiment,
-    held_out: _Rows,
-    arch: AnyArch,
-    networks: Mapping[str, tuple[dict, np.ndarray | None]],
-) -> dict[str, Any]:
-    """Spearman of the cosines of held-out pairs with the teacher's own, by network of
-    that Arch, {name: (parameters, the linear map behind its pooling or None)}."""
-    max_pairs = experiment.config.export.pairs
-    pairs = min(max_pairs, len(held_out["input_ids"]) // 2)
-    if pairs < max_pairs:
-        log.say(f"only {pairs} of {max_pairs} pairs: there is no more held-out text")
-    rng = np.random.default_rng(experiment.config.seed)
-    pick = rng.choice(len(held_out["input_ids"]), 2 * pairs, replace=False)
-    texts = {name: value[pick] for name, value in held_out.items()}
-    teacher = experiment.teacher
-
-    def cosines(module, params, dense=None):
-        @jax.jit
-        def embed(params, batch):
-            out = _apply_module(module, params, batch)
-            return encoder.pool_tokens(
-                out.hidden, out.pooler, batch["attention_mask"], teacher.pooling
-            )
-
-        embeddings = [
-            np.asarray(embed(params, batch))
-            for batch in loader.eval_batches(texts, min(100, 2 * pairs))
-        ]
-        embeddings = np.concatenate(embeddings)[: 2 * pairs]
-        if dense is not None:
-            embeddings = embeddings @ dense
-        embeddings = jnp.asarray(embeddings)
-        return np.asarray(losses.cosine(embeddings[:pairs], embeddings[pairs:]))
-
-    reference = cosines(build.build_module(teacher.arch, teacher.dims), teacher.params)
-    module = build.build_module(arch, experiment.dims)
-    return {
-        "origin": fingerprints.weight_source(experiment.config),
-        "pairs": pairs,
-        "seed": experiment.config.seed,
-        "teacher": 1.0,
-    } | {
-        name: metrics.spearman(reference, cosines(module, *network))
-        for name, network in networks.items()
-    }
 
 
 def _off_mesh(params: dict) -> dict:

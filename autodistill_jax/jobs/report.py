@@ -59,12 +59,13 @@ def _write_report(experiment: Experiment, workdir: epath.Path, stage: str) -> No
     tasks = finetune_results.read_results(
         experiment.config, workdir / "finetune" / arch.name
     )
+    similarity = read_json(student / "similarity.json")
     body = "\n".join(
         [
-            _header(experiment, front, arch, student),
+            _header(experiment, front, arch, student, _kept_share(tasks, similarity)),
             _cost_section(front, arch),
             plots.plot_front(front, arch),
-            _similarity_section(read_json(student / "similarity.json")),
+            _similarity_section(similarity),
             _task_section(
                 tasks, labelled_data.mlm_head_report(experiment, workdir, tasks)
             ),
@@ -109,11 +110,35 @@ def _students_section(experiment: Experiment, front: dict, workdir: epath.Path) 
     )
 
 
+def _kept_share(tasks: dict, similarity: dict | None) -> str:
+    """What the student keeps, in words: of STS-B's test rows where they are given, else
+    of the teacher's similarities; "" where nothing was measured."""
+    by_model = tasks.get("stsb", {})
+    student, teacher = by_model.get("student", {}), by_model.get("teacher", {})
+    if "similarity_test" in student and "similarity_test" in teacher:
+        share = student["similarity_test"] / teacher["similarity_test"]
+        return (
+            f"keeps {share:.1%} of the teacher (STS-B test without fine-tuning, "
+            f"{student['similarity_test']:.3f} of {teacher['similarity_test']:.3f})"
+        )
+    if similarity is None:
+        return ""
+    return (
+        f"keeps {similarity['student']:.1%} of the teacher (rank correlation of the "
+        "similarities of held-out pairs)"
+    )
+
+
 def _header(
-    experiment: Experiment, front: dict, arch: AnyArch, student: epath.Path
+    experiment: Experiment,
+    front: dict,
+    arch: AnyArch,
+    student: epath.Path,
+    kept_share: str,
 ) -> str:
     trial, teacher = find_trial(front, arch), front["teacher"]
     summary = (
+        f"{f'{kept_share} at ' if kept_share else ''}"
         f"{trial['flops'] / teacher['flops']:.0%} of the teacher's multiply-adds, "
         f"{trial['params'] / teacher['params']:.0%} of its parameters"
     )
@@ -177,7 +202,8 @@ def _similarity_section(similarity: dict | None) -> str:
         + "<h3>Text similarities that agree with the teacher's</h3>"
         + html_table(["", "Spearman", "against the teacher"], rows)
         + '<p class="note">Rank correlation of the cosine similarities of '
-        f"{similarity['pairs']:,} held-out pairs of texts with the teacher's own, "
+        f"{similarity['pairs']:,} held-out pairs of texts with the teacher's own, half "
+        "of them drawn at random, half a text and its nearest neighbour by the teacher; "
         f"seed {similarity['seed']}; no labels, no fine-tuning.</p>"
     )
 

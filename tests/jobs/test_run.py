@@ -139,13 +139,14 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, monkeypatch)
     assert run(workdir) == 0
     err = capfd.readouterr().err
     for stage in (
-        "1/7 distill",
-        "2/7 search",
-        "3/7 export",
-        "4/7 baselines",
-        "5/7 finetune",
-        "6/7 rank",
-        "7/7 report",
+        "1/8 distill",
+        "2/8 search",
+        "3/8 finish",
+        "4/8 export",
+        "5/8 baselines",
+        "6/8 finetune",
+        "7/8 rank",
+        "8/8 report",
     ):
         assert stage in err
     assert re.search(r"12/12  [\d.]+/s  0 s left", err)
@@ -160,7 +161,10 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, monkeypatch)
     similarity = json.loads(
         (workdir / "students" / arch.name / "similarity.json").read_text()
     )
-    assert similarity["pairs"] == 200
+    assert similarity["pairs"] == 200 and "before_finish" in similarity
+    assert (workdir / "finish" / f"{arch.name}-4" / "checkpoints" / "4").is_dir()
+    layers = json.loads((workdir / "start" / "layers.json").read_text())
+    assert [len(indices) for indices in layers["kept"]] == [1, 2, 3, 4, 5, 6]
     for model in ("student", "scratch", "teacher"):
         path = workdir / "finetune" / arch.name / "docs" / f"{model}.json"
         assert 0 < json.loads(path.read_text())["score"] <= 1
@@ -302,7 +306,7 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
     err = capfd.readouterr().err
     # The first choice once more: its folder stays, but not what its card says.
-    assert "ms compiled" in err and "3/7 export]: done already" in err
+    assert "ms compiled" in err and "4/8 export]: done already" in err
     front = json.loads((workdir / "search" / "front.json").read_text())
     assert front["latency"]["source"] == "compiled"
     assert front["latency"]["device"] == "v5e"

@@ -1,0 +1,103 @@
+"""How far a student's text similarities agree with its teacher's, without labels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from autodistill_jax import log, metrics
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.data import loader
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.models import build, encoder
+
+_BATCH = 100  # rows
+
+
+def similarity_agreement(
+    experiment: Experiment,
+    held_out: Mapping[str, np.ndarray],
+    arch: AnyArch,
+    networks: Mapping[str, tuple[dict, np.ndarray | None]],
+) -> dict[str, Any]:
+    """Spearman of the cosines of held-out pairs of texts with the teacher's own.
+
+    Half of the pairs are drawn at random, which mostly have nothing to do with each
+    other; half are a text and its nearest neighbour by the teacher, where an order is
+    harder to keep.
+
+    Args:
+      experiment: `export.pairs` of its config says how many.
+      held_out: token rows, [N, L] each.
+      arch: of the networks.
+      networks: {name: (parameters, the linear map behind its pooling or None)}.
+
+    Returns:
+      {"pairs", "seed", "teacher": 1.0, and each network's name: its Spearman}.
+    """
+    max_pairs = experiment.config.export.pairs
+    pairs = min(max_pairs, len(held_out["input_ids"]) // 2)
+    if pairs < max_pairs:
+        log.say(f"only {pairs} of {max_pairs} pairs: there is no more held-out text")
+    rng = np.random.default_rng(experiment.config.seed)
+    pick = rng.choice(len(held_out["input_ids"]), 2 * pairs, replace=False)
+    texts = {name: value[pick] for name, value in held_out.items()}
+    teacher = experiment.teacher
+
+    def unit_embeddings(module, params, dense=None):
+        @jax.jit
+        def embed(params, batch):
+            mask = batch["attention_mask"]
+            out = module.apply(
+                {"params": params},
+                batch["input_ids"],
+                mask,
+                token_type_ids=batch.get("token_type_ids"),
+            )
+            return encoder.pool_tokens(out.hidden, out.pooler, mask, teacher.pooling)
+
+        batches = loader.eval_batches(texts, min(_BATCH, 2 * pairs))
+        vectors = np.concatenate([np.asarray(embed(params, b)) for b in batches])
+        vectors = vectors[: 2 * pairs]
+        vectors = vectors if dense is None else vectors @ dense
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    of_teacher = unit_embeddings(
+        build.build_module(teacher.arch, teacher.dims), teacher.params
+    )
+    first, second = similarity_pairs(of_teacher, pairs)
+    module = build.build_module(arch, experiment.dims)
+
+    def cosines(vectors):
+        return (vectors[first] * vectors[second]).sum(axis=1)
+
+    return {"pairs": pairs, "seed": experiment.config.seed, "teacher": 1.0} | {
+        name: metrics.spearman(
+            cosines(of_teacher), cosines(unit_embeddings(module, *network))
+        )
+        for name, network in networks.items()
+    }
+
+
+def similarity_pairs(
+    embeddings: np.ndarray, pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of texts: the first half as the texts come, the others near neighbours.
+
+    Args:
+      embeddings: the teacher's, [2 * pairs, D], of unit length.
+      pairs: how many.
+
+    Returns:
+      The numbers of the pairs' texts, (first [pairs], second [pairs]).
+    """
+    num_random = pairs // 2
+    anchors = np.arange(2 * num_random, num_random + pairs)
+    similarities = embeddings[anchors] @ embeddings.T
+    similarities[np.arange(len(anchors)), anchors] = -np.inf
+    first = np.concatenate([np.arange(num_random), anchors])
+    second = np.concatenate(
+        [np.arange(num_random, 2 * num_random), similarities.argmax(axis=1)]
+    )
+    return first, second
