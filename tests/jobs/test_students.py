@@ -1,0 +1,74 @@
+"""Does the benchmark of students run, in a short form, and go on where it stopped?"""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import students
+from texts import stories
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A little of each set, in the layout of the real ones."""
+    wiki = tmp_path / "wikipedia-2015" / "AA"
+    wiki.mkdir(parents=True)
+    articles = ["\n".join(story * 3) for story in stories()]
+    text = "\n".join(f'<doc id="{i}">\n{a}\n</doc>' for i, a in enumerate(articles))
+    (wiki / "wiki_00").write_text(text + "\n")
+    sts = tmp_path / "glue" / "STS-B"
+    (sts / "original").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    sentences = [sentence for story in stories() for sentence in story]
+
+    def pairs(count):
+        for i in range(count):
+            first, second = rng.choice(sentences, 2)
+            yield i, f"{rng.uniform(0, 5):.3f}", first, second
+
+    header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1"
+    for side in ("train", "dev"):
+        lines = [f"{header}\tsentence2\tscore"]
+        lines += [f"{i}\tg\tf\t1\t1\ts\ts\t{a}\t{b}\t{s}" for i, s, a, b in pairs(8)]
+        (sts / f"{side}.tsv").write_text("\n".join(lines) + "\n")
+    lines = [f"g\tf\t2012\t{i}\t{s}\t{a}\t{b}" for i, s, a, b in pairs(8)]
+    (sts / "original" / "sts-test.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "squad").mkdir()
+    paragraphs = [
+        {"context": " ".join(story), "qas": [{"question": story[0]}]}
+        for story in stories()[:6]
+    ]
+    squad = json.dumps({"data": [{"paragraphs": paragraphs}]})
+    (tmp_path / "squad" / "dev-v1.1.json").write_text(squad)
+    return tmp_path
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("one_device")
+def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(students, "ARCHS", {"eighth": students.ARCHS["eighth"]})
+    options = ["--seeds", "1", "--data", str(data), "--workdir", str(tmp_path / "w")]
+    for steps in ("0", "2"):
+        monkeypatch.setattr(sys, "argv", ["students.py", "--steps", steps, *options])
+        students.main()
+        report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+        figures = report["eighth"]
+        assert figures["flops"] == pytest.approx(0.1316, abs=1e-4)
+        assert -1 <= figures["test"] <= 1 and 0 <= figures["mrr"] <= 1
+        assert report["teacher"]["mrr_aligned"] == report["teacher"]["mrr"]
+        # The untrained start has no map to the teacher's embeddings.
+        assert ("mrr_aligned" in figures) == (steps == "2")
+    students.main()
+    output = capfd.readouterr()
+    assert json.loads(output.out)["eighth"] == figures
+    assert "compiling" not in output.err  # Nothing was trained again.
+
+
+def test_ranks_and_recall_are_of_the_first_ten():
+    documents = np.eye(12)
+    questions = documents[[0, 3]] + 0.1 * documents[[1, 4]]
+    assert students.retrieval(questions, documents, np.asarray([0, 4])) == {
+        "mrr": 0.75,
+        "recall": 1.0,
+    }
