@@ -1,5 +1,6 @@
 """Batches of rows, indexed by step so that a resume is exact, fed through grain."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from jax.sharding import Mesh
 
 from autodistill_jax import sharding
 from autodistill_jax.errors import UserError
+
+_GROUP = 32  # batches whose rows are sorted by length
 
 
 class _RowSource:
@@ -31,10 +34,13 @@ class TrainBatches(NamedTuple):
     Attributes:
       rows: {name: array} each, one by one in the order of the steps.
       batch_size: rows of a batch, of all hosts together.
+      bucketed_batch: (step) -> (the numbers in `rows` of its batch, the tokens that its
+        rows are cut to); None: the next rows, whole.
     """
 
     rows: grain.MapDataset
     batch_size: int
+    bucketed_batch: Callable[[int], tuple[np.ndarray, int]] | None = None
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         return self.rows_at(step, range(self.batch_size))
@@ -49,12 +55,20 @@ class TrainBatches(NamedTuple):
         Returns:
           {name: [len(positions), ...]}.
         """
-        rows = [self.rows[step * self.batch_size + position] for position in positions]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        if self.bucketed_batch is None:
+            rows = [self.rows[step * self.batch_size + p] for p in positions]
+            return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        numbers, length = self.bucketed_batch(step)
+        rows = [self.rows[int(numbers[position])] for position in positions]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return {name: x[:, :length] if x.ndim > 1 else x for name, x in batch.items()}
 
 
 def train_batches(
-    arrays: Mapping[str, np.ndarray], batch_size: int, seed: int
+    arrays: Mapping[str, np.ndarray],
+    batch_size: int,
+    seed: int,
+    length_buckets: int = 1,
 ) -> TrainBatches:
     """Batches of rows that are shuffled anew each epoch.
 
@@ -65,6 +79,8 @@ def train_batches(
       arrays: {name: [rows, ...]}.
       batch_size: rows of a batch, of all hosts together.
       seed: of the shuffling.
+      length_buckets: above 1, of the rows of some batches in a row those of like length
+        come together, and each batch is cut to one of so many lengths.
 
     Returns:
       Batches by step.
@@ -79,7 +95,28 @@ def train_batches(
             "use a smaller batch or more text"
         )
     dataset = grain.MapDataset.source(_RowSource(arrays)).seed(seed).shuffle().repeat()
-    return TrainBatches(dataset, batch_size)
+    if length_buckets == 1:
+        return TrainBatches(dataset, batch_size)
+    lengths = np.asarray(arrays["attention_mask"]).sum(axis=1)
+    max_length = arrays["attention_mask"].shape[1]
+    cuts = -(-max_length * np.arange(1, length_buckets + 1) // length_buckets)
+    source = _RowSource({"length": lengths})
+    length_at = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+    @functools.lru_cache(2)
+    def sorted_group(group: int) -> np.ndarray:
+        first = group * _GROUP * batch_size
+        numbers = np.arange(first, first + _GROUP * batch_size)
+        of_numbers = np.asarray([length_at[int(i)]["length"] for i in numbers])
+        batches = numbers[np.argsort(of_numbers, kind="stable")].reshape(_GROUP, -1)
+        return np.random.default_rng((seed, group)).permutation(batches)
+
+    def bucketed_batch(step: int) -> tuple[np.ndarray, int]:
+        numbers = sorted_group(step // _GROUP)[step % _GROUP]
+        longest = max(int(length_at[int(i)]["length"]) for i in numbers)
+        return numbers, int(cuts[np.searchsorted(cuts, longest)])
+
+    return TrainBatches(dataset, batch_size, bucketed_batch)
 
 
 def eval_batches(

@@ -91,6 +91,11 @@ def base_config() -> ConfigDict:
                 "row_format": "sentence",
                 "max_seq_length": 32,  # tokens a row, [CLS] and [SEP] included
                 "max_train_rows": 100_000,  # 0: all there are
+                # Of row_format sentence: so many spans of 4 to 14 tokens a row, besides.
+                "span_ratio": 1.0,
+                # Lengths that a distillation's batches are cut to, of rows of like
+                # length, so that little of them is padding; each is compiled once.
+                "length_buckets": 1,
             },
             # The grid of sub-networks; () or 0 where an axis follows from others.
             "space": {

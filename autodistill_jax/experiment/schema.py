@@ -27,6 +27,8 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "data.row_format": (str, corpus.ROW_FORMATS),
     "data.max_seq_length": (int, 8),
     "data.max_train_rows": (int, 0),
+    "data.span_ratio": (float, 0.0),
+    "data.length_buckets": (int, 1),
     "baselines": ((str,), None),
     "space.partition": (int, 0),
     "space.layers": ((int,), 1),

@@ -57,7 +57,9 @@ def train_superlm(
     )
     if with_targets is not None:
         data = {**data, targets.ROW: np.arange(len(data["input_ids"]))}
-    batches = loader.train_batches(data, settings.batch_size, seed)
+    batches = loader.train_batches(
+        data, settings.batch_size, seed, experiment.config.data.length_buckets
+    )
     mlm_head = teacher_mlm_head(experiment, workdir, stage)
     state, frozen, step, teacher_params = init_training(
         experiment, space, mlm_head, start_params

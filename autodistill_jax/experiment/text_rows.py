@@ -80,6 +80,8 @@ def _tokenize_text(
         data.row_format,
         data.max_seq_length,
         data.max_train_rows,
+        data.span_ratio,
+        experiment.config.seed,
     )
     count = len(splits["train"]["input_ids"])
     pretrains = ("pretrain",) if experiment.config.pretrain.steps else ()

@@ -252,3 +252,22 @@ def test_a_task_of_ones_own(tmp_path):
         tasks.load_user_task(
             str(tmp_path / "no.tsv"), "", "body", "", "answer", "accuracy"
         )
+
+
+def test_spans_are_pieces_of_their_sentences():
+    """Between the special tokens of their row, of 4 to 14 tokens or all there are."""
+    ids = np.zeros((3, 20), np.int32)
+    for i, count in enumerate((3, 10, 18)):
+        ids[i, : count + 2] = [1, *range(100 * i + 10, 100 * i + 10 + count), 2]
+    mask = (ids > 0).astype(np.int8)
+    rows = {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * mask}
+    spans = corpus.random_spans(rows, 50, 0, seed=0)
+    for row, real in zip(spans["input_ids"], spans["attention_mask"]):
+        tokens = row[real.astype(bool)]
+        assert tokens[0] == 1 and tokens[-1] == 2 and not row[len(tokens) :].any()
+        inner = tokens[1:-1]
+        assert (np.diff(inner) == 1).all() and 3 <= len(inner) <= 14
+        assert len({token // 100 for token in inner}) == 1
+    assert np.array_equal(
+        corpus.random_spans(rows, 50, 0, seed=0)["input_ids"], spans["input_ids"]
+    )

@@ -1,0 +1,47 @@
+"""Are batches of like lengths the same rows, each once an epoch, and none cut short?"""
+
+import numpy as np
+import pytest
+
+from autodistill_jax.data import loader
+
+
+def rows(count, length=16):
+    rng = np.random.default_rng(0)
+    real = np.arange(length) < rng.integers(3, length + 1, (count, 1))
+    ids = np.arange(count)[:, None] * real
+    return {
+        "input_ids": ids.astype(np.int32),
+        "attention_mask": real.astype(np.int8),
+        "row": np.arange(count),
+    }
+
+
+@pytest.mark.parametrize("buckets", [2, 4])
+def test_rows_of_like_length_come_together(buckets):
+    """An epoch of 128 rows in 32 batches of 4; as a function of the step alone."""
+    data = rows(128)
+    batches = loader.train_batches(data, 4, seed=3, length_buckets=buckets)
+    seen, lengths = [], []
+    for step in range(32):
+        batch = batches[step]
+        seen += batch["row"].tolist()
+        lengths.append(batch["input_ids"].shape[1])
+        real = data["attention_mask"][batch["row"]].sum(axis=1)
+        assert (batch["attention_mask"].sum(axis=1) == real).all()  # Nothing is lost.
+    assert sorted(seen) == list(range(128))
+    assert set(lengths) <= {16 * (i + 1) // buckets for i in range(buckets)}
+    padded = sum(4 * length for length in lengths)
+    assert padded < 0.9 * data["attention_mask"].size
+    assert lengths != sorted(lengths)  # In no order of length.
+    fresh = loader.train_batches(data, 4, seed=3, length_buckets=buckets)
+    assert np.array_equal(fresh[40]["row"], batches[40]["row"])
+    # A host reads its own rows of the same batch.
+    part = fresh.rows_at(7, range(2, 4))
+    assert np.array_equal(part["row"], batches[7]["row"][2:])
+
+
+def test_one_bucket_is_whole_rows():
+    data = rows(12)
+    batch = loader.train_batches(data, 4, seed=3)[0]
+    assert batch["input_ids"].shape == (4, 16)
