@@ -326,6 +326,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
             "distill": {
                 "steps": 12,
                 "finish_steps": 0,
+                "calibration_rows": 32,
                 "batch_size": 8,
                 "learning_rate": 1e-3,
                 "mlm_head_steps": 5,

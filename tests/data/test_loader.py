@@ -22,14 +22,14 @@ def test_rows_of_like_length_come_together(buckets):
     """An epoch of 128 rows in 32 batches of 4; as a function of the step alone."""
     data = rows(128)
     batches = loader.train_batches(data, 4, seed=3, length_buckets=buckets)
-    seen, lengths = [], []
+    row_numbers, lengths = [], []
     for step in range(32):
         batch = batches[step]
-        seen += batch["row"].tolist()
+        row_numbers += batch["row"].tolist()
         lengths.append(batch["input_ids"].shape[1])
         real = data["attention_mask"][batch["row"]].sum(axis=1)
         assert (batch["attention_mask"].sum(axis=1) == real).all()  # Nothing is lost.
-    assert sorted(seen) == list(range(128))
+    assert sorted(row_numbers) == list(range(128))
     assert set(lengths) <= {16 * (i + 1) // buckets for i in range(buckets)}
     padded = sum(4 * length for length in lengths)
     assert padded < 0.9 * data["attention_mask"].size

@@ -82,7 +82,7 @@ def test_they_run(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
 
     outputs = execute("quickstart", tmp_path)
-    assert "7/7 report" in outputs["run"] and "PICTURE" in outputs["front"]
+    assert "8/8 report" in outputs["run"] and "PICTURE" in outputs["front"]
     first = _front(tmp_path)
     student = tmp_path / "w" / "students" / arch_from_json(first["chosen"]).name
     assert (student / "student.stablehlo").exists()
