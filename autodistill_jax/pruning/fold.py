@@ -8,7 +8,7 @@ from autodistill_jax.pruning.moments import Moments
 from autodistill_jax.pruning.streams import stream_axis, stream_readers
 
 # Of the mean variance of the kept channels: what is all but dependent must not blow up.
-_RIDGE = 1e-5
+_RIDGE = 1e-3
 
 
 def fold(
@@ -59,7 +59,7 @@ def regress_dropped(moment: np.ndarray, num_kept: int) -> tuple[np.ndarray, np.n
 
     Returns:
       (A [..., n - num_kept, num_kept], c [..., n - num_kept]) of x_drop ~ A x_keep + c:
-      the least mean square over the tokens, up to a ridge of 1e-5 of the mean variance.
+      the least mean square over the tokens, up to a ridge of a thousandth of the mean variance.
     """
     mean = moment[..., :-1, -1]
     covariance = moment[..., :-1, :-1] - mean[..., :, None] * mean[..., None, :]

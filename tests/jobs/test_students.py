@@ -48,6 +48,17 @@ def data(tmp_path):
 @pytest.mark.usefixtures("one_device")
 def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(students, "ARCHS", {"eighth": students.ARCHS["eighth"]})
+    student_config = students.student_config
+
+    def quick_config(*args):
+        config = student_config(*args)
+        config.distill.calibration_rows = 16
+        config.export.pairs = 20
+        config.search.proxy_rows = 16
+        config.latency.runs = 10
+        return config
+
+    monkeypatch.setattr(students, "student_config", quick_config)
     options = ["--seeds", "1", "--data", str(data), "--workdir", str(tmp_path / "w")]
     for steps in ("0", "2"):
         monkeypatch.setattr(sys, "argv", ["students.py", "--steps", steps, *options])

@@ -53,7 +53,7 @@ def test_no_other_linear_map_does_better():
 
     least = error(shares, constants)
     exact = np.linalg.lstsq(augmented[:, [*range(8), 12]], x[:, 8:])[0]
-    assert least < error(exact[:8].T, exact[8]) * (1 + 1e-6)
+    assert least < error(exact[:8].T, exact[8]) * (1 + 1e-4)
     for _ in range(20):
         change = rng.normal(0, 0.01, shares.shape)
         assert error(shares + change, constants) > least
