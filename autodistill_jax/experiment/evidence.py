@@ -1,4 +1,4 @@
-"""What the teacher's own outputs say of its layers and channels: layer_sets in the workdir.
+"""What the teacher's own outputs say of its layers and channels: kept in the workdir.
 
 The teacher is permuted once, so that the first n channels are the best n wherever
 something is cut, and the layers that each depth keeps are chosen (see `pruning`).
@@ -19,7 +19,7 @@ from autodistill_jax.experiment.text_rows import text_rows
 from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.models import build
 from autodistill_jax.pruning import order, streams
-from autodistill_jax.pruning.depth import layer_losses, nested_layers
+from autodistill_jax.pruning.depth import make_layer_loss, nested_layers
 from autodistill_jax.pruning.moments import input_moments
 
 _MAX_LAYER_ROWS = 128  # that sets of layers are judged on
@@ -143,9 +143,10 @@ def _ranked_layers(
     batch = mask_tokens(key, layer_rows, teacher.dims.vocab, objective.masking)
     module = build.build_module(teacher.arch, teacher.dims)
     losses: dict[str, float] = {}
+    layer_loss = make_layer_loss(module, params, objective, batch)
 
     def loss_fn(layer_sets):
-        values = layer_losses(module, params, objective, [batch], layer_sets)
+        values = layer_loss(layer_sets)
         losses.update({" ".join(map(str, s)): v for s, v in zip(layer_sets, values)})
         return values
 

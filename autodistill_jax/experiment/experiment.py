@@ -9,10 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from autodistill_jax.archs.arch import (
-    AnyArch,
-    spread_layers,
-)
+from autodistill_jax.archs.arch import AnyArch, spread_layers
 from autodistill_jax.archs.budget import Budget
 from autodistill_jax.archs.cost import ModelDims, cost, student_dims
 from autodistill_jax.archs.space import Space

@@ -132,16 +132,17 @@ def with_spaces(teacher_side: TeacherSide) -> Experiment:
                 mesh, axis, [n for (n,) in space.axis_values_product(axis)]
             )
     fields = dataclasses.fields(TeacherSide)
+    initial_params = _initial_params(config, teacher, spaces)
     experiment = Experiment(
         **{field.name: getattr(teacher_side, field.name) for field in fields},
         spaces=spaces,
         budget=Budget(**config.budget.to_dict()),
         objective=objective,
         affordable={},
-        initial_params=_initial_params(config, teacher, spaces),
+        initial_params=initial_params,
         kept_by_depth=named_layers(
             config.distill.kept_layers,
-            teacher.arch.layers,
+            initial_params[0].layers,
             {depth for space in spaces.values() for depth in space.layers},
         ),
     )

@@ -115,13 +115,12 @@ def named_layers(
     return table
 
 
-def layer_losses(
+def make_layer_loss(
     module: build.Module,
     params: build.Params,
     objective: Objective,
-    batches: Sequence[Mapping[str, np.ndarray]],
-    layer_sets: Sequence[Layers],
-) -> list[float]:
+    batch: Mapping[str, np.ndarray],
+) -> Callable[[Sequence[Layers]], list[float]]:
     """The distillation losses of a teacher that keeps some of its layers, at full width.
 
     Under the objective at hand, untrained, each output compared with the whole
@@ -132,11 +131,11 @@ def layer_losses(
       module: the teacher.
       params: its parameters, and its masked-LM head where a loss needs it.
       objective: the losses.
-      batches: of `mlm.mask_tokens`.
-      layer_sets: indices of the layers to keep, rising.
+      batch: of `mlm.mask_tokens`.
 
     Returns:
-      The mean loss of each set.
+      (sets of layers to keep, the indices of each rising) -> the mean loss of each; one
+      program for all, which is compiled at the first call.
     """
     weights = {
         name: weight
@@ -155,8 +154,8 @@ def layer_losses(
     params = dict(params)
     params |= init_projections(objective, arch.hidden, arch.hidden, params, module.dims)
 
-    targets_fn = jax.jit(
-        lambda params, batch: teacher_targets(module, params, batch, objective)
+    targets = jax.jit(lambda p, b: teacher_targets(module, p, b, objective))(
+        params, batch
     )
 
     @jax.jit
@@ -171,14 +170,13 @@ def layer_losses(
         )
         return values["total"].mean()
 
-    targets = [targets_fn(params, batch) for batch in batches]
-    losses = []
-    for layers in layer_sets:
-        index = np.zeros(arch.layers, np.int32)
-        index[: len(layers)] = layers
-        values = [
-            loss_fn(params, batch, target, index, np.int32(len(layers)))
-            for batch, target in zip(batches, targets)
-        ]
-        losses.append(float(np.mean(jax.device_get(values))))
-    return losses
+    def losses_of(layer_sets):
+        losses = []
+        for layers in layer_sets:
+            index = np.zeros(arch.layers, np.int32)
+            index[: len(layers)] = layers
+            loss = loss_fn(params, batch, targets, index, np.int32(len(layers)))
+            losses.append(float(loss))
+        return losses
+
+    return losses_of

@@ -59,7 +59,8 @@ def regress_dropped(moment: np.ndarray, num_kept: int) -> tuple[np.ndarray, np.n
 
     Returns:
       (A [..., n - num_kept, num_kept], c [..., n - num_kept]) of x_drop ~ A x_keep + c:
-      the least mean square over the tokens, up to a ridge of a thousandth of the mean variance.
+      the least mean square over the tokens, up to a ridge of a thousandth of the mean
+      variance.
     """
     mean = moment[..., :-1, -1]
     covariance = moment[..., :-1, :-1] - mean[..., :, None] * mean[..., None, :]

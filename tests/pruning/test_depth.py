@@ -14,7 +14,7 @@ from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
-from autodistill_jax.pruning.depth import layer_losses, named_layers, nested_layers
+from autodistill_jax.pruning.depth import make_layer_loss, named_layers, nested_layers
 from autodistill_jax.train import losses
 from autodistill_jax.train.objective import Objective
 
@@ -49,9 +49,7 @@ def test_the_layers_that_do_something_are_kept(teacher, rows):
     module, params = teacher
     objective = Objective({"pooled": 1.0, "layers": 1.0}, layer_map=(0,))
 
-    def loss_fn(layer_sets):
-        return layer_losses(module, params, objective, [rows], layer_sets)
-
+    loss_fn = make_layer_loss(module, params, objective, rows)
     table = nested_layers(12, (5,), loss_fn)
     assert set(table[5]) == {1, 4, 6, 7, 11}
     assert all(set(table[depth]) < set(table[depth + 1]) for depth in range(1, 12))

@@ -11,6 +11,7 @@ from tiny_networks import BIG, DIMS
 from autodistill_jax.archs.arch import MobileArch
 from autodistill_jax.archs.cost import MOBILEBERT_DIMS
 from autodistill_jax.models import build, extract
+from autodistill_jax.pruning import fold as fold_module
 from autodistill_jax.pruning.fold import fold, regress_dropped
 from autodistill_jax.pruning.moments import OUTPUT, input_moments
 from autodistill_jax.pruning.projection import fit_projections
@@ -41,23 +42,34 @@ def texts():
     return [{"input_ids": x, "attention_mask": np.ones_like(x)} for x in ids]
 
 
-def test_no_other_linear_map_does_better():
-    """On the tokens that it was fitted on: least squares itself, and small changes."""
+@pytest.mark.parametrize("ridge", [1e-9, None])
+def test_no_other_linear_map_does_better(ridge, monkeypatch):
+    """On the tokens that it was fitted on: least squares itself where there is all but no
+    ridge; under the ridge that is used, the least error and ridge together."""
+    if ridge is not None:
+        monkeypatch.setattr(fold_module, "_RIDGE", ridge)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 12)) @ rng.normal(size=(12, 12)) + rng.normal(size=12)
     augmented = np.concatenate([x, np.ones((500, 1))], axis=1)
     shares, constants = regress_dropped(augmented.T @ augmented / 500, 8)
+    weight = fold_module._RIDGE * x[:, :8].var(axis=0).mean()
 
     def error(shares, constants):
         return np.square(x[:, :8] @ shares.T + constants - x[:, 8:]).sum(axis=1).mean()
 
-    least = error(shares, constants)
-    exact = np.linalg.lstsq(augmented[:, [*range(8), 12]], x[:, 8:])[0]
-    assert least < error(exact[:8].T, exact[8]) * (1 + 1e-4)
+    def penalized(shares, constants):
+        return error(shares, constants) + weight * np.square(shares).sum()
+
+    solution = np.linalg.lstsq(augmented[:, [*range(8), 12]], x[:, 8:])[0]
+    exact = solution[:8].T, solution[8]
+    least = penalized(shares, constants)
+    assert least <= penalized(*exact) * (1 + 1e-9)
+    if ridge is not None:
+        assert error(shares, constants) < error(*exact) * (1 + 1e-6)
     for _ in range(20):
         change = rng.normal(0, 0.01, shares.shape)
-        assert error(shares + change, constants) > least
-        assert error(shares, constants + rng.normal(0, 0.01, 4)) > least
+        assert penalized(shares + change, constants) > least
+        assert penalized(shares, constants + rng.normal(0, 0.01, 4)) > least
 
 
 @pytest.mark.parametrize(
