@@ -9,6 +9,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.errors import UserError, read_json_object
 
 DENSE_FILE, DENSE_TENSOR = "2_Dense/model.safetensors", "linear.weight"
+_IDENTITY = "torch.nn.modules.linear.Identity"
 
 
 def read_pooling(folder: Path) -> str | None:
@@ -41,10 +42,19 @@ def read_dense(folder: Path) -> np.ndarray | None:
 
     Returns:
       [hidden, out], f32; None where there is none.
+
+    Raises:
+      UserError: one with a bias or an activation, which is not a linear map.
     """
     path = folder / DENSE_FILE
     if not path.exists():
         return None
+    settings = read_json_object(path.with_name("config.json"))
+    if settings.get("bias", True) or settings.get("activation_function") != _IDENTITY:
+        raise UserError(
+            f"{path.parent} has a bias or an activation; only a linear map behind the "
+            "pooling is read, so use a model without that Dense"
+        )
     from safetensors.numpy import load_file
 
     return load_file(path)[DENSE_TENSOR].T
@@ -97,6 +107,6 @@ def _write_dense(folder: Path, dense: np.ndarray) -> None:
         "in_features": dense.shape[0],
         "out_features": dense.shape[1],
         "bias": False,
-        "activation_function": "torch.nn.modules.linear.Identity",
+        "activation_function": _IDENTITY,
     }
     (path.parent / "config.json").write_text(json.dumps(settings) + "\n")

@@ -119,7 +119,7 @@ def make_layer_loss(
     module: build.Module,
     params: build.Params,
     objective: Objective,
-    batch: Mapping[str, np.ndarray],
+    batch: Mapping[str, jax.Array | np.ndarray],
 ) -> Callable[[Sequence[Layers]], list[float]]:
     """The distillation losses of a teacher that keeps some of its layers, at full width.
 

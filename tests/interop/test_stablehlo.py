@@ -1,5 +1,8 @@
 """Is the program that serves a student the student, at every batch and length?"""
 
+import json
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -10,9 +13,13 @@ from texts import VOCAB
 from transformers_parity import outputs
 
 from autodistill_jax.archs.arch import Arch
+from autodistill_jax.data import tokenization
+from autodistill_jax.errors import UserError
 from autodistill_jax.interop import huggingface, stablehlo
+from autodistill_jax.interop.embedding import embed
 from autodistill_jax.jobs import export as exporting
-from autodistill_jax.models import extract
+from autodistill_jax.models import build, extract
+from autodistill_jax.pruning import streams
 
 MOBILE = {
     "embedding_size": 20,
@@ -106,6 +113,42 @@ def test_a_student_with_its_own_code(tmp_path, minilm):
     assert (
         len(program) < 50_000 < sum(weight.nbytes for weight in weights.values()) / 100
     )
+
+
+def test_an_aligned_student_speaks_in_the_teachers_space(tmp_path, minilm):
+    """Of a permuted teacher itself: as if nothing had been permuted, by every reader."""
+    module = build.build_module(minilm.arch, minilm.dims)
+    order = np.random.default_rng(0).permutation(minilm.arch.hidden)
+    orders = {
+        stream: np.broadcast_to(np.arange(size), (minilm.arch.layers, size))
+        for stream, size in (("context", minilm.arch.width), ("ffn", minilm.arch.ffn))
+    }
+    orders["hidden"] = order
+    permuted = streams.reorder(minilm.params, streams.param_streams(module), orders)
+    projection = {"linear_projection_pooled": np.eye(minilm.arch.hidden)}
+    run = SimpleNamespace(
+        config=SimpleNamespace(export=SimpleNamespace(align=True)), hidden_order=order
+    )
+    dense = exporting._aligning_map(run, projection, minilm.arch)
+    folder = tmp_path / "s"
+    huggingface.save_pretrained(
+        folder, minilm.arch, minilm.dims, permuted, minilm.folder, "mean", True, "",
+        lambda _: None, dense=dense,
+    )  # fmt: skip
+    sentences = ["A man plays a guitar.", "Two dogs run over a wide green field."]
+    expected = embed(minilm, sentences)
+    student = huggingface.load_pretrained(str(folder))
+    assert np.abs(embed(student, sentences) - expected).max() < 1e-5
+    tokenizer = tokenization.load_tokenizer(minilm.folder, minilm.dims.vocab)
+    rows = tokenization.encode_texts(tokenizer, sentences, 16)
+    served = stablehlo.run_program(stablehlo.export_program(folder), folder, rows)
+    assert np.abs(served["sentence_embedding"] - expected).max() < 1e-5
+    modules = json.loads((folder / "modules.json").read_text())
+    assert [m["path"] for m in modules] == ["", "1_Pooling", "2_Dense", "3_Normalize"]
+    settings = folder / "2_Dense" / "config.json"
+    settings.write_text(settings.read_text().replace("false", "true"))
+    with pytest.raises(UserError, match="2_Dense has a bias or an activation"):
+        huggingface.load_pretrained(str(folder))
 
 
 def test_a_program_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
