@@ -10,7 +10,7 @@ from autodistill_jax import log, metrics
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.models import build, encoder
+from autodistill_jax.models import build
 
 _BATCH = 100  # rows
 
@@ -46,17 +46,9 @@ def similarity_agreement(
     teacher = experiment.teacher
 
     def unit_embeddings(module, params, dense=None):
-        @jax.jit
-        def embed(params, batch):
-            mask = batch["attention_mask"]
-            out = module.apply(
-                {"params": params},
-                batch["input_ids"],
-                mask,
-                token_type_ids=batch.get("token_type_ids"),
-            )
-            return encoder.pool_tokens(out.hidden, out.pooler, mask, teacher.pooling)
-
+        embed = jax.jit(
+            lambda p, batch: build.text_embeddings(module, p, batch, teacher.pooling)
+        )
         batches = loader.eval_batches(texts, min(_BATCH, 2 * pairs))
         vectors = np.concatenate([np.asarray(embed(params, b)) for b in batches])
         vectors = vectors[: 2 * pairs]

@@ -15,7 +15,7 @@ from etils import epath
 from autodistill_jax import multihost, storage
 from autodistill_jax.data import loader
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.models import encoder
+from autodistill_jax.models import build
 from autodistill_jax.train.distillation import TEACHER_EMBEDDING
 from autodistill_jax.train.objective import Objective
 
@@ -55,17 +55,7 @@ def target_reader(
         is_written[:] = 0  # Without its embeddings.
     module, pooling = experiment.teacher_module(), experiment.objective.pooling
 
-    @jax.jit
-    def embed(params, batch):
-        out = module.apply(
-            {"params": params},
-            batch["input_ids"],
-            batch["attention_mask"],
-            token_type_ids=batch.get("token_type_ids"),
-        )
-        mask = batch["attention_mask"]
-        return encoder.pool_tokens(out.hidden, out.pooler, mask, pooling)
-
+    embed = jax.jit(lambda p, rows: build.text_embeddings(module, p, rows, pooling))
     params = jax.device_put(experiment.teacher.params)
 
     def with_targets(batch):

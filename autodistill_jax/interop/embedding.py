@@ -9,7 +9,6 @@ from jaxtyping import Float
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.models import build
-from autodistill_jax.models.encoder import pool_tokens
 
 _LENGTH_STEP = 32  # tokens; each length of a batch is compiled once
 
@@ -41,16 +40,7 @@ def embed(
     rows = tokenization.encode_texts(tokenizer, list(texts), length)
     module = build.build_module(model.arch, model.dims)
 
-    @jax.jit
-    def pooled(params: dict, batch: dict) -> jax.Array:
-        attention_mask = batch["attention_mask"]
-        out = module.apply(
-            {"params": params},
-            batch["input_ids"],
-            attention_mask,
-            token_type_ids=batch["token_type_ids"],
-        )
-        return pool_tokens(out.hidden, out.pooler, attention_mask, model.pooling)
+    pooled = jax.jit(lambda p, b: build.text_embeddings(module, p, b, model.pooling))
 
     # By length: a batch is no longer than its longest text asks for.
     lengths = rows["attention_mask"].sum(axis=1)

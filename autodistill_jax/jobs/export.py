@@ -5,7 +5,6 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -218,7 +217,7 @@ def _student_outputs(
 ) -> np.ndarray:
     """A student's own output, [B, L, D], before it is written."""
     module = build.build_module(arch, experiment.dims)
-    return np.asarray(_apply_module(module, student, sample).hidden)
+    return np.asarray(build.apply_module(module, student, sample).hidden)
 
 
 def _subnetwork_outputs(
@@ -227,21 +226,10 @@ def _subnetwork_outputs(
     """The sub-network's own output, [B, L, D], inside the SuperLM."""
     superlm = experiment.superlm(space).clone(dtype=jnp.float32, dropout=0.0, mesh=None)
     sizes = jax.tree.map(lambda x: x[0], sandwich.stack_archs([arch]))
-    out = jax.jit(lambda p, a: _apply_module(superlm, p, sample, a))(weights, sizes)
-    return np.asarray(out.hidden)[..., : arch.hidden]
-
-
-def _apply_module(
-    module: build.Module, params: dict, batch: _Rows, *arch: AnyArch
-) -> Any:
-    """A network's outputs for a batch; arch: of a SuperLM, the sub-network's sizes."""
-    return module.apply(
-        {"params": params},
-        batch["input_ids"],
-        batch["attention_mask"],
-        *arch,
-        token_type_ids=batch.get("token_type_ids"),
+    out = jax.jit(lambda p, a: build.apply_module(superlm, p, sample, a))(
+        weights, sizes
     )
+    return np.asarray(out.hidden)[..., : arch.hidden]
 
 
 def _max_difference(
@@ -253,7 +241,7 @@ def _max_difference(
     reloaded = huggingface.load_pretrained(str(folder))
     module = build.build_module(reloaded.arch, reloaded.dims)
     with _cpu_precision():
-        out = _apply_module(module, reloaded.params, sample)
+        out = build.apply_module(module, reloaded.params, sample)
     error = np.abs(np.asarray(out.hidden) - expected)[real].max()
     hf_outputs = hf_parity.transformers_outputs(
         folder, sample, trust_remote_code=not hf_config.is_stock(arch, reloaded.dims)
@@ -281,7 +269,7 @@ def _checked_program(folder: Path, sample, stage) -> bytes:
     module = build.build_module(reloaded.arch, reloaded.dims)
     program = stablehlo.export_program(folder)
     with _cpu_precision():
-        expected = _apply_module(module, reloaded.params, sample)
+        expected = build.apply_module(module, reloaded.params, sample)
         out = stablehlo.run_program(program, folder, sample)
     error = np.abs(out["last_hidden_state"] - np.asarray(expected.hidden))[real].max()
     if "pooler_output" in out:

@@ -1,6 +1,7 @@
 """The module that computes an Arch, and its parameters: axes, init, stacking."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from flax import linen as nn
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch
 from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.models.bert import Bert
+from autodistill_jax.models.encoder import Outputs, pool_tokens
 from autodistill_jax.models.mobilebert import MobileBert
 
 Module = Bert | MobileBert
@@ -27,6 +29,47 @@ def build_module(arch: AnyArch, dims: ModelDims, **settings) -> Module:
       A `Bert` or a `MobileBert`, without parameters.
     """
     return {Arch: Bert, MobileArch: MobileBert}[type(arch)](arch, dims, **settings)
+
+
+def apply_module(
+    module: Module,
+    params: Params,
+    batch: Mapping[str, jax.Array | np.ndarray],
+    *arch: AnyArch,
+    **more_outputs: bool,
+) -> Outputs:
+    """A network's outputs for a batch of token rows.
+
+    Args:
+      module: the network's.
+      params: its parameters.
+      batch: `input_ids`, `attention_mask` and perhaps `token_type_ids`, [B, L] each.
+      *arch: of a SuperLM, the sub-network's sizes.
+      **more_outputs: what else to return, see `bert.Bert`.
+
+    Returns:
+      `encoder.Outputs`.
+    """
+    apply: Callable[..., Any] = module.apply
+    return apply(
+        {"params": params},
+        batch["input_ids"],
+        batch["attention_mask"],
+        *arch,
+        token_type_ids=batch.get("token_type_ids"),
+        **more_outputs,
+    )
+
+
+def text_embeddings(
+    module: Module,
+    params: Params,
+    batch: Mapping[str, jax.Array | np.ndarray],
+    pooling: str,
+) -> jax.Array:
+    """A vector a text, [B, D]: `apply_module`, pooled as `encoder.pool_tokens` says."""
+    out = apply_module(module, params, batch)
+    return pool_tokens(out.hidden, out.pooler, batch["attention_mask"], pooling)
 
 
 def param_axes(module: Module) -> dict[str, tuple[str, ...]]:

@@ -36,13 +36,7 @@ def input_moments(
     @jax.jit
     def add(total, params, batch):
         mask = batch["attention_mask"]
-        out = module.apply(
-            {"params": params},
-            batch["input_ids"],
-            mask,
-            token_type_ids=batch.get("token_type_ids"),
-            kernel_inputs=True,
-        )
+        out = build.apply_module(module, params, batch, kernel_inputs=True)
         weights = mask.reshape(-1).astype(jnp.float32)
 
         def moment(x, weights=weights):

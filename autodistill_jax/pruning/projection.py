@@ -40,12 +40,7 @@ def fit_projections(
         mask = batch["attention_mask"]
 
         def outputs(module, params):
-            out = module.apply(
-                {"params": params},
-                batch["input_ids"],
-                mask,
-                token_type_ids=batch.get("token_type_ids"),
-            )
+            out = build.apply_module(module, params, batch)
             pooled = encoder.pool_tokens(out.hidden, out.pooler, mask, pooling)
             return pooled, (out.hidden * mask[:, :, None]).reshape(mask.size, -1)
 
