@@ -103,7 +103,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(outcomes, folder, tmp_path):
     assert np.allclose(*losses, rtol=1e-5)
     files = [
         sorted(str(path.relative_to(w)) for path in w.rglob("*") if path.is_file()
-               and "superlm" not in path.parts)
+               and "checkpoints" not in path.parts)
         for w in (folder, tmp_path / "w")
     ]  # fmt: skip
     assert files[0] == files[1] and "report.html" in files[0]

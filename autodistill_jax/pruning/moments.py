@@ -33,33 +33,57 @@ def input_moments(
       states, `OUTPUT`.
     """
 
-    @jax.jit
-    def add(total, params, batch):
+    def inputs(params, batch):
+        """{kernel: (what it reads [..., tokens, n], the tokens' weights [tokens])}."""
         mask = batch["attention_mask"]
         out = build.apply_module(module, params, batch, kernel_inputs=True)
         weights = mask.reshape(-1).astype(jnp.float32)
-
-        def moment(x, weights=weights):
-            x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1))], axis=-1)
-            return jnp.einsum("...ti,t,...tj->...ij", x, weights, x)
-
-        sums = {
-            f"layers_{name}": moment(x) for name, x in (out.kernel_inputs or {}).items()
+        read = {
+            f"layers_{name}": (x, weights)
+            for name, x in (out.kernel_inputs or {}).items()
         }
-        sums[OUTPUT] = moment(out.hidden.reshape(len(weights), -1))
+        read[OUTPUT] = out.hidden.reshape(len(weights), -1), weights
         if "pooler_kernel" in params:
             first = out.hidden[:, 0]
-            sums["pooler_kernel"] = moment(first, jnp.ones(len(first)))
+            read["pooler_kernel"] = first, jnp.ones(len(first))
+        return read
+
+    @jax.jit
+    def means(params, batch):
+        return {
+            kernel: jnp.einsum("...ti,t->...i", x, weights) / weights.sum()
+            for kernel, (x, weights) in inputs(params, batch).items()
+        }
+
+    @jax.jit
+    def add(total, params, batch, centers):
+        def moment(x, weights, center):
+            x = x - center[..., None, :]
+            x = jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1))], axis=-1)
+            # On a TPU a product's default is bf16, coarser than the ridges of fits.
+            return jnp.einsum(
+                "...ti,t,...tj->...ij", x, weights, x, precision="highest"
+            )
+
+        read = inputs(params, batch)
+        sums = {kernel: moment(*read[kernel], centers[kernel]) for kernel in read}
         return sums if total is None else jax.tree.map(jnp.add, total, sums)
 
-    total = None
+    # Sums about the first batch's means, in f32; about 0, in f64, after that: a mean
+    # far larger than the deviations would leave of these nothing but rounding.
+    total = centers = None
     for batch in batches:
-        total = add(total, params, batch)
-    assert total is not None, "no batch"
+        centers = means(params, batch) if centers is None else centers
+        total = add(total, params, batch, centers)
+    assert total is not None and centers is not None, "no batch"
     moments = {}
-    for name, value in total.items():
+    for kernel, value in total.items():
         value = np.asarray(value, np.float64)
-        moments[name] = value / value[..., -1:, -1:]
+        center = np.asarray(centers[kernel], np.float64)
+        shift = np.zeros_like(value) + np.eye(value.shape[-1])
+        shift[..., :-1, -1] = center
+        value = shift @ value @ np.swapaxes(shift, -1, -2)
+        moments[kernel] = value / value[..., -1:, -1:]
     return moments
 
 

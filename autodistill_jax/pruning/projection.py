@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from autodistill_jax.models import build, encoder
@@ -36,24 +35,29 @@ def fit_projections(
     """
 
     @jax.jit
-    def sums(params, teacher_params, batch):
+    def outputs(params, teacher_params, batch):
         mask = batch["attention_mask"]
 
-        def outputs(module, params):
+        def of(module, params):
             out = build.apply_module(module, params, batch)
             pooled = encoder.pool_tokens(out.hidden, out.pooler, mask, pooling)
             return pooled, (out.hidden * mask[:, :, None]).reshape(mask.size, -1)
 
-        pairs = zip(outputs(student, params), outputs(teacher, teacher_params))
-        return [(x.T @ x, x.T @ y) for x, y in pairs]
+        return of(student, params), of(teacher, teacher_params)
 
-    total = None
+    # The sums are f64, on the host: a text's embedding has more channels than there may
+    # be texts, and what the texts leave open must be the ridge's, not rounding's.
+    total: list[tuple[np.ndarray, np.ndarray]] | None = None
     for batch in batches:
-        of_batch = sums(params, teacher_params, batch)
-        total = of_batch if total is None else jax.tree.map(jnp.add, total, of_batch)
+        pairs = zip(*jax.device_get(outputs(params, teacher_params, batch)))
+        of_batch = [
+            (x.T @ x, x.T @ y)
+            for x, y in ((np.float64(x), np.float64(y)) for x, y in pairs)
+        ]
+        total = of_batch if total is None else jax.tree.map(np.add, total, of_batch)
     assert total is not None, "no batch"
     maps = []
-    for square, cross in jax.device_get(total):
+    for square, cross in total:
         width = len(square)
         ridge = _RIDGE * np.trace(square) / width * np.eye(width)
         maps.append(np.linalg.solve(square + ridge, cross).astype(np.float32))
