@@ -1,6 +1,8 @@
 """What a job reports while it works: progress lines, metrics.jsonl, TensorBoard."""
 
+import itertools
 import json
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -190,6 +192,31 @@ def read_metrics(workdir: epath.Path, job: str) -> list[dict]:
             if line["job"] == job:
                 lines[line["step"]] = line
     return [lines[step] for step in sorted(lines)]
+
+
+def training_seconds(workdir: epath.Path, job: str) -> float:
+    """What a training took by its lines in metrics.jsonl, in seconds.
+
+    What compiling took and what passed between a stop and the restart is not in it: an
+    interval of ten times the median's seconds a step counts as the median.
+
+    Args:
+      workdir: holds metrics.jsonl.
+      job: the name that its lines were written under.
+
+    Returns:
+      Seconds for all its steps; 0.0 where there are fewer than two lines.
+    """
+    lines = read_metrics(workdir, job)
+    paces = [
+        (line["time"] - previous["time"]) / (line["step"] - previous["step"])
+        for previous, line in itertools.pairwise(lines)
+    ]
+    if not paces:
+        return 0.0
+    median = statistics.median(paces)
+    usual = [pace for pace in paces if 0 < pace <= 10 * median]
+    return statistics.mean(usual) * lines[-1]["step"]
 
 
 def upload_metrics(workdir: epath.Path) -> None:

@@ -91,6 +91,7 @@ def corpus_rows(
     length: int,
     limit: int = 0,
     span_ratio: float = 0.0,
+    replaced_ratio: float = 0.0,
     seed: int = 0,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Token rows of documents.
@@ -107,6 +108,7 @@ def corpus_rows(
       length: tokens a row, [CLS] and [SEP] included.
       limit: at most so many training rows, spans not among them; 0 means all.
       span_ratio: of sentences, so many spans a training row, see `random_spans`.
+      replaced_ratio: of the spans' tokens so many are random ones of the vocabulary.
       seed: of the spans.
 
     Returns:
@@ -150,7 +152,8 @@ def corpus_rows(
     count = int(span_ratio * len(train)) if row_format == "sentence" else 0
     if count:
         pad = tokenization.special_tokens(tokenizer).pad_token_id
-        spans = random_spans(train_rows, count, pad, seed)
+        words = tokenization.ordinary_tokens(tokenizer)
+        spans = random_spans(train_rows, count, pad, seed, replaced_ratio, words)
         train_rows = {k: np.concatenate([x, spans[k]]) for k, x in train_rows.items()}
     return {
         "train": train_rows,
@@ -159,18 +162,26 @@ def corpus_rows(
 
 
 def random_spans(
-    rows: Mapping[str, np.ndarray], count: int, pad_token_id: int, seed: int
+    rows: Mapping[str, np.ndarray],
+    count: int,
+    pad_token_id: int,
+    seed: int,
+    replaced_ratio: float = 0.0,
+    replacements: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """Spans of 4 to 14 tokens out of sentences: short texts, of which there are many.
 
     A teacher says of any text what it means, so a student learns from them as well as
-    from whole sentences, at a third of the compute.
+    from whole sentences, at a third of the compute. With some of the tokens replaced
+    it also learns what it means of words that the text does not hold.
 
     Args:
       rows: of `tokenization.encode_texts`, of single sentences.
       count: how many spans.
       pad_token_id: of the tokenizer.
       seed: which spans.
+      replaced_ratio: the probability that a token is replaced.
+      replacements: token ids to replace them by, evenly.
 
     Returns:
       {name: [count, L]}, each between the special tokens of its row.
@@ -185,7 +196,11 @@ def random_spans(
     spans["input_ids"][:] = pad_token_id
     for i, (row, start, size) in enumerate(zip(picked, starts, sizes)):
         ids = rows["input_ids"][row]
-        tokens = [ids[0], *ids[start : start + size], ids[lengths[row] - 1]]
+        span = ids[start : start + size]
+        if replaced_ratio:
+            is_replaced = rng.random(size) < replaced_ratio
+            span = np.where(is_replaced, rng.choice(replacements, size), span)
+        tokens = [ids[0], *span, ids[lengths[row] - 1]]
         spans["input_ids"][i, : len(tokens)] = tokens
         spans["attention_mask"][i, : len(tokens)] = 1
     return spans

@@ -1,5 +1,6 @@
 """Text to token ids, with Hugging Face `tokenizers` and the teacher's own files."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,20 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
         "the tokenizer's vocabulary needs [PAD], [CLS] and [SEP], or <pad>, <s> and "
         "</s>, and has neither; use the teacher's own tokenizer files"
     )
+
+
+def ordinary_tokens(tokenizer: Any) -> list[int]:
+    """The ids that stand for text: no special ones, none that are unused.
+
+    Args:
+      tokenizer: of `load_tokenizer`.
+
+    Returns:
+      Token ids, rising.
+    """
+    no_text = re.compile(r"\[.+\]|<.+>")  # [MASK], [unused7], <pad>, of all kinds.
+    vocabulary = tokenizer.get_vocab()
+    return sorted(i for token, i in vocabulary.items() if not no_text.fullmatch(token))
 
 
 def load_tokenizer(folder: Path, vocab: int) -> Any:

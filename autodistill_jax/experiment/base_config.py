@@ -93,6 +93,8 @@ def base_config() -> ConfigDict:
                 "max_train_rows": 100_000,  # 0: all there are
                 # Of row_format sentence: so many spans of 4 to 14 tokens a row, besides.
                 "span_ratio": 1.0,
+                # Of their tokens so many are random ones of the vocabulary instead.
+                "replaced_ratio": 0.0,
                 # Lengths that a distillation's batches are cut to, of rows of like
                 # length, so that little of them is padding; each is compiled once.
                 "length_buckets": 1,
@@ -234,7 +236,10 @@ def base_config() -> ConfigDict:
             },
             # The chosen Arch by other methods as well, same text and steps: truncated,
             # scratch, twin (the same losses on the Arch alone), autodistil, distilbert,
-            # tinybert, minilm, minilmv2.
+            # tinybert, minilm, minilmv2, layer_reduction-N (N layers of the teacher,
+            # full width; -even: evenly spread). One that trains takes the SuperLM's
+            # steps; with -seconds behind it a student's share of the SuperLM's seconds
+            # and its finish, with -all_seconds all of them.
             "baselines": ("scratch",),
             "finetune": {
                 # "docs" (which package is this docstring from?); of GLUE cola, sst2,

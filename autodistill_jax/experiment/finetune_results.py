@@ -9,25 +9,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax.data import squad
+from autodistill_jax.experiment.baseline import in_table_order
 from autodistill_jax.experiment.fingerprints import task_dirname, weight_source
-
-# The models that are compared, in the order of the tables, in words.
-MODEL_LABELS = {
-    "teacher": "teacher",
-    "student": "student",
-    "twin": "twin (the same objective, this Arch alone)",
-    "truncated": "truncated (the teacher's slice, no distillation)",
-    "scratch": "from scratch (random weights)",
-    "autodistil": "AutoDistil's loss, this Arch alone",
-    "distilbert": "DistilBERT (soft labels at masked tokens)",
-    "tinybert": "TinyBERT (general stage)",
-    "minilm": "MiniLM",
-    "minilmv2": "MiniLMv2",
-}
 
 
 def compared_models(config: ConfigDict) -> list[str]:
-    """The models that a config compares, by their names in `MODEL_LABELS`."""
+    """The models that a config compares, by their names, see `baseline.model_label`."""
     teacher = ["teacher"] if config.finetune.teacher != "none" else []
     return ["student", *config.baselines, *teacher]
 
@@ -37,7 +24,7 @@ def result_settings(config: ConfigDict, model: str, task: str) -> dict:
 
     Args:
       config: the experiment's.
-      model: a name in `MODEL_LABELS`.
+      model: one of `compared_models`.
       task: as in `finetune.tasks`.
 
     Returns:
@@ -149,6 +136,6 @@ def read_results(config: ConfigDict, folder: epath.Path) -> dict[str, dict[str, 
         by_model = results_in_folder(config, folder / task)
         if by_model:
             by_task[task] = {
-                model: by_model[model] for model in MODEL_LABELS if model in by_model
+                model: by_model[model] for model in in_table_order(set(by_model))
             }
     return by_task

@@ -29,6 +29,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "data.max_train_rows": (int, 0),
     "data.span_ratio": (float, 0.0),
     "data.length_buckets": (int, 1),
+    "data.replaced_ratio": (float, (0.0, 1.0)),
     "baselines": ((str,), None),
     "space.partition": (int, 0),
     "space.layers": ((int,), 1),

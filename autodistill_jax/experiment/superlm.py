@@ -1,5 +1,8 @@
 """The SuperLMs of a workdir: trained, resumed and read back, for all jobs."""
 
+import time
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from clu import parameter_overview
@@ -18,6 +21,8 @@ from autodistill_jax.experiment.workdir import finish_folder, superlm_folder
 from autodistill_jax.models.build import Params
 from autodistill_jax.train import checkpoint, loop, sandwich
 from autodistill_jax.train.pretraining import fit_mlm_head
+
+_TIMED_STEPS = 32  # a group of batches, with all lengths among them
 
 
 def train_superlm(
@@ -50,16 +55,7 @@ def train_superlm(
     if start >= settings.steps:
         log.say(f"{stage}: trained already ({start} steps)")
         return
-    data = text_rows(experiment, workdir, "train")
-    seed = experiment.config.seed
-    with_targets = targets.target_reader(
-        experiment, workdir, len(data["input_ids"]), settings.batch_size
-    )
-    if with_targets is not None:
-        data = {**data, targets.ROW: np.arange(len(data["input_ids"]))}
-    batches = loader.train_batches(
-        data, settings.batch_size, seed, experiment.config.data.length_buckets
-    )
+    batch_at_step = _batch_reader(experiment, workdir)
     mlm_head = teacher_mlm_head(experiment, workdir, stage)
     state, frozen, step, teacher_params = init_training(
         experiment, space, mlm_head, start_params
@@ -81,20 +77,9 @@ def train_superlm(
         )
     writer = log.MetricsWriter(workdir, experiment.config.tensorboard)
 
-    def batch_at_step(i):
-        if with_targets is None:
-            return loader.batch_at_step(batches, i, experiment.mesh)
-        return loader.to_devices(with_targets(batches[i]), experiment.mesh)
-
     def inputs(i):
-        archs = sandwich.sandwich_archs(space, settings.random_subnetworks, seed, i)
-        return (
-            frozen,
-            teacher_params,
-            batch_at_step(i),
-            sandwich.stack_archs(archs),
-            jax.random.fold_in(jax.random.key(seed), i),
-        )
+        subnetworks = _subnetworks_at_step(experiment, space, i)
+        return frozen, teacher_params, batch_at_step(i), *subnetworks
 
     with checkpoint.wait_until_saved(checkpoints):
         loop.fit(
@@ -112,6 +97,80 @@ def train_superlm(
             log_fn=lambda done, values: writer.write(name, done, values),
         )
     log.say(f"{stage}: made {folder / str(settings.steps)}")
+
+
+def steps_within(
+    experiment: Experiment,
+    workdir: epath.Path,
+    space: Space,
+    seconds: float,
+    stage: str,
+    start_params: Params | None = None,
+) -> int:
+    """How many steps of training a SuperLM fit in some seconds on these devices.
+
+    A few steps are run for it, whose results are thrown away; compiling does not count.
+
+    Args:
+      experiment, workdir, space, stage, start_params: as of `train_superlm`.
+      seconds: to be spent.
+
+    Returns:
+      The number of steps, 1 at least.
+    """
+    batch_at_step = _batch_reader(experiment, workdir)
+    mlm_head = teacher_mlm_head(experiment, workdir, stage)
+    state, frozen, step, teacher_params = init_training(
+        experiment, space, mlm_head, start_params
+    )
+    count = min(_TIMED_STEPS, experiment.config.distill.steps)
+    took = 0.0
+    # Twice: the first time each length of a batch is compiled, and targets are made.
+    for _ in range(2):
+        start = time.monotonic()
+        for i in range(count):
+            subnetworks = _subnetworks_at_step(experiment, space, i)
+            inputs = frozen, teacher_params, batch_at_step(i), *subnetworks
+            state, values = step(state, *inputs)
+        jax.block_until_ready(values)
+        took = time.monotonic() - start
+    steps = max(round(seconds / took * count), 1)
+    log.say(f"{stage}: {took / count:.2g} s a step: {steps:,} steps in {seconds:.0f} s")
+    return steps
+
+
+def _batch_reader(
+    experiment: Experiment, workdir: epath.Path
+) -> Callable[[int], dict[str, jax.Array]]:
+    """(step) -> its batch on the devices, with the teacher's targets where kept."""
+    data = text_rows(experiment, workdir, "train")
+    batch_size = experiment.config.distill.batch_size
+    with_targets = targets.target_reader(
+        experiment, workdir, len(data["input_ids"]), batch_size
+    )
+    if with_targets is not None:
+        data = {**data, targets.ROW: np.arange(len(data["input_ids"]))}
+    batches = loader.train_batches(
+        data,
+        batch_size,
+        experiment.config.seed,
+        experiment.config.data.length_buckets,
+    )
+
+    def batch_at_step(i):
+        if with_targets is None:
+            return loader.batch_at_step(batches, i, experiment.mesh)
+        return loader.to_devices(with_targets(batches[i]), experiment.mesh)
+
+    return batch_at_step
+
+
+def _subnetworks_at_step(experiment: Experiment, space: Space, i: int) -> tuple:
+    """(the Archs of a step, its random key)."""
+    count, seed = experiment.config.distill.random_subnetworks, experiment.config.seed
+    archs = sandwich.sandwich_archs(space, count, seed, i)
+    key = jax.random.fold_in(jax.random.key(seed), i)
+    return sandwich.stack_archs(archs), key
 
 
 def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:

@@ -24,7 +24,7 @@ ROW = "row"  # In a batch: which of the training rows each is.
 
 def depends_on_text_alone(objective: Objective) -> bool:
     """Whether a teacher's targets are the same each time a row is seen, and small."""
-    return objective.weights.keys() <= {"pooled", "nsp"}
+    return objective.weights.keys() <= {"pooled", "embedding", "nsp"}
 
 
 def target_reader(

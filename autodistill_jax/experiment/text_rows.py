@@ -81,6 +81,7 @@ def _tokenize_text(
         data.max_seq_length,
         data.max_train_rows,
         data.span_ratio,
+        data.replaced_ratio,
         experiment.config.seed,
     )
     count = len(splits["train"]["input_ids"])

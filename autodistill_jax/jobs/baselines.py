@@ -1,6 +1,7 @@
 """Job `baselines`: the chosen Arch by other methods, from the same teacher and text."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -11,22 +12,27 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import single
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import trials
+from autodistill_jax.experiment.baseline import (
+    SECONDS,
+    STEPS,
+    even_layers,
+    is_trained,
+    parse_baseline,
+)
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.superlm import train_superlm
+from autodistill_jax.experiment.superlm import steps_within, train_superlm
 from autodistill_jax.experiment.workdir import (
     arch_from_json,
     baseline_folder,
+    find_trial,
     read_front,
+    student_archs,
     superlm_folder,
 )
 from autodistill_jax.interop import huggingface
 from autodistill_jax.models import extract, heads
 from autodistill_jax.train import checkpoint
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
-
-# Those that distil nothing; all others are `twin` or in `objective.LOSS_RECIPES`.
-UNTRAINED_BASELINES = ("truncated", "scratch")
-BASELINES = (*UNTRAINED_BASELINES, "twin", *LOSS_RECIPES)
 
 
 def check_baselines(experiment: Experiment) -> None:
@@ -43,15 +49,17 @@ def check_baselines(experiment: Experiment) -> None:
         list(experiment.affordable) if fixed_arch else [s.smallest() for s in spaces]
     )
     narrowest = min(archs, key=lambda arch: arch.heads)
-    for baseline in experiment.config.baselines:
-        if baseline not in BASELINES:
+    for name in experiment.config.baselines:
+        baseline = parse_baseline(name)
+        num_layers = experiment.teacher.arch.layers
+        if baseline.num_layers > num_layers:
             raise UserError(
-                f"baselines has {baseline!r}; it must be some of {', '.join(BASELINES)}"
+                f"baselines has {name!r}; the teacher has {num_layers} layers"
             )
-        if baseline == "truncated":
+        if baseline.method == "truncated":
             _check_truncation(experiment)
-        if baseline not in UNTRAINED_BASELINES:
-            baseline_experiment(experiment, baseline, narrowest)
+        if is_trained(baseline.method):
+            baseline_experiment(experiment, name, narrowest)
 
 
 def _check_truncation(experiment: Experiment) -> None:
@@ -74,9 +82,10 @@ def baseline_experiment(
 
     Args:
       experiment: of the student that the baseline stands beside.
-      baseline: "twin", which is the SuperLM's own objective on the Arch alone, or a
-        name in `objective.LOSS_RECIPES`.
-      arch: of the baseline's student.
+      baseline: its name: "twin" is the SuperLM's own objective on the Arch alone, a
+        layer reduction the teacher with fewer layers, others are in
+        `objective.LOSS_RECIPES`.
+      arch: of the student.
 
     Returns:
       The experiment with that space, under the baseline's name, and that objective.
@@ -84,10 +93,13 @@ def baseline_experiment(
     Raises:
       UserError: the recipe does not fit the Arch.
     """
+    method, num_layers = parse_baseline(baseline)[:2]
+    if num_layers:
+        arch = dataclasses.replace(experiment.teacher.arch, layers=num_layers)
     space = single(arch)
     settings = experiment.config.distill.to_dict()
-    if baseline != "twin":
-        settings |= LOSS_RECIPES[baseline]
+    if method != "twin":
+        settings |= LOSS_RECIPES[method]
         # As many relation heads as there are channels, where those are fewer.
         settings["relation_heads"] = min(settings["relation_heads"], arch.width)
     objective = parse_objective(
@@ -119,20 +131,21 @@ def run_baselines(
         # From scratch, each seed of the fine-tuning has random weights of its own.
         if baseline == "scratch" or storage.is_complete(folder):
             continue
-        params = _baseline_params(
-            experiment, workdir, baseline, arch, f"{stage} {baseline}"
+        seconds = _budget_seconds(experiment, workdir, front, arch, baseline)
+        student_arch, params = train_baseline(
+            experiment, workdir, baseline, arch, seconds, f"{stage} {baseline}"
         )
         teacher = experiment.teacher
         huggingface.save_pretrained(
             folder,
-            arch,
+            student_arch,
             experiment.dims,
             jax.tree.map(np.asarray, params),
             teacher.folder,
             teacher.pooling,
             teacher.embeds_sentences,
-            f"# {arch.name}, {baseline}\n\nA baseline made by autodistill_jax from "
-            f"{experiment.teacher_name}.\n",
+            f"# {student_arch.name}, {baseline}\n\nA baseline made by autodistill_jax "
+            f"from {experiment.teacher_name}.\n",
             lambda folder: None,
         )
         log.say(f"{stage}: made {folder}")
@@ -141,29 +154,93 @@ def run_baselines(
         log.say(f"{stage}: nothing left to do")
 
 
-def _baseline_params(
+def train_baseline(
     experiment: Experiment,
     workdir: epath.Path,
     baseline: str,
     arch: AnyArch,
+    seconds: float,
     stage: str,
-) -> dict:
-    """The encoder's parameters: a slice of the teacher, or trained here."""
-    if baseline == "truncated":
+) -> tuple[AnyArch, dict]:
+    """A baseline's network: a slice of the teacher, or trained here.
+
+    Args:
+      experiment: complete.
+      workdir: with the text's rows; checkpoints of the training go there.
+      baseline: its name.
+      arch: of the student that it stands beside.
+      seconds: that it trains for; 0.0: for `distill.steps`.
+      stage: what log lines begin with.
+
+    Returns:
+      (its Arch, the encoder's parameters).
+    """
+    if parse_baseline(baseline).method == "truncated":
         if experiment.config.distill.init_from == "teacher":
-            return experiment.start_params(arch)
-        return extract.extract(experiment.teacher.params, experiment.teacher.arch, arch)
+            return baseline_start(experiment, baseline, arch)
+        teacher = experiment.teacher
+        return arch, extract.extract(teacher.params, teacher.arch, arch)
     variant = baseline_experiment(experiment, baseline, arch)
+    space = variant.spaces[baseline]
+    start = None
+    if parse_baseline(baseline).even_layers:
+        start = baseline_start(experiment, baseline, arch)[1]
     folder = superlm_folder(workdir, f"{baseline}-{arch.name}")
-    train_superlm(
-        variant,
-        workdir,
-        folder,
-        variant.spaces[baseline],
-        f"baselines/{baseline}",
-        stage,
-    )
+    if seconds:
+        # Kept: whoever goes on must have the same schedule.
+        path = folder.parent / "steps.json"
+        if not path.exists():
+            steps = steps_within(variant, workdir, space, seconds, stage, start)
+            storage.write_json(path, {"steps": steps, "seconds": seconds})
+        config = variant.config.copy_and_resolve_references()
+        config.distill.steps = json.loads(path.read_text())["steps"]
+        variant = dataclasses.replace(variant, config=config)
+    name = f"baselines/{baseline}"
+    train_superlm(variant, workdir, folder, space, name, stage, start)
     state = checkpoint.restore_sharded(
         checkpoint.checkpoint_manager(folder), sharding.replicated(experiment.mesh)
     )
-    return heads.encoder_params({**state["params"], **state["frozen"]})
+    return space[0], heads.encoder_params({**state["params"], **state["frozen"]})
+
+
+def baseline_start(
+    experiment: Experiment, baseline: str, arch: AnyArch
+) -> tuple[AnyArch, dict]:
+    """What a baseline's training starts from, out of the teacher.
+
+    Args:
+      experiment: complete.
+      baseline: its name.
+      arch: of the student that it stands beside.
+
+    Returns:
+      (its Arch, the encoder's parameters).
+    """
+    _, num_layers, are_even, _ = parse_baseline(baseline)
+    teacher, layers = experiment.teacher.arch, ()
+    if num_layers:
+        arch = dataclasses.replace(teacher, layers=num_layers)
+    if are_even:
+        layers = even_layers(num_layers, teacher.layers)
+    return arch, experiment.start_params(arch, layers)
+
+
+def _budget_seconds(
+    experiment: Experiment,
+    workdir: epath.Path,
+    front: dict,
+    arch: AnyArch,
+    baseline: str,
+) -> float:
+    """What a baseline may train for, in seconds; 0.0: for as many steps."""
+    budget = parse_baseline(baseline).budget
+    if budget == STEPS:
+        return 0.0
+    config, spaces = experiment.config, experiment.spaces
+    space = find_trial(front, arch)["space"]
+    name = f"distill/{space}" if len(spaces) > 1 else "distill"
+    superlm_seconds = log.training_seconds(workdir, name)
+    if budget == SECONDS:
+        superlm_seconds /= len(student_archs(config, front))
+    finish_seconds = log.training_seconds(workdir, f"finish/{arch.name}")
+    return superlm_seconds + (finish_seconds if config.distill.finish_steps else 0.0)

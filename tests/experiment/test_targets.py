@@ -56,7 +56,7 @@ def test_a_row_is_asked_of_the_teacher_once(tmp_path, batch, monkeypatch):
     assert targets.ROW not in first and num_asked == [4]
     rows = {k: v for k, v in first.items() if k != TEACHER_EMBEDDING}
     live = teacher_targets(run.teacher_module(), run.teacher.params, rows, POOLED)
-    assert np.abs(first[TEACHER_EMBEDDING] - live["pooled"]).max() < 2e-3
+    assert np.abs(first[TEACHER_EMBEDDING] - live["embedding"]).max() < 2e-3
     # Another reader of the same folder goes on where the first one was.
     second_reader = targets.target_reader(run, tmp_path, 10, 4)
     assert np.array_equal(
@@ -70,7 +70,7 @@ def test_a_row_is_asked_of_the_teacher_once(tmp_path, batch, monkeypatch):
     assert num_asked == [4, 1]
     # With them a step runs no teacher.
     assert (
-        teacher_targets(None, {}, first, POOLED)["pooled"] is first[TEACHER_EMBEDDING]
+        teacher_targets(None, {}, first, POOLED)["embedding"] is first[TEACHER_EMBEDDING]
     )
 
 

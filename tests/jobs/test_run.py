@@ -15,9 +15,8 @@ from autodistill_jax.archs.budget import Budget
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
-from autodistill_jax.experiment import loading, programs, schema
+from autodistill_jax.experiment import baseline, loading, programs, schema
 from autodistill_jax.interop import huggingface
-from autodistill_jax.jobs import baselines
 from autodistill_jax.latency import estimate
 from autodistill_jax.models import extract
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
@@ -57,11 +56,17 @@ def test_every_preset_builds(path, preset):
         if space.family is Arch:  # MobileBERTs are not cut from a BERT.
             extract.check_fits(teacher, space.largest())
     for name in config.baselines:
-        assert name in baselines.BASELINES
+        baseline.parse_baseline(name)
     kind = huggingface.Teacher(teacher, None, {}, "mean", small, None)
     special = tokenization.SpecialTokens(0, 1, 2, 3)
     distill = config.distill.to_dict()
-    for recipe in ({}, *(LOSS_RECIPES.get(b, {}) for b in config.baselines)):
+    for recipe in (
+        {},
+        *(
+            LOSS_RECIPES.get(baseline.parse_baseline(b).method, {})
+            for b in config.baselines
+        ),
+    ):
         parse_objective(distill | recipe, spaces, kind, special)
     # One set of fields for all: a command line that fits one config fits any.
     assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))

@@ -48,6 +48,8 @@ def data(tmp_path):
 @pytest.mark.usefixtures("one_device")
 def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(students, "ARCHS", {"eighth": students.ARCHS["eighth"]})
+    # A step each, however long a step takes here.
+    monkeypatch.setattr(students.log, "training_seconds", lambda *_: 1e-9)
     student_config = students.student_config
 
     def quick_config(*args):
@@ -70,6 +72,16 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         assert report["teacher"]["mrr_aligned"] == report["teacher"]["mrr"]
         # The untrained start has no map to the teacher's embeddings.
         assert ("mrr_aligned" in figures) == (steps == "2")
+        (twin,) = report["twin"]["eighth"].values()
+        assert twin["flops"] == figures["flops"] and -1 <= twin["test"] <= 1
+        reductions = report["layer_reduction"]["eighth"]
+        assert set(reductions) == {
+            "layer_reduction-1-seconds",
+            "layer_reduction-1-even-seconds",
+        }
+        for reduction in reductions.values():
+            assert reduction["flops"] == pytest.approx(1 / 6, abs=1e-3)
+            assert reduction["mrr_aligned"] >= 0  # As wide as the teacher.
     students.main()
     output = capfd.readouterr()
     assert json.loads(output.out)["eighth"] == figures

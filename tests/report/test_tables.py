@@ -41,7 +41,7 @@ TASKS = {
 def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
     head, rows = tables.task_table(TASKS)
     assert [row[0] for row in rows] == [
-        tables.MODEL_LABELS[model] for model in ("teacher", "student", "scratch")
+        tables.model_label(model) for model in ("teacher", "student", "scratch")
     ]
     cells = [dict(zip(head, row)) for row in rows]
     assert cells[1]["stsb (accuracy)"] == "0.720 ± 0.014"
