@@ -4,22 +4,23 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import log, multihost, sharding, storage
+from autodistill_jax import log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data.tasks import Task
-from autodistill_jax.experiment import labelled_data, proxy_inputs
+from autodistill_jax.experiment import (
+    labelled_data,
+    proxy_inputs,
+    student_latencies,
+)
 from autodistill_jax.experiment import trials as study_trials
 from autodistill_jax.experiment.experiment import Experiment, latency_conditions
 from autodistill_jax.experiment.fingerprints import choice_fingerprint
 from autodistill_jax.experiment.superlm import trained_superlm
 from autodistill_jax.experiment.workdir import arch_to_json, chosen_arch
 from autodistill_jax.latency import table as latency_table
-from autodistill_jax.models import heads
 from autodistill_jax.search import proxies, study_storage
 from autodistill_jax.search.selection import choose_arch, pareto_front
 from autodistill_jax.train.classification import ClassificationData
@@ -29,8 +30,6 @@ _ARCHS_PER_RECORD = 8
 
 # {Arch: {"proxy": lower is better, "flops", and what else is known}}.
 _Trials = Mapping[AnyArch, dict[str, Any]]
-# {Arch as text, or "teacher": an entry of the latency table}.
-_Latencies = Mapping[str, Mapping[str, Any]]
 
 
 class _SearchPlan(NamedTuple):
@@ -135,14 +134,23 @@ def _exhaustive_candidates(
     task: Task | None,
     stage: str,
 ) -> _Candidates:
-    """All Archs under the budget; `latency.max_measurements` of the front are timed."""
+    """All Archs under the budget; at most `latency.max_measurements` are timed: those
+    that a latency bound asks for, else some of the front."""
     trials = _exhaustive_trials(experiment, workdir, plan.superlms, task, stage)
     front = pareto_front(trials, "flops")
+    budget = experiment.budget
+    bounds_latency = budget.latency_ms or budget.latency_fraction
+    if bounds_latency and not experiment.config.search.fixed_arch:
+        scores = {arch: values["proxy"] for arch, values in trials.items()}
+        latencies = student_latencies.latencies_at_bound(
+            experiment, plan.folder, plan.superlms, scores, stage
+        )
+        return _with_latencies(experiment, trials, front, list(trials), latencies)
     # Each is a compile, so only the front's, evenly over it, the best always in.
     count = min(len(front), max(experiment.config.latency.max_measurements, 1))
     picks = sorted({round(i) for i in np.linspace(0, len(front) - 1, count)})
-    latencies = _student_latencies(
-        experiment, plan, front, [front[i] for i in picks], stage
+    latencies = student_latencies.student_latencies(
+        experiment, plan.folder, plan.superlms, [front[i] for i in picks], stage, front
     )
     return _with_latencies(experiment, trials, front, front, latencies)
 
@@ -185,7 +193,7 @@ def _with_latencies(
     trials: _Trials,
     front: list[AnyArch],
     archs: Sequence[AnyArch],
-    latencies: _Latencies,
+    latencies: student_latencies.Latencies,
 ) -> _Candidates:
     """The candidates, with the latency of those of `archs` that have one."""
     timed_archs = [arch for arch in archs if str(arch) in latencies]
@@ -214,7 +222,9 @@ def _choose_candidate(
     trials = dict(candidates.trials)
     # The chosen one's figure is of its own extracted weights, too.
     if plan.superlms and not (plan.exhaustive and chosen in candidates.timed_archs):
-        latencies = _student_latencies(experiment, plan, [], [chosen], stage)
+        latencies = student_latencies.student_latencies(
+            experiment, plan.folder, plan.superlms, [chosen], stage
+        )
         fields = latency_table.trial_fields(latencies[str(chosen)])
         trials[chosen] = trials[chosen] | fields
     # Last, so that params and flops are the executed ones whatever the budget counts.
@@ -345,46 +355,3 @@ def _evaluate_archs(
 
 def _budget_flops(experiment: Experiment, arch: AnyArch) -> float:
     return experiment.budget.convention_costs(experiment.cost(arch))["flops"]
-
-
-def _student_latencies(
-    experiment: Experiment,
-    plan: _SearchPlan,
-    front: Sequence[AnyArch],
-    picks: Sequence[AnyArch],
-    stage: str,
-) -> _Latencies:
-    """Latencies of extracted students, measured or compiled: of the teacher, the picks,
-    and what the table of earlier searches knows of the front."""
-    path = plan.folder / "latency.json"
-    table = latency_table.read_table(path)
-    teacher, dims, conditions = experiment.teacher, experiment.dims, plan.conditions
-    networks = {"teacher": (teacher.arch, teacher.dims, teacher.params)}
-
-    @functools.cache  # On this host, whatever the mesh is.
-    def weights_of(space):
-        return jax.tree.map(
-            sharding.to_host, heads.encoder_params(plan.superlms[space])
-        )
-
-    for arch in dict.fromkeys([*picks, *front]):
-        entry = multihost.on_first_process(
-            functools.partial(
-                latency_table.find_latency, table, arch, dims, conditions, True
-            )
-        )
-        if not (entry or arch in picks):
-            continue
-        student = None
-        if not entry:
-            space = experiment.affordable[arch]
-            student = experiment.extract_student(
-                experiment.spaces[space], weights_of(space), arch
-            )
-            student = jax.tree.map(jnp.asarray, student)
-        networks[str(arch)] = (arch, dims, student)
-    latencies = latency_table.take_latencies(
-        table, networks, conditions, True, lambda text: log.say(f"{stage}: {text}")
-    )
-    storage.write_json(path, table)
-    return latencies

@@ -98,6 +98,7 @@ def take_latencies(
     conditions: LatencyConditions,
     trained: bool,
     log_fn: Callable[[str], None],
+    reference: str = "",
 ) -> dict[str, dict[str, Any]]:
     """The latencies of networks, from the table, or taken now and added to it.
 
@@ -109,6 +110,9 @@ def take_latencies(
       trained: whether the weights are trained; those of random weights in the table do
         not count then.
       log_fn: takes a line for the log.
+      reference: the name of a network that is measured again, in turn with all that are
+        new, where the table has it: what the machine has become slower or faster since
+        is divided out of the new ones, as their `drift` says.
 
     Returns:
       {name: entry of the table}.
@@ -141,8 +145,13 @@ def take_latencies(
             }
         )
     else:  # Every process measures on its own device; the first one's values count.
-        new = measure.measure_latency(missing, **settings, runs=conditions.runs)
+        earlier = latencies.get(reference)
+        in_turn = missing | ({reference: networks[reference]} if earlier else {})
+        new = measure.measure_latency(in_turn, **settings, runs=conditions.runs)
         new = multihost.on_first_process(lambda: new)
+        if earlier:
+            drift = new[reference]["seconds"] / earlier["seconds"]
+            new = {name: _without_drift(entry, drift) for name, entry in new.items()}
     for name, (arch, dims, _) in missing.items():
         weights = (
             {} if conditions.target else {"weights": "trained" if trained else "random"}
@@ -151,6 +160,12 @@ def take_latencies(
         table[conditions.source].append(latencies[name])
         log_fn(f"{name}: {format_latency(latencies[name])}")
     return latencies
+
+
+def _without_drift(latency: Mapping[str, Any], drift: float) -> dict[str, Any]:
+    """A measured latency as it would have been when the reference was first measured."""
+    times = {name: latency[name] / drift for name in ("seconds", "minimum", "spread")}
+    return {**latency, **times, "drift": drift}
 
 
 def trial_fields(latency: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def choose_arch(
         f"budget ({bounds_text or 'no bound'}; {budget.convention} convention)"
     )
     if limit is not None:
-        num_untimed = len(front) - len(timed_archs)
+        num_untimed = len(trials) - len(timed_archs)
         reason += _latency_caveats(trials[chosen], limit, num_untimed, source)
     return chosen, reason
 
@@ -103,7 +103,7 @@ def _within_latency(
     if archs:
         return archs
     where = (
-        "of the front (latency.max_measurements)"
+        "that were taken (latency.max_measurements)"
         if sampler == "all"
         else "that were tried"
     )
@@ -117,13 +117,13 @@ def _latency_caveats(
 ) -> str:
     """What to know of a choice under a latency bound of `limit` milliseconds.
 
-    values: the chosen trial's. num_untimed: Archs of the front without a latency.
+    values: the chosen trial's. num_untimed: Archs without a latency.
     """
     text = ""
     if num_untimed > 0:
         text += (
-            f"; {num_untimed} Archs of the front were not {source} and "
-            "could not be chosen: raise latency.max_measurements to let them in"
+            f"; {num_untimed} others were not {source}: by what was, they take longer "
+            "or promise nothing better (latency.max_measurements)"
         )
     if values["latency_ms"] + values.get("latency_spread_ms", 0.0) > limit:
         text += "; its latency lies within its own spread of the bound"

@@ -70,7 +70,8 @@ def test_a_row_is_asked_of_the_teacher_once(tmp_path, batch, monkeypatch):
     assert num_asked == [4, 1]
     # With them a step runs no teacher.
     assert (
-        teacher_targets(None, {}, first, POOLED)["embedding"] is first[TEACHER_EMBEDDING]
+        teacher_targets(None, {}, first, POOLED)["embedding"]
+        is first[TEACHER_EMBEDDING]
     )
 
 

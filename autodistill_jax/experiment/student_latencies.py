@@ -1,0 +1,141 @@
+"""Latencies of the students that could be cut out of trained SuperLMs."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from autodistill_jax import log, multihost, sharding, storage
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import ModelDims
+from autodistill_jax.experiment.experiment import Experiment, latency_conditions
+from autodistill_jax.latency import table as latency_table
+from autodistill_jax.latency.calibration import latency_features
+from autodistill_jax.models import heads
+from autodistill_jax.search import latency_bound
+
+# {Arch as text, or "teacher": an entry of the latency table}.
+Latencies = Mapping[str, Mapping[str, Any]]
+
+
+def student_latencies(
+    experiment: Experiment,
+    folder: epath.Path,
+    superlms: Mapping[str, dict],
+    archs: Sequence[AnyArch],
+    stage: str,
+    known_archs: Sequence[AnyArch] = (),
+) -> Latencies:
+    """Latencies of extracted students, measured or compiled, and of the teacher.
+
+    Args:
+      experiment: whose config says how they are taken.
+      folder: of latency.json, which keeps them.
+      superlms: {space: parameters}.
+      archs: of the students.
+      stage: what log lines begin with.
+      known_archs: more Archs, whose latency is given where it is known already.
+
+    Returns:
+      {"teacher", and Archs as text: an entry of the latency table}.
+    """
+    path, conditions = folder / "latency.json", latency_conditions(experiment.config)
+    table = latency_table.read_table(path)
+    teacher, dims = experiment.teacher, experiment.dims
+    candidates = list(dict.fromkeys([*archs, *known_archs]))
+    is_known = multihost.on_first_process(
+        lambda: [
+            latency_table.find_latency(table, arch, dims, conditions, True) is not None
+            for arch in candidates
+        ]
+    )
+    networks: dict[str, tuple[AnyArch, ModelDims, dict | None]] = {
+        "teacher": (teacher.arch, teacher.dims, teacher.params)
+    }
+
+    @functools.cache  # On this host, whatever the mesh is.
+    def weights_of(space):
+        return jax.tree.map(sharding.to_host, heads.encoder_params(superlms[space]))
+
+    for arch, has_latency in zip(candidates, is_known):
+        student = None
+        if not has_latency:
+            if arch not in archs:
+                continue
+            space = experiment.affordable[arch]
+            student = experiment.extract_student(
+                experiment.spaces[space], weights_of(space), arch
+            )
+            student = jax.tree.map(jnp.asarray, student)
+        networks[str(arch)] = (arch, dims, student)
+    latencies = latency_table.take_latencies(
+        table,
+        networks,
+        conditions,
+        True,
+        lambda text: log.say(f"{stage}: {text}"),
+        reference="teacher",
+    )
+    storage.write_json(path, table)
+    return latencies
+
+
+def latencies_at_bound(
+    experiment: Experiment,
+    folder: epath.Path,
+    superlms: Mapping[str, dict],
+    proxies: Mapping[AnyArch, float],
+    stage: str,
+) -> Latencies:
+    """Latencies of the Archs that decide which is the best within the latency bound.
+
+    At most `latency.max_measurements` are taken, see
+    `latency_bound.search_within_latency`.
+
+    Args:
+      experiment, folder, superlms, stage: as of `student_latencies`.
+      proxies: {Arch: its proxy}, of all that may be chosen.
+
+    Returns:
+      {"teacher", and Archs as text: an entry of the latency table}.
+    """
+    archs, conditions = list(proxies), latency_conditions(experiment.config)
+    take = functools.partial(student_latencies, experiment, folder, superlms)
+    # What an earlier search has taken is known already.
+    latencies = dict(take([], stage, archs))
+    teacher = latency_table.trial_fields(latencies["teacher"])
+    teacher |= experiment.cost(experiment.teacher.arch)
+    bound = experiment.budget.bounds(teacher)["latency_ms"]
+    count = experiment.config.latency.max_measurements
+    log.say(
+        f"{stage}: looking for the best of {len(archs)} Archs within {bound:.4g} ms "
+        f"{conditions.source}; the latency of {count} is taken at most"
+    )
+
+    def timing(entry: Mapping[str, Any]) -> tuple[float, float]:
+        # Between the spread's percentiles lie 2.56 deviations; a median of n runs
+        # deviates by 1.25 / sqrt(n) of one.
+        deviation = entry.get("spread", 0.0) / 2.56 * 1.25 / entry.get("runs", 1) ** 0.5
+        return entry["seconds"], deviation
+
+    def time_fn(indices: list[int]) -> list[tuple[float, float]]:
+        picks = [archs[i] for i in indices]
+        latencies.update(take(picks, stage))
+        return [timing(latencies[str(arch)]) for arch in picks]
+
+    features = [
+        latency_features(arch, experiment.dims, conditions.batch, conditions.length)
+        for arch in archs
+    ]
+    timed = {
+        i: timing(latencies[str(arch)])
+        for i, arch in enumerate(archs)
+        if str(arch) in latencies
+    }
+    latency_bound.search_within_latency(
+        list(proxies.values()), features, bound / 1e3, time_fn, count, timed
+    )
+    return latencies

@@ -1,0 +1,77 @@
+"""Is the best Arch within a latency bound found, few Archs being timed?"""
+
+import numpy as np
+import pytest
+
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.cost import BERT_DIMS
+from autodistill_jax.latency.calibration import latency_features
+from autodistill_jax.search import latency_bound
+
+ARCHS = [
+    Arch(layers, hidden, heads, int(hidden * ratio), 32)
+    for layers in (3, 4, 5, 6)
+    for hidden in (128, 192, 256, 320)
+    for heads in (4, 8)
+    for ratio in (2, 4)
+]
+FEATURES = [latency_features(arch, BERT_DIMS, 1, 128) for arch in ARCHS]
+
+
+def problem(seed):
+    """(proxies, seconds): a cost a layer, wide ones slower, and each Arch its own."""
+    rng = np.random.default_rng(seed)
+    flops = np.asarray([f["multiply_adds"] for f in FEATURES])
+    seconds = 2e-4 + flops / 60e9 + 1e-4 * np.asarray([a.layers for a in ARCHS])
+    seconds *= 1 + 0.1 * np.asarray([arch.hidden > 256 for arch in ARCHS])
+    seconds *= np.exp(0.02 * rng.standard_normal(len(ARCHS)))
+    size = [a.layers * a.hidden**1.2 * a.heads**0.3 * a.ffn**0.4 for a in ARCHS]
+    return -np.log(size) + 0.02 * rng.standard_normal(len(ARCHS)), seconds
+
+
+def timer(seconds, timed_indices):
+    def time_fn(indices):
+        timed_indices.extend(indices)
+        return [(seconds[i], 0.01 * seconds[i]) for i in indices]
+
+    return time_fn
+
+
+def test_the_best_within_the_bound_is_found_with_few_timings():
+    gaps = []
+    for seed in range(3):
+        proxies, seconds = problem(seed)
+        for bound in np.quantile(seconds, [0.05, 0.2, 0.5, 0.8, 1.0]):
+            timed_indices = []
+            time_fn = timer(seconds, timed_indices)
+            chosen, timings, _ = latency_bound.search_within_latency(
+                proxies, FEATURES, bound, time_fn, 12
+            )
+            assert len(timed_indices) == len(set(timed_indices)) == len(timings) <= 12
+            assert seconds[chosen] <= bound
+            best = proxies[seconds <= bound].min()
+            gaps.append((proxies[chosen] - best) / np.ptp(proxies))
+    assert np.quantile(gaps, 0.8) < 0.01 and max(gaps) < 0.1
+
+
+def test_what_was_timed_before_is_not_timed_again():
+    proxies, seconds = problem(0)
+    bound, timed_indices = float(np.median(seconds)), []
+    time_fn = timer(seconds, timed_indices)
+    first = latency_bound.search_within_latency(proxies, FEATURES, bound, time_fn, 12)
+    timed_indices.clear()
+    second = latency_bound.search_within_latency(
+        proxies, FEATURES, bound, time_fn, 12, first[1]
+    )
+    assert second[0] == first[0] and not set(timed_indices) & set(first[1])
+
+
+def test_where_none_is_within_the_bound_none_is_chosen():
+    proxies, seconds = problem(0)
+    chosen, timings, estimate = latency_bound.search_within_latency(
+        proxies, FEATURES, seconds.min() / 2, timer(seconds, []), 6
+    )
+    assert chosen is None and len(timings) <= 6
+    # The nearest is looked for, which the refusal names.
+    assert seconds[list(timings)].min() <= 1.1 * seconds.min()
+    assert estimate.seconds == pytest.approx(seconds, rel=0.25)
