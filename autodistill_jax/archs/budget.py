@@ -1,7 +1,8 @@
 """A `Budget` of bounds on what a student costs, and the Archs that meet it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autodistill_jax.archs.arch import AnyArch
@@ -48,6 +49,11 @@ class Budget:
                     f"budget.{field.name} is {value}; it must be above 0, or 0 for none"
                 )
 
+    @property
+    def bounds_latency(self) -> bool:
+        """Whether there is a bound on latency."""
+        return bool(self.latency_ms or self.latency_fraction)
+
     def convention_costs(self, costs: Mapping[str, float]) -> dict[str, float]:
         """The costs that this budget's convention counts.
 
@@ -81,6 +87,19 @@ class Budget:
             if limits:
                 bounds[key] = min(limits)
         return bounds
+
+    def admits(self, costs: Mapping[str, float], teacher: Mapping[str, float]) -> bool:
+        """Whether costs are within the bounds on parameters and multiply-adds.
+
+        Args:
+          costs: of a student, of `cost`.
+          teacher: of the teacher.
+
+        Returns:
+          Whether they are; a bound on latency is not judged here.
+        """
+        bounds, counted = self.bounds(teacher), self.convention_costs(costs)
+        return all(counted[key] <= bounds.get(key, math.inf) for key in counted)
 
     def infeasible_error(
         self,
@@ -124,6 +143,45 @@ class Budget:
             f"the budget ({self.convention}) leaves nothing: {'; '.join(reasons)}. "
             "Raise the bound or give the space smaller Archs"
         )
+
+
+def parse_budgets(settings: Mapping[str, Any]) -> tuple[Budget, ...]:
+    """The budgets of a config's section `budget`: one, or as many as a bound is given.
+
+    Args:
+      settings: of the fields of `Budget`; a bound is a number, for all budgets, or a
+        tuple with the bound of each.
+
+    Returns:
+      The budgets.
+
+    Raises:
+      UserError: tuples of different lengths, or an empty one.
+    """
+    counts = {
+        name: len(value) for name, value in settings.items() if isinstance(value, tuple)
+    }
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise UserError(
+            "budget has "
+            + ", ".join(f"{count} values of {name}" for name, count in counts.items())
+            + "; give each as many as there are to be students, 1 at least"
+        )
+    return tuple(
+        Budget(**{k: v[i] if k in counts else v for k, v in settings.items()})
+        for i in range(max(counts.values(), default=1))
+    )
+
+
+def loosest_budget(budgets: Sequence[Budget]) -> Budget:
+    """The budget that whatever meets some budget meets: the highest of each bound, none
+    where one of the budgets has none."""
+    names = {field.name for field in dataclasses.fields(Budget)} - {"convention"}
+    bounds = {name: [getattr(b, name) for b in budgets] for name in names}
+    return Budget(
+        **{k: max(values) if all(values) else 0.0 for k, values in bounds.items()},
+        convention=budgets[0].convention,
+    )
 
 
 class AffordableArchs(Mapping[AnyArch, str]):

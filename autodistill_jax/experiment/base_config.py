@@ -5,7 +5,7 @@ defaults are those of a packaged teacher on two CPU cores. Of heavy libraries no
 imported here, so a config file loads in a moment, from any folder.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 # Fields of version 0.2 under the names they have now.
 RENAMED_FIELDS = {
@@ -63,6 +63,11 @@ RENAMED_VALUES = {
 }
 
 
+def _bound(value: float) -> FieldReference:
+    """A field that takes a number or a tuple of numbers."""
+    return FieldReference(value, field_type=object)
+
+
 def base_config() -> ConfigDict:
     """A new config with every field there is, at its default.
 
@@ -115,14 +120,15 @@ def base_config() -> ConfigDict:
                 # (3: tiny, small, base), a SuperLM each; the grid above is () then.
                 "partition": 0,
             },
-            # Upper bounds; 0.0: none. *_fraction: of the teacher's.
+            # Upper bounds; 0.0: none. *_fraction: of the teacher's. A tuple has the
+            # bound of each of several students, (1.0, 2.0): one SuperLM, one report.
             "budget": {
-                "latency_ms": 0.0,  # milliseconds, measured or compiled as below
-                "flops": 0.0,  # multiply-adds of one text of latency.max_seq_length
-                "params": 0.0,  # word embeddings included
-                "latency_fraction": 0.0,  # of the teacher's
-                "flops_fraction": 0.25,  # of the teacher's
-                "params_fraction": 0.0,  # of the teacher's
+                "latency_ms": _bound(0.0),  # milliseconds, measured or compiled
+                "flops": _bound(0.0),  # multiply-adds, latency.max_seq_length tokens
+                "params": _bound(0.0),  # word embeddings included
+                "latency_fraction": _bound(0.0),  # of the teacher's
+                "flops_fraction": _bound(0.25),  # of the teacher's
+                "params_fraction": _bound(0.0),  # of the teacher's
                 "convention": "executed",  # or "paper": AutoDistil's own count
             },
             # How the SuperLM of each space is trained.

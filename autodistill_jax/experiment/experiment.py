@@ -1,7 +1,7 @@
 """The experiment that a config describes, as values, for all jobs."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from autodistill_jax.archs.arch import AnyArch, spread_layers
-from autodistill_jax.archs.budget import Budget
+from autodistill_jax.archs.budget import Budget, loosest_budget
 from autodistill_jax.archs.cost import ModelDims, cost, student_dims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import tokenization
@@ -67,7 +67,7 @@ class Experiment(TeacherSide):
 
     Attributes:
       spaces: {name: Space}; a SuperLM each.
-      budget: bounds on the students' costs.
+      budgets: bounds on the students' costs, a student each.
       objective: the losses that students learn by.
       affordable: {Arch under the budget: the name of its space}.
       initial_params: what training starts from, (its Arch, its parameters).
@@ -80,13 +80,18 @@ class Experiment(TeacherSide):
     """
 
     spaces: dict[str, Space]
-    budget: Budget
+    budgets: tuple[Budget, ...]
     objective: Objective
     affordable: Mapping[AnyArch, str]
     initial_params: tuple[AnyArch, dict]
     kept_by_depth: Mapping[int, tuple[int, ...]]
     calibration_rows: Mapping[str, np.ndarray] | None = None
     hidden_order: np.ndarray | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """The loosest of the budgets, which all students meet."""
+        return loosest_budget(self.budgets)
 
     @property
     def family(self) -> type[AnyArch]:
@@ -181,6 +186,22 @@ class Experiment(TeacherSide):
         """The costs of a student, or of the teacher, see `cost.cost`."""
         dims = student_dims(self.teacher.dims, type(arch))
         return cost(arch, dims, self.config.latency.max_seq_length)
+
+    def archs_within(self, archs: Iterable[AnyArch], budget: Budget) -> list[AnyArch]:
+        """Those Archs that are within a budget's bounds on parameters and FLOPs.
+
+        Raises:
+          UserError: none is.
+        """
+        costs = {arch: self.cost(arch) for arch in archs}
+        teacher = self.cost(self.teacher.arch)
+        admitted = [arch for arch in costs if budget.admits(costs[arch], teacher)]
+        if not admitted:
+            counted = {arch: budget.convention_costs(costs[arch]) for arch in costs}
+            raise budget.infeasible_error(
+                budget.bounds(teacher), counted, f"{len(costs)} Archs"
+            )
+        return admitted
 
     def num_archs(self) -> int:
         """How many Archs all spaces together have."""

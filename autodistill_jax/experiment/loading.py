@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from autodistill_jax import sharding
 from autodistill_jax.archs import published
 from autodistill_jax.archs.arch import AnyArch, Arch, MobileArch, nearest_arch
-from autodistill_jax.archs.budget import AffordableArchs, Budget
+from autodistill_jax.archs.budget import AffordableArchs, parse_budgets
 from autodistill_jax.archs.cost import ModelDims, student_dims
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data import corpus, tokenization
@@ -136,7 +136,7 @@ def with_spaces(teacher_side: TeacherSide) -> Experiment:
     experiment = Experiment(
         **{field.name: getattr(teacher_side, field.name) for field in fields},
         spaces=spaces,
-        budget=Budget(**config.budget.to_dict()),
+        budgets=parse_budgets(config.budget.to_dict()),
         objective=objective,
         affordable={},
         initial_params=initial_params,

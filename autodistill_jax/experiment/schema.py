@@ -154,6 +154,17 @@ FIELDS: dict[str, tuple[Any, Any]] = {
 }
 
 
+# A number, or a tuple with one for each budget.
+PER_BUDGET_FIELDS = (
+    "budget.latency_ms",
+    "budget.flops",
+    "budget.params",
+    "budget.latency_fraction",
+    "budget.flops_fraction",
+    "budget.params_fraction",
+)
+
+
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """A nested dict as {"distill.steps": 400, ...}, `prefix` before each name."""
     flat: dict[str, Any] = {}
@@ -183,6 +194,8 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"--config: the field {missing[0]} is missing; see configs/")
     for name, (kind, bound) in FIELDS.items():
         value = values[name]
+        if name in PER_BUDGET_FIELDS and isinstance(value, tuple):
+            kind = (kind,)
         if not isinstance(kind, tuple):
             _check_value(name, value, kind, bound)
             continue

@@ -92,7 +92,7 @@ def latencies_at_bound(
 ) -> Latencies:
     """Latencies of the Archs that decide which is the best within the latency bound.
 
-    At most `latency.max_measurements` are taken, see
+    At most `latency.max_measurements` are taken of each budget, see
     `latency_bound.search_within_latency`.
 
     Args:
@@ -102,18 +102,13 @@ def latencies_at_bound(
     Returns:
       {"teacher", and Archs as text: an entry of the latency table}.
     """
-    archs, conditions = list(proxies), latency_conditions(experiment.config)
+    conditions = latency_conditions(experiment.config)
     take = functools.partial(student_latencies, experiment, folder, superlms)
     # What an earlier search has taken is known already.
-    latencies = dict(take([], stage, archs))
+    latencies = dict(take([], stage, list(proxies)))
     teacher = latency_table.trial_fields(latencies["teacher"])
     teacher |= experiment.cost(experiment.teacher.arch)
-    bound = experiment.budget.bounds(teacher)["latency_ms"]
     count = experiment.config.latency.max_measurements
-    log.say(
-        f"{stage}: looking for the best of {len(archs)} Archs within {bound:.4g} ms "
-        f"{conditions.source}; the latency of {count} is taken at most"
-    )
 
     def timing(entry: Mapping[str, Any]) -> tuple[float, float]:
         # Between the spread's percentiles lie 2.56 deviations; a median of n runs
@@ -121,21 +116,36 @@ def latencies_at_bound(
         deviation = entry.get("spread", 0.0) / 2.56 * 1.25 / entry.get("runs", 1) ** 0.5
         return entry["seconds"], deviation
 
-    def time_fn(indices: list[int]) -> list[tuple[float, float]]:
-        picks = [archs[i] for i in indices]
-        latencies.update(take(picks, stage))
-        return [timing(latencies[str(arch)]) for arch in picks]
+    for budget in experiment.budgets:
+        if not budget.bounds_latency:
+            continue
+        bound = budget.bounds(teacher)["latency_ms"]
+        archs = experiment.archs_within(proxies, budget)
+        log.say(
+            f"{stage}: looking for the best of {len(archs)} Archs within {bound:.4g} "
+            f"ms {conditions.source}; the latency of {count} is taken at most"
+        )
 
-    features = [
-        latency_features(arch, experiment.dims, conditions.batch, conditions.length)
-        for arch in archs
-    ]
-    timed = {
-        i: timing(latencies[str(arch)])
-        for i, arch in enumerate(archs)
-        if str(arch) in latencies
-    }
-    latency_bound.search_within_latency(
-        list(proxies.values()), features, bound / 1e3, time_fn, count, timed
-    )
+        def time_fn(indices: list[int], archs=archs) -> list[tuple[float, float]]:
+            picks = [archs[i] for i in indices]
+            latencies.update(take(picks, stage))
+            return [timing(latencies[str(arch)]) for arch in picks]
+
+        latency_bound.search_within_latency(
+            [proxies[arch] for arch in archs],
+            [
+                latency_features(
+                    arch, experiment.dims, conditions.batch, conditions.length
+                )
+                for arch in archs
+            ],
+            bound / 1e3,
+            time_fn,
+            count,
+            {
+                i: timing(latencies[str(arch)])
+                for i, arch in enumerate(archs)
+                if str(arch) in latencies
+            },
+        )
     return latencies

@@ -150,22 +150,23 @@ def chosen_arch(config: ConfigDict, workdir: epath.Path) -> AnyArch | None:
 
 
 def student_archs(config: ConfigDict, front: dict) -> list[AnyArch]:
-    """The Archs that are handed over: the chosen one; of a search by Flash Distillation
-    the next best of the front too, `flash_distillation.top_k` in all.
+    """The Archs that are handed over: of each budget the chosen one; of a search by
+    Flash Distillation the next best of the front too, `flash_distillation.top_k` in all.
 
     Args:
       config: the experiment's.
       front: of `read_front`.
 
     Returns:
-      The Archs, the chosen one first.
+      The Archs, the first budget's first, each once.
     """
-    chosen = arch_from_json(front["chosen"])
-    if config.search.proxy != "flash":
-        return [chosen]
-    archs = [arch_from_json(record) for record in front["front"]]
-    archs = [chosen, *(arch for arch in archs if arch != chosen)]
-    return archs[: config.flash_distillation.top_k]
+    archs = [arch_from_json(choice["arch"]) for choice in front["choices"]]
+    if config.search.proxy == "flash":
+        top_k = config.flash_distillation.top_k
+        front_archs = [arch_from_json(record) for record in front["front"]]
+        missing = [arch for arch in front_archs if arch not in archs]
+        archs += missing[: max(top_k - len(set(archs)), 0)]
+    return list(dict.fromkeys(archs))
 
 
 def find_trial(front: dict, arch: AnyArch) -> dict:

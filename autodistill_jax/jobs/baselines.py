@@ -1,6 +1,7 @@
 """Job `baselines`: the chosen Arch by other methods, from the same teacher and text."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -124,9 +125,11 @@ def run_baselines(
       UserError: there was no search under these settings.
     """
     front = read_front(experiment.config, workdir)
-    arch = arch_from_json(front["chosen"])
+    choices = [arch_from_json(choice["arch"]) for choice in front["choices"]]
     num_written = 0
-    for baseline in experiment.config.baselines:
+    for arch, baseline in itertools.product(
+        dict.fromkeys(choices), experiment.config.baselines
+    ):
         folder = baseline_folder(workdir, baseline, arch)
         # From scratch, each seed of the fine-tuning has random weights of its own.
         if baseline == "scratch" or storage.is_complete(folder):
@@ -135,23 +138,29 @@ def run_baselines(
         student_arch, params = train_baseline(
             experiment, workdir, baseline, arch, seconds, f"{stage} {baseline}"
         )
-        teacher = experiment.teacher
-        huggingface.save_pretrained(
-            folder,
-            student_arch,
-            experiment.dims,
-            jax.tree.map(np.asarray, params),
-            teacher.folder,
-            teacher.pooling,
-            teacher.embeds_sentences,
-            f"# {student_arch.name}, {baseline}\n\nA baseline made by autodistill_jax "
-            f"from {experiment.teacher_name}.\n",
-            lambda folder: None,
-        )
+        _save_baseline(experiment, folder, baseline, student_arch, params)
         log.say(f"{stage}: made {folder}")
         num_written += 1
     if not num_written:
         log.say(f"{stage}: nothing left to do")
+
+
+def _save_baseline(
+    experiment: Experiment, folder: epath.Path, name: str, arch: AnyArch, params: dict
+) -> None:
+    teacher = experiment.teacher
+    huggingface.save_pretrained(
+        folder,
+        arch,
+        experiment.dims,
+        jax.tree.map(np.asarray, params),
+        teacher.folder,
+        teacher.pooling,
+        teacher.embeds_sentences,
+        f"# {arch.name}, {name}\n\nA baseline made by autodistill_jax from "
+        f"{experiment.teacher_name}.\n",
+        lambda folder: None,
+    )
 
 
 def train_baseline(

@@ -105,8 +105,12 @@ def _students_section(experiment: Experiment, front: dict, workdir: epath.Path) 
     return (
         "<h2>All students, side by side</h2>\n"
         + html_table(header, rows, [i == 0 for i in range(len(rows))])
-        + '<p class="note">What is marked as printed stands in AutoDistill (arXiv '
-        "2201.08539) and was not run here.</p>"
+        + (
+            '<p class="note">What is marked as printed stands in AutoDistill (arXiv '
+            "2201.08539) and was not run here.</p>"
+            if front["proxy"] == "flash"
+            else ""
+        )
     )
 
 

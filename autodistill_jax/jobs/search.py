@@ -1,5 +1,6 @@
 """Job `search`: proxies and costs of the affordable Archs, their front, one chosen."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -66,17 +67,15 @@ class _Candidates(NamedTuple):
     teacher: dict[str, Any]
 
 
-class _Choice(NamedTuple):
+class _Outcome(NamedTuple):
     """What a search ends with.
 
     Attributes:
-      arch: the one chosen.
-      reason: why, for the user.
+      choices: of each budget the Arch that was chosen, and why, for the user.
       trials: {Arch: its figures}, the executed params and flops among them.
     """
 
-    arch: AnyArch
-    reason: str
+    choices: list[tuple[AnyArch, str]]
     trials: _Trials
 
 
@@ -106,8 +105,8 @@ def run_search(
     plan = _plan_search(experiment, workdir)
     find = _exhaustive_candidates if plan.exhaustive else _sampled_candidates
     candidates = find(experiment, workdir, plan, task, stage)
-    choice = _choose_candidate(experiment, plan, candidates, stage)
-    _write_search(experiment, plan, candidates, choice, stage)
+    outcome = _choose_candidates(experiment, plan, candidates, stage)
+    _write_search(experiment, plan, candidates, outcome, stage)
 
 
 def _plan_search(experiment: Experiment, workdir: epath.Path) -> _SearchPlan:
@@ -138,8 +137,7 @@ def _exhaustive_candidates(
     that a latency bound asks for, else some of the front."""
     trials = _exhaustive_trials(experiment, workdir, plan.superlms, task, stage)
     front = pareto_front(trials, "flops")
-    budget = experiment.budget
-    bounds_latency = budget.latency_ms or budget.latency_fraction
+    bounds_latency = any(budget.bounds_latency for budget in experiment.budgets)
     if bounds_latency and not experiment.config.search.fixed_arch:
         scores = {arch: values["proxy"] for arch, values in trials.items()}
         latencies = student_latencies.latencies_at_bound(
@@ -208,45 +206,65 @@ def _with_latencies(
     return _Candidates({**trials, **updated}, front, timed_archs, teacher)
 
 
-def _choose_candidate(
+def _choose_candidates(
     experiment: Experiment, plan: _SearchPlan, candidates: _Candidates, stage: str
-) -> _Choice:
-    chosen, reason = choose_arch(
-        candidates.trials,
-        candidates.front,
-        candidates.timed_archs,
-        candidates.teacher,
-        experiment.budget,
-        experiment.config.search.to_dict(),
-    )
-    trials = dict(candidates.trials)
-    # The chosen one's figure is of its own extracted weights, too.
-    if plan.superlms and not (plan.exhaustive and chosen in candidates.timed_archs):
-        latencies = student_latencies.student_latencies(
-            experiment, plan.folder, plan.superlms, [chosen], stage
+) -> _Outcome:
+    config, choices = experiment.config, []
+    for budget in experiment.budgets:
+        archs = list(candidates.trials)
+        if not config.search.fixed_arch:  # That one is taken whatever it costs.
+            archs = experiment.archs_within(archs, budget)
+        choices.append(
+            choose_arch(
+                {arch: candidates.trials[arch] for arch in archs},
+                candidates.front,
+                [arch for arch in candidates.timed_archs if arch in archs],
+                candidates.teacher,
+                budget,
+                config.search.to_dict(),
+            )
         )
-        fields = latency_table.trial_fields(latencies[str(chosen)])
-        trials[chosen] = trials[chosen] | fields
+    trials = dict(candidates.trials)
+    # The chosen ones' figures are of their own extracted weights, too.
+    archs = [arch for arch, _ in choices]
+    if plan.exhaustive:
+        archs = [arch for arch in archs if arch not in candidates.timed_archs]
+    if plan.superlms and archs:
+        latencies = student_latencies.student_latencies(
+            experiment, plan.folder, plan.superlms, archs, stage
+        )
+        for arch in archs:
+            fields = latency_table.trial_fields(latencies[str(arch)])
+            trials[arch] = trials[arch] | fields
     # Last, so that params and flops are the executed ones whatever the budget counts.
     executed = {a: {**values, **experiment.cost(a)} for a, values in trials.items()}
-    return _Choice(chosen, reason, executed)
+    return _Outcome(choices, executed)
 
 
 def _write_search(
     experiment: Experiment,
     plan: _SearchPlan,
     candidates: _Candidates,
-    choice: _Choice,
+    outcome: _Outcome,
     stage: str,
 ) -> None:
     path = plan.folder / "front.json"
-    csv_text = study_storage.trials_csv(choice.trials)
+    csv_text = study_storage.trials_csv(outcome.trials)
     storage.write_text(plan.folder / "trials.csv", csv_text)
     storage.write_json(
         path,
         {
-            "chosen": arch_to_json(choice.arch),
-            "reason": choice.reason,
+            # The first budget's; of all the choices.
+            "chosen": arch_to_json(outcome.choices[0][0]),
+            "reason": outcome.choices[0][1],
+            "choices": [
+                {
+                    "budget": dataclasses.asdict(budget),
+                    "arch": arch_to_json(arch),
+                    "reason": reason,
+                }
+                for budget, (arch, reason) in zip(experiment.budgets, outcome.choices)
+            ],
             "front": [arch_to_json(arch) for arch in candidates.front],
             "trials": [
                 {
@@ -255,7 +273,7 @@ def _write_search(
                     **values,
                     "on_front": arch in candidates.front,
                 }
-                for arch, values in choice.trials.items()
+                for arch, values in outcome.trials.items()
             ],
             "asked": plan.fingerprint,
             "teacher": {
@@ -268,7 +286,8 @@ def _write_search(
             "latency": plan.conditions.record(),
         },
     )
-    log.say(f"{stage}: chose {choice.arch}: {choice.reason}")
+    for arch, reason in outcome.choices:
+        log.say(f"{stage}: chose {arch}: {reason}")
     log.say(f"{stage}: made {path}")
 
 

@@ -1,5 +1,7 @@
 """Tables of teacher, student and baselines side by side on labelled tasks."""
 
+import json
+
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -79,8 +81,8 @@ def students_table(
 ) -> tuple[list[str], list[list[str]]]:
     """All students of a search beside the teacher, with their costs.
 
-    Below them stands what the second paper (AutoDistill, arXiv 2201.08539) printed of
-    others, which is marked so.
+    Below those of a search by Flash Distillation stands what the second paper
+    (AutoDistill, arXiv 2201.08539) printed of others, which is marked so.
 
     Args:
       config: of the experiment, whose tasks are the columns.
@@ -102,17 +104,23 @@ def students_table(
             else ""
             for name in names
         ]
-        rows.append([arch.name, *_format_costs(trials[arch], source), *cells])
+        row = [arch.name, *_format_costs(trials[arch], source), "", *cells]
+        path = workdir / "students" / arch.name / "similarity.json"
+        if path.exists():
+            row[4] = f"{json.loads(path.read_text())['student']:.3f}"
+        rows.append(row)
         teacher = {
             n: _format_score(r["teacher"]) for n, r in results.items() if "teacher" in r
         } | teacher
     cells = [teacher.get(name, "") for name in names]
-    rows.append(["teacher", *_format_costs(front["teacher"], source), *cells])
-    for name, (params, latency, answers) in PRINTED_RESULTS.items():
+    rows.append(["teacher", *_format_costs(front["teacher"], source), "1", *cells])
+    printed_results = PRINTED_RESULTS if front["proxy"] == "flash" else {}
+    for name, (params, latency, answers) in printed_results.items():
         latency = f"{latency} (printed, TPUv4i)" if latency else ""
         cells = [f"{answers} exact (printed)" if n == "squad" else "" for n in names]
-        rows.append([name, f"{params} (printed)", "", latency, *cells])
-    return ["model", "parameters", "multiply-adds", "latency", *names], rows
+        rows.append([name, f"{params} (printed)", "", latency, "", *cells])
+    costs = ["parameters", "multiply-adds", "latency"]
+    return ["model", *costs, "similarities (Spearman)", *names], rows
 
 
 def _format_costs(record: dict, source: str) -> list[str]:

@@ -15,7 +15,12 @@ from autodistill_jax.archs.arch import (
     parse_arch,
     spread_layers,
 )
-from autodistill_jax.archs.budget import AffordableArchs, Budget
+from autodistill_jax.archs.budget import (
+    AffordableArchs,
+    Budget,
+    loosest_budget,
+    parse_budgets,
+)
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.archs.published import (
     AUTODISTIL_SPACES,
@@ -271,6 +276,21 @@ def test_bad_spaces_and_budgets():
         Budget(convention="other")
     with pytest.raises(UserError, match="latency_ms is -1"):
         Budget(latency_ms=-1.0)
+
+
+def test_a_tuple_is_a_bound_of_each_budget():
+    budgets = parse_budgets({"latency_ms": (2.0, 1.0), "flops_fraction": 0.5})
+    assert budgets == (
+        Budget(latency_ms=2.0, flops_fraction=0.5),
+        Budget(latency_ms=1.0, flops_fraction=0.5),
+    )
+    assert loosest_budget(budgets) == budgets[0]
+    # Where one has no bound, whatever meets some budget needs none.
+    budgets = parse_budgets({"params": (0.0, 3e6), "flops": (1e6, 2e6)})
+    assert loosest_budget(budgets) == Budget(flops=2e6)
+    for settings in ({"flops": (1.0, 2.0), "params": (1.0,)}, {"flops": ()}):
+        with pytest.raises(UserError, match="give each as many"):
+            parse_budgets(settings)
 
 
 def test_parse():

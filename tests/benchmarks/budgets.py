@@ -1,0 +1,85 @@
+"""Does a search under a latency bound find the best Arch, few being timed?
+
+    python tests/benchmarks/budgets.py [--bounds 200] [--measurements 12] [--table FILE]
+
+On a stored table of 256 Archs of a trained SuperLM (`table.py`): the truth is the mean of
+an Arch's rounds, a timing is one round. Bounds are drawn evenly in the logarithm between
+the fastest and the slowest. Within 1 percent: the choice truly meets the bound within the
+noise of a round, two standard deviations, and its proxy's R2 is within 1 % of the best
+feasible one's. One JSON line on stdout.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.cost import BERT_DIMS
+from autodistill_jax.latency.calibration import latency_features
+from autodistill_jax.search import latency_bound
+
+TABLE = Path(__file__).parent / "data" / "table.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bounds", type=int, default=200)
+    parser.add_argument("--measurements", type=int, default=12)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    args = parser.parse_args()
+    table = json.loads(args.table.read_text())
+    print(json.dumps(budgets_report(table, args.bounds, args.measurements)))
+
+
+def budgets_report(table: dict, num_bounds: int, max_measurements: int) -> dict:
+    """How often the search is right, of bounds between the fastest and the slowest.
+
+    Args:
+      table: of `table.py`, {"axes", "points": [{"params", "proxy", "latency"}]}.
+      num_bounds: how many bounds.
+      max_measurements: of each search.
+
+    Returns:
+      {"within_1_percent": the share of the bounds, "within_bound": of those alone that
+      are truly met, "measurements": the mean number of timings, "bounds"}.
+    """
+    points = table["points"]
+    archs = [_arch(point["params"]) for point in points]
+    features = [latency_features(arch, BERT_DIMS, 1, 128) for arch in archs]
+    rounds = np.asarray([point["latency"] for point in points])  # [N, rounds], ms
+    truth, proxies = rounds.mean(axis=1), [np.mean(p["proxy"]) for p in points]
+    r2 = 1 - np.asarray(proxies)  # Of a proxy that is 1 - cosine.
+    noise = float((rounds.std(axis=1, ddof=1) / truth).mean())
+    rng = np.random.default_rng(0)
+    low, high = np.log(truth.min()), np.log(truth.max())
+    right, met, counts = [], [], []
+    for bound in np.exp(rng.uniform(low, high, num_bounds)):
+
+        def time_fn(indices: list[int]) -> list[tuple[float, float]]:
+            return [(rng.choice(rounds[i]), noise * truth[i]) for i in indices]
+
+        chosen, timings, _ = latency_bound.search_within_latency(
+            proxies, features, bound, time_fn, max_measurements
+        )
+        best = r2[truth <= bound].max()
+        met.append(chosen is not None and truth[chosen] <= bound * (1 + 2 * noise))
+        right.append(met[-1] and r2[chosen] >= 0.99 * best)
+        counts.append(len(timings))
+    return {
+        "within_1_percent": float(np.mean(right)),
+        "within_bound": float(np.mean(met)),
+        "measurements": float(np.mean(counts)),
+        "bounds": num_bounds,
+    }
+
+
+def _arch(params: dict) -> Arch:
+    """The Arch of a point: sizes, or a ratio for the ffn."""
+    ffn = params.get("ffn") or int(params["hidden"] * params["ffn_ratio"])
+    return Arch(params["layers"], params["hidden"], params["heads"], ffn, 32)
+
+
+if __name__ == "__main__":
+    main()
