@@ -209,6 +209,8 @@ def base_config() -> ConfigDict:
                 # latency asked first.
                 "sampler": "all",
                 "trials": 60,  # of a study, where not all Archs are taken
+                # The best of a study by proxy flash are tried again with another seed.
+                "second_looks": 2,
                 # "" (SQLite in the workdir, for one process), "journal" (a file there
                 # that several machines may share) or a database's URL.
                 "storage": "",
@@ -348,7 +350,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
             },
             "flash_distillation": {"block_steps": 20, "last_stage_steps": 20},
             "pretrain": {"batch_size": 8, "compute_dtype": "float32"},
-            "search": {"proxy_steps": 20, "proxy_rows": 64, "batch_size": 16},
+            "search": {
+                "proxy_steps": 20,
+                "proxy_rows": 64,
+                "batch_size": 16,
+                "second_looks": 1,
+            },
             "latency": {
                 "max_seq_length": 32,
                 "runs": 10,

@@ -23,6 +23,7 @@ FREE_FIELDS = (
     "search.proxy_steps",
     "search.sampler",
     "search.trials",
+    "search.second_looks",
     "search.storage",
     "flash_distillation.",
     "rank.",

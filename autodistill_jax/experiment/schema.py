@@ -87,6 +87,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "search.proxy": (str, None),
     "search.sampler": (str, ("all", "bayes", "random", "nsga2", "tpe")),
     "search.trials": (int, 2),
+    "search.second_looks": (int, 0),
     "search.storage": (str, None),
     "search.proxy_task": (str, None),
     "search.proxy_steps": (int, 1),

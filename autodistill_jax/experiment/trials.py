@@ -23,12 +23,15 @@ from autodistill_jax.experiment.text_rows import heldout_splits, text_rows
 from autodistill_jax.latency import table
 from autodistill_jax.models import build
 from autodistill_jax.search import proxies, study_storage
+from autodistill_jax.search.selection import POSTERIOR
 
 # The Archs of the largest space of which each may be taken.
 MAX_LISTED_ARCHS = 1_000_000
 
-# An Arch and the transfer losses of those before it -> {"proxy": ..., and what else}.
-EvaluateFn = Callable[[AnyArch, list[float]], Mapping[str, Any]]
+_MIN_MODELLED = 5  # Trials from which the model says more than they do.
+
+# An Arch, the transfer losses of those before it, a seed -> {"proxy": ..., and more}.
+EvaluateFn = Callable[[AnyArch, list[float], int], Mapping[str, Any]]
 
 
 def check_search(experiment: Experiment) -> None:
@@ -226,7 +229,8 @@ def _run_study(
     def evaluate(arch):
         trials = study_loop.finished_trials(study)
         losses = [trial.user_attrs.get("transfer") for trial in trials]
-        return ask("evaluate", arch, [loss for loss in losses if loss is not None])
+        losses = [loss for loss in losses if loss is not None]
+        return ask("evaluate", arch, losses, config.seed)
 
     study_loop.run_study(
         study,
@@ -240,7 +244,7 @@ def _run_study(
         single_process=not settings.storage,
         on_trial_end=lambda: study_storage.upload_study(workdir / "search"),
     )
-    records = {}
+    records: dict[AnyArch, dict] = {}
     for trial in study_loop.finished_trials(study):
         arch = space.decode(trial.params)
         if arch in experiment.affordable:
@@ -258,7 +262,34 @@ def _run_study(
             f"{_failure_reasons(study.trials, space, bound)}; raise the bound or "
             "search.trials, or give the space smaller Archs"
         )
+    if settings.sampler == "bayes" and len(records) >= _MIN_MODELLED:
+        looks = settings.second_looks if settings.proxy == "flash" else 0
+        _add_posteriors(study, space, records)
+        for arch in sorted(records, key=lambda a: records[a][POSTERIOR])[:looks]:
+            key = f"second look, {arch}"
+            if key not in study.user_attrs:
+                log.say(f"{stage}: {arch} with another seed ...")
+                values = ask("evaluate", arch, [], config.seed + 1)
+                study.set_user_attr(key, values["proxy"])
+            records[arch]["second_proxy"] = study.user_attrs[key]
+        if looks:
+            _add_posteriors(study, space, records)
     return records
+
+
+def _add_posteriors(study: Any, space: Space, records: dict[AnyArch, dict]) -> None:
+    """Writes what the sampler's model makes of each Arch's noisy proxies, `POSTERIOR`."""
+    observed = [
+        (arch, values[key])
+        for arch, values in records.items()
+        for key in ("proxy", "second_proxy")
+        if key in values
+    ]
+    means = study.sampler.posterior_means(
+        [space.encode(arch) for arch, _ in observed], [value for _, value in observed]
+    )
+    for (arch, _), mean in zip(observed, means):
+        records[arch][POSTERIOR] = float(mean)
 
 
 def _failure_reasons(trials: Sequence, space: Space, bound: float | None) -> str:
@@ -292,22 +323,22 @@ def _evaluate_fn(
             experiment, workdir, space_name, params, labels, experiment.config.seed
         )
         proxy = proxies.make_proxy(settings.proxy, inputs)
-        return lambda arch, earlier_losses: proxy([arch])[arch]
+        return lambda arch, earlier_losses, seed: proxy([arch])[arch]
 
     from autodistill_jax.search import proxy_flash
 
     text = text_rows(experiment, workdir, "train")
     heldout = heldout_splits(experiment, workdir)[0]
 
-    def evaluate(arch, earlier_losses):
+    def evaluate(arch, earlier_losses, seed):
         recipe = transfer_settings(experiment)
         return proxy_flash.flash_proxy(
             blockwise_transfer(experiment, arch),
-            loader.train_batches(text, recipe["batch_size"], experiment.config.seed),
+            loader.train_batches(text, recipe["batch_size"], seed),
             heldout,
             recipe,
             experiment.mesh,
-            experiment.config.seed,
+            seed,
             f"{stage}: {arch}",
             earlier_losses,
         )

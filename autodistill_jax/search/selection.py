@@ -10,6 +10,11 @@ from autodistill_jax.archs.budget import Budget
 _Trials = Mapping[AnyArch, Mapping[str, Any]]
 
 
+# Of a trial: its proxy as the model of a Bayesian search believes it to be, which a lucky
+# measurement moves less than the proxy itself.
+POSTERIOR = "proxy_posterior"
+
+
 def pareto_front(trials: _Trials, cost: str) -> list[AnyArch]:
     """The Archs that no other beats in both proxy and cost, lowest proxy first.
 
@@ -38,8 +43,8 @@ def choose_arch(
 
     The rule for the best trade-off: of the Archs whose proxy is within the tolerance of
     the lowest, the one with the fewest multiply-adds. With a tolerance of 0 it is the
-    lowest proxy. Where latency is bounded, only Archs whose latency was taken can be
-    chosen.
+    lowest proxy. Where the trials have a `POSTERIOR`, that takes the proxy's place.
+    Where latency is bounded, only Archs whose latency was taken can be chosen.
 
     Args:
       trials: {Arch: {"proxy", "flops", and of a timed one "latency_ms", ...}}.
@@ -73,6 +78,8 @@ def choose_arch(
         f"{_rule_text(tolerance)} ({settings['proxy']} {proxy:.4f}) of the {group} the "
         f"budget ({bounds_text or 'no bound'}; {budget.convention} convention)"
     )
+    if POSTERIOR in trials[chosen]:
+        reason += f"; by the model of all trials it is {trials[chosen][POSTERIOR]:.4f}"
     if limit is not None:
         num_untimed = len(trials) - len(timed_archs)
         reason += _latency_caveats(trials[chosen], limit, num_untimed, source)
@@ -82,10 +89,12 @@ def choose_arch(
 def _best_tradeoff(
     trials: _Trials, archs: Sequence[AnyArch], tolerance: float
 ) -> AnyArch:
-    lowest = min(trials[arch]["proxy"] for arch in archs)
-    near_lowest = [a for a in archs if trials[a]["proxy"] <= lowest + tolerance]
-    key = "proxy" if tolerance == 0 else "flops"
-    return min(near_lowest, key=lambda arch: (trials[arch][key], trials[arch]["proxy"]))
+    losses = {a: trials[a].get(POSTERIOR, trials[a]["proxy"]) for a in archs}
+    lowest = min(losses.values())
+    near_lowest = [arch for arch in archs if losses[arch] <= lowest + tolerance]
+    if tolerance == 0:
+        return min(near_lowest, key=lambda arch: losses[arch])
+    return min(near_lowest, key=lambda arch: (trials[arch]["flops"], losses[arch]))
 
 
 def _rule_text(tolerance: float) -> str:

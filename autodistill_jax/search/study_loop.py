@@ -26,6 +26,8 @@ _HEARTBEAT = "heartbeat"
 _STUDY_FAMILY = "study_family"
 INTERNAL_ATTRS = (_HEARTBEAT, WARM_START)  # What trials carry for this file alone.
 HEARTBEAT_SECONDS = 10.0  # Seconds between a running trial's signs of life.
+# A study ends with so many times its trials over the bound on latency.
+_MAX_REFUSED = 4
 HEARTBEAT_TIMEOUT = 60.0  # Seconds without one after which it is taken for lost.
 
 
@@ -106,8 +108,10 @@ def run_study(
 ) -> None:
     """Runs trials until the study has so many, with whoever else works on it.
 
-    A trial's latency is asked first: what is over its bound is never evaluated. A trial
-    whose process died is run again by another; one that fails is kept as failed.
+    A trial's latency is asked first: what is over its bound is never evaluated, and is
+    none of the `num_trials`, though the study also ends with `_MAX_REFUSED` times as
+    many of those. A trial whose process died is run again by another; one that fails is
+    kept as failed.
 
     Args:
       study: its sampler suggests.
@@ -131,6 +135,12 @@ def run_study(
             exhausted = False
         patience = HEARTBEAT_TIMEOUT
         counted = counted_trials(study)
+        num_refused = sum(map(_is_refused, study.get_trials(deepcopy=False)))
+        if not exhausted and num_refused >= _MAX_REFUSED * num_trials:
+            log.say(
+                f"{stage}: {num_refused} Archs were over the bound: no more of them"
+            )
+            exhausted = True
         if exhausted or len(counted) >= num_trials:
             running = [t for t in counted if not t.state.is_finished()]
             if not running:
@@ -290,13 +300,20 @@ def _constraints(milliseconds: float, bound: float | None) -> dict[str, float] |
 
 def counted_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """The trials of a study that count: all but the abandoned, which others run again,
-    those that came from an earlier study and those that only wait."""
+    those that came from an earlier study, those that only wait, and those that their
+    latency refused, which cost next to nothing."""
     return [
         t
         for t in study.get_trials(deepcopy=False)
-        if not (bayes.is_abandoned(t) or t.user_attrs.get(WARM_START))
+        if not (bayes.is_abandoned(t) or t.user_attrs.get(WARM_START) or _is_refused(t))
         and t.state != TrialState.WAITING
     ]
+
+
+def _is_refused(trial: optuna.trial.FrozenTrial) -> bool:
+    """Was the trial over the bound on latency?"""
+    over = trial.constraints.get("latency_ms", 0.0) > 0
+    return over and trial.state == TrialState.PRUNED
 
 
 def finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

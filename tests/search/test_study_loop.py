@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -60,7 +61,8 @@ def test_what_is_too_slow_is_never_evaluated(study):
     )
     assert evaluated and all(latency(arch) <= 16 for arch in evaluated)
     assert len(evaluated) == len(set(evaluated))  # No Arch twice.
-    assert len(study.trials) == 12
+    # Those over the bound are none of the twelve.
+    assert len(evaluated) == len(study_loop.counted_trials(study)) == 12
     for trial in study.trials:
         slow = trial.user_attrs["latency_ms"] > 16
         assert trial.state == (TrialState.PRUNED if slow else TrialState.COMPLETE)
@@ -74,6 +76,26 @@ def test_what_is_too_slow_is_never_evaluated(study):
         len({tuple(trial.params.items()) for trial in study.trials if trial.params})
         == 16
     )
+
+
+def test_a_bound_that_excludes_nearly_all_ends_the_study(study, monkeypatch):
+    monkeypatch.setattr(study_loop, "_MAX_REFUSED", 2)
+    study_loop.run_study(
+        study, SPACE, 3, latency=latency, evaluate=proxy, bound=1.0, stage="s"
+    )
+    assert not study_loop.counted_trials(study) and len(study.trials) == 6
+
+
+def test_the_model_sees_through_a_lucky_measurement(study):
+    archs = list(SPACE)
+    truth = np.asarray([1 / (a.layers * a.hidden * a.bottleneck) ** 0.3 for a in archs])
+    noise = 0.02 * np.random.default_rng(0).standard_normal(len(archs))
+    values = truth + noise
+    lucky = int(truth.argmax())
+    values[lucky] = values.min() - 0.01
+    means = study.sampler.posterior_means([SPACE.encode(a) for a in archs], values)
+    assert values.argmin() == lucky and means.argmin() != lucky
+    assert truth[means.argmin()] < np.quantile(truth, 0.2)
 
 
 def test_known_bounds_filter_before_anything(study):
@@ -160,7 +182,8 @@ def test_another_budget_starts_from_what_is_known(study, tmp_path):
     study_loop.run_study(tight, SPACE, 3, latency=latency, evaluate=proxy, bound=16.0)
     assert len(study_loop.counted_trials(tight)) == 3
     tried = [tuple(trial.params.items()) for trial in tight.trials]
-    assert len(set(tried)) == len(tried) == len(fit) + 3
+    slow = [trial for trial in tight.trials if trial.state == TrialState.PRUNED]
+    assert len(set(tried)) == len(tried) == len(fit) + 3 + len(slow)
     # A sampler that repeats what is inherited comes to an end all the same.
     study.set_user_attr(study_loop._STUDY_FAMILY, "a family")
     repeating = open_study(tmp_path, SPACES, "again", "", "latency_ms")
