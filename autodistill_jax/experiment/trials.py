@@ -72,14 +72,6 @@ def check_search(experiment: Experiment) -> None:
             f"there are {len(experiment.spaces)}; set it to all, or space.partition to "
             "0"
         )
-    heads = experiment.teacher.arch.heads
-    narrowest = min(space.smallest().width for space in experiment.spaces.values())
-    if settings.proxy == "flash" and narrowest < heads:
-        raise UserError(
-            f"search.proxy is flash, which compares attention in the teacher's {heads} "
-            f"heads, and the narrowest Arch has {narrowest} query channels; give the "
-            "space wider ones"
-        )
     if settings.proxy == "flash" and experiment.special_tokens.mask_token_id is None:
         raise UserError(
             "search.proxy is flash, which masks tokens, but the teacher's tokenizer "

@@ -5,6 +5,7 @@ Progressive knowledge transfer (MobileBERT, arXiv 2004.02984, section 3.4) and, 
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -94,9 +95,8 @@ def block_loss(
       key: for dropout; None turns it off.
 
     Returns:
-      [B] each: "attention", KL of the attention maps, in the teacher's heads (where the
-      student has others, its queries and keys are split anew, as relations are);
-      "output", squared error of the block's output through its projection; "total",
+      [B] each: "attention", KL of the attention maps, head by head, or of groups of
+      heads where there are not as many, see `losses.attention_loss`; "output", squared error of the block's output through its projection; "total",
       half of either.
     """
     attention_mask = batch["attention_mask"]
@@ -117,12 +117,14 @@ def block_loss(
         qkv=True,
         depth=k + 1,
     )
-    heads = transfer.teacher.arch.heads
+    head_counts = transfer.module.arch.heads, transfer.teacher.arch.heads
     scores = [
         losses.relation_scores(out.qkv[:, :, 0], out.qkv[:, :, 1], heads)
-        for out in (student_out, jax.lax.stop_gradient(teacher_out))
+        for out, heads in zip(
+            (student_out, jax.lax.stop_gradient(teacher_out)), head_counts
+        )
     ]
-    attention = losses.relation_loss(*scores, attention_mask, "minilmv2")
+    attention = losses.attention_loss(*scores, attention_mask, math.gcd(*head_counts))
     output = losses.hidden_loss(
         student_out.hidden @ params[BLOCK_PROJECTIONS][k],
         jax.lax.stop_gradient(teacher_out.hidden),

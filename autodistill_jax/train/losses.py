@@ -83,6 +83,40 @@ def relation_loss(
     return (error[:, None, :] * queries).sum(axis=(1, 2)) / (n * heads)
 
 
+def attention_loss(
+    student: Float[Array, "B heads L L"],
+    teacher: Float[Array, "B teacher_heads L L"],
+    attention_mask: Array,
+    groups: int,
+) -> Float[Array, " B"]:
+    """KL(teacher || student) of attention maps, of networks of any head counts.
+
+    The heads are taken in groups, as they lie side by side, and it is the mean map of a
+    group that is compared: in as many groups as both have heads, head with head; in one,
+    the mean over all heads.
+
+    Args:
+      student, teacher: attention scores, not yet softmaxed.
+      attention_mask: 1 where there is a token, [B, L].
+      groups: that divide both head counts.
+
+    Returns:
+      The mean over groups and real tokens.
+    """
+    real = attention_mask.astype(jnp.float32)
+    keys = real[:, None, None, :]
+
+    def group_maps(scores):
+        maps = jax.nn.softmax(jnp.where(keys > 0, scores, -1e30))
+        return maps.reshape(len(maps), groups, -1, *maps.shape[2:]).mean(axis=2)
+
+    student_maps, teacher_maps = group_maps(student), group_maps(teacher)
+    tiny = jnp.finfo(jnp.float32).tiny  # Padded keys have p = 0, and 0 log 0 = 0.
+    error = teacher_maps * (jnp.log(teacher_maps + tiny) - jnp.log(student_maps + tiny))
+    n = jnp.maximum(real.sum(axis=1), 1)
+    return (error.sum(axis=(1, 3)) * real).sum(axis=1) / (n * groups)
+
+
 def relation_losses(
     student: Float[Array, "B L 3 W"],
     teacher: Float[Array, "B P heads L L"],

@@ -128,10 +128,6 @@ def test_a_teacher_of_the_run_and_a_space_of_millions(tmp_path, capfd, monkeypat
             {"space__layers": "(1,)", "space__bottleneck": "(32,)"},
             "the space has one Arch, which needs no search",
         ),
-        (
-            {"space__bottleneck": "(8,)", "distill__losses": "hidden"},
-            "8 query channels",
-        ),
         ({"space__partition": "3"}, "space.partition is 3 and space."),
         (
             {"search__storage": "postgresql://me:secret@localhost:9/db"},

@@ -68,6 +68,33 @@ def test_padding_gets_no_value_and_no_gradient(form):
     assert np.allclose(total(changed), total(jnp.asarray(STUDENT)))
 
 
+def test_attention_of_other_head_counts_is_compared_in_groups():
+    rng = np.random.default_rng(0)
+    student, teacher = (
+        jnp.asarray(rng.standard_normal((2, heads, 5, 5)), jnp.float32)
+        for heads in (2, 4)
+    )
+    mask = jnp.asarray([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    # As many heads on both sides: what relations have, head by head.
+    same = losses.attention_loss(teacher[::-1], teacher, mask, 4)
+    expected = losses.relation_loss(teacher[::-1], teacher, mask, "minilmv2")
+    assert np.allclose(same, expected, atol=1e-6)
+    # By hand, of the second text: its three tokens, two groups of two heads.
+    maps = [
+        np.exp(np.asarray(x)[1, :, :3, :3]).reshape(2, -1, 3, 3)
+        for x in (student, teacher)
+    ]
+    maps = [(x / x.sum(axis=3, keepdims=True)).mean(axis=1) for x in maps]
+    kl = (maps[1] * np.log(maps[1] / maps[0])).sum() / 6
+    grouped = losses.attention_loss(student, teacher, mask, 2)
+    assert grouped[1] == pytest.approx(kl, rel=1e-5)
+    doubled = jnp.repeat(student, 2, axis=1)
+    assert np.allclose(losses.attention_loss(student, doubled, mask, 2), 0, atol=1e-6)
+    gradient = jax.grad(lambda x: losses.attention_loss(x, teacher, mask, 2).sum())
+    assert np.isfinite(gradient(student)).all()
+    assert not gradient(student)[1, :, 3:].any()  # Padding.
+
+
 def test_what_does_not_divide_is_left_out():
     x = jnp.asarray(RNG.normal(size=(1, 3, 11)), jnp.float32)
     assert np.array_equal(
