@@ -26,6 +26,7 @@ def get_config(preset: str = "") -> ConfigDict:
         row_format="pair",
         max_seq_length=128,
         max_train_rows=0,
+        length_buckets=1,
     )
     config.space.update(  # 576 points; MobileBERT itself is (512, 128, 4, 512, 4).
         layers=(24,),
@@ -39,6 +40,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.budget.update(flops_fraction=0.0, latency_fraction=0.5)
     config.distill.update(
         steps=150_000,
+        finish_steps=0,
         batch_size=2048,
         learning_rate=4e-5,
         warmup_ratio=0.0,

@@ -102,7 +102,7 @@ def base_config() -> ConfigDict:
                 "replaced_ratio": 0.0,
                 # Lengths that a distillation's batches are cut to, of rows of like
                 # length, so that little of them is padding; each is compiled once.
-                "length_buckets": 1,
+                "length_buckets": 2,
             },
             # The grid of sub-networks; () or 0 where an axis follows from others.
             "space": {
@@ -133,9 +133,9 @@ def base_config() -> ConfigDict:
             },
             # How the SuperLM of each space is trained.
             "distill": {
-                "steps": 400,  # updates of a SuperLM
-                "finish_steps": 0,  # of the chosen student alone, behind those
-                "batch_size": 32,  # rows, over all devices
+                "steps": 100,  # updates of a SuperLM
+                "finish_steps": 600,  # of the chosen student alone, behind those
+                "batch_size": 64,  # rows, over all devices
                 "learning_rate": 1e-3,  # peak; 1e-4 is far too small at this length
                 "warmup_ratio": 0.05,  # of the steps
                 "weight_decay": 0.01,  # of matrices; not of biases and LayerNorms
@@ -337,6 +337,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
                 "row_format": "sentence",
                 "max_seq_length": 32,
                 "max_train_rows": 2000,
+                "length_buckets": 1,
             },
             "distill": {
                 "steps": 12,

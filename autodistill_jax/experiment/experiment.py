@@ -18,6 +18,7 @@ from autodistill_jax.interop import huggingface
 from autodistill_jax.latency.table import LatencyConditions
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.build import Module
+from autodistill_jax.models.heads import PROJECTION
 from autodistill_jax.pruning import prune
 from autodistill_jax.train.objective import Objective
 
@@ -181,6 +182,29 @@ class Experiment(TeacherSide):
         size = min(_CALIBRATION_BATCH, count)
         for start in range(0, count - size + 1, size):
             yield {k: np.asarray(v[start : start + size]) for k, v in rows.items()}
+
+    def aligning_map(
+        self, arch: AnyArch, params: Mapping[str, Any]
+    ) -> np.ndarray | None:
+        """What takes a network's embeddings to the teacher's, for `export.align`.
+
+        Args:
+          arch: of the network.
+          params: its trained projections are looked at; without one to embeddings the
+            network is as wide as the teacher.
+
+        Returns:
+          [hidden, teacher's hidden], the teacher's channels as its checkpoint has them;
+          None where it is not to go out.
+        """
+        if not self.config.export.align:
+            return None
+        width = self.teacher.arch.hidden
+        projection = params.get(f"{PROJECTION}pooled", np.eye(width, dtype=np.float32))
+        projection = np.asarray(projection)[: arch.hidden]
+        if self.hidden_order is None:
+            return projection
+        return projection[:, np.argsort(self.hidden_order)]
 
     def cost(self, arch: AnyArch) -> dict[str, Any]:
         """The costs of a student, or of the teacher, see `cost.cost`."""

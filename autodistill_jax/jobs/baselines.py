@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -135,10 +137,10 @@ def run_baselines(
         if baseline == "scratch" or storage.is_complete(folder):
             continue
         seconds = _budget_seconds(experiment, workdir, front, arch, baseline)
-        student_arch, params = train_baseline(
+        network = train_baseline(
             experiment, workdir, baseline, arch, seconds, f"{stage} {baseline}"
         )
-        _save_baseline(experiment, folder, baseline, student_arch, params)
+        _save_baseline(experiment, folder, baseline, network)
         log.say(f"{stage}: made {folder}")
         num_written += 1
     if not num_written:
@@ -146,20 +148,24 @@ def run_baselines(
 
 
 def _save_baseline(
-    experiment: Experiment, folder: epath.Path, name: str, arch: AnyArch, params: dict
+    experiment: Experiment,
+    folder: epath.Path,
+    name: str,
+    network: huggingface.Teacher,
 ) -> None:
-    teacher = experiment.teacher
+    teacher, arch = experiment.teacher, network.arch
     huggingface.save_pretrained(
         folder,
         arch,
-        experiment.dims,
-        jax.tree.map(np.asarray, params),
+        network.dims,
+        jax.tree.map(np.asarray, network.params),
         teacher.folder,
         teacher.pooling,
         teacher.embeds_sentences,
         f"# {arch.name}, {name}\n\nA baseline made by autodistill_jax from "
         f"{experiment.teacher_name}.\n",
         lambda folder: None,
+        dense=network.dense,
     )
 
 
@@ -170,7 +176,7 @@ def train_baseline(
     arch: AnyArch,
     seconds: float,
     stage: str,
-) -> tuple[AnyArch, dict]:
+) -> huggingface.Teacher:
     """A baseline's network: a slice of the teacher, or trained here.
 
     Args:
@@ -182,18 +188,20 @@ def train_baseline(
       stage: what log lines begin with.
 
     Returns:
-      (its Arch, the encoder's parameters).
+      The network, with the map to the teacher's embeddings where `export.align` asks
+      for it and there is one.
     """
     if parse_baseline(baseline).method == "truncated":
         if experiment.config.distill.init_from == "teacher":
             return baseline_start(experiment, baseline, arch)
         teacher = experiment.teacher
-        return arch, extract.extract(teacher.params, teacher.arch, arch)
+        params = extract.extract(teacher.params, teacher.arch, arch)
+        return _network(experiment, arch, params)
     variant = baseline_experiment(experiment, baseline, arch)
     space = variant.spaces[baseline]
     start = None
     if parse_baseline(baseline).even_layers:
-        start = baseline_start(experiment, baseline, arch)[1]
+        start = baseline_start(experiment, baseline, arch).params
     folder = superlm_folder(workdir, f"{baseline}-{arch.name}")
     if seconds:
         # Kept: whoever goes on must have the same schedule.
@@ -209,12 +217,16 @@ def train_baseline(
     state = checkpoint.restore_sharded(
         checkpoint.checkpoint_manager(folder), sharding.replicated(experiment.mesh)
     )
-    return space[0], heads.encoder_params({**state["params"], **state["frozen"]})
+    params = {**state["params"], **state["frozen"]}
+    network = _network(experiment, space[0], heads.encoder_params(params))
+    if not variant.objective.weights.keys() & {"pooled", "embedding"}:
+        return network
+    return network._replace(dense=experiment.aligning_map(space[0], params))
 
 
 def baseline_start(
     experiment: Experiment, baseline: str, arch: AnyArch
-) -> tuple[AnyArch, dict]:
+) -> huggingface.Teacher:
     """What a baseline's training starts from, out of the teacher.
 
     Args:
@@ -223,7 +235,7 @@ def baseline_start(
       arch: of the student that it stands beside.
 
     Returns:
-      (its Arch, the encoder's parameters).
+      The network, without a map to the teacher's embeddings.
     """
     _, num_layers, are_even, _ = parse_baseline(baseline)
     teacher, layers = experiment.teacher.arch, ()
@@ -231,7 +243,20 @@ def baseline_start(
         arch = dataclasses.replace(teacher, layers=num_layers)
     if are_even:
         layers = even_layers(num_layers, teacher.layers)
-    return arch, experiment.start_params(arch, layers)
+    return _network(experiment, arch, experiment.start_params(arch, layers))
+
+
+def _network(
+    experiment: Experiment, arch: AnyArch, params: Mapping[str, Any]
+) -> huggingface.Teacher:
+    return experiment.teacher._replace(
+        arch=arch,
+        dims=experiment.dims,
+        params=dict(params),
+        mlm_head=None,
+        nsp_head=None,
+        dense=None,
+    )
 
 
 def _budget_seconds(

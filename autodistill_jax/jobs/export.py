@@ -99,10 +99,10 @@ def _export_student(
         reference_outputs = functools.partial(
             _subnetwork_outputs, experiment, space, encoder_weights, arch
         )
-    dense = _aligning_map(experiment, finished or weights, arch)
+    dense = experiment.aligning_map(arch, finished or weights or {})
     networks = {"truncated": (experiment.start_params(arch), None)}
     if finished is not None:
-        before_dense = _aligning_map(experiment, weights, arch)
+        before_dense = experiment.aligning_map(arch, weights or {})
         networks["before_finish"] = (student, before_dense)
         student = heads.encoder_params(finished)
         reference_outputs = functools.partial(
@@ -180,20 +180,6 @@ def _update_exported(
 def _off_mesh(params: dict) -> dict:
     """Parameters on the host."""
     return jax.tree.map(sharding.to_host, params)
-
-
-def _aligning_map(
-    experiment: Experiment, params: dict | None, arch: AnyArch
-) -> np.ndarray | None:
-    """The trained projection of a network's embeddings to the teacher's, whose channels
-    stand as in its checkpoint; None where it does not go out."""
-    if not experiment.config.export.align:
-        return None
-    assert params is not None  # `loading` sees to it.
-    projection = np.asarray(params[f"{heads.PROJECTION}pooled"])[: arch.hidden]
-    if experiment.hidden_order is None:
-        return projection
-    return projection[:, np.argsort(experiment.hidden_order)]
 
 
 def _is_exported(config, folder) -> bool:

@@ -202,7 +202,9 @@ def _starting_network(
     if model == "teacher":
         return experiment.teacher
     if model in ("student", "scratch"):
-        return huggingface.load_pretrained(str(workdir / "students" / arch.name))
+        network = huggingface.load_pretrained(str(workdir / "students" / arch.name))
+        # Random weights know no map to the teacher's embeddings.
+        return network._replace(dense=None) if model == "scratch" else network
     folder = baseline_folder(workdir, model, arch)
     require_json(folder / "config.json", "baselines")
     return huggingface.load_pretrained(str(folder))
@@ -250,7 +252,7 @@ def _finetune_model(
             experiment.mesh,
         )
         result = {"score": score, "method": _FROZEN_TEXT}
-        similarity = _cosine_spearman(experiment, module, source.params, task)
+        similarity = _cosine_spearman(experiment, module, source, source.params, task)
         return counts | result | similarity
     method, num_seeds = _FROZEN_TEXT if frozen else "fine-tuned", settings["seeds"]
     if model == "teacher":
@@ -303,12 +305,16 @@ def _finetune_model(
             [seed.extra_scores for seed in seed_results]
         ),
     }
-    similarity = _cosine_spearman(experiment, module, params(config.seed), task)
+    similarity = _cosine_spearman(experiment, module, source, params(config.seed), task)
     return counts | finetune_results.summarize_seeds(seed_results) | result | similarity
 
 
 def _cosine_spearman(
-    experiment: Experiment, module: build.Module, params: dict, task: tasks.Task
+    experiment: Experiment,
+    module: build.Module,
+    source: huggingface.Teacher,
+    params: dict,
+    task: tasks.Task,
 ) -> dict[str, float]:
     """Without any fine-tuning: the Spearman of the cosines of a task's pairs with its
     labels, on dev ("similarity") and further sides ("similarity_test"); nothing for a
@@ -317,7 +323,9 @@ def _cosine_spearman(
         return {}
     pooling = experiment.teacher.pooling
     cosines = jax.jit(
-        lambda p, b: classification.task_features(module, p, b, pooling, 1)
+        lambda p, b: classification.task_features(
+            module, p, b, pooling, 1, dense=source.dense
+        )
     )
     scores = {}
     for name, side in {"": None, **task.extra_dev}.items():

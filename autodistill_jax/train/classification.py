@@ -114,6 +114,7 @@ def task_features(
     classes: int,
     arch: AnyArch | None = None,
     key: jax.Array | None = None,
+    dense: np.ndarray | None = None,
 ) -> jax.Array:
     """What the head reads: the embedding of a text, or features of two texts.
 
@@ -128,6 +129,7 @@ def task_features(
       classes: of the task; 1 where the label is a number.
       arch: the sub-network of a SuperLM; its channels out of use are 0.
       key: for dropout; None turns it off.
+      dense: [D, E], the linear map behind the pooling, where the network has one.
 
     Returns:
       The features, [B, F].
@@ -149,6 +151,7 @@ def task_features(
         key=key,
     )
     pooled = pool_tokens(out.hidden, out.pooler, joined("attention_mask"), pooling)
+    pooled = pooled if dense is None else pooled @ dense
     if not separate:
         return pooled
     first, second = jnp.split(pooled, 2)

@@ -160,13 +160,11 @@ def make_baseline(
     (arch,) = experiment.affordable
     seconds = log.training_seconds(epath.Path(workdir), "distill") / len(ARCHS)
     seconds += log.training_seconds(epath.Path(workdir), f"finish/{arch.name}")
-    if steps:
-        arch, params = baselines.train_baseline(
-            experiment, epath.Path(workdir), baseline, arch, seconds, baseline
-        )
-    else:
-        arch, params = baselines.baseline_start(experiment, baseline, arch)
-    return experiment.teacher._replace(arch=arch, params=params, mlm_head=None)
+    if not steps:
+        return baselines.baseline_start(experiment, baseline, arch)
+    return baselines.train_baseline(
+        experiment, epath.Path(workdir), baseline, arch, seconds, baseline
+    )
 
 
 def load_started(config: ConfigDict, workdir: Path) -> Experiment:

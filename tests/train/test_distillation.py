@@ -12,7 +12,7 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data.mlm import MlmMasking, mask_tokens
 from autodistill_jax.data.tokenization import SpecialTokens
-from autodistill_jax.models import build, extract, heads
+from autodistill_jax.models import build, encoder, extract, heads
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.models.heads import encoder_params
 from autodistill_jax.train import distillation, sandwich
@@ -81,7 +81,8 @@ def networks():
 
 
 ALL_TERMS = Objective(
-    {name: 1.0 for name in LOSSES},
+    # Without the one that compares embeddings of equal width.
+    {name: 1.0 for name in LOSSES if name != "embedding"},
     relation_heads=4,
     layer_map=(1, 3),
     masking=MlmMasking(0.3, special_tokens=SPECIAL),
@@ -123,6 +124,24 @@ def test_the_next_sentence_is_a_class_of_the_poolers(student_terms):
     logits = student_out.pooler @ projections["nsp_kernel"] + projections["nsp_bias"]
     chance = jax.nn.softmax(logits)[jnp.arange(64), batch["next_sentence_label"]]
     assert np.abs(values["nsp"] + jnp.log(chance)).max() < 1e-5
+
+
+def test_embeddings_of_equal_width_need_no_projection(student_terms):
+    _, batch, full, _, params, *_ = student_terms
+    objective = Objective({"embedding": 1.0})
+    module, _ = networks()
+    encoder_weights = encoder_params(params)
+    assert not distillation.init_projections(objective, 32, 32)
+    rng = np.random.default_rng(0)
+    target = jnp.asarray(rng.standard_normal((64, 32)), jnp.float32)
+    values = distillation.distillation_losses(
+        module, encoder_weights, batch, {"embedding": target}, objective
+    )
+    mask = batch["attention_mask"]
+    vectors = encoder.pool_tokens(full.hidden, full.pooler, mask, "mean")
+    unit = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (vectors, target)]
+    squared = jnp.square(unit[0] - unit[1]).sum(axis=1)
+    assert np.abs(values["embedding"] - squared).max() < 1e-5
 
 
 def masked_mean(values, batch):
