@@ -72,8 +72,8 @@ def run_preflight(config: ConfigDict) -> dict[str, Any]:
     The steps are the very programs that distill, transfer and pretrain run. Bytes are
     of one device; seconds are `compiled`: the compiler's cycles with every sub-network
     at its largest, times the share of the multiply-adds that the sandwich's have on
-    average. Not in them is what `left_out` names: baselines, what labels ask for
-    (fine-tuning, search.proxy=proxy or probe), and an MLM head that the teacher lacks.
+    average. Not in them is what `left_out` names: baselines, the job finish (its step
+    needs less than the SuperLM's), what labels ask for (fine-tuning, search.proxy=proxy or probe), and an MLM head that the teacher lacks.
 
     Args:
       config: of an experiment; its teacher is known by its sizes alone.
@@ -269,6 +269,11 @@ def _preflight_record(
         "the head of a task, or of masked LM",
     ]
     proxy = plan.experiment.config.search.proxy
+    finish_steps = plan.experiment.config.distill.finish_steps
+    if finish_steps and proxy != "flash":
+        record["left_out"].append(
+            f"finish, {finish_steps} steps of the chosen student alone"
+        )
     if proxy in proxies.LABELLED_PROXIES:
         record["left_out"].append(f"search.proxy={proxy}, by its labels")
     if compiled.largest_batch_size is not None:
