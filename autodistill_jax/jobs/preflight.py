@@ -73,7 +73,8 @@ def run_preflight(config: ConfigDict) -> dict[str, Any]:
     of one device; seconds are `compiled`: the compiler's cycles with every sub-network
     at its largest, times the share of the multiply-adds that the sandwich's have on
     average. Not in them is what `left_out` names: baselines, the job finish (its step
-    needs less than the SuperLM's), what labels ask for (fine-tuning, search.proxy=proxy or probe), and an MLM head that the teacher lacks.
+    needs less than the SuperLM's), what labels ask for (fine-tuning, search.proxy=proxy
+    or probe), and an MLM head that the teacher lacks.
 
     Args:
       config: of an experiment; its teacher is known by its sizes alone.
