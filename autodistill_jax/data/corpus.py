@@ -181,7 +181,8 @@ def random_spans(
       pad_token_id: of the tokenizer.
       seed: which spans.
       replaced_ratio: the probability that a token is replaced.
-      replacements: token ids to replace them by, evenly.
+      replacements: token ids to replace them by, the commonest first, as vocabularies
+        are: the n-th is drawn in proportion to 1 / (n + 100).
 
     Returns:
       {name: [count, L]}, each between the special tokens of its row.
@@ -194,12 +195,15 @@ def random_spans(
     starts = 1 + np.floor(rng.random(count) * (inner - sizes + 1)).astype(int)
     spans = {name: np.zeros((count, x.shape[1]), x.dtype) for name, x in rows.items()}
     spans["input_ids"][:] = pad_token_id
+    if replaced_ratio:
+        weights = 1 / (np.arange(len(replacements)) + 100)
+        words = rng.choice(replacements, (count, 14), p=weights / weights.sum())
     for i, (row, start, size) in enumerate(zip(picked, starts, sizes)):
         ids = rows["input_ids"][row]
         span = ids[start : start + size]
         if replaced_ratio:
             is_replaced = rng.random(size) < replaced_ratio
-            span = np.where(is_replaced, rng.choice(replacements, size), span)
+            span = np.where(is_replaced, words[i, :size], span)
         tokens = [ids[0], *span, ids[lengths[row] - 1]]
         spans["input_ids"][i, : len(tokens)] = tokens
         spans["attention_mask"][i, : len(tokens)] = 1

@@ -271,3 +271,23 @@ def test_spans_are_pieces_of_their_sentences():
     assert np.array_equal(
         corpus.random_spans(rows, 50, 0, seed=0)["input_ids"], spans["input_ids"]
     )
+
+
+def test_spans_hold_words_that_the_text_does_not():
+    """The commonest of the vocabulary most often, the special tokens never."""
+    ids = np.zeros((1, 20), np.int32)
+    ids[0] = [1, *[9] * 18, 2]
+    rows = {"input_ids": ids, "attention_mask": np.ones_like(ids, np.int8)}
+    words = list(range(10, 2010))
+    spans = corpus.random_spans(rows, 500, 0, 0, 0.5, words)
+    inner = np.concatenate(
+        [
+            row[real.astype(bool)][1:-1]
+            for row, real in zip(spans["input_ids"], spans["attention_mask"])
+        ]
+    )
+    is_replaced = inner != 9
+    assert is_replaced.mean() == pytest.approx(0.5, abs=0.05)
+    assert set(inner[is_replaced]) <= set(words)
+    assert np.median(inner[is_replaced]) < 600  # Evenly drawn it would be 1,000.
+    assert (spans["input_ids"][:, 0] == 1).all()

@@ -40,6 +40,11 @@ def test_special_tokens_by_their_own_names(tmp_path, minilm):
     assert tokenization.special_tokens(tokenizer) == tokenization.SpecialTokens(
         0, 101, 102, 103
     )
+    # What stands for text: no special token, none of the thousand that are unused.
+    words = tokenization.ordinary_tokens(tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    assert len(words) == len(vocabulary) - 5 - 994 and words == sorted(words)
+    assert vocabulary["[unused5]"] not in words and vocabulary["the"] in words
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
     with pytest.raises(UserError, match=r"nor vocab\.json with merges\.txt"):
         tokenization.load_tokenizer(tmp_path, 10)

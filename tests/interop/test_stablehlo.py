@@ -15,6 +15,7 @@ from transformers_parity import outputs
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.data import tokenization
 from autodistill_jax.errors import UserError
+from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import huggingface, stablehlo
 from autodistill_jax.interop.embedding import embed
 from autodistill_jax.jobs import export as exporting
@@ -127,9 +128,11 @@ def test_an_aligned_student_speaks_in_the_teachers_space(tmp_path, minilm):
     permuted = streams.reorder(minilm.params, streams.param_streams(module), orders)
     projection = {"linear_projection_pooled": np.eye(minilm.arch.hidden)}
     run = SimpleNamespace(
-        config=SimpleNamespace(export=SimpleNamespace(align=True)), hidden_order=order
+        config=SimpleNamespace(export=SimpleNamespace(align=True)),
+        teacher=minilm,
+        hidden_order=order,
     )
-    dense = exporting._aligning_map(run, projection, minilm.arch)
+    dense = Experiment.aligning_map(run, minilm.arch, projection)
     folder = tmp_path / "s"
     huggingface.save_pretrained(
         folder, minilm.arch, minilm.dims, permuted, minilm.folder, "mean", True, "",
