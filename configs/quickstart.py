@@ -19,7 +19,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config = base_config()
     config.data.max_train_rows = 0
     # Docstrings speak of few things: spans with random words teach the other words.
-    config.data.replaced_ratio = 0.5
+    config.data.replaced_ratio = 0.6
     config.distill.losses = "pooled"
     config.finetune.max_train_rows = 1000  # Few labels are what a student is for.
     config.finetune.teacher = "frozen"
