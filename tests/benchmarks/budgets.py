@@ -1,8 +1,8 @@
 """Does a search under a latency bound find the best Arch, few being timed?
 
-    python tests/benchmarks/budgets.py [--bounds 200] [--measurements 12] [--table FILE]
+    python tests/benchmarks/budgets.py --table FILE [--bounds 200] [--measurements 12]
 
-On a stored table of 256 Archs of a trained SuperLM (`table.py`): the truth is the mean of
+On a table of all Archs of a trained SuperLM (`table.py`): the truth is the mean of
 an Arch's rounds, a timing is one round. Bounds are drawn evenly in the logarithm between
 the fastest and the slowest. Within 1 percent: the choice truly meets the bound within the
 noise of a round, two standard deviations, and its proxy's R2 is within 1 % of the best
@@ -20,14 +20,12 @@ from autodistill_jax.archs.cost import BERT_DIMS
 from autodistill_jax.latency.calibration import latency_features
 from autodistill_jax.search import latency_bound
 
-TABLE = Path(__file__).parent / "data" / "table.json"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bounds", type=int, default=200)
     parser.add_argument("--measurements", type=int, default=12)
-    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--table", type=Path, required=True)
     args = parser.parse_args()
     table = json.loads(args.table.read_text())
     print(json.dumps(budgets_report(table, args.bounds, args.measurements)))
