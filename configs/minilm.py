@@ -5,7 +5,7 @@
       --config.finetune.tasks="('sst2',)"
 
 Seen with 3,090 Wikipedia articles and SST-2 (2 CPU cores, 17 minutes, one seed,
-2026-11-21): 4 x 320, 47 % of the teacher's multiply-adds; similarities .677 (truncated
+2026-11-21, in batches of 32 and without a finish): 4 x 320, 47 % of the teacher's multiply-adds; similarities .677 (truncated
 .328); SST-2 dev .818, from scratch .741, teacher .854.
 """
 
@@ -15,7 +15,7 @@ from autodistill_jax.experiment.base_config import base_config, smoke
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Presets: "" (some 15 minutes on two cores), "smoke" (seconds), "rank" (which
+    """Presets: "" (half an hour or so on two cores), "smoke" (seconds), "rank" (which
     proxy to trust: 24 Archs of a wider space, each fine-tuned on STS-B; 40 minutes)."""
     is_smoke = {"": False, "smoke": True, "rank": False}[preset]
     config = base_config()

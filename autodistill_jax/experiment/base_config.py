@@ -153,8 +153,9 @@ def base_config() -> ConfigDict:
                 "calibration_rows": 640,  # of training text, for both
                 # "auto": relation+10*pooled for a sentence-embedding teacher, relation
                 # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
-                # tinybert), or losses with weights: relation, hidden, cosine, pooled,
-                # attention, layers, logits, mlm, nsp, joined by "+".
+                # tinybert, layer_reduction), or losses with weights: relation, hidden,
+                # cosine, pooled, embedding, attention, layers, logits, mlm, nsp, joined
+                # by "+".
                 "losses": "auto",
                 "relation_form": "minilmv2",  # or "paper", "code"
                 "relation_heads": 12,  # 0: as many as the teacher has heads

@@ -124,6 +124,7 @@ def steps_within(
         experiment, space, mlm_head, start_params
     )
     count = min(_TIMED_STEPS, experiment.config.distill.steps)
+    log.say(f"{stage}: timing {count} steps ...")
     took = 0.0
     # Twice: the first time each length of a batch is compiled, and targets are made.
     for _ in range(2):

@@ -263,6 +263,7 @@ def _run_study(
                 log.say(f"{stage}: {arch} with another seed ...")
                 values = ask("evaluate", arch, [], config.seed + 1)
                 study.set_user_attr(key, values["proxy"])
+                study_storage.upload_study(workdir / "search")
             records[arch]["second_proxy"] = study.user_attrs[key]
         if looks:
             _add_posteriors(study, space, records)
@@ -277,11 +278,11 @@ def _add_posteriors(study: Any, space: Space, records: dict[AnyArch, dict]) -> N
         for key in ("proxy", "second_proxy")
         if key in values
     ]
-    means = study.sampler.posterior_means(
+    medians = study.sampler.posterior_medians(
         [space.encode(arch) for arch, _ in observed], [value for _, value in observed]
     )
-    for (arch, _), mean in zip(observed, means):
-        records[arch][POSTERIOR] = float(mean)
+    for (arch, _), median in zip(observed, medians):
+        records[arch][POSTERIOR] = float(median)
 
 
 def _failure_reasons(trials: Sequence, space: Space, bound: float | None) -> str:

@@ -37,6 +37,8 @@ from autodistill_jax.models import extract, heads
 from autodistill_jax.train import checkpoint
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
 
+_MIN_TIMED = 20  # Steps of which metrics.jsonl has two lines, and so a pace.
+
 
 def check_baselines(experiment: Experiment) -> None:
     """Checks all baselines of a config before any work starts.
@@ -59,10 +61,29 @@ def check_baselines(experiment: Experiment) -> None:
             raise UserError(
                 f"baselines has {name!r}; the teacher has {num_layers} layers"
             )
+        if baseline.budget != STEPS:
+            _check_seconds(experiment, name)
         if baseline.method == "truncated":
             _check_truncation(experiment)
         if is_trained(baseline.method):
             baseline_experiment(experiment, name, narrowest)
+
+
+def _check_seconds(experiment: Experiment, name: str) -> None:
+    """Raises UserError where no seconds of a student can be read off its training."""
+    config = experiment.config
+    if config.search.proxy == "flash":
+        raise UserError(
+            f"baselines has {name!r}, and search.proxy flash trains no SuperLM whose "
+            "seconds could be taken; leave the seconds out"
+        )
+    finish_steps = config.distill.finish_steps or _MIN_TIMED
+    if min(config.distill.steps, finish_steps) < _MIN_TIMED:
+        raise UserError(
+            f"baselines has {name!r}, and distill.steps is {config.distill.steps}, "
+            f"distill.finish_steps {config.distill.finish_steps}; give {_MIN_TIMED} or "
+            "more, so that their seconds can be taken"
+        )
 
 
 def _check_truncation(experiment: Experiment) -> None:
@@ -174,7 +195,7 @@ def train_baseline(
     workdir: epath.Path,
     baseline: str,
     arch: AnyArch,
-    seconds: float,
+    seconds: float | None,
     stage: str,
 ) -> huggingface.Teacher:
     """A baseline's network: a slice of the teacher, or trained here.
@@ -184,7 +205,7 @@ def train_baseline(
       workdir: with the text's rows; checkpoints of the training go there.
       baseline: its name.
       arch: of the student that it stands beside.
-      seconds: that it trains for; 0.0: for `distill.steps`.
+      seconds: that it trains for; None: for `distill.steps`.
       stage: what log lines begin with.
 
     Returns:
@@ -200,10 +221,10 @@ def train_baseline(
     variant = baseline_experiment(experiment, baseline, arch)
     space = variant.spaces[baseline]
     start = None
-    if parse_baseline(baseline).even_layers:
+    if parse_baseline(baseline).num_layers:
         start = baseline_start(experiment, baseline, arch).params
     folder = superlm_folder(workdir, f"{baseline}-{arch.name}")
-    if seconds:
+    if seconds is not None:
         # Kept: whoever goes on must have the same schedule.
         path = folder.parent / "steps.json"
         if not path.exists():
@@ -238,20 +259,26 @@ def baseline_start(
       The network, without a map to the teacher's embeddings.
     """
     _, num_layers, are_even, _ = parse_baseline(baseline)
-    teacher, layers = experiment.teacher.arch, ()
-    if num_layers:
-        arch = dataclasses.replace(teacher, layers=num_layers)
+    teacher = experiment.teacher
+    if not num_layers:
+        return _network(experiment, arch, experiment.start_params(arch))
+    arch = dataclasses.replace(teacher.arch, layers=num_layers)
+    layers = experiment.kept_layers(num_layers)
     if are_even:
-        layers = even_layers(num_layers, teacher.layers)
-    return _network(experiment, arch, experiment.start_params(arch, layers))
+        layers = even_layers(num_layers, teacher.arch.layers)
+    # Of the teacher itself, whatever the students start from.
+    return _network(
+        experiment, arch, extract.extract(teacher.params, teacher.arch, arch, layers)
+    )
 
 
 def _network(
     experiment: Experiment, arch: AnyArch, params: Mapping[str, Any]
 ) -> huggingface.Teacher:
+    of_arch = dataclasses.replace(experiment, spaces={"": single(arch)})
     return experiment.teacher._replace(
         arch=arch,
-        dims=experiment.dims,
+        dims=of_arch.dims,
         params=dict(params),
         mlm_head=None,
         nsp_head=None,
@@ -265,11 +292,11 @@ def _budget_seconds(
     front: dict,
     arch: AnyArch,
     baseline: str,
-) -> float:
-    """What a baseline may train for, in seconds; 0.0: for as many steps."""
+) -> float | None:
+    """What a baseline may train for, in seconds; None: for as many steps."""
     budget = parse_baseline(baseline).budget
     if budget == STEPS:
-        return 0.0
+        return None
     config, spaces = experiment.config, experiment.spaces
     space = find_trial(front, arch)["space"]
     name = f"distill/{space}" if len(spaces) > 1 else "distill"

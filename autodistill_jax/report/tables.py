@@ -190,8 +190,9 @@ def table_notes(
         } - {None}
         untrained = " and ".join(m for m in ("truncated", "scratch") if m in models)
         notes.append(
-            "All students have the same Arch, teacher, text, steps, tokens and "
-            "fine-tuning"
+            "All students have the same teacher, text and fine-tuning and, layer "
+            "reductions apart, the same Arch; what distils takes the SuperLM's steps "
+            "where its row says nothing else, the student also its finish"
             + (f"; no text before it for {untrained}." if untrained else ".")
             + (" From scratch has a learning rate of its own." * (len(rates) > 1))
         )

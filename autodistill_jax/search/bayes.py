@@ -15,7 +15,7 @@ from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
 from autodistill_jax.errors import UserError
-from autodistill_jax.search import ehvi, gp
+from autodistill_jax.search import ehvi
 
 _MAX_LISTED = 50_000  # A space up to here is listed, a larger one is drawn from.
 _MAX_SCORED = 2_000  # Candidates that are looked at before the moves around the best.
@@ -162,20 +162,22 @@ class BayesSampler(optuna.samplers.BaseSampler):
         ranks = [axis.ranks.get(params.get(n)) for n, axis in self._axes.items()]
         return None if None in ranks else tuple(ranks)
 
-    def posterior_means(
+    def posterior_medians(
         self, params: Sequence[Mapping[str, Any]], values: Sequence[float]
     ) -> np.ndarray:
-        """What noisy values of points truly are, as a Gaussian process sees them.
+        """What noisy values of points truly are, by the model that suggests points.
 
         Args:
-          params: {axis: its value} of each point.
-          values: of each, of one objective.
+          params: {axis: its value} of each point; one may stand twice.
+          values: of each, of one objective, to be minimised.
 
         Returns:
           [points], in the values' units.
         """
-        points = [self.point(p) for p in params]
-        return gp.smoothed_values(self._coordinates(points), np.asarray(values, float))
+        x = self._coordinates([self.point(p) for p in params])
+        rng = np.random.default_rng(self._seed)
+        objective = ehvi.fit_objective(x, np.asarray(values, float), rng)
+        return ehvi.median_value(objective, x)
 
     def _params(self, point):
         axes = self._axes.items()

@@ -149,24 +149,6 @@ def predict_gp(posterior: GPPosterior, z: np.ndarray) -> tuple[np.ndarray, np.nd
     return cross.T @ posterior.weights, variance
 
 
-def smoothed_values(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Noisy values as the process believes the function to be there.
-
-    Args:
-      x: [n, d] points in the unit cube; one may stand twice.
-      y: [n] their values.
-
-    Returns:
-      [n] posterior means; the values themselves where they are all but equal.
-    """
-    centre, spread = y.mean(), y.std()
-    if spread < 1e-12:
-        return y
-    scaled = (y - centre) / spread
-    posterior = gp_posterior(fit_hyperparameters(x, scaled), x, scaled)
-    return centre + spread * predict_gp(posterior, x)[0]
-
-
 def posterior_draws(
     posterior: GPPosterior,
     base: np.ndarray,
