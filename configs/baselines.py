@@ -16,7 +16,7 @@ from autodistill_jax.experiment.base_config import base_config, smoke
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Presets: "" (the comparison; an hour or more on two cores), "smoke" (a minute)."""
+    """Presets: "" (the comparison), "smoke" (a minute)."""
     is_smoke = {"": False, "smoke": True}[preset]
     config = base_config()
     config.space.ffn_ratio = (3.0, 4.0)
