@@ -1,12 +1,17 @@
 """Do the names of baselines say what they are, and are others refused?"""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from autodistill_jax import log
+from autodistill_jax.archs.arch import Arch
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import baseline
+from autodistill_jax.experiment.base_config import base_config
+from autodistill_jax.experiment.workdir import arch_to_json
+from autodistill_jax.jobs import baselines
 
 
 def test_a_name_says_method_layers_and_budget():
@@ -57,3 +62,45 @@ def test_training_seconds_leave_out_compiling_and_stops(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(text)
     assert log.training_seconds(tmp_path, "distill") == pytest.approx(25.0)
     assert log.training_seconds(tmp_path, "finish/3x192") == 0.0
+
+
+def _experiment(steps=100, finish_steps=50, proxy="hidden"):
+    config = base_config()
+    config.distill.update(steps=steps, finish_steps=finish_steps)
+    config.search.proxy = proxy
+    return SimpleNamespace(config=config, spaces={"main": None})
+
+
+def test_seconds_are_a_students_share_and_its_finish(tmp_path):
+    archs = [Arch(3, 64, 2, 128, 32), Arch(2, 64, 2, 128, 32)]
+    front = {
+        "choices": [{"arch": arch_to_json(arch)} for arch in archs],
+        "trials": [{"arch": arch_to_json(arch), "space": "main"} for arch in archs],
+    }
+    # Two seconds a step of the SuperLM, one of the first student alone.
+    paces = {"distill": (2.0, 100), f"finish/{archs[0].name}": (1.0, 50)}
+    lines = [
+        {"job": job, "step": step, "time": pace * step}
+        for job, (pace, steps) in paces.items()
+        for step in range(10, steps + 1, 10)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+
+    def seconds(name):
+        return baselines._budget_seconds(_experiment(), tmp_path, front, archs[0], name)
+
+    assert seconds("twin") is None
+    assert seconds("twin-seconds") == pytest.approx(200 / 2 + 50)
+    assert seconds("twin-all_seconds") == pytest.approx(200 + 50)
+
+
+def test_seconds_that_cannot_be_taken_are_refused():
+    for fields, message in (
+        ({"steps": 10}, "distill.steps is 10"),
+        ({"finish_steps": 10}, "distill.finish_steps 10"),
+        ({"proxy": "flash"}, "trains no SuperLM"),
+    ):
+        with pytest.raises(UserError, match=message):
+            baselines._check_seconds(_experiment(**fields), "twin-seconds")
+    baselines._check_seconds(_experiment(finish_steps=0), "twin-seconds")
