@@ -108,7 +108,7 @@ def corpus_rows(
       length: tokens a row, [CLS] and [SEP] included.
       limit: at most so many training rows, spans not among them; 0 means all.
       span_ratio: of sentences, so many spans a training row, see `random_spans`.
-      replaced_ratio: of the spans' tokens so many are random ones of the vocabulary.
+      replaced_ratio: of the spans' tokens so many are random words of the vocabulary.
       seed: of the spans.
 
     Returns:
@@ -152,7 +152,12 @@ def corpus_rows(
     count = int(span_ratio * len(train)) if row_format == "sentence" else 0
     if count:
         pad = tokenization.special_tokens(tokenizer).pad_token_id
-        words = tokenization.ordinary_tokens(tokenizer)
+        words = tokenization.whole_words(tokenizer) if replaced_ratio else ()
+        if replaced_ratio and not words:
+            raise UserError(
+                f"data.replaced_ratio {replaced_ratio} needs whole words, of two "
+                "letters or more, and the vocabulary has none; set it to 0"
+            )
         spans = random_spans(train_rows, count, pad, seed, replaced_ratio, words)
         train_rows = {k: np.concatenate([x, spans[k]]) for k, x in train_rows.items()}
     return {

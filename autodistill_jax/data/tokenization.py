@@ -55,8 +55,8 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
     )
 
 
-def ordinary_tokens(tokenizer: Any) -> list[int]:
-    """The ids that stand for text: no special ones, none that are unused.
+def whole_words(tokenizer: Any) -> list[int]:
+    """The ids of the vocabulary's whole words, of two letters or more.
 
     Args:
       tokenizer: of `load_tokenizer`.
@@ -64,9 +64,11 @@ def ordinary_tokens(tokenizer: Any) -> list[int]:
     Returns:
       Token ids, rising.
     """
-    no_text = re.compile(r"\[.+\]|<.+>")  # [MASK], [unused7], <pad>, of all kinds.
     vocabulary = tokenizer.get_vocab()
-    return sorted(i for token, i in vocabulary.items() if not no_text.fullmatch(token))
+    # Byte-level BPE and Unigram mark what begins a word, WordPiece what does not.
+    is_marked = any(re.match("[Ġ▁].", token) for token in vocabulary)
+    word = re.compile(("[Ġ▁]" if is_marked else "") + r"[^\W\d_]{2,}")
+    return sorted(i for token, i in vocabulary.items() if word.fullmatch(token))
 
 
 def load_tokenizer(folder: Path, vocab: int) -> Any:

@@ -1,17 +1,21 @@
-"""Does our sampler find the front with fewer trials than others?
+"""Does our sampler find the front with fewer trials than others at their best?
 
-    python tests/benchmarks/bayes.py [--problem noisy] [--seeds 20] [--out runs.json]
-    python tests/benchmarks/bayes.py --problem table --table measured.json
+    python tests/benchmarks/bayes.py [--problems roofline,random_functions] [--seeds 20]
+      [--samplers ours,tpe_best] [--table measured.json] [--out runs.json]
 
 Each run is 60 trials of one sampler on one problem from one seed. A run's score after n
 trials is the hypervolume of the true, noise-free values of its feasible points, as a
 fraction of the whole space's; the reference point is the worst feasible value of each
-objective. Finished runs are kept in --out and not run again. Ours sees ordered choices;
-the others see ranks as integers, so that they know the order, too.
+objective. Finished runs are kept in --out and not run again. Seeds are paired: what a
+point measures follows from the seed and the point, whoever asks.
 
-A table is one JSON file: {"axes": {name: [values]}, "points": [{"params": {name: value},
-"proxy": [repeats], "latency": [repeats]}]}; a trial draws one repeat of each, the truth
-is their mean, and a point that the table lacks is a failed trial that is not counted.
+Peers stand as they are, and at their best (`_best`, and `qlognehvi`): they start from
+the eight points that ours starts from, a point that was measured costs no second trial,
+and a failure is told as a constraint that is not met. TPE is multivariate; NSGA-II has a
+population of 8; qLogNEHVI is taken over all points of the grid, in their logarithms, with
+the reference point that ours has. Ours sees ordered choices, the others ranks as
+integers. `noisy` and `constrained` are what the sampler was made on; `roofline` and
+`random_functions` were not there then.
 """
 
 import argparse
@@ -21,146 +25,170 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
+from grid_nehvi import GridNehvi
+from search_problems import PROBLEMS, Problem, distributions, table
 
 from autodistill_jax.search import bayes
 
 TRIALS = 60
 STOPS = (15, 30, 45, 60)
-SAMPLERS = ("ours", "random", "nsga2", "tpe", "gp", "qlognehvi")
-SLOW = ("gp", "qlognehvi")
-SLOW_SEEDS = 5
+_NUM_STARTS = 8  # Points that ours starts from, and peers at their best.
+_MAX_REPEATS = 20  # Points told again in a row, before one that is new is drawn.
 
 
-class Problem(NamedTuple):
-    """Two objectives, both to be minimised, on a grid.
+class Peer(NamedTuple):
+    """A sampler and how it is asked.
 
     Attributes:
-      axes: the values of each axis, in order.
-      truth: point -> its true values; only points that are feasible.
-      measure: (rng, point) -> (values or None where it fails, constraints); None where
-        there is no such point.
+      make_fn: (seed, problem) -> the sampler.
+      is_best: starts as ours does, pays for no repeat, is told of failures.
+      modules: that it needs.
     """
 
-    axes: Mapping[str, tuple]
-    truth: Mapping[tuple, tuple[float, float]]
-    measure: Callable
+    make_fn: Callable[[int, Problem], optuna.samplers.BaseSampler]
+    is_best: bool = False
+    modules: tuple[str, ...] = ()
 
 
-def error_and_latency(point):
-    """Shaped like a search of MobileBERT-like students: more of a thing helps less and
-    less, thin heads harm, the narrowest part binds; time goes in tiles of 128."""
-    hidden, bottleneck, heads, ffn, stacks = point
-    capacity = (
-        0.5 * math.log2(hidden / 128)
-        + 1.1 * math.log2(bottleneck / 64)
-        + 0.35 * math.log2(stacks * ffn / 768)
-        + 0.15 * math.log2(heads)
-        - 0.25 * abs(math.log2(hidden / bottleneck) - 1.5)
-        - 0.5 * max(0.0, math.log2(32 * heads / bottleneck))
-    )
-    error = 0.15 + 0.3 * math.exp(-0.6 * capacity)
-
-    def tiles(n):
-        return 0.5 * n / 128 + 0.5 * math.ceil(n / 128)
-
-    products = tiles(hidden) * tiles(bottleneck) * 5 + 2 * stacks * tiles(
-        bottleneck
-    ) * tiles(ffn)
-    latency = 0.1 + 24 * (0.0012 * products + 0.0008 * heads)
-    return error, latency
+def _bayes_sampler(seed: int, problem: Problem) -> optuna.samplers.BaseSampler:
+    return bayes.BayesSampler(distributions(problem, ranks=False), seed=seed)
 
 
-def noisy():
-    axes = {
-        "hidden": (128, 256, 384, 512),
-        "bottleneck": (64, 96, 128, 160),
-        "heads": (1, 2, 4, 8),
-        "ffn": (384, 512, 640),
-        "stacks": (2, 4, 6),
-    }
-    truth = {p: error_and_latency(p) for p in itertools.product(*axes.values())}
-
-    def measure(rng, point):
-        error, latency = truth[point]
-        noise = rng.normal(size=2)
-        return (error + 0.01 * noise[0], latency * math.exp(0.02 * noise[1])), {}
-
-    return Problem(axes, truth, measure)
-
-
-def constrained():
-    """A memory limit that is known only once measured, and shapes whose training fails."""
-    axes = {
-        "layers": (2, 3, 4, 6, 8, 12),
-        "hidden": (128, 192, 256, 320, 384, 512),
-        "heads": (2, 4, 8, 12),
-        "ffn": (256, 512, 1024, 1536, 2048),
-    }
-
-    def values(point):
-        layers, hidden, heads, ffn = point
-        width = math.log2(hidden / 128)
-        capacity = 0.7 * math.log2(layers) + width + 0.3 * math.log2(ffn / 256)
-        capacity += 0.3 * math.log2(heads)
-        capacity -= 0.4 * max(0.0, math.log2(24 * heads / hidden))
-        capacity -= 0.3 * max(0.0, math.log2(layers / 4) - width)
-        loss = 0.4 + 2.5 * math.exp(-0.45 * capacity)
-        tiles = math.ceil(hidden / 128)
-        latency = 0.2 + 0.02 * layers * tiles * (4 * tiles + 2 * ffn / 128 + heads / 4)
-        return loss, latency
-
-    def memory(point):
-        layers, hidden, heads, ffn = point
-        activations = layers * (6 * hidden + 2 * ffn + 64 * heads)
-        return (activations + 60 * hidden) / 1000 - 56
-
-    def fails(point):
-        layers, hidden, heads, _ = point
-        return layers >= 8 and hidden <= 192 or hidden / heads < 16
-
-    grid = list(itertools.product(*axes.values()))
-    truth = {p: values(p) for p in grid if memory(p) <= 0 and not fails(p)}
-
-    def measure(rng, point):
-        loss, latency = values(point)
-        noise = rng.normal(size=2)
-        if fails(point):
-            return None, {}
-        return (
-            (loss + 0.05 * noise[0], latency * math.exp(0.03 * noise[1])),
-            {"memory": memory(point)},
-        )
-
-    return Problem(axes, truth, measure)
+SAMPLERS = {
+    "ours": Peer(_bayes_sampler),
+    "random": Peer(lambda seed, _: optuna.samplers.RandomSampler(seed)),
+    "random_best": Peer(lambda seed, _: optuna.samplers.RandomSampler(seed), True),
+    "nsga2": Peer(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed)),
+    "nsga2_best": Peer(
+        lambda seed, _: optuna.samplers.NSGAIISampler(population_size=8, seed=seed),
+        True,
+    ),
+    "tpe": Peer(lambda seed, _: optuna.samplers.TPESampler(seed=seed)),
+    "tpe_best": Peer(
+        lambda seed, _: optuna.samplers.TPESampler(
+            n_startup_trials=_NUM_STARTS, multivariate=True, seed=seed
+        ),
+        True,
+    ),
+    "gp": Peer(lambda seed, _: optuna.samplers.GPSampler(seed=seed), False, ("torch",)),
+    "gp_best": Peer(
+        lambda seed, _: optuna.samplers.GPSampler(
+            n_startup_trials=_NUM_STARTS, seed=seed
+        ),
+        True,
+        ("torch",),
+    ),
+    "qlognehvi": Peer(
+        lambda seed, problem: GridNehvi(problem, seed), True, ("botorch",)
+    ),
+}
 
 
-def table(path):
-    held = json.loads(Path(path).read_text())
-    axes = {name: tuple(values) for name, values in held["axes"].items()}
-    repeats = {
-        tuple(entry["params"][axis] for axis in axes): (
-            entry["proxy"],
-            entry["latency"],
-        )
-        for entry in held["points"]
-    }
-    truth = {p: (np.mean(a), np.mean(b)) for p, (a, b) in repeats.items()}
-
-    def measure(rng, point):
-        if point not in repeats:
-            return None
-        return tuple(float(rng.choice(values)) for values in repeats[point]), {}
-
-    return Problem(axes, truth, measure)
+def measure(problem: Problem, seed: int, point: tuple) -> tuple | None:
+    """What a point measures under a seed: the same for every sampler."""
+    place = [list(v).index(p) for v, p in zip(problem.axes.values(), point)]
+    return problem.measure(np.random.default_rng([seed, 1, *place]), point)
 
 
-def hypervolume(values, worst):
+def first_points(problem: Problem, seed: int) -> list[dict[str, int]]:
+    """Those that ours starts from, as ranks."""
+    study = _study(_bayes_sampler(seed, problem))
+    starts: list[dict[str, int]] = []
+    while len(starts) < _NUM_STARTS:
+        trial = study.ask(distributions(problem, ranks=False))
+        point = tuple(trial.params[name] for name in problem.axes)
+        measured = measure(problem, seed, point)
+        tell(study, trial, measured)
+        if measured is not None:
+            axes = problem.axes.items()
+            starts.append({name: list(v).index(trial.params[name]) for name, v in axes})
+    return starts
+
+
+def tell(
+    study: optuna.Study,
+    trial: Any,
+    measured: tuple | None,
+    as_failed: tuple | None = None,
+) -> None:
+    """Tells a study what a trial measured.
+
+    Args:
+      study: that asked.
+      trial: of it.
+      measured: of `measure`.
+      as_failed: (values, constraints) that stand for a failure, which is then told as
+        one more constraint that is not met; without them it is told as a failure.
+    """
+    values, constraints = measured or (None, {})
+    if as_failed:
+        constraints = constraints | {"failed": 1.0 if values is None else -1.0}
+        if values is None:
+            values, constraints = as_failed[0], as_failed[1] | constraints
+    for name, value in constraints.items():
+        trial.set_constraint(name, value)
+    if values is None:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(trial, values)
+
+
+def run(name: str, seed: int, problem: Problem, trials: int = TRIALS) -> list[float]:
+    """-> the score after each trial."""
+    peer, ranks = SAMPLERS[name], name != "ours"
+    study = _study(peer.make_fn(seed, problem))
+    if peer.is_best:
+        for start in first_points(problem, seed):
+            study.enqueue_trial(start)
+    reference = np.max(list(problem.truth.values()), axis=0)
+    best = hypervolume(problem.truth.values(), reference)
+    rng = np.random.default_rng([seed, 2])
+    results: dict[tuple, Any] = {}
+    scores: list[float] = []
+    outcomes: list[tuple] = []
+    repeats = 0
+    while len(scores) < trials:
+        trial = study.ask(distributions(problem, ranks))
+        axes = problem.axes.items()
+        point = tuple(v[trial.params[n]] if ranks else trial.params[n] for n, v in axes)
+        is_repeat = point in results
+        if not is_repeat:
+            results[point] = measure(problem, seed, point)
+        as_failed = _as_failed(problem, results.values()) if peer.is_best else None
+        tell(study, trial, results[point], as_failed)
+        repeats = repeats + 1 if is_repeat else 0
+        if peer.is_best and repeats >= _MAX_REPEATS:
+            levels = [range(len(v)) for v in problem.axes.values()]
+            grid = list(itertools.product(*levels))
+            tried = {tuple(t.params.values()) for t in study.get_trials(deepcopy=False)}
+            fresh = [place for place in grid if place not in tried]
+            place = fresh[rng.integers(len(fresh))]
+            study.enqueue_trial(dict(zip(problem.axes, place)))
+        if results[point] is None or is_repeat and peer.is_best:
+            continue
+        if point in problem.truth:
+            outcomes.append(problem.truth[point])
+        scores.append(float(hypervolume(outcomes, reference) / best))
+    return scores
+
+
+def _as_failed(problem: Problem, results: Iterable[tuple | None]) -> tuple:
+    """The worst values so far, and every constraint of the problem on its limit."""
+    values = [m[0] for m in results if m is not None and m[0] is not None]
+    worst = np.max(values, axis=0).tolist() if values else [0.0, 0.0]
+    feasible = next(iter(problem.truth))
+    names = measure(problem, 0, feasible)[1]
+    return worst, dict.fromkeys(names, 0.0)
+
+
+def hypervolume(values: Any, worst: np.ndarray) -> float:
+    """Of two objectives, to the worst of each."""
     total, floor = 0.0, worst[1]
     for first, second in sorted(values):
         if second < floor:
@@ -169,201 +197,115 @@ def hypervolume(values, worst):
     return total
 
 
-def make_sampler(name, seed, problem):
-    if name == "ours":
-        return bayes.BayesSampler(choices(problem, ordered=False), seed=seed)
-    if name == "qlognehvi":
-        from optuna_integration import BoTorchSampler
-
-        return BoTorchSampler(candidates_func=qlognehvi, seed=seed)
-    samplers = {
-        "random": optuna.samplers.RandomSampler,
-        "nsga2": optuna.samplers.NSGAIISampler,
-        "tpe": optuna.samplers.TPESampler,
-        "gp": optuna.samplers.GPSampler,
-    }
-    return samplers[name](seed=seed)
-
-
-def qlognehvi(x, y, constraints, bounds, pending):
-    """BoTorch's noisy expected hypervolume improvement, in its logarithmic form."""
-    import torch
-    from botorch.acquisition.multi_objective import logei
-    from botorch.acquisition.multi_objective.objective import (
-        IdentityMCMultiOutputObjective,
-    )
-    from botorch.fit import fit_gpytorch_mll
-    from botorch.models import ModelListGP, SingleTaskGP
-    from botorch.models.transforms import Standardize
-    from botorch.optim import optimize_acqf
-    from botorch.sampling import SobolQMCNormalSampler
-    from botorch.utils.multi_objective import infer_reference_point, is_non_dominated
-    from botorch.utils.transforms import normalize, unnormalize
-    from gpytorch.mlls import SumMarginalLogLikelihood
-
-    unit = normalize(x, bounds)
-    outputs = y if constraints is None else torch.cat([y, constraints], dim=-1)
-    model = ModelListGP(
-        *[
-            SingleTaskGP(unit, outputs[:, i : i + 1], outcome_transform=Standardize(1))
-            for i in range(outputs.shape[1])
-        ]
-    )
-    fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
-    good = y if constraints is None else y[(constraints <= 0).all(dim=-1)]
-    good = good if len(good) else y
-    count = y.shape[1]
-    limits = [lambda z, i=i: z[..., i] for i in range(count, outputs.shape[1])]
-    acquisition = logei.qLogNoisyExpectedHypervolumeImprovement(
-        model,
-        infer_reference_point(good[is_non_dominated(good)]),
-        unit,
-        sampler=SobolQMCNormalSampler(torch.Size([128]), seed=0),
-        objective=IdentityMCMultiOutputObjective(outcomes=list(range(count))),
-        constraints=limits or None,
-        prune_baseline=True,
-        X_pending=pending,
-    )
-    square = torch.stack([torch.zeros_like(bounds[0]), torch.ones_like(bounds[1])])
-    candidates, _ = optimize_acqf(
-        acquisition, square, q=1, num_restarts=5, raw_samples=256, sequential=True
-    )
-    return unnormalize(candidates.detach(), bounds)
-
-
-def choices(problem, ordered):
-    if ordered:
-        distributions = {
-            name: optuna.distributions.IntDistribution(0, len(values) - 1)
-            for name, values in problem.axes.items()
-        }
-    else:
-        distributions = {
-            name: optuna.distributions.CategoricalDistribution(values)
-            for name, values in problem.axes.items()
-        }
-    return distributions
-
-
-def tell(study, trial, problem, rng, ordered):
-    """Measures a trial -> its point; None where the table has no such point."""
-    point = tuple(
-        values[trial.params[name]] if ordered else trial.params[name]
-        for name, values in problem.axes.items()
-    )
-    measured = problem.measure(rng, point)
-    values, constraints = measured or (None, {})
-    for name, value in constraints.items():
-        trial.set_constraint(name, value)
-    if values is None:
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    else:
-        study.tell(trial, values)
-    return point if measured else None
-
-
-def run(name, seed, problem):
-    """-> the score after each trial."""
-    rng = np.random.default_rng([seed, 1])
-    ordered = name != "ours"
-    study = optuna.create_study(
-        directions=["minimize"] * 2, sampler=make_sampler(name, seed, problem)
-    )
-    worst = np.max(list(problem.truth.values()), axis=0)
-    best = hypervolume(problem.truth.values(), worst)
-    scores, outcomes = [], []
-    while len(scores) < TRIALS:
-        point = tell(study, study.ask(choices(problem, ordered)), problem, rng, ordered)
-        if point is None:
-            continue
-        if point in problem.truth:
-            outcomes.append(problem.truth[point])
-        scores.append(float(hypervolume(outcomes, worst) / best))
-    return scores
-
-
-def seconds(name, problem, count=200):
+def seconds(name: str, problem: Problem, count: int = 200) -> float:
     """CPU seconds of one suggestion after `count` random trials, the mean of three."""
-    ordered = name != "ours"
-    study = optuna.create_study(
-        directions=["minimize"] * 2, sampler=optuna.samplers.RandomSampler(seed=0)
-    )
-    rng = np.random.default_rng(0)
-    for _ in range(count):
-        tell(study, study.ask(choices(problem, ordered)), problem, rng, ordered)
-    study.sampler = make_sampler(name, 0, problem)
-    spent = 0.0
-    for _ in range(3):
+    ranks = name != "ours"
+    study = _study(optuna.samplers.RandomSampler(seed=0))
+    spent = []
+    for i in range(count + 3):
+        if i == count:
+            study.sampler = SAMPLERS[name].make_fn(0, problem)
         start = time.process_time()
-        trial = study.ask(choices(problem, ordered))
-        spent += time.process_time() - start
-        tell(study, trial, problem, rng, ordered)
-    return spent / 3
+        trial = study.ask(distributions(problem, ranks))
+        spent.append(time.process_time() - start)
+        axes = problem.axes.items()
+        point = tuple(v[trial.params[n]] if ranks else trial.params[n] for n, v in axes)
+        measured = measure(problem, i, point)
+        is_best = SAMPLERS[name].is_best
+        tell(
+            study, trial, measured, _as_failed(problem, [measured]) if is_best else None
+        )
+    return float(np.mean(spent[count:]))
 
 
-def write_table(runs, problem, samplers):
-    print(
-        f"\n| {problem} | seeds | " + " | ".join(map(str, STOPS)) + " | CPU s at 200 |"
-    )
-    print("|---" * (len(STOPS) + 3) + "|")
-    for sampler in samplers:
-        curves = [
-            scores
+def _study(sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    return optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
+
+
+def write_table(runs: Mapping[str, Any], problem: str, samplers: list[str]) -> None:
+    """Scores at the stops, mean and standard error, and how far ours lies above, paired
+    by seeds, in the mean over the stops."""
+    heads = ["seeds", *map(str, STOPS), "ours above", "CPU s at 200"]
+    print(f"\n| {problem} | " + " | ".join(heads) + " |")
+    print("|---" * (len(heads) + 1) + "|")
+
+    def curves(sampler: str) -> dict[str, np.ndarray]:
+        start = f"{problem}/{sampler}/"
+        return {
+            key.removeprefix(start): np.asarray(scores)[np.asarray(STOPS) - 1]
             for key, scores in runs.items()
-            if key.startswith(f"{problem}/{sampler}/")
-        ]
-        if not curves:
+            if key.startswith(start)
+        }
+
+    bayes_curves = curves("ours")
+    for sampler in samplers:
+        by_seed = curves(sampler)
+        if not by_seed:
             continue
-        at = np.asarray(curves)[:, np.asarray(STOPS) - 1]
-        error = at.std(axis=0, ddof=1) / len(at) ** 0.5 if len(at) > 1 else at[0] * 0
-        cells = [f"{m:.3f} ± {e:.3f}" for m, e in zip(at.mean(axis=0), error)]
-        cells.append(f"{runs.get(f'seconds/{problem}/{sampler}', math.nan):.3f}")
-        print(f"| {sampler} | {len(at)} | " + " | ".join(cells) + " |")
+        at = np.stack(list(by_seed.values()))
+        cells = [f"{m:.3f} ± {e:.3f}" for m, e in zip(at.mean(axis=0), _error(at))]
+        paired = [
+            (bayes_curves[seed] - at).mean()
+            for seed, at in by_seed.items()
+            if seed in bayes_curves
+        ]
+        above = (
+            ""
+            if sampler == "ours" or not paired
+            else (
+                f"{np.mean(paired):+.3f} ± {_error(np.asarray(paired)[:, None])[0]:.3f}"
+            )
+        )
+        cost = runs.get(f"seconds/{problem}/{sampler}", math.nan)
+        cells = [str(len(at)), *cells, above, f"{cost:.3f}"]
+        print(f"| {sampler} | " + " | ".join(cells) + " |")
 
 
-def main():
+def _error(at: np.ndarray) -> np.ndarray:
+    """The standard error of the mean over the first axis."""
+    if len(at) < 2:
+        return np.zeros(at.shape[1:])
+    return at.std(axis=0, ddof=1) / len(at) ** 0.5
+
+
+def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--problem", choices=["noisy", "constrained", "table"])
+    parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--samplers", default=",".join(SAMPLERS))
-    parser.add_argument("--table", help="a JSON file of measured values")
+    parser.add_argument("--table", help="a JSON file of measured values, one more")
     parser.add_argument("--out", type=Path, default=Path("bayes.json"))
     flags = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    problems = {"noisy": noisy, "constrained": constrained}
+    problems = {name: PROBLEMS[name] for name in flags.problems.split(",") if name}
     if flags.table:
-        problems["table"] = lambda: table(flags.table)
-    names = [flags.problem] if flags.problem else list(problems)
-    if flags.problem == "table" and not flags.table:
-        parser.error("--problem table needs --table FILE.json")
+        problems["table"] = lambda seed: table(flags.table)
     runs = json.loads(flags.out.read_text()) if flags.out.exists() else {}
 
-    def keep(key, make):
+    def keep(key: str, make_fn: Callable[[], Any]) -> None:
         if key not in runs:
-            runs[key] = make()
+            runs[key] = make_fn()
             flags.out.write_text(json.dumps(runs))
 
-    needs = {"gp": ("torch",), "qlognehvi": ("botorch", "optuna_integration")}
     samplers = flags.samplers.split(",")
     for sampler in samplers:
-        missing = [x for x in needs.get(sampler, ()) if not importlib.util.find_spec(x)]
+        modules = SAMPLERS[sampler].modules
+        missing = [x for x in modules if not importlib.util.find_spec(x)]
         if missing:
             print(f"{sampler} is skipped: no {', '.join(missing)} here")
             continue
-        for name in names:
-            problem = problems[name]()
-            seeds = min(flags.seeds, SLOW_SEEDS) if sampler in SLOW else flags.seeds
-            for seed in range(seeds):
+        for name, problem_fn in problems.items():
+            for seed in range(flags.seeds):
                 keep(
                     f"{name}/{sampler}/{seed}",
-                    lambda: run(sampler, seed, problem),  # noqa: B023
+                    lambda: run(sampler, seed, problem_fn(seed)),  # noqa: B023
                 )
             keep(
                 f"seconds/{name}/{sampler}",
-                lambda: seconds(sampler, problem),  # noqa: B023
+                lambda: seconds(sampler, problem_fn(0)),  # noqa: B023
             )
-    for name in names:
+    for name in problems:
         write_table(runs, name, samplers)
 
 

@@ -33,6 +33,8 @@ def test_byte_level_ids_equal_transformers(tmp_path, byte_level, prefix_space):
     assert tokenization.special_tokens(tokenizer) == tokenization.SpecialTokens(
         pad_token_id=1, cls_token_id=0, sep_token_id=2, mask_token_id=4
     )
+    words = [tokenizer.id_to_token(i) for i in tokenization.whole_words(tokenizer)]
+    assert words and all(word[0] == "Ġ" and len(word) > 2 for word in words)
 
 
 def test_special_tokens_by_their_own_names(tmp_path, minilm):
@@ -40,11 +42,13 @@ def test_special_tokens_by_their_own_names(tmp_path, minilm):
     assert tokenization.special_tokens(tokenizer) == tokenization.SpecialTokens(
         0, 101, 102, 103
     )
-    # What stands for text: no special token, none of the thousand that are unused.
-    words = tokenization.ordinary_tokens(tokenizer)
+    # Whole words: no special token, no single character, no part of a word.
+    words = tokenization.whole_words(tokenizer)
     vocabulary = tokenizer.get_vocab()
-    assert len(words) == len(vocabulary) - 5 - 994 and words == sorted(words)
-    assert vocabulary["[unused5]"] not in words and vocabulary["the"] in words
+    assert len(words) == 21727 and words == sorted(words)
+    assert vocabulary["the"] in words
+    for token in ("[unused5]", "[MASK]", "a", "##ing", "1990"):
+        assert vocabulary[token] not in words
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
     with pytest.raises(UserError, match=r"nor vocab\.json with merges\.txt"):
         tokenization.load_tokenizer(tmp_path, 10)
