@@ -6,9 +6,9 @@ from typing import NamedTuple
 from autodistill_jax.errors import UserError
 from autodistill_jax.train.objective import LOSS_RECIPES
 
-LAYER_REDUCTION = "layer_reduction"
+LAYER_REDUCTION, STATIC = "layer_reduction", "static"
 # Those that distil nothing; all others are `twin` or in `objective.LOSS_RECIPES`.
-UNTRAINED_METHODS = ("truncated", "scratch")
+UNTRAINED_METHODS = ("truncated", STATIC, "scratch")
 METHODS = (*UNTRAINED_METHODS, "twin", *LOSS_RECIPES)
 
 # What a method trains for: the SuperLM's steps; the seconds that one of its students
@@ -22,6 +22,7 @@ MODEL_LABELS = {
     "twin": "twin (the same objective, this Arch alone)",
     LAYER_REDUCTION: "layer reduction (full width, squared error of embeddings)",
     "truncated": "truncated (the teacher's slice, no distillation)",
+    STATIC: "static table (a vector a token, no network)",
     "scratch": "from scratch (random weights)",
     "autodistil": "AutoDistil's loss, this Arch alone",
     "distilbert": "DistilBERT (soft labels at masked tokens)",

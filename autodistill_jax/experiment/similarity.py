@@ -1,5 +1,6 @@
-"""How far a student's text similarities agree with its teacher's, without labels."""
+"""How far text similarities agree with the teacher's, or with a task's labels."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,13 @@ import numpy as np
 
 from autodistill_jax import log, metrics
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.data import loader
+from autodistill_jax.data import loader, tasks
+from autodistill_jax.experiment import labelled_data
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.models import build
+from autodistill_jax.models.static_table import StaticTable
+from autodistill_jax.train import classification
 
 _BATCH = 100  # rows
 
@@ -93,3 +98,47 @@ def similarity_pairs(
         [np.arange(num_random, 2 * num_random), similarities.argmax(axis=1)]
     )
     return first, second
+
+
+def cosine_spearman(
+    experiment: Experiment,
+    module: build.Module | StaticTable,
+    network: Teacher,
+    params: dict,
+    pooling: str,
+    task: tasks.Task,
+) -> dict[str, float]:
+    """Of a task of scored pairs, without any fine-tuning.
+
+    Args:
+      experiment: its section finetune says how many rows, and its mesh where.
+      module: that computes the network.
+      network: with the linear map behind its pooling, where there is one.
+      params: of the network.
+      pooling: see `encoder.pool_tokens`.
+      task: of `labelled_data.load_task`.
+
+    Returns:
+      The Spearman of the pairs' cosines with the labels, on dev ("similarity") and
+      further sides ("similarity_test"); nothing for a task whose labels are not numbers
+      of pairs.
+    """
+    if task.classes != 1 or isinstance(task.dev[0][0], str):
+        return {}
+    cosines = jax.jit(
+        lambda p, b: classification.task_features(
+            module, p, b, pooling, 1, dense=network.dense
+        )
+    )
+    scores = {}
+    for name, side in {"": None, **task.extra_dev}.items():
+        rows = labelled_data.separate_pairs(experiment, task, side)
+        similarities = loader.map_batches(
+            functools.partial(cosines, params),
+            rows,
+            experiment.config.finetune.batch_size,
+            experiment.mesh,
+        )
+        key = "_".join(filter(None, ("similarity", name)))
+        scores[key] = metrics.spearman(rows["label"], similarities[:, 0])
+    return scores

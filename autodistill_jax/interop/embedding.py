@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from autodistill_jax.data import loader, tokenization
-from autodistill_jax.interop.huggingface import Teacher
+from autodistill_jax.interop.huggingface import Teacher, network_module
 from autodistill_jax.models import build
 
 _LENGTH_STEP = 32  # tokens; each length of a batch is compiled once
@@ -38,7 +38,7 @@ def embed(
     length = min(max_seq_length, model.dims.positions)
     tokenizer = tokenization.load_tokenizer(model.folder, model.dims.vocab)
     rows = tokenization.encode_texts(tokenizer, list(texts), length)
-    module = build.build_module(model.arch, model.dims)
+    module = network_module(model)
 
     pooled = jax.jit(lambda p, b: build.text_embeddings(module, p, b, model.pooling))
 

@@ -1,10 +1,11 @@
 """Hugging Face folders: loaded as teachers, and written for students."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -16,7 +17,9 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.interop import hf_config, hf_weights, sentence_transformers
 from autodistill_jax.interop.hf_config import is_stock, read_arch_and_dims
 from autodistill_jax.interop.hub import locate_teacher
+from autodistill_jax.models import build
 from autodistill_jax.models.build import Params
+from autodistill_jax.models.static_table import StaticTable
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -61,6 +64,42 @@ class Teacher(NamedTuple):
     class_names: tuple[str, ...] | None = None
     nsp_head: Params | None = None
     dense: np.ndarray | None = None
+
+
+def network_module(network: Teacher, **settings: Any) -> build.Module | StaticTable:
+    """The module that computes a network.
+
+    Args:
+      network: loaded, or a static table, whose one parameter is its `table`.
+      **settings: of `build.build_module`.
+
+    Returns:
+      A `Bert`, a `MobileBert` or a `StaticTable`.
+    """
+    if "table" in network.params:
+        return StaticTable()
+    return build.build_module(network.arch, network.dims, **settings)
+
+
+def static_network(teacher: Teacher, table: np.ndarray) -> Teacher:
+    """A static table of a teacher as a network of no layers.
+
+    Args:
+      teacher: its tokenizer is the table's.
+      table: [V, D].
+
+    Returns:
+      The network; `table` is its one parameter, a text is the mean of its tokens.
+    """
+    arch = dataclasses.replace(teacher.arch, layers=0, hidden=table.shape[1])
+    return Teacher(
+        arch,
+        teacher.dims,
+        {"table": table},
+        "mean",
+        teacher.embeds_sentences,
+        teacher.folder,
+    )
 
 
 def load_pretrained(name: str) -> Teacher:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.errors import UserError, read_json_object
 
 DENSE_FILE, DENSE_TENSOR = "2_Dense/model.safetensors", "linear.weight"
+_STATIC_FOLDER, _STATIC_TENSOR = "0_StaticEmbedding", "embedding.weight"
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
@@ -72,22 +74,12 @@ def write_modules(
       dense: a linear map between the two, [hidden, out]; None: there is none.
     """
     kinds = ["Transformer", "Pooling", *["Dense"] * (dense is not None), "Normalize"]
-    module_types = [("", kinds[0])]
-    module_types += [(f"{i}_{kind}", kind) for i, kind in enumerate(kinds) if i]
+    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds) if i)]
     if dense is not None:
         _write_dense(folder, dense)
-    modules = [
-        {
-            "idx": i,
-            "name": str(i),
-            "path": path,
-            "type": f"sentence_transformers.models.{kind}",
-        }
-        for i, (path, kind) in enumerate(module_types)
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
+    _write_module_list(folder, dict(zip(paths, kinds)))
     (folder / "1_Pooling").mkdir()
-    (folder / module_types[-1][0]).mkdir()
+    (folder / paths[-1]).mkdir()
     pooling = {
         "word_embedding_dimension": arch.hidden,
         "pooling_mode_cls_token": pooling == "cls",
@@ -110,3 +102,45 @@ def _write_dense(folder: Path, dense: np.ndarray) -> None:
         "activation_function": _IDENTITY,
     }
     (path.parent / "config.json").write_text(json.dumps(settings) + "\n")
+
+
+def write_static_table(folder: Path, table: np.ndarray, tokenizer: Any) -> None:
+    """Writes a static table as sentence-transformers reads it: the mean of the tokens'
+    vectors, at unit length.
+
+    Args:
+      folder: a new one.
+      table: [V, D].
+      tokenizer: of `tokenization.load_tokenizer`.
+    """
+    from safetensors.numpy import save_file
+
+    _write_module_list(
+        folder, {_STATIC_FOLDER: "StaticEmbedding", "1_Normalize": "Normalize"}
+    )
+    (folder / "1_Normalize").mkdir()
+    (folder / _STATIC_FOLDER).mkdir()
+    path = folder / _STATIC_FOLDER / "model.safetensors"
+    save_file({_STATIC_TENSOR: np.ascontiguousarray(table)}, path)
+    tokenizer.save(str(path.with_name("tokenizer.json")))
+
+
+def read_static_table(folder: Path) -> np.ndarray:
+    """The table that `write_static_table` left, [V, D]."""
+    from safetensors.numpy import load_file
+
+    return load_file(folder / _STATIC_FOLDER / "model.safetensors")[_STATIC_TENSOR]
+
+
+def _write_module_list(folder: Path, kinds: dict[str, str]) -> None:
+    """modules.json: {folder of a module: its kind}, in the order they run in."""
+    modules = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")

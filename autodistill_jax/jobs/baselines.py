@@ -1,6 +1,7 @@
 """Job `baselines`: the chosen Arch by other methods, from the same teacher and text."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Mapping
@@ -10,13 +11,15 @@ import jax
 import numpy as np
 from etils import epath
 
-from autodistill_jax import log, sharding, storage
+from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import single
+from autodistill_jax.data import loader
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import trials
+from autodistill_jax.experiment import text_rows, trials
 from autodistill_jax.experiment.baseline import (
     SECONDS,
+    STATIC,
     STEPS,
     even_layers,
     is_trained,
@@ -32,8 +35,8 @@ from autodistill_jax.experiment.workdir import (
     student_archs,
     superlm_folder,
 )
-from autodistill_jax.interop import huggingface
-from autodistill_jax.models import extract, heads
+from autodistill_jax.interop import huggingface, sentence_transformers
+from autodistill_jax.models import build, extract, heads, static_table
 from autodistill_jax.train import checkpoint
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
 
@@ -157,6 +160,10 @@ def run_baselines(
         # From scratch, each seed of the fine-tuning has random weights of its own.
         if baseline == "scratch" or storage.is_complete(folder):
             continue
+        if baseline == STATIC:
+            _write_static(experiment, workdir, folder)
+            num_written += 1
+            continue
         seconds = _budget_seconds(experiment, workdir, front, arch, baseline)
         network = train_baseline(
             experiment, workdir, baseline, arch, seconds, f"{stage} {baseline}"
@@ -166,6 +173,56 @@ def run_baselines(
         num_written += 1
     if not num_written:
         log.say(f"{stage}: nothing left to do")
+
+
+def static_baseline(experiment: Experiment, workdir: epath.Path) -> huggingface.Teacher:
+    """The teacher as a static table, its weights by the training text.
+
+    Args:
+      experiment: whose teacher it is.
+      workdir: with the text's rows.
+
+    Returns:
+      The network, see `huggingface.static_network`.
+    """
+    teacher, ids = experiment.teacher, experiment.special_tokens
+    text = text_rows.text_rows(experiment, workdir, "train")
+    is_text = np.asarray(text["attention_mask"], bool)
+    tokens = np.asarray(text["input_ids"])[is_text]
+    counts = np.bincount(tokens, minlength=teacher.dims.vocab)
+    counts[[ids.cls_token_id, ids.sep_token_id]] = 0
+    module = huggingface.network_module(teacher)
+    pooled = jax.jit(lambda p, b: build.text_embeddings(module, p, b, teacher.pooling))
+
+    def embed(rows: np.ndarray) -> np.ndarray:
+        arrays = {"input_ids": rows, "attention_mask": np.ones_like(rows)}
+        return loader.map_batches(
+            functools.partial(pooled, teacher.params), arrays, 512, experiment.mesh
+        )
+
+    special_ids = (ids.cls_token_id, ids.sep_token_id)
+    log.say(f"{STATIC}: the teacher's embedding of each of {len(counts):,} tokens ...")
+    return huggingface.static_network(
+        teacher, static_table.distill_static_table(embed, counts, special_ids)
+    )
+
+
+def _write_static(
+    experiment: Experiment, workdir: epath.Path, folder: epath.Path
+) -> None:
+    network = static_baseline(experiment, workdir)
+
+    def write() -> None:
+        with storage.atomic_write(folder, folder=True) as partial:
+            table = network.params["table"]
+            sentence_transformers.write_static_table(
+                partial, table, experiment.tokenizer
+            )
+            sizes = dict(zip(("vocab_size", "hidden_size"), table.shape))
+            (partial / "config.json").write_text(json.dumps(sizes) + "\n")
+
+    multihost.on_first_process(write)
+    log.say(f"baselines: made {folder}")
 
 
 def _save_baseline(

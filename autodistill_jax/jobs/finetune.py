@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,15 +11,17 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import log, metrics, storage
+from autodistill_jax import log, storage
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.data import glue, loader, squad, tasks
+from autodistill_jax.data import glue, squad, tasks
 from autodistill_jax.experiment import (
     finetune_results,
     fingerprints,
     labelled_data,
     qa_finetuning,
+    similarity,
 )
+from autodistill_jax.experiment.baseline import STATIC
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.workdir import (
     baseline_folder,
@@ -28,7 +30,7 @@ from autodistill_jax.experiment.workdir import (
     require_json,
     student_archs,
 )
-from autodistill_jax.interop import huggingface
+from autodistill_jax.interop import huggingface, sentence_transformers
 from autodistill_jax.models import build
 from autodistill_jax.report import tables
 from autodistill_jax.train import classification
@@ -182,13 +184,22 @@ def _missing_models(
     done = finetune_results.results_in_folder(config, folder)
 
     def submitted(model):
-        # A head on the frozen teacher is there to compare with, and predicts nothing.
-        if model == "teacher" and config.finetune.teacher == "frozen":
+        # A head on what is frozen is there to compare with, and predicts nothing.
+        if _is_frozen(config, model):
             return True
         return all(_submission_path(folder, model, key).exists() for key in keys)
 
     models = finetune_results.compared_models(config) if first else ["student"]
+    if folder.name == squad.SQUAD:  # A token's vector does not tell where it stands.
+        models = [model for model in models if model != STATIC]
     return [m for m in models if m not in done or not submitted(m)]
+
+
+def _is_frozen(config: ConfigDict, model: str) -> bool:
+    """Whether only a head is trained: a static table, or a teacher that stays."""
+    return model == STATIC or (
+        model == "teacher" and config.finetune.teacher == "frozen"
+    )
 
 
 def _submission_path(folder: epath.Path, model: str, key: str) -> epath.Path:
@@ -207,6 +218,9 @@ def _starting_network(
         return network._replace(dense=None) if model == "scratch" else network
     folder = baseline_folder(workdir, model, arch)
     require_json(folder / "config.json", "baselines")
+    if model == STATIC:
+        table = sentence_transformers.read_static_table(Path(folder))
+        return huggingface.static_network(experiment.teacher, table)
     return huggingface.load_pretrained(str(folder))
 
 
@@ -234,26 +248,28 @@ def _finetune_model(
         if is_squad
         else labelled_data.row_counts(rows)
     )
-    frozen = model == "teacher" and settings["teacher"] == "frozen"
-    module = build.build_module(
-        source.arch,
-        source.dims,
+    frozen = _is_frozen(config, model)
+    pooling = source.pooling if model == STATIC else teacher.pooling
+    module = huggingface.network_module(
+        source,
         dtype=jnp.dtype(settings["compute_dtype"]),
         dropout=settings["dropout"],
     )
     if frozen and not is_squad:
-        log.say(f"{label}: a head on the frozen teacher ...")
+        log.say(f"{label}: a head on the frozen {model} ...")
         score = classification.frozen_score(
             module,
             source.params,
             rows,
-            teacher.pooling,
+            pooling,
             settings["batch_size"],
             experiment.mesh,
         )
         result = {"score": score, "method": _FROZEN_TEXT}
-        similarity = _cosine_spearman(experiment, module, source, source.params, task)
-        return counts | result | similarity
+        cosines = similarity.cosine_spearman(
+            experiment, module, source, source.params, pooling, task
+        )
+        return counts | result | cosines
     method, num_seeds = _FROZEN_TEXT if frozen else "fine-tuned", settings["seeds"]
     if model == "teacher":
         num_seeds = settings["teacher_seeds"]
@@ -288,7 +304,7 @@ def _finetune_model(
         params,
         rows,
         settings,
-        teacher.pooling,
+        pooling,
         experiment.mesh,
         seeds,
         label,
@@ -305,40 +321,10 @@ def _finetune_model(
             [seed.extra_scores for seed in seed_results]
         ),
     }
-    similarity = _cosine_spearman(experiment, module, source, params(config.seed), task)
-    return counts | finetune_results.summarize_seeds(seed_results) | result | similarity
-
-
-def _cosine_spearman(
-    experiment: Experiment,
-    module: build.Module,
-    source: huggingface.Teacher,
-    params: dict,
-    task: tasks.Task,
-) -> dict[str, float]:
-    """Without any fine-tuning: the Spearman of the cosines of a task's pairs with its
-    labels, on dev ("similarity") and further sides ("similarity_test"); nothing for a
-    task whose labels are not numbers of pairs."""
-    if task.classes != 1 or isinstance(task.dev[0][0], str):
-        return {}
-    pooling = experiment.teacher.pooling
-    cosines = jax.jit(
-        lambda p, b: classification.task_features(
-            module, p, b, pooling, 1, dense=source.dense
-        )
+    cosines = similarity.cosine_spearman(
+        experiment, module, source, params(config.seed), pooling, task
     )
-    scores = {}
-    for name, side in {"": None, **task.extra_dev}.items():
-        rows = labelled_data.separate_pairs(experiment, task, side)
-        similarities = loader.map_batches(
-            partial(cosines, params),
-            rows,
-            experiment.config.finetune.batch_size,
-            experiment.mesh,
-        )
-        key = "_".join(filter(None, ("similarity", name)))
-        scores[key] = metrics.spearman(rows["label"], similarities[:, 0])
-    return scores
+    return counts | finetune_results.summarize_seeds(seed_results) | result | cosines
 
 
 def _save_classifier(

@@ -18,6 +18,7 @@ from autodistill_jax.models.build import Module
 from autodistill_jax.models.encoder import pool_tokens
 from autodistill_jax.models.heads import encoder_params
 from autodistill_jax.models.layers import dropout
+from autodistill_jax.models.static_table import StaticTable
 from autodistill_jax.train import loop, losses, optimizer
 
 Split = Mapping[str, np.ndarray]
@@ -107,7 +108,7 @@ def init_task_head(
 
 
 def task_features(
-    module: Module,
+    module: Module | StaticTable,
     params: dict,
     batch: Mapping[str, jax.Array],
     pooling: str,
@@ -122,7 +123,7 @@ def task_features(
     cosine where the label is a number.
 
     Args:
-      module: a network, or a SuperLM.
+      module: a network, a SuperLM or a static table.
       params: its parameters; heads among them are left out.
       batch: token rows, as in `ClassificationData`, [B, L] each.
       pooling: see `encoder.pool_tokens`.
@@ -311,7 +312,7 @@ def predictions_from_logits(logits: np.ndarray, data: ClassificationData) -> np.
 
 
 def frozen_score(
-    module: Module,
+    module: Module | StaticTable,
     params: dict,
     data: ClassificationData,
     pooling: str,

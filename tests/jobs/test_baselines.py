@@ -88,9 +88,12 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
     assert "only 2 Archs: with fewer than 24" in err
     assert "How far to trust the ranking" in (workdir / "report.html").read_text()
     # Another baseline needs nothing of what is there anew.
-    flags[2] = "--config.baselines=('distilbert','truncated','minilmv2')"
+    flags[2] = "--config.baselines=('distilbert','truncated','minilmv2','static')"
     assert run(workdir, *flags) == 0
     err = capfd.readouterr().err
     assert "minilmv2: one network" in err and "distilbert: one" not in err
     assert "rte, distilbert" not in err and "rte, minilmv2" in err
+    record = json.loads((folder / "rte" / "static.json").read_text())
+    assert record["method"] == "frozen encoder, linear head"
+    assert "| static table (a vector a token" in (folder / "table.md").read_text()
     assert "tau of" not in err
