@@ -167,6 +167,9 @@ def base_config() -> ConfigDict:
                 # Parameters that keep the teacher's values: the word embeddings, whose
                 # gradient costs much and brings nothing here.
                 "freeze": ("embeddings_word",),
+                # In their stead a linear map behind them is trained, which moves all
+                # words together; it is multiplied into them at the end.
+                "word_map": True,
                 "dropout": 0.0,  # rate
                 "compute_dtype": "float32",  # of the products; "bfloat16" on a TPU
                 "checkpoint_every_steps": 100,  # 0: at the end alone

@@ -12,6 +12,7 @@ import optax
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS
 from autodistill_jax.archs.space import Space
 from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.experiment.experiment import Experiment
@@ -19,6 +20,7 @@ from autodistill_jax.interop import huggingface
 from autodistill_jax.models import build
 from autodistill_jax.models.build import Params
 from autodistill_jax.models.heads import PROJECTION, encoder_params
+from autodistill_jax.models.word_map import WORD_MAP, WORDS, fit_word_map
 from autodistill_jax.pruning import projection
 from autodistill_jax.train import distillation, optimizer, sandwich
 from autodistill_jax.train.flash_distillation import BlockwiseTransfer
@@ -83,6 +85,9 @@ def superlm_step(
         | params
     )
     params |= _fitted_projections(experiment, superlm.arch, params)
+    if (mapped_words := _mapped_words(experiment, params)) is not None:
+        params |= mapped_words
+        superlm = superlm.clone(word_width=params[WORDS].shape[1])
     axes = build.param_axes(superlm)
     frozen = {name: params.pop(name) for name in settings.freeze}
     tx = optimizer.make_optimizer(settings.to_dict(), settings.steps, axes)
@@ -99,6 +104,23 @@ def superlm_step(
     return TrainStep(
         step, tx, params, frozen, axes, teacher_params, teacher_axes, superlm
     )
+
+
+def _mapped_words(experiment: Experiment, params: dict) -> dict[str, Any] | None:
+    """The teacher's word table and the map that makes it the network's, where
+    `distill.word_map` asks for it: the table stays frozen and the map is trained."""
+    teacher, settings = experiment.teacher, experiment.config.distill
+    for dims in (experiment.dims, teacher.dims):
+        if dims.embedding or dims.family == MOBILEBERT_DIMS.family:
+            return None
+    # A masked-LM head is tied to the table.
+    if experiment.objective.needs("mlm"):
+        return None
+    if not settings.word_map or WORDS not in settings.freeze:
+        return None
+    table = np.asarray(teacher.params[WORDS])
+    fitted = fit_word_map(table, np.asarray(params[WORDS]))
+    return None if fitted is None else {WORDS: table, WORD_MAP: fitted}
 
 
 def _fitted_projections(
@@ -207,7 +229,6 @@ def blockwise_transfer(experiment: Experiment, arch: AnyArch) -> BlockwiseTransf
         teacher.mlm_head if same_family else None,
         experiment.dims,
     )
-    word = "embeddings_word"
     return BlockwiseTransfer(
         build.build_module(
             arch,
@@ -222,7 +243,7 @@ def blockwise_transfer(experiment: Experiment, arch: AnyArch) -> BlockwiseTransf
         teacher.params | (teacher.mlm_head or {}),
         objective,
         # Equal to the teacher's own, not a cut or a projection of them.
-        embeddings_copied=np.array_equal(student[word], teacher.params[word]),
+        embeddings_copied=np.array_equal(student[WORDS], teacher.params[WORDS]),
         gradient_accumulation_steps=config.mesh.gradient_accumulation_steps,
     )
 

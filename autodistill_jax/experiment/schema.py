@@ -69,6 +69,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "distill.temperature": (float, 0.01),
     "distill.mlm_head_steps": (int, 1),
     "distill.freeze": ((str,), None),
+    "distill.word_map": (bool, None),
     "distill.dropout": (float, (0.0, 0.9)),
     "distill.compute_dtype": (str, _DTYPES),
     "distill.checkpoint_every_steps": (int, 0),

@@ -19,6 +19,7 @@ from autodistill_jax.experiment.programs import init_training
 from autodistill_jax.experiment.text_rows import heldout_splits, text_rows
 from autodistill_jax.experiment.workdir import finish_folder, superlm_folder
 from autodistill_jax.models.build import Params
+from autodistill_jax.models.word_map import merge_word_map
 from autodistill_jax.train import checkpoint, loop, sandwich
 from autodistill_jax.train.pretraining import fit_mlm_head
 
@@ -207,7 +208,7 @@ def _trained_params(
         )
     replicated = sharding.replicated(experiment.mesh)
     state = checkpoint.restore_sharded(checkpoints, replicated)
-    return {**state["params"], **state["frozen"]}
+    return merge_word_map({**state["params"], **state["frozen"]})
 
 
 def finished_student(

@@ -37,6 +37,7 @@ from autodistill_jax.experiment.workdir import (
 )
 from autodistill_jax.interop import huggingface, sentence_transformers
 from autodistill_jax.models import build, extract, heads, static_table
+from autodistill_jax.models.word_map import merge_word_map
 from autodistill_jax.train import checkpoint
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
 
@@ -295,7 +296,7 @@ def train_baseline(
     state = checkpoint.restore_sharded(
         checkpoint.checkpoint_manager(folder), sharding.replicated(experiment.mesh)
     )
-    params = {**state["params"], **state["frozen"]}
+    params = merge_word_map({**state["params"], **state["frozen"]})
     network = _network(experiment, space[0], heads.encoder_params(params))
     if not variant.objective.weights.keys() & {"pooled", "embedding"}:
         return network

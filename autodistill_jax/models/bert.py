@@ -40,6 +40,8 @@ class Bert(nn.Module):
       space: of a SuperLM, the Space whose sub-networks it can run; else None.
       kept_layers: of a SuperLM, which of its layers a sub-network runs, a tuple for each
         depth; () spreads them over all there are, see `arch.spread_layers`.
+      word_width: of a word table that a trained map narrows to `arch.hidden`, see
+        `word_map`; 0: the words are as wide as the network.
       dtype: of the products' operands; parameters, sums, softmax and LayerNorm are f32.
       dropout: rate, in force where a call gives a random key.
       unroll: a parameter for each layer (see `build.unstack_layers`) and no loop, as a
@@ -53,6 +55,7 @@ class Bert(nn.Module):
     dims: ModelDims = BERT_DIMS
     space: Space | None = None
     kept_layers: tuple[tuple[int, ...], ...] = ()
+    word_width: int = 0
     dtype: Any = jnp.float32
     dropout: float = 0.0
     unroll: bool = False
@@ -104,6 +107,8 @@ class Bert(nn.Module):
             layer_norm, n=arch.hidden, epsilon=self.dims.norm_epsilon
         )
         x = encoder.embedding_lookup(embeddings["word"], input_ids, self.mesh)
+        if self.word_width:
+            x = einsum_f32acc("ble,ed->bld", x, embeddings["word_map"], self.dtype)
         x = x + embeddings["position"][:length]
         # RoBERTa has one type, whatever a tokenizer says of the second text.
         token_types = (
@@ -167,7 +172,7 @@ class Bert(nn.Module):
             "vocab": dims.vocab,
             "position": dims.positions,
             "type": dims.types,
-            "embedding": dims.embedding,
+            "embedding": self.word_width or dims.embedding,
             "layers": arch.layers,
             "hidden": arch.hidden,
             "heads": arch.width,
@@ -182,6 +187,9 @@ class Bert(nn.Module):
             "norm_scale": (ones_init, (embedding_axis,)),
             "norm_bias": (zeros_init, (embedding_axis,)),
         }
+        if self.word_width:
+            spec["word"] = (normal_init, ("vocab", "embedding"))
+            spec["word_map"] = (normal_init, ("embedding", "hidden"))
         if dims.embedding:
             spec["project_kernel"] = (normal_init, ("embedding", "hidden"))
             spec["project_bias"] = (zeros_init, ("hidden",))
