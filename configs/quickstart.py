@@ -21,6 +21,7 @@ def get_config(preset: str = "") -> ConfigDict:
     # Docstrings speak of few things: spans with random words teach the other words.
     config.data.replaced_ratio = 0.6
     config.distill.losses = "pooled"
+    config.export.align = True  # Its map to the teacher carries part of what it learns.
     config.finetune.max_train_rows = 1000  # Few labels are what a student is for.
     config.finetune.teacher = "frozen"
     if is_smoke:
