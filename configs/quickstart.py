@@ -20,14 +20,12 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.max_train_rows = 0
     # Docstrings speak of few things: spans with random words teach the other words.
     config.data.replaced_ratio = 0.6
-    config.distill.losses = "pooled"
     config.export.align = True  # Its map to the teacher carries part of what it learns.
     config.finetune.max_train_rows = 1000  # Few labels are what a student is for.
     config.finetune.teacher = "frozen"
     if is_smoke:
         smoke(config)
         config.distill.finish_steps = 4
-        config.distill.losses = "auto"
         config.space.update(layers=(2, 3), hidden=(64, 192), ffn_ratio=(2.0, 4.0))
         config.search.proxy = "agnostic"
     return config

@@ -102,7 +102,7 @@ def base_config() -> ConfigDict:
                 "replaced_ratio": 0.0,
                 # Lengths that a distillation's batches are cut to, of rows of like
                 # length, so that little of them is padding; each is compiled once.
-                "length_buckets": 2,
+                "length_buckets": 4,
             },
             # The grid of sub-networks; () or 0 where an axis follows from others.
             "space": {
@@ -110,7 +110,7 @@ def base_config() -> ConfigDict:
                 "hidden": (128, 192, 256),  # channels
                 "heads": (),  # (): hidden / head_size, which a stock BertModel holds
                 "ffn": (),  # channels; or as ffn_ratio of hidden
-                "ffn_ratio": (2.0, 3.0, 4.0),  # int(hidden * ratio) channels
+                "ffn_ratio": (2.0, 3.0, 4.5),  # int(hidden * ratio) channels
                 "head_size": 0,  # channels a head; 0: the teacher's
                 # Channels; with stacks it makes MobileBERTs, of heads and ffn given.
                 "bottleneck": (),
@@ -134,7 +134,7 @@ def base_config() -> ConfigDict:
             # How the SuperLM of each space is trained.
             "distill": {
                 "steps": 60,  # updates of a SuperLM
-                "finish_steps": 500,  # of the chosen student alone, behind those
+                "finish_steps": 400,  # of the chosen student alone, behind those
                 "batch_size": 64,  # rows, over all devices
                 "learning_rate": 1e-3,  # peak; 1e-4 is far too small at this length
                 "warmup_ratio": 0.05,  # of the steps
@@ -151,11 +151,10 @@ def base_config() -> ConfigDict:
                 # carry; the rest is folded into them), or "checkpoint": as they come.
                 "order": "evidence",
                 "calibration_rows": 640,  # of training text, for both
-                # "auto": relation+10*pooled for a sentence-embedding teacher, relation
-                # for any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
-                # tinybert, layer_reduction), or losses with weights: relation, hidden,
-                # cosine, pooled, embedding, attention, layers, logits, mlm, nsp, joined
-                # by "+".
+                # "auto": pooled for a sentence-embedding teacher, relation for any
+                # other. Or a recipe (autodistil, minilm, minilmv2, distilbert, tinybert,
+                # layer_reduction), or losses with weights: relation, hidden, cosine,
+                # pooled, embedding, attention, layers, logits, mlm, nsp, joined by "+".
                 "losses": "auto",
                 "relation_form": "minilmv2",  # or "paper", "code"
                 "relation_heads": 12,  # 0: as many as the teacher has heads

@@ -106,9 +106,10 @@ def parse_objective(
 
     `losses` is "auto", a name in `LOSS_RECIPES`, or some of `LOSSES` joined by "+",
     each with a weight if it is not 1: "relation+10*pooled". "auto" follows the
-    teacher's kind: a sentence-embedding teacher (its folder says how it pools) needs
-    the pooled loss, since relations give no gradient to the last layer's output; any
-    other teacher is matched by its relations alone.
+    teacher's kind: a sentence-embedding teacher (its folder says how it pools) is
+    matched by the pooled loss, with which relations bring nothing and cost the
+    teacher's forward pass in every step (without it they give no gradient to the last
+    layer's output); any other teacher is matched by its relations alone.
 
     Args:
       settings: the distill section.
@@ -126,7 +127,7 @@ def parse_objective(
     settings = {**settings, **LOSS_RECIPES.get(settings["losses"], {})}
     spec = settings["losses"]
     if spec == "auto":
-        spec = "relation+10*pooled" if teacher.embeds_sentences else "relation"
+        spec = "pooled" if teacher.embeds_sentences else "relation"
     weights = _parse_weights(spec)
     form, pairs = settings["relation_form"], settings["relation_pairs"]
     for value, field, allowed in (
