@@ -26,6 +26,8 @@ def get_config(preset: str = "") -> ConfigDict:
     if is_smoke:
         smoke(config)
         config.distill.finish_steps = 4
+        config.export.align = False
+        config.distill.losses = "relation+10*pooled"  # Both kinds of terms.
         config.space.update(layers=(2, 3), hidden=(64, 192), ffn_ratio=(2.0, 4.0))
         config.search.proxy = "agnostic"
     return config

@@ -32,7 +32,7 @@ def test_a_name_says_method_layers_and_budget():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("twins", "must be some of truncated, scratch, twin"),
+        ("twins", "must be some of truncated, static, scratch, twin"),
         ("", "must be some of"),
         ("layer_reduction", "says how many layers it keeps"),
         ("layer_reduction-0", "says how many layers it keeps"),
