@@ -316,7 +316,7 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     monkeypatch.setattr(estimate, "estimate_latency", fake_estimate)
     flags = ["--config.latency.target=v5e", "--config.latency.max_measurements=8"]
     # Two budgets: a student each, out of one SuperLM.
-    flags += ["--config.budget.latency_fraction=(0.25, 0.1)"]
+    flags += ["--config.budget.latency_fraction=(0.25, 0.08)"]
     assert run(workdir, *flags, "--config.finetune.tasks=()") == 0
     err = capfd.readouterr().err
     # The first choice once more: its folder stays, but not what its card says.
@@ -330,7 +330,7 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
     assert chosen["latency_ms"] <= 0.25 * front["teacher"]["latency_ms"]
     limits = [choice["budget"]["latency_fraction"] for choice in front["choices"]]
-    assert limits == [0.25, 0.1]
+    assert limits == [0.25, 0.08]
     names = [Arch(**choice["arch"]).name for choice in front["choices"]]
     for choice, limit in zip(front["choices"], limits):
         trial = next(t for t in front["trials"] if t["arch"] == choice["arch"])
