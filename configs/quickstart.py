@@ -3,8 +3,8 @@
 ./launch/quickstart.sh
 = python -m autodistill_jax run --config=configs/quickstart.py --workdir=workdir
 
-Seen on two cores of an AMD EPYC, 2026-11-26, seed 0: 8 minutes after the installation;
-3 x 256, 23 % of the teacher's multiply-adds; similarities .942 (truncated .898); task
+Seen on two cores of an AMD EPYC, 2026-11-26, seed 0, with 500 steps of the student
+alone, an ffn of 4 and frozen words: 8 minutes after the installation; 3 x 256, 23 % of the teacher's multiply-adds; similarities .942 (truncated .898); task
 .605, from scratch .474, teacher with a linear head .573.
 """
 

@@ -98,7 +98,7 @@ def base_config() -> ConfigDict:
                 "max_train_rows": 100_000,  # 0: all there are
                 # Of row_format sentence: so many spans of 4 to 14 tokens a row, besides.
                 "span_ratio": 1.0,
-                # Of their tokens so many are random ones of the vocabulary instead.
+                # Of their tokens so many are random words of the vocabulary instead.
                 "replaced_ratio": 0.0,
                 # Lengths that a distillation's batches are cut to, of rows of like
                 # length, so that little of them is padding; each is compiled once.
@@ -163,8 +163,8 @@ def base_config() -> ConfigDict:
                 "max_predictions_per_seq": 20,  # masked tokens a row at most
                 "temperature": 2.0,  # of the soft labels (the loss logits)
                 "mlm_head_steps": 300,  # where the teacher lacks a head that is needed
-                # Parameters that keep the teacher's values: the word embeddings, whose
-                # gradient costs much and brings nothing here.
+                # Parameters that keep the teacher's values: the word embeddings, of
+                # which a text moves only those that it holds.
                 "freeze": ("embeddings_word",),
                 # In their stead a linear map behind them is trained, which moves all
                 # words together; it is multiplied into them at the end.
