@@ -20,6 +20,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import DictKey
 
 from autodistill_jax.errors import UserError
 
@@ -294,12 +295,16 @@ def state_shardings(
       {"params": shardings, "optimizer": shardings of its state}.
     """
     of_params = param_shardings(params, axes, mesh)
-    of_moments = optax.tree_utils.tree_map_params(
-        tx,
-        lambda _, param_sharding: param_sharding,
-        jax.eval_shape(tx.init, dict(params)),
-        of_params,
-        transform_non_params=lambda _: replicated(mesh),
+
+    def of_leaf(path, leaf):
+        # A moment stands under its parameter's name, in whatever the optimizer is of.
+        name = path[-1].key if isinstance(path[-1], DictKey) else None
+        if name in of_params and leaf.shape == np.shape(params[name]):
+            return of_params[name]
+        return replicated(mesh)
+
+    of_moments = jax.tree_util.tree_map_with_path(
+        of_leaf, jax.eval_shape(tx.init, dict(params))
     )
     return {"params": of_params, "optimizer": of_moments}
 

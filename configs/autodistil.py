@@ -101,6 +101,7 @@ def get_config(preset: str = "") -> ConfigDict:
         batch_size=2048,
         learning_rate=4e-5,
         warmup_ratio=0.0,
+        optimizer="adamw",
         kept_layers="paper",
         order="checkpoint",
         losses="relation",

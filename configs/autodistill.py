@@ -44,6 +44,7 @@ def get_config(preset: str = "") -> ConfigDict:
         batch_size=2048,
         learning_rate=4e-5,
         warmup_ratio=0.0,
+        optimizer="adamw",
         losses="relation",
         relation_form="paper",
         relation_heads=0,

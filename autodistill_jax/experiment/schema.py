@@ -57,6 +57,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "distill.batch_size": (int, 1),
     "distill.learning_rate": (float, 0.0),
     "distill.warmup_ratio": (float, (0.0, 1.0)),
+    "distill.optimizer": (str, ("adamw", "muon")),
     "distill.weight_decay": (float, 0.0),
     "distill.grad_clip_norm": (float, 0.0),
     "distill.random_subnetworks": (int, 0),

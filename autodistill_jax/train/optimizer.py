@@ -1,4 +1,4 @@
-"""AdamW with warm-up, linear decay and clipping, and gradients in micro-batches."""
+"""AdamW or Muon, with warm-up, linear decay and clipping; gradients in micro-batches."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,22 +6,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.sharding import Mesh
 
 from autodistill_jax import sharding
 
 ParamAxes = Mapping[str, tuple[str, ...]]
+# The root mean square of an orthogonalised update, as large as AdamW's mostly are, so
+# that one learning rate serves both (arXiv 2502.16982, section 2.2).
+_MUON_RMS = 0.2
+# Tables have one of these axes: a row of them is looked up, not multiplied.
+_TABLE_AXES = ("vocab", "position", "type")
 
 
 def make_optimizer(
     settings: Mapping[str, Any], steps: int, axes: ParamAxes
 ) -> optax.GradientTransformation:
-    """Clips by the global norm, then AdamW (arXiv 1711.05101), decay by axis name.
+    """Clips by the global norm, then AdamW (arXiv 1711.05101) or Muon; decay by axis name.
+
+    Muon (K. Jordan and others, 2024; arXiv 2502.16982) makes the momentum of each matrix
+    inside the network orthogonal, by Newton-Schulz iterations; embedding tables, biases,
+    LayerNorms, projections and heads are AdamW's (with Nesterov momentum).
 
     Args:
       settings: learning_rate (peak), warmup_ratio (fraction of the steps),
         weight_decay, grad_clip_norm (global norm, 0 for none), lr_decay (true unless
-        given).
+        given), optimizer ("muon", or "adamw" unless given).
       steps: of the whole run; with decay the rate falls linearly to 0 at its end.
       axes: logical axis names of each parameter; others (projections, heads) are
         matrices or biases by their number of dimensions.
@@ -46,11 +56,26 @@ def make_optimizer(
             for name, value in params.items()
         }
 
-    return optax.chain(
-        optax.clip_by_global_norm(settings["grad_clip_norm"] or float("inf")),
-        optax.adamw(
+    clip = optax.clip_by_global_norm(settings["grad_clip_norm"] or float("inf"))
+    if settings.get("optimizer", "adamw") == "adamw":
+        adamw = optax.adamw(
             schedule, eps=1e-8, weight_decay=settings["weight_decay"], mask=decays
+        )
+        return optax.chain(clip, adamw)
+
+    def dimension_numbers(params):
+        return {name: _muon_dimensions(axes.get(name, ())) for name in params}
+
+    return optax.chain(
+        clip,
+        # The rate comes behind, of all parameters alike, and with it the sign.
+        optax.contrib.muon(
+            -1.0,
+            consistent_rms=_MUON_RMS,
+            muon_weight_dimension_numbers=dimension_numbers,
         ),
+        optax.add_decayed_weights(settings["weight_decay"], decays),
+        optax.scale_by_learning_rate(schedule),
     )
 
 
@@ -160,3 +185,13 @@ def _is_matrix(axes: tuple) -> bool:
     What is stacked has axes of its own, so the number of dimensions would not tell.
     """
     return len([axis for axis in axes if axis not in sharding.STACKED_AXES]) > 1
+
+
+def _muon_dimensions(
+    axes: tuple[str, ...],
+) -> optax.contrib.MuonDimensionNumbers | None:
+    """Where a matrix' input and output lie; what is stacked is a matrix each."""
+    places = [i for i, axis in enumerate(axes) if axis not in sharding.STACKED_AXES]
+    if len(places) != 2 or set(axes) & set(_TABLE_AXES):
+        return None
+    return optax.contrib.MuonDimensionNumbers(*places)

@@ -43,6 +43,7 @@ OBJECTIVE = Objective(
     ),
 )
 SETTINGS = {
+    "optimizer": "muon",
     "learning_rate": 1e-3,
     "warmup_ratio": 0.1,
     "weight_decay": 0.01,
