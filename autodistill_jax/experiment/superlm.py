@@ -189,7 +189,7 @@ def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> 
     Raises:
       UserError: it is not trained, or not to the end.
     """
-    return _trained_params(
+    return trained_params(
         experiment,
         superlm_folder(workdir, space),
         experiment.config.distill.steps,
@@ -197,9 +197,23 @@ def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> 
     )
 
 
-def _trained_params(
+def trained_params(
     experiment: Experiment, folder: epath.Path, steps: int, job: str
 ) -> dict:
+    """The parameters that `train_superlm` left, its word map multiplied in.
+
+    Args:
+      experiment: complete.
+      folder: of the checkpoints.
+      steps: that there must be.
+      job: to be run where there are not.
+
+    Returns:
+      {name: array}, projections and heads included, replicated over the devices.
+
+    Raises:
+      UserError: it is not trained, or not to the end.
+    """
     checkpoints = checkpoint.checkpoint_manager(folder)
     if (checkpoints.latest_step() or 0) < steps:
         raise UserError(
@@ -227,7 +241,7 @@ def finished_student(
     Raises:
       UserError: it is not trained, or not to the end.
     """
-    return _trained_params(
+    return trained_params(
         experiment,
         finish_folder(experiment.config, workdir, arch),
         experiment.config.distill.finish_steps,

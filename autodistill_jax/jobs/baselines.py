@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from autodistill_jax import log, multihost, sharding, storage
+from autodistill_jax import log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import single
 from autodistill_jax.data import loader
@@ -26,7 +26,11 @@ from autodistill_jax.experiment.baseline import (
     parse_baseline,
 )
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.superlm import steps_within, train_superlm
+from autodistill_jax.experiment.superlm import (
+    steps_within,
+    train_superlm,
+    trained_params,
+)
 from autodistill_jax.experiment.workdir import (
     arch_from_json,
     baseline_folder,
@@ -37,8 +41,6 @@ from autodistill_jax.experiment.workdir import (
 )
 from autodistill_jax.interop import huggingface, sentence_transformers
 from autodistill_jax.models import build, extract, heads, static_table
-from autodistill_jax.models.word_map import merge_word_map
-from autodistill_jax.train import checkpoint
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
 
 _MIN_TIMED = 20  # Steps of which metrics.jsonl has two lines, and so a pace.
@@ -293,10 +295,8 @@ def train_baseline(
         variant = dataclasses.replace(variant, config=config)
     name = f"baselines/{baseline}"
     train_superlm(variant, workdir, folder, space, name, stage, start)
-    state = checkpoint.restore_sharded(
-        checkpoint.checkpoint_manager(folder), sharding.replicated(experiment.mesh)
-    )
-    params = merge_word_map({**state["params"], **state["frozen"]})
+    steps = variant.config.distill.steps
+    params = trained_params(experiment, folder, steps, "baselines")
     network = _network(experiment, space[0], heads.encoder_params(params))
     if not variant.objective.weights.keys() & {"pooled", "embedding"}:
         return network

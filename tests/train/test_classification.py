@@ -52,7 +52,10 @@ def test_muon_turns_every_matrix_of_the_layers():
     params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     params = jax.tree.map(jnp.float32, params)
     # One direction is ten times the others, and all of them move alike.
-    grads = {**params, "layers_qkv_kernel": params["layers_qkv_kernel"].at[:, 0].mul(10)}
+    grads = {
+        **params,
+        "layers_qkv_kernel": params["layers_qkv_kernel"].at[:, 0].mul(10),
+    }
     change, _ = tx.update(grads, tx.init(params), params)
     matrices = np.moveaxis(np.asarray(change["layers_qkv_kernel"]), 2, 1)
     values = np.linalg.svd(matrices, compute_uv=False)

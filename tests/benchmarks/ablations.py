@@ -1,0 +1,130 @@
+"""What each part of the recipe is worth: one student alone, one part changed at a time.
+
+    python tests/benchmarks/ablations.py [--steps 300] [--seeds 3] [--data ../shared/data]
+      [--workdir W] [--variants recipe,adamw]
+
+The eighth of students.py, at equal tokens, on the same text. `distance` is 1 - cosine to
+the teacher's embeddings on held-out text, by which parts are kept or dropped; STS-B and
+retrieval stand beside it and choose nothing. Goes on from its workdir when stopped. One
+JSON line on stdout.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import students
+from etils import epath
+
+import autodistill_jax as ad
+from autodistill_jax import log
+from autodistill_jax.archs.space import single
+from autodistill_jax.data import loader
+from autodistill_jax.experiment import superlm, text_rows
+from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.interop.huggingface import Teacher
+from autodistill_jax.models import build, heads
+
+# What differs from the recipe, {field: value}.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "adamw": {"distill.optimizer": "adamw"},
+    "words_trained": {"distill.freeze": ()},
+    "words_frozen": {"distill.word_map": False},
+    "relation_1": {"distill.losses": "relation+10*pooled"},
+    "relation_3": {"distill.losses": "3*relation+10*pooled"},
+    "relation_alone": {"distill.losses": "relation"},
+    "token_cosine": {"distill.losses": "pooled+cosine"},
+    "one_length": {"data.length_buckets": 1},
+    "paper_layers": {"distill.kept_layers": "paper"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--workdir", type=Path, default=Path("ablations"))
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    args = parser.parse_args()
+    sets = students.read_sets(args.data)
+    teacher_documents = None
+    report = {}
+    for variant in args.variants.split(","):
+        results = []
+        for seed in range(args.seeds):
+            workdir = args.workdir / f"{args.steps}-{seed}"
+            path = workdir / f"scores-{variant}.json"
+            if not path.exists():
+                if teacher_documents is None:
+                    teacher = ad.load_teacher(students.TEACHER)
+                    teacher_documents = students.embedder(teacher)(sets["documents"])
+                result = ablate(args.data, workdir, variant, args.steps, seed)
+                model = result.pop("model")
+                embed_fn = students.embedder(model)
+                result |= students.scores(embed_fn, sets, teacher_documents)
+                path.write_text(json.dumps(result))
+            results.append(json.loads(path.read_text()))
+        report[variant] = students.mean_and_deviation(results)
+        log.say(f"{variant}: {report[variant]}")
+    print(json.dumps(report))
+
+
+def ablate(
+    data: Path, workdir: Path, variant: str, steps: int, seed: int
+) -> dict[str, Any]:
+    """A variant's network, its training seconds, and its distance to the teacher."""
+    config = students.student_config(data, "eighth", steps, seed)
+    config.distill.update(steps=steps, finish_steps=0)
+    config.update_from_flattened_dict(VARIANTS[variant])
+    experiment = students.load_started(config, workdir)
+    (arch,) = experiment.affordable
+    name = f"ablations/{variant}"
+    folder = epath.Path(workdir) / name
+    remote = epath.Path(workdir)
+    superlm.train_superlm(experiment, remote, folder, single(arch), name, variant)
+    params = superlm.trained_params(experiment, folder, steps, name)
+    network = experiment.teacher._replace(
+        arch=arch,
+        params=heads.encoder_params(params),
+        mlm_head=None,
+        dense=experiment.aligning_map(arch, params),
+    )
+    _, held_out = text_rows.heldout_splits(experiment, remote)
+    return {
+        "model": network,
+        "seconds": log.training_seconds(remote, name),
+        "distance": distance(experiment, network, held_out),
+    }
+
+
+def distance(experiment: Experiment, network: Teacher, held_out: dict) -> float:
+    """1 - cosine to the teacher's embeddings, the mean over the rows.
+
+    Of the best linear map of one half of the rows, on the other half, so that a loss
+    that trains no map has one, too.
+    """
+
+    def embeddings(model):
+        module = build.build_module(model.arch, model.dims)
+        embed = jax.jit(
+            lambda p, rows: build.text_embeddings(module, p, rows, model.pooling)
+        )
+        batches = loader.eval_batches(held_out, 64)
+        vectors = np.concatenate([embed(model.params, batch) for batch in batches])
+        return vectors[: len(held_out["input_ids"])]
+
+    of_teacher, of_student = embeddings(experiment.teacher), embeddings(network)
+    half = len(of_student) // 2
+    fitted, *_ = np.linalg.lstsq(of_student[:half], of_teacher[:half], rcond=None)
+    mapped, expected = of_student[half:] @ fitted, of_teacher[half:]
+    lengths = np.linalg.norm(mapped, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(1 - ((mapped * expected).sum(axis=1) / lengths).mean())
+
+
+if __name__ == "__main__":
+    main()
