@@ -251,10 +251,13 @@ def base_config() -> ConfigDict:
             # The chosen Arch by other methods as well, same text and steps: truncated,
             # scratch, twin (the same losses on the Arch alone), autodistil, distilbert,
             # tinybert, minilm, minilmv2, layer_reduction-N (N layers of the teacher,
-            # full width; -even: evenly spread). One that trains takes the SuperLM's
-            # steps; with -seconds behind it a student's share of the SuperLM's seconds
-            # and its finish, with -all_seconds all of them.
+            # full width; -even: evenly spread). One that trains takes the steps of the
+            # SuperLM and the finish; with -seconds behind it a student's share of the
+            # SuperLM's seconds and its finish, with -all_seconds all of them.
             "baselines": ("scratch",),
+            # Rates that each baseline which trains is first tried with for a fifth of
+            # its steps, by held-out loss; (): distill.learning_rate.
+            "baseline_learning_rates": (),
             "finetune": {
                 # "docs" (which package is this docstring from?); of GLUE cola, sst2,
                 # mrpc, stsb, qqp, mnli, qnli, rte, wnli; squad (1.1); or a .tsv or

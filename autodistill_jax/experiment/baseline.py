@@ -29,6 +29,7 @@ MODEL_LABELS = {
     "tinybert": "TinyBERT (general stage)",
     "minilm": "MiniLM",
     "minilmv2": "MiniLMv2",
+    "minilmv2_pooled": "MiniLMv2 and the pooled loss",
 }
 _BUDGET_LABELS = {
     STEPS: "",

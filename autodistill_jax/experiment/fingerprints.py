@@ -28,6 +28,7 @@ FREE_FIELDS = (
     "flash_distillation.",
     "rank.",
     "baselines",
+    "baseline_learning_rates",
     "finetune.",
     "mesh.",
     "tensorboard",

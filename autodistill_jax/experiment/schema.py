@@ -31,6 +31,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "data.length_buckets": (int, 1),
     "data.replaced_ratio": (float, (0.0, 1.0)),
     "baselines": ((str,), None),
+    "baseline_learning_rates": ((float,), 0.0),
     "space.partition": (int, 0),
     "space.layers": ((int,), 1),
     "space.hidden": ((int,), 1),

@@ -12,6 +12,7 @@ from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.experiment.experiment import Experiment, latency_conditions
+from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.latency.calibration import latency_features
 from autodistill_jax.models import heads
@@ -81,6 +82,39 @@ def student_latencies(
     )
     storage.write_json(path, table)
     return latencies
+
+
+def baseline_latency(
+    experiment: Experiment, workdir: epath.Path, network: Teacher, stage: str
+) -> float:
+    """The latency of a network that is no sub-network, taken as a student's is.
+
+    Args:
+      experiment: whose config says how it is taken.
+      workdir: whose search/latency.json keeps it.
+      network: the network.
+      stage: what log lines begin with.
+
+    Returns:
+      Milliseconds, with what the machine has become slower or faster since the teacher
+      was measured divided out.
+    """
+    path, teacher = workdir / "search" / "latency.json", experiment.teacher
+    table = latency_table.read_table(path)
+    networks = {
+        "teacher": (teacher.arch, teacher.dims, teacher.params),
+        "baseline": (network.arch, network.dims, network.params),
+    }
+    latencies = latency_table.take_latencies(
+        table,
+        networks,
+        latency_conditions(experiment.config),
+        True,
+        lambda text: log.say(f"{stage}: {text}"),
+        reference="teacher",
+    )
+    storage.write_json(path, table)
+    return latencies["baseline"]["seconds"] * 1e3
 
 
 def latencies_at_bound(

@@ -23,6 +23,7 @@ from autodistill_jax.experiment import (
 )
 from autodistill_jax.experiment.baseline import STATIC
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.model_costs import model_costs
 from autodistill_jax.experiment.workdir import (
     baseline_folder,
     chosen_arch,
@@ -159,7 +160,10 @@ def _write_tables(
     for arch in archs:
         folder = workdir / "finetune" / arch.name
         if by_task := finetune_results.read_results(experiment.config, folder):
-            table = tables.markdown_table(*tables.task_table(by_task))
+            costs = model_costs(experiment.config, workdir, front, arch)
+            table = tables.markdown_table(
+                *tables.task_table(by_task, costs, front["latency"]["source"])
+            )
             notes = tables.table_notes(
                 by_task, labelled_data.mlm_head_report(experiment, workdir, by_task)
             )

@@ -13,6 +13,7 @@ from autodistill_jax import __version__, log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch, describe
 from autodistill_jax.experiment import finetune_results, labelled_data
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.model_costs import model_costs
 from autodistill_jax.experiment.workdir import (
     arch_from_json,
     find_trial,
@@ -67,7 +68,10 @@ def _write_report(experiment: Experiment, workdir: epath.Path, stage: str) -> No
             plots.plot_front(front, arch),
             _similarity_section(similarity),
             _task_section(
-                tasks, labelled_data.mlm_head_report(experiment, workdir, tasks)
+                tasks,
+                model_costs(experiment.config, workdir, front, arch),
+                front["latency"]["source"],
+                labelled_data.mlm_head_report(experiment, workdir, tasks),
             ),
             _rank_section(read_rank_table(experiment.config, workdir), front["proxy"]),
             _students_section(experiment, front, workdir),
@@ -212,7 +216,9 @@ def _similarity_section(similarity: dict | None) -> str:
     )
 
 
-def _task_section(tasks: dict, head_report: dict | None) -> str:
+def _task_section(
+    tasks: dict, costs: dict, source: str, head_report: dict | None
+) -> str:
     if not tasks:
         return "<p>Not fine-tuned yet: run the job <code>finetune</code>.</p>"
     notes = " ".join(tables.table_notes(tasks, head_report)) + (
@@ -220,7 +226,7 @@ def _task_section(tasks: dict, head_report: dict | None) -> str:
     )
     return (
         "<h3>Labelled tasks, dev score</h3>"
-        + html_table(*tables.task_table(tasks))
+        + html_table(*tables.task_table(tasks, costs, source))
         + f'<p class="note">{html.escape(notes)}</p>'
     )
 

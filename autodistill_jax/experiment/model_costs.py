@@ -1,0 +1,83 @@
+"""What each of the compared models costs: to keep, to run, and to train."""
+
+import json
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from autodistill_jax import log
+from autodistill_jax.archs.arch import AnyArch
+from autodistill_jax.experiment.workdir import (
+    baseline_folder,
+    find_trial,
+    student_archs,
+)
+
+COSTS_FILE = "costs.json"  # In a baseline's folder.
+_KEYS = ("params", "flops", "latency_ms", "seconds")
+
+
+def student_seconds(
+    config: ConfigDict,
+    workdir: epath.Path,
+    front: dict,
+    arch: AnyArch,
+    all_superlm: bool = False,
+) -> float:
+    """How long a student trained: its part of the SuperLM's seconds, and its finish's.
+
+    Args:
+      config: of the experiment.
+      workdir: with metrics.jsonl.
+      front: front.json; the SuperLM is parted among its students.
+      arch: of the student.
+      all_superlm: all the SuperLM's seconds are its own.
+
+    Returns:
+      Seconds, without what compiling took; a step of the SuperLM has a pass for each of
+      its sub-networks.
+    """
+    space = find_trial(front, arch)["space"]
+    # One SuperLM alone has no name.
+    seconds = log.training_seconds(workdir, f"distill/{space}")
+    seconds = seconds or log.training_seconds(workdir, "distill")
+    if not all_superlm:
+        seconds /= len(student_archs(config, front))
+    if config.distill.finish_steps:
+        seconds += log.training_seconds(workdir, f"finish/{arch.name}")
+    return seconds
+
+
+def model_costs(
+    config: ConfigDict, workdir: epath.Path, front: dict, arch: AnyArch
+) -> dict[str, dict[str, Any]]:
+    """The costs of a student and of all that it is compared with.
+
+    Args:
+      config: of the experiment.
+      workdir: with the folders that the job baselines left.
+      front: front.json.
+      arch: of the student.
+
+    Returns:
+      {model: {"params", "flops" (multiply-adds), "latency_ms", "seconds" (of
+      training)}}, each where it is there; {} where the config has no baselines.
+    """
+    if not config.baselines:
+        return {}
+    trial = find_trial(front, arch)
+    costs = {"teacher": front["teacher"], "student": trial}
+    if config.search.proxy != "flash":
+        seconds = student_seconds(config, workdir, front, arch)
+        costs["student"] = {**trial, "seconds": seconds}
+    for baseline in config.baselines:
+        path = baseline_folder(workdir, baseline, arch) / COSTS_FILE
+        if path.exists():
+            costs[baseline] = json.loads(path.read_text())
+        elif baseline == "scratch":
+            costs[baseline] = {**trial, "seconds": 0.0}
+    return {
+        model: {key: record[key] for key in _KEYS if record.get(key) is not None}
+        for model, record in costs.items()
+    }
