@@ -17,14 +17,8 @@ from autodistill_jax.data import loader
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.models import build
 from autodistill_jax.train.distillation import TEACHER_EMBEDDING
-from autodistill_jax.train.objective import Objective
 
 ROW = "row"  # In a batch: which of the training rows each is.
-
-
-def depends_on_text_alone(objective: Objective) -> bool:
-    """Whether a teacher's targets are the same each time a row is seen, and small."""
-    return objective.weights.keys() <= {"pooled", "embedding", "nsp"}
 
 
 def target_reader(
@@ -44,7 +38,7 @@ def target_reader(
       or where several processes or a bucket would have to share the file.
     """
     shared = multihost.process_count() > 1 or storage.is_remote(workdir)
-    if shared or not depends_on_text_alone(experiment.objective):
+    if shared or not experiment.objective.has_text_targets():
         return None
     folder, width = workdir / "targets", experiment.teacher.arch.hidden
     folder.mkdir(parents=True, exist_ok=True)

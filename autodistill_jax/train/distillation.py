@@ -112,6 +112,10 @@ def teacher_targets(
         targets["embedding"] = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )
+        if objective.has_text_targets():
+            # As those are that were kept: training is the same with and without.
+            rounded = targets["embedding"].astype(jnp.float16)
+            targets["embedding"] = rounded.astype(jnp.float32)
     if "attention" in weights:
         targets["attention"] = _attention_scores(
             out.qkvs[jnp.asarray(objective.layer_map)], module.arch.heads

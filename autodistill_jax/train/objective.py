@@ -103,6 +103,11 @@ class Objective(NamedTuple):
         """Whether a loss needs all "layers", or the "mlm" head."""
         return any(LOSSES[name] == requirement for name in self.weights)
 
+    def has_text_targets(self) -> bool:
+        """Whether a teacher's targets are the same each time a row is seen, and small."""
+        is_masked = self.masking.mlm_probability > 0
+        return not is_masked and self.weights.keys() <= {"pooled", "embedding", "nsp"}
+
 
 def parse_objective(
     settings: Mapping[str, Any],
