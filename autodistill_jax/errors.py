@@ -1,4 +1,4 @@
-"""The error that a user can put right, and reading JSON with it."""
+"""The errors that a user can put right, and reading JSON with them."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,10 @@ class UserError(Exception):
     The message is one line: what was got, what is needed, what to do. The command
     line prints it without a traceback and exits with 2.
     """
+
+
+class DivergedError(UserError):
+    """The loss of a training is not finite."""
 
 
 def read_json_object(path: Path) -> dict:

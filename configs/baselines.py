@@ -3,9 +3,10 @@
     python -m autodistill_jax run --config=configs/baselines.py --workdir=W \\
       --config.data.source=FOLDER --config.finetune.glue_dir=GLUE
 
-The same teacher, text and fine-tuning for all, in the seconds of the student; each method
-at the rate that suits it on held-out text; costs and scores in table.md and report.html.
-Goes on where it stopped; other seeds by --config.seed.
+The same teacher, text and fine-tuning for all, in the seconds of the student or in its
+steps; each method at the rate that suits it on held-out text, whose trials are not in its
+seconds; costs and scores in table.md and report.html. Goes on where it stopped; other
+seeds by --config.seed in another workdir.
 """
 
 from ml_collections import ConfigDict
@@ -21,10 +22,10 @@ def get_config(preset: str = "") -> ConfigDict:
     config = base_config()
     config.budget.flops_fraction = 0.0
     config.distill.learning_rate = 2e-3  # Of 1e-3 and 2e-3, by held-out agreement.
-    config.distill.mlm_head_steps = 600  # MiniLM has no head; two methods need one.
+    config.distill.mlm_head_steps = 600  # MiniLM has no head; DistilBERT needs one.
     config.search.fixed_arch = "layers=2,hidden=256,heads=8,ffn=768"  # 13 %
     config.baselines = (
-        *("twin-seconds", "twin-all_seconds", "twin"),  # twin: the SuperLM's steps
+        *("twin-seconds", "twin"),  # In equal seconds, and in equal steps.
         *("truncated", "static", "scratch"),
         *(
             f"layer_reduction-{n}{spread}-seconds"

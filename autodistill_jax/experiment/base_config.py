@@ -138,7 +138,7 @@ def base_config() -> ConfigDict:
                 "batch_size": 64,  # rows, over all devices
                 "learning_rate": 1e-3,  # peak; 1e-4 is far too small at this length
                 "warmup_ratio": 0.05,  # of the steps
-                "optimizer": "muon",  # of the layers' matrices; or "adamw" of all
+                "optimizer": "muon",  # of matrices but tables and heads; or "adamw" of all
                 "weight_decay": 0.01,  # of matrices; not of biases and LayerNorms
                 "grad_clip_norm": 1.0,  # of the summed gradient; 0.0: none
                 "random_subnetworks": 2,  # a step, beside the largest and the smallest
@@ -248,12 +248,13 @@ def base_config() -> ConfigDict:
                 # the teacher's is then searched with the student.
                 "align": False,
             },
-            # The chosen Arch by other methods as well, same text and steps: truncated,
+            # The chosen Arch by other methods as well, of the same text: truncated,
             # scratch, twin (the same losses on the Arch alone), autodistil, distilbert,
-            # tinybert, minilm, minilmv2, layer_reduction-N (N layers of the teacher,
-            # full width; -even: evenly spread). One that trains takes the steps of the
-            # SuperLM and the finish; with -seconds behind it a student's share of the
-            # SuperLM's seconds and its finish, with -all_seconds all of them.
+            # tinybert, minilm, minilmv2, minilmv2_pooled, layer_reduction-N (N layers of
+            # the teacher, full width; -even: evenly spread), static (a vector a token).
+            # One that trains takes the steps of the SuperLM and the finish; with
+            # -seconds behind it a student's share of the SuperLM's seconds and its
+            # finish, with -all_seconds all of them.
             "baselines": ("scratch",),
             # Rates that each baseline which trains is first tried with for a fifth of
             # its steps, by held-out loss; (): distill.learning_rate.

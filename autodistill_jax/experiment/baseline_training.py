@@ -3,20 +3,24 @@
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
-from autodistill_jax import log, storage
+from autodistill_jax import log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import single
 from autodistill_jax.data import loader
+from autodistill_jax.errors import DivergedError, UserError
 from autodistill_jax.experiment import text_rows
 from autodistill_jax.experiment.baseline import STATIC, even_layers, parse_baseline
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.fingerprints import model_origin, short_hash
 from autodistill_jax.experiment.proxy_inputs import proxy_inputs
 from autodistill_jax.experiment.superlm import (
     steps_within,
@@ -29,6 +33,7 @@ from autodistill_jax.models import build, extract, heads, static_table
 from autodistill_jax.search import proxies
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
 
+_JOB = "baselines/"
 _RATE_SHARE = 5  # Each rate is tried for a fifth of the steps.
 
 
@@ -101,9 +106,12 @@ def train_baseline(
     start = None
     if parse_baseline(baseline).num_layers:
         start = baseline_start(experiment, baseline, arch).params
-    folder = superlm_folder(workdir, f"{baseline}-{arch.name}")
+    name = job_name(experiment.config, baseline, arch)
+    folder = superlm_folder(workdir, name.removeprefix(_JOB))
     settings = experiment.config.distill
-    steps = settings.steps + settings.finish_steps
+    steps = settings.steps
+    if experiment.config.search.proxy != "flash":  # It has no finish.
+        steps += settings.finish_steps
     if seconds is not None:
         # Kept: whoever goes on must have the same schedule.
         path = folder.parent / "steps.json"
@@ -112,9 +120,8 @@ def train_baseline(
             storage.write_json(path, {"steps": steps, "seconds": seconds})
         steps = json.loads(path.read_text())["steps"]
     variant = _with_settings(variant, steps=steps)
-    rate = _best_rate(variant, workdir, folder.parent, start, stage)
+    rate = _best_rate(variant, workdir, folder.parent, name, start, stage)
     variant = _with_settings(variant, learning_rate=rate)
-    name = job_name(baseline, arch)
     train_superlm(variant, workdir, folder, space, name, stage, start)
     params = trained_params(experiment, folder, steps, "baselines")
     network = _network(experiment, space[0], heads.encoder_params(params))
@@ -154,6 +161,7 @@ def _best_rate(
     variant: Experiment,
     workdir: epath.Path,
     folder: epath.Path,
+    job: str,
     start: dict | None,
     stage: str,
 ) -> float:
@@ -165,21 +173,41 @@ def _best_rate(
     path = folder / "rates.json"
     if path.exists():
         return json.loads(path.read_text())["chosen"]
-    ((name, space),) = variant.spaces.items()
+    ((space_name, space),) = variant.spaces.items()
     steps = max(variant.config.distill.steps // _RATE_SHARE, 1)
     losses = {}
     for rate in rates:
         tried = _with_settings(variant, steps=steps, learning_rate=rate)
-        checkpoints = folder / f"rate-{rate:g}"
-        label = f"{stage}, rate {rate:g}"
-        train_superlm(tried, workdir, checkpoints, space, label, label, start)
-        params = trained_params(tried, checkpoints, steps, "baselines")
-        inputs = proxy_inputs(tried, workdir, name, params, None, 0)
+        name, label = f"rate-{rate:g}", f"{stage}, rate {rate:g}"
+        job_of_rate = f"{job}/{name}"
+        try:
+            train_superlm(
+                tried, workdir, folder / name, space, job_of_rate, label, start
+            )
+        except DivergedError as error:  # What a trial is there to find out.
+            log.say(str(error))
+            losses[rate] = math.inf
+            continue
+        params = trained_params(tried, folder / name, steps, "baselines")
+        inputs = proxy_inputs(tried, workdir, space_name, params, None, 0)
         (result,) = proxies.make_proxy("agnostic", inputs)([space[0]]).values()
-        losses[f"{rate:g}"] = result["proxy"]
+        losses[rate] = result["proxy"] if math.isfinite(result["proxy"]) else math.inf
         log.say(f"{label}: held-out loss {result['proxy']:.4f} after {steps} steps")
-    chosen = min(rates, key=lambda rate: losses[f"{rate:g}"])
-    storage.write_json(path, {"chosen": chosen, "steps": steps, "losses": losses})
+    chosen = min(rates, key=lambda rate: losses[rate])
+    if math.isinf(losses[chosen]):
+        raise UserError(
+            f"{stage}: the loss is not finite at any of baseline_learning_rates "
+            f"{rates}; give lower ones"
+        )
+    by_rate = {f"{rate:g}": f"{loss:.6g}" for rate, loss in losses.items()}
+    storage.write_json(path, {"chosen": chosen, "steps": steps, "losses": by_rate})
+
+    def forget() -> None:
+        for rate in rates:
+            if (folder / f"rate-{rate:g}").exists():
+                (folder / f"rate-{rate:g}").rmtree()
+
+    multihost.on_first_process(forget)
     return chosen
 
 
@@ -236,6 +264,6 @@ def static_baseline(experiment: Experiment, workdir: epath.Path) -> huggingface.
     )
 
 
-def job_name(baseline: str, arch: AnyArch) -> str:
+def job_name(config: ConfigDict, baseline: str, arch: AnyArch) -> str:
     """The name under which a baseline's losses stand in metrics.jsonl."""
-    return f"baselines/{baseline}-{arch.name}"
+    return f"{_JOB}{baseline}-{arch.name}-{short_hash(model_origin(config, baseline))}"

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from autodistill_jax.data import squad
 from autodistill_jax.experiment.baseline import in_table_order
-from autodistill_jax.experiment.fingerprints import task_dirname, weight_source
+from autodistill_jax.experiment.fingerprints import model_origin, task_dirname
 
 
 def compared_models(config: ConfigDict) -> list[str]:
@@ -28,8 +28,8 @@ def result_settings(config: ConfigDict, model: str, task: str) -> dict:
       task: as in `finetune.tasks`.
 
     Returns:
-      The fields of the section finetune that count; where the student was not cut from
-      a SuperLM also "origin".
+      The fields of the section finetune that count; of what was trained here also
+      "origin".
     """
     unused = {
         "tasks",
@@ -55,8 +55,8 @@ def result_settings(config: ConfigDict, model: str, task: str) -> dict:
             # They learn from the teacher's fine-tuning.
             unused -= {"teacher_learning_rate", "teacher_seeds"}
     settings = {k: v for k, v in config.finetune.to_dict().items() if k not in unused}
-    if model == "student" and config.search.proxy == "flash":
-        settings["origin"] = weight_source(config)
+    if origin := model_origin(config, model):
+        settings["origin"] = origin
     return settings
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from autodistill_jax.experiment import schema
+from autodistill_jax.experiment.baseline import is_trained, parse_baseline
 from autodistill_jax.experiment.schema import to_json
 
 # A workdir stays the same experiment whatever these are: the trained SuperLMs and the
@@ -135,6 +136,22 @@ def weight_source(config: ConfigDict) -> str:
         steps = config.distill.finish_steps
         return f"finish-{steps}" if steps else "superlm"
     return f"flash-{short_hash(transfer_fingerprint(config))}"
+
+
+def model_origin(config: ConfigDict, model: str) -> str:
+    """What the weights of a compared model depend on, of fields that may differ in the
+    same workdir; "" of what is not trained.
+
+    Args:
+      config: the experiment's.
+      model: "teacher", "student" or a baseline's name.
+    """
+    if model == "student":
+        return weight_source(config)
+    if model == "teacher" or not is_trained(parse_baseline(model).method):
+        return ""
+    rates = " ".join(f"{rate:g}" for rate in config.baseline_learning_rates)
+    return f"{weight_source(config)}, rates {rates}"
 
 
 def task_dirname(settings: ConfigDict, task: str) -> str:

@@ -11,6 +11,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.experiment.workdir import (
     baseline_folder,
     find_trial,
+    finish_job,
     student_archs,
 )
 
@@ -45,7 +46,7 @@ def student_seconds(
     if not all_superlm:
         seconds /= len(student_archs(config, front))
     if config.distill.finish_steps:
-        seconds += log.training_seconds(workdir, f"finish/{arch.name}")
+        seconds += log.training_seconds(workdir, finish_job(config, arch))
     return seconds
 
 
@@ -70,7 +71,7 @@ def model_costs(
     costs = {"teacher": front["teacher"], "student": trial}
     if config.search.proxy != "flash":
         seconds = student_seconds(config, workdir, front, arch)
-        costs["student"] = {**trial, "seconds": seconds}
+        costs["student"] = {**trial, "seconds": seconds or None}
     for baseline in config.baselines:
         path = baseline_folder(workdir, baseline, arch) / COSTS_FILE
         if path.exists():

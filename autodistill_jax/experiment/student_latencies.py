@@ -85,25 +85,33 @@ def student_latencies(
 
 
 def baseline_latency(
-    experiment: Experiment, workdir: epath.Path, network: Teacher, stage: str
-) -> float:
+    experiment: Experiment,
+    workdir: epath.Path,
+    front: dict,
+    network: Teacher,
+    stage: str,
+) -> float | None:
     """The latency of a network that is no sub-network, taken as a student's is.
 
     Args:
       experiment: whose config says how it is taken.
       workdir: whose search/latency.json keeps it.
+      front: front.json, whose latencies it is to stand beside.
       network: the network.
       stage: what log lines begin with.
 
     Returns:
-      Milliseconds, with what the machine has become slower or faster since the teacher
-      was measured divided out.
+      Milliseconds, in the front's own measure: what the machine has become slower or
+      faster since is divided out by the teacher. None on another device.
     """
+    if latency_conditions(experiment.config).record() != front["latency"]:
+        return None
     path, teacher = workdir / "search" / "latency.json", experiment.teacher
     table = latency_table.read_table(path)
+    params = jax.tree.map(sharding.to_host, network.params)
     networks = {
         "teacher": (teacher.arch, teacher.dims, teacher.params),
-        "baseline": (network.arch, network.dims, network.params),
+        "baseline": (network.arch, network.dims, params),
     }
     latencies = latency_table.take_latencies(
         table,
@@ -114,7 +122,8 @@ def baseline_latency(
         reference="teacher",
     )
     storage.write_json(path, table)
-    return latencies["baseline"]["seconds"] * 1e3
+    drift = latencies["teacher"]["seconds"] * 1e3 / front["teacher"]["latency_ms"]
+    return latencies["baseline"]["seconds"] * 1e3 / drift
 
 
 def latencies_at_bound(

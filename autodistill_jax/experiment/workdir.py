@@ -55,6 +55,11 @@ def open_workdir(config: ConfigDict, workdir: str) -> epath.Path:
                 f"workdir {workdir} was made by autodistill_jax 0.2, whose fields had "
                 "other names; use another --workdir, or version 0.2 to go on with it"
             )
+        if new := [k for k in fields.keys() - fields_there if not is_free_field(k)]:
+            raise UserError(
+                f"workdir {workdir} was made before there was {min(new)}; use another "
+                "--workdir, or the version that made it to go on with it"
+            )
         differences = [
             text
             for key, text in _differences(fields, fields_there).items()
@@ -104,6 +109,11 @@ def finish_folder(config: ConfigDict, workdir: epath.Path, arch: AnyArch) -> epa
     """The folder of the checkpoints of a student that is trained alone at the end."""
     name = f"{arch.name}-{config.distill.finish_steps}"
     return workdir / "finish" / name / "checkpoints"
+
+
+def finish_job(config: ConfigDict, arch: AnyArch) -> str:
+    """The name under which its losses stand in metrics.jsonl."""
+    return f"finish/{arch.name}-{config.distill.finish_steps}"
 
 
 def transfer_path(config: ConfigDict, workdir: epath.Path, arch: AnyArch) -> epath.Path:

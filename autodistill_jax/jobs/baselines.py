@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from autodistill_jax import log, multihost, storage
 from autodistill_jax.archs.arch import AnyArch
@@ -28,6 +29,7 @@ from autodistill_jax.experiment.baseline_training import (
     train_baseline,
 )
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.fingerprints import model_origin
 from autodistill_jax.experiment.model_costs import COSTS_FILE, student_seconds
 from autodistill_jax.experiment.student_latencies import baseline_latency
 from autodistill_jax.experiment.workdir import (
@@ -56,6 +58,11 @@ def check_baselines(experiment: Experiment) -> None:
         list(experiment.affordable) if fixed_arch else [s.smallest() for s in spaces]
     )
     narrowest = min(archs, key=lambda arch: arch.heads)
+    rates = experiment.config.baseline_learning_rates
+    if rates and (min(rates) <= 0 or len({f"{rate:g}" for rate in rates}) < len(rates)):
+        raise UserError(
+            f"baseline_learning_rates is {rates}; each must be above 0 and there once"
+        )
     for name in experiment.config.baselines:
         baseline = parse_baseline(name)
         num_layers = experiment.teacher.arch.layers
@@ -124,7 +131,7 @@ def run_baselines(
     ):
         folder = baseline_folder(workdir, baseline, arch)
         # From scratch, each seed of the fine-tuning has random weights of its own.
-        if baseline == "scratch" or storage.is_complete(folder):
+        if baseline == "scratch" or _is_made(experiment.config, folder, baseline):
             continue
         if baseline == STATIC:
             _write_static(experiment, static_table(), folder)
@@ -135,18 +142,30 @@ def run_baselines(
             experiment, workdir, baseline, arch, seconds, f"{stage} {baseline}"
         )
         costs = experiment.cost(network.arch)
+        costs["origin"] = model_origin(experiment.config, baseline)
         costs["seconds"] = 0.0
-        if is_trained(parse_baseline(baseline).method):
-            costs["seconds"] = log.training_seconds(workdir, job_name(baseline, arch))
+        if costs["origin"]:
+            job = job_name(experiment.config, baseline, arch)
+            costs["seconds"] = log.training_seconds(workdir, job) or None
         if network.arch == arch:
             costs["latency_ms"] = find_trial(front, arch).get("latency_ms")
         else:
-            costs["latency_ms"] = baseline_latency(experiment, workdir, network, stage)
+            costs["latency_ms"] = baseline_latency(
+                experiment, workdir, front, network, stage
+            )
         _save_baseline(experiment, folder, baseline, network, costs)
         log.say(f"{stage}: made {folder}")
         num_written += 1
     if not num_written:
         log.say(f"{stage}: nothing left to do")
+
+
+def _is_made(config: ConfigDict, folder: epath.Path, baseline: str) -> bool:
+    """Whether a baseline is there, of the steps and rates that are asked now."""
+    path = folder / COSTS_FILE
+    if not storage.is_complete(folder) or not path.exists():
+        return False
+    return json.loads(path.read_text())["origin"] == model_origin(config, baseline)
 
 
 def _write_static(
@@ -161,7 +180,7 @@ def _write_static(
             sizes = dict(zip(("vocab_size", "hidden_size"), table.shape))
             (partial / "config.json").write_text(json.dumps(sizes) + "\n")
             # A look-up has no products; nothing of it is trained.
-            costs = {"params": table.size, "flops": 0, "seconds": 0.0}
+            costs = {"params": table.size, "flops": 0, "seconds": 0.0, "origin": ""}
             storage.write_json(partial / COSTS_FILE, costs)
 
     multihost.on_first_process(write)

@@ -13,6 +13,7 @@ from autodistill_jax.experiment.superlm import train_superlm, trained_superlm
 from autodistill_jax.experiment.workdir import (
     find_trial,
     finish_folder,
+    finish_job,
     read_front,
     student_archs,
 )
@@ -52,7 +53,7 @@ def run_finish(
             workdir,
             finish_folder(config, workdir, arch),
             variant.spaces["finish"],
-            f"finish/{arch.name}",
+            finish_job(config, arch),
             f"{stage} {arch.name}",
             _extracted_student(
                 experiment, workdir, find_trial(front, arch)["space"], arch

@@ -275,6 +275,8 @@ def _preflight_record(
         record["left_out"].append(
             f"finish, {finish_steps} steps of the chosen student alone"
         )
+    if plan.experiment.config.distill.optimizer == "muon" and proxy != "flash":
+        record["left_out"].append("the products of Muon, in operations")
     if proxy in proxies.LABELLED_PROXIES:
         record["left_out"].append(f"search.proxy={proxy}, by its labels")
     if compiled.largest_batch_size is not None:

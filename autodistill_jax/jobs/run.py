@@ -129,7 +129,7 @@ def _plan(name: str, config: ConfigDict, folder: str) -> Plan:
     tasks: dict[str, Any] = {}
     if name != "pretrain":
         tasks = proxy_inputs.proxy_tasks(experiment, path, stages)
-    if "search" in stages and config.latency.target:
+    if {"search", "baselines"} & set(stages) and config.latency.target:
         estimate.check_target(config.latency.target)
     if {"search", "rank"} & set(stages):
         multihost.on_first_process(

@@ -209,8 +209,9 @@ def table_notes(
         untrained = " and ".join(m for m in ("truncated", "scratch") if m in models)
         notes.append(
             "All students have the same teacher, text and fine-tuning and, layer "
-            "reductions apart, the same Arch; what distils takes the SuperLM's steps "
-            "where its row says nothing else, the student also its finish"
+            "reductions apart, the same Arch; what distils takes the steps of the SuperLM "
+            "and the finish where its row says nothing else, without those that chose "
+            "its rate or fitted a head"
             + (f"; no text before it for {untrained}." if untrained else ".")
             + (" From scratch has a learning rate of its own." * (len(rates) > 1))
         )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from autodistill_jax import log, multihost, sharding
 from autodistill_jax.data import loader
-from autodistill_jax.errors import UserError
+from autodistill_jax.errors import DivergedError
 
 
 def fit(
@@ -51,7 +51,7 @@ def fit(
       The state after the last step.
 
     Raises:
-      UserError: the loss is not finite.
+      DivergedError: the loss is not finite.
       KeyboardInterrupt: after a save, where one of several processes was told to end.
     """
     progress = log.Progress(label, steps, start)
@@ -71,7 +71,7 @@ def fit(
             mean_values = averages.take()
             # Before it is saved: a resumed run would start from it.
             if not all(math.isfinite(value) for value in mean_values.values()):
-                raise UserError(
+                raise DivergedError(
                     f"{label}: the loss is not finite by step {done}; use a lower "
                     "learning_rate (in another --workdir)"
                 )

@@ -28,7 +28,7 @@ LOSSES = {
 _RENAMED_LOSSES = {"words": "mlm", "next": "nsp"}  # Since version 0.2.
 
 # What other methods train on, as changes to a config's distill section. They keep the
-# config's text, steps and optimizer, and start where it starts.
+# config's text and optimizer, and start where it starts.
 LOSS_RECIPES: dict[str, dict[str, Any]] = {
     # AutoDistil (arXiv 2201.12507), equations 3-6.
     "autodistil": {

@@ -24,8 +24,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Clips by the global norm, then AdamW (arXiv 1711.05101) or Muon; decay by axis name.
 
-    Muon (K. Jordan and others, 2024; arXiv 2502.16982) makes the momentum of each matrix
-    inside the network orthogonal, by Newton-Schulz iterations; embedding tables, biases,
+    Muon (K. Jordan and others, 2024; arXiv 2502.16982) makes the momentum of each of the
+    network's matrices orthogonal, by Newton-Schulz iterations; embedding tables, biases,
     LayerNorms, projections and heads are AdamW's (with Nesterov momentum).
 
     Args:

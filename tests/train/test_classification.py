@@ -42,28 +42,34 @@ def test_only_matrices_decay(arch, name):
     }
 
 
-def test_muon_turns_every_matrix_of_the_layers():
-    axes = build.param_axes(build.build_module(BIG, DIMS))
-    settings = {**SETTINGS, "optimizer": "muon", "learning_rate": 1.0}
+@pytest.mark.parametrize("arch", [BIG, MobileArch(2, 8, 4, 2, 6, 3)])
+def test_muon_turns_every_matrix_of_the_network(arch):
+    axes = build.param_axes(build.build_module(arch, DIMS._replace(embedding=10)))
+    settings = SETTINGS | {"optimizer": "muon", "learning_rate": 1.0}
     settings |= {"warmup_ratio": 0.0, "weight_decay": 0.0}
     tx = optimizer.make_optimizer(settings, 10**6, axes)
     rng = np.random.default_rng(0)
-    shapes = {"embeddings_word": (50, 8), "layers_qkv_kernel": (2, 8, 3, 6)}
-    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    params = jax.tree.map(jnp.float32, params)
-    # One direction is ten times the others, and all of them move alike.
-    grads = {
-        **params,
-        "layers_qkv_kernel": params["layers_qkv_kernel"].at[:, 0].mul(10),
-    }
-    change, _ = tx.update(grads, tx.init(params), params)
-    matrices = np.moveaxis(np.asarray(change["layers_qkv_kernel"]), 2, 1)
-    values = np.linalg.svd(matrices, compute_uv=False)
-    assert values.max() < 2 * values.min()
-    assert np.sqrt((matrices**2).mean()) == pytest.approx(0.2, rel=0.3)
-    # A table is AdamW's: the first step is one by the sign, with Nesterov momentum.
-    signs = np.abs(np.asarray(change["embeddings_word"]))
-    np.testing.assert_allclose(signs, signs[0, 0], rtol=1e-3)
+    grads, turned = {}, set()
+
+    def places_of(names):
+        return [i for i, a in enumerate(names) if a not in sharding.STACKED_AXES]
+
+    for name, names in axes.items():
+        size = [2] * len(names)
+        for place, length in zip(places_of(names), (6, 24)):
+            size[place] = length
+        grads[name] = jnp.float32(rng.normal(size=size))
+    change, _ = tx.update(grads, tx.init(grads), grads)
+    for name, names in axes.items():
+        update = np.asarray(change[name])
+        if np.ptp(np.abs(update)) < 1e-3:  # AdamW's first step goes by the sign.
+            continue
+        turned.add(name)
+        matrices = np.moveaxis(update, places_of(names), (-2, -1))
+        values = np.linalg.svd(matrices, compute_uv=False)
+        assert (values.max(-1) < 2 * values.min(-1)).all(), name
+        assert np.sqrt((matrices**2).mean()) == pytest.approx(0.2, rel=0.3), name
+    assert turned == {name for name in axes if name.endswith("kernel")}
 
 
 def test_devices_and_batches():
