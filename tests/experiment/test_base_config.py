@@ -1,7 +1,9 @@
 """Is every field of a config there once, checked, explained, and are old names told?"""
 
 import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -60,13 +62,22 @@ def test_old_names_are_refused_with_the_new_one(capfd):
                 schema.check_config(old_config)
 
 
-def test_a_workdir_of_version_0_2_is_refused_in_one_line(tmp_path, capfd):
-    (tmp_path / "config.json").write_text('{"distill": {"hide": 0.1}}')
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hide": 0.1}, "was made by autodistill_jax 0.2"),
+        ({"steps": 60}, r"was made before there was \S+; use another --workdir"),
+    ],
+)
+def test_a_workdir_of_other_fields_is_refused_in_one_line(
+    tmp_path, capfd, settings, message
+):
+    (tmp_path / "config.json").write_text(json.dumps({"distill": settings}))
     flags = [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"]
     flags.append(f"--workdir={tmp_path}")
     assert main(["autodistill_jax", "distill", *flags]) == 2
     err = capfd.readouterr().err.strip()
-    assert "was made by autodistill_jax 0.2" in err and "\n" not in err
+    assert re.search(message, err) and "\n" not in err
 
 
 def test_the_job_config_marks_what_differs(capfd):
