@@ -88,13 +88,17 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
     assert "only 2 Archs: with fewer than 24" in err
     assert "How far to trust the ranking" in (workdir / "report.html").read_text()
     # Another baseline needs nothing of what is there anew.
-    flags[2] = (
-        "--config.baselines=('distilbert','truncated','layer_reduction-1','static')"
-    )
-    assert run(workdir, *flags) == 0
+    flags[2] = "--config.baselines=('truncated','layer_reduction-1','static')"
+    assert run(workdir, *flags, "--config.baseline_learning_rates=(1e-3,1e-4)") == 0
     err = capfd.readouterr().err
-    assert "layer_reduction-1: one network" in err and "distilbert: one" not in err
-    assert "rte, distilbert" not in err and "rte, layer_reduction-1" in err
+    assert "rte, truncated" not in err and "rte, layer_reduction-1" in err
+    (path,) = (workdir / "superlm").glob("layer_reduction-1-*/rates.json")
+    tried = json.loads(path.read_text())
+    assert set(tried["losses"]) == {"0.001", "0.0001"} and tried["steps"] == 1
+    assert not list(path.parent.glob("rate-*"))
+    assert tried["losses"][f"{tried['chosen']:g}"] == min(
+        tried["losses"].values(), key=float
+    )
     record = json.loads((folder / "rte" / "static.json").read_text())
     assert record["method"] == "frozen encoder, linear head"
     lines = (folder / "table.md").read_text().splitlines()
