@@ -138,7 +138,7 @@ def base_config() -> ConfigDict:
                 "batch_size": 64,  # rows, over all devices
                 "learning_rate": 1e-3,  # peak; 1e-4 is far too small at this length
                 "warmup_ratio": 0.05,  # of the steps
-                "optimizer": "muon",  # of matrices but tables and heads; or "adamw" of all
+                "optimizer": "muon",  # of the layers' matrices; or "adamw" of all
                 "weight_decay": 0.01,  # of matrices; not of biases and LayerNorms
                 "grad_clip_norm": 1.0,  # of the summed gradient; 0.0: none
                 "random_subnetworks": 2,  # a step, beside the largest and the smallest

@@ -15,8 +15,6 @@ ParamAxes = Mapping[str, tuple[str, ...]]
 # The root mean square of an orthogonalised update, as large as AdamW's mostly are, so
 # that one learning rate serves both (arXiv 2502.16982, section 2.2).
 _MUON_RMS = 0.2
-# Tables have one of these axes: a row of them is looked up, not multiplied.
-_TABLE_AXES = ("vocab", "position", "type")
 
 
 def make_optimizer(
@@ -24,9 +22,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Clips by the global norm, then AdamW (arXiv 1711.05101) or Muon; decay by axis name.
 
-    Muon (K. Jordan and others, 2024; arXiv 2502.16982) makes the momentum of each of the
-    network's matrices orthogonal, by Newton-Schulz iterations; embedding tables, biases,
-    LayerNorms, projections and heads are AdamW's (with Nesterov momentum).
+    Muon (K. Jordan and others, 2024; arXiv 2502.16982) makes the momentum of each matrix
+    of the layers orthogonal, by Newton-Schulz iterations; what else there is (tables,
+    biases, LayerNorms, projections, heads, a pooler) is AdamW's, with Nesterov momentum.
 
     Args:
       settings: learning_rate (peak), warmup_ratio (fraction of the steps),
@@ -190,8 +188,8 @@ def _is_matrix(axes: tuple) -> bool:
 def _muon_dimensions(
     axes: tuple[str, ...],
 ) -> optax.contrib.MuonDimensionNumbers | None:
-    """Where a matrix' input and output lie; what is stacked is a matrix each."""
+    """Where a layer's matrix has its input and output; what is stacked is one each."""
     places = [i for i, axis in enumerate(axes) if axis not in sharding.STACKED_AXES]
-    if len(places) != 2 or set(axes) & set(_TABLE_AXES):
+    if len(places) != 2 or "layers" not in axes:
         return None
     return optax.contrib.MuonDimensionNumbers(*places)
