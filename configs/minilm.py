@@ -19,7 +19,7 @@ def get_config(preset: str = "") -> ConfigDict:
     proxy to trust: 24 Archs of a wider space, each fine-tuned on STS-B; 40 minutes)."""
     is_smoke = {"": False, "smoke": True, "rank": False}[preset]
     config = base_config()
-    config.space.hidden = (128, 192, 256, 320)
+    config.space.hidden = (192, 256, 320, 384)
     config.budget.flops_fraction = 0.5
     config.distill.steps = 800
     config.search.proxy_steps = 50

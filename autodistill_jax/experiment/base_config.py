@@ -107,10 +107,12 @@ def base_config() -> ConfigDict:
             # The grid of sub-networks; () or 0 where an axis follows from others.
             "space": {
                 "layers": (2, 3, 4),  # depths
-                "hidden": (128, 192, 256),  # channels
+                "hidden": (192, 256, 384),  # channels
                 "heads": (),  # (): hidden / head_size, which a stock BertModel holds
                 "ffn": (),  # channels; or as ffn_ratio of hidden
-                "ffn_ratio": (2.0, 3.0, 4.5),  # int(hidden * ratio) channels
+                # int(hidden * ratio) channels. Of equal cost, more layers of narrow ffns
+                # keep more of a teacher than fewer of wide ones.
+                "ffn_ratio": (0.75, 1.5, 3.0),
                 "head_size": 0,  # channels a head; 0: the teacher's
                 # Channels; with stacks it makes MobileBERTs, of heads and ffn given.
                 "bottleneck": (),
