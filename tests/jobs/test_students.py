@@ -3,6 +3,7 @@
 import json
 import sys
 
+import ablations
 import numpy as np
 import pytest
 import students
@@ -67,7 +68,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         students.main()
         report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
         figures = report["eighth"]
-        assert figures["flops"] == pytest.approx(0.1287, abs=1e-4)
+        assert figures["flops"] == pytest.approx(0.1294, abs=1e-4)
         assert -1 <= figures["test"] <= 1 and 0 <= figures["mrr"] <= 1
         assert report["teacher"]["mrr_aligned"] == report["teacher"]["mrr"]
         # The untrained start has no map to the teacher's embeddings.
@@ -89,6 +90,15 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     output = capfd.readouterr()
     assert json.loads(output.out)["eighth"] == figures
     assert "compiling" not in output.err  # Nothing was trained again.
+    # One part of the recipe changed, and the recipe itself, of one step.
+    options += ["--steps", "1", "--variants", "recipe,relation_alone"]
+    monkeypatch.setattr(sys, "argv", ["ablations.py", *options])
+    ablations.main()
+    report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert set(report) == {"recipe", "relation_alone"}
+    assert all(0 < figures["distance"] < 1 for figures in report.values())
+    assert "mrr_aligned" in report["recipe"]  # By the map that its loss trained.
+    assert "mrr_aligned" not in report["relation_alone"]
 
 
 def test_ranks_and_recall_are_of_the_first_ten():
