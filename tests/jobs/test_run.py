@@ -13,6 +13,7 @@ from autodistill_jax.archs import published
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.budget import parse_budgets
 from autodistill_jax.archs.cost import cost
+from autodistill_jax.archs.space import single
 from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
 from autodistill_jax.experiment import baseline, loading, programs, schema
@@ -56,19 +57,16 @@ def test_every_preset_builds(path, preset):
         assert all(isinstance(arch, space.family) for arch in space)
         if space.family is Arch:  # MobileBERTs are not cut from a BERT.
             extract.check_fits(teacher, space.largest())
-    for name in config.baselines:
-        baseline.parse_baseline(name)
     kind = huggingface.Teacher(teacher, None, {}, "mean", small, None)
     special = tokenization.SpecialTokens(0, 1, 2, 3)
     distill = config.distill.to_dict()
-    for recipe in (
-        {},
-        *(
-            LOSS_RECIPES.get(baseline.parse_baseline(b).method, {})
-            for b in config.baselines
-        ),
-    ):
-        parse_objective(distill | recipe, spaces, kind, special)
+    parse_objective(distill, spaces, kind, special)
+    for name in config.baselines:
+        method, num_layers = baseline.parse_baseline(name)[:2]
+        # A layer reduction is as wide as the teacher.
+        of_baseline = [single(teacher)] if num_layers else spaces
+        recipe = LOSS_RECIPES.get(method, {})
+        parse_objective(distill | recipe, of_baseline, kind, special)
     # One set of fields for all: a command line that fits one config fits any.
     assert set(_fields(config)) == set(_fields(load(CONFIGS[0], "")))
 
