@@ -36,7 +36,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "words_frozen": {"distill.word_map": False},
     "relation_1": {"distill.losses": "relation+10*pooled"},
     "relation_3": {"distill.losses": "3*relation+10*pooled"},
-    "relation_alone": {"distill.losses": "relation"},
+    "relation_alone": {
+        "distill.losses": "relation",
+        "export.align": False,  # No map to the teacher's embeddings is trained.
+        "search.proxy": "agnostic",
+    },
     "token_cosine": {"distill.losses": "pooled+cosine"},
     "one_length": {"data.length_buckets": 1},
     "paper_layers": {"distill.kept_layers": "paper"},
@@ -90,12 +94,11 @@ def ablate(
     remote = epath.Path(workdir)
     superlm.train_superlm(experiment, remote, folder, single(arch), name, variant)
     params = superlm.trained_params(experiment, folder, steps, name)
-    has_map = "pooled" in experiment.objective.weights
     network = experiment.teacher._replace(
         arch=arch,
         params=heads.encoder_params(params),
         mlm_head=None,
-        dense=experiment.aligning_map(arch, params) if has_map else None,
+        dense=experiment.aligning_map(arch, params),
     )
     _, held_out = text_rows.heldout_splits(experiment, remote)
     return {
