@@ -135,7 +135,7 @@ def base_config() -> ConfigDict:
             },
             # How the SuperLM of each space is trained.
             "distill": {
-                "steps": 60,  # updates of a SuperLM
+                "steps": 40,  # updates of a SuperLM
                 "finish_steps": 400,  # of the chosen student alone, behind those
                 "batch_size": 64,  # rows, over all devices
                 "learning_rate": 1e-3,  # peak; 1e-4 is far too small at this length

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from autodistill_jax import log, storage
+from autodistill_jax import log, metrics, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data.tasks import Task
 from autodistill_jax.experiment import fingerprints, labelled_data, proxy_inputs
@@ -73,11 +73,14 @@ def run_rank(
     }
     rows = labelled_data.classification_data(experiment, task._replace(test_texts={}))
     quality_rows, proxy_rows = _split_dev_rows(rows, plan.proxy_names)
-    quality = _finetuned_quality(
+    quality, predictions = _finetuned_quality(
         experiment, workdir, plan, superlms, quality_rows, stage
     )
     scores = _proxy_scores(experiment, workdir, plan, superlms, proxy_rows, stage)
-    record = _rank_record(experiment, plan, task, quality_rows, quality, scores)
+    log.say(f"{stage}: how sure are the taus? Drawing Archs, seeds and dev rows ...")
+    record = _rank_record(
+        experiment, plan, task, quality_rows, quality, predictions, scores
+    )
     storage.write_json(path, record)
     _say_taus(record["table"], stage)
     log.say(f"{stage}: made {path}")
@@ -134,15 +137,16 @@ def _finetuned_quality(
     superlms: Mapping[str, dict],
     rows: classification.ClassificationData,
     stage: str,
-) -> dict[AnyArch, list[float]]:
-    """{Arch: its dev scores after fine-tuning, a seed each}, as the job finetune does
-    it; those there are are kept, and written as they come."""
+) -> tuple[dict[AnyArch, list[float]], dict[AnyArch, list[list[float]]]]:
+    """({Arch: its dev scores after fine-tuning, a seed each}, {Arch: the predictions
+    behind them}), as the job finetune makes them; those there are are kept, and written
+    as they come."""
     settings, config = experiment.config.rank, experiment.config
     fingerprint = fingerprints.rank_fingerprint(config)["tuning"] | {
         "dev": len(rows.dev["label"])
     }
     path = workdir / "search" / f"quality-{fingerprint['task']}.json"
-    quality = _read_quality(path, fingerprint)
+    quality, predictions = _read_quality(path, fingerprint)
     count = sum(len(archs) for archs in plan.archs_by_space.values())
     done = 0
     for space, archs in plan.archs_by_space.items():
@@ -155,36 +159,46 @@ def _finetuned_quality(
                 continue
             student = experiment.extract_student(experiment.spaces[space], params, arch)
             label = f"{stage} {done}/{count}, {arch}"
-            scores += _finetune_scores(experiment, arch, student, rows, seeds, label)
-            storage.write_json(path, {"asked": fingerprint, "quality": quality})
+            results = _finetune(experiment, arch, student, rows, seeds, label)
+            scores += [max(result.scores) for result in results]
+            predictions.setdefault(str(arch), []).extend(
+                np.round(result.dev_predictions.astype(float), 5).tolist()
+                for result in results
+            )
+            record = {"quality": quality, "predictions": predictions}
+            storage.write_json(path, {"asked": fingerprint, **record})
             scores_text = ", ".join(f"{score:.4f}" for score in scores)
             log.say(f"{stage}: {done}/{count}, {arch}: {scores_text}")
-    return {
-        arch: quality[str(arch)][: settings.seeds]
-        for archs in plan.archs_by_space.values()
-        for arch in archs
-    }
+    return tuple(
+        {
+            arch: by_name[str(arch)][: settings.seeds]
+            for archs in plan.archs_by_space.values()
+            for arch in archs
+        }
+        for by_name in (quality, predictions)
+    )
 
 
-def _read_quality(path: epath.Path, fingerprint: dict) -> dict[str, list[float]]:
-    """{Arch as text: dev scores} of a file, if of that fingerprint; else {}."""
-    if not path.exists():
-        return {}
-    record = json.loads(path.read_text())
-    return record["quality"] if record["asked"] == fingerprint else {}
+def _read_quality(path: epath.Path, fingerprint: dict) -> tuple[dict, dict]:
+    """({Arch as text: dev scores}, {Arch as text: predictions}) of a file, if of that
+    fingerprint; else empty ones."""
+    record = json.loads(path.read_text()) if path.exists() else {"asked": None}
+    if record["asked"] != fingerprint or "predictions" not in record:
+        return {}, {}
+    return record["quality"], record["predictions"]
 
 
-def _finetune_scores(
+def _finetune(
     experiment: Experiment,
     arch: AnyArch,
     student: dict,
     rows: classification.ClassificationData,
     seeds: range,
     label: str,
-) -> list[float]:
-    """The best dev score of a student's fine-tuning, by seed."""
+) -> list[classification.FinetuneResult]:
+    """A student fine-tuned, once a seed."""
     settings = experiment.config.finetune
-    results = classification.finetune_classifier(
+    return classification.finetune_classifier(
         build.build_module(
             arch,
             experiment.dims,
@@ -199,7 +213,6 @@ def _finetune_scores(
         seeds,
         label,
     )
-    return [max(result.scores) for result in results]
 
 
 def _proxy_scores(
@@ -236,6 +249,7 @@ def _rank_record(
     task: Task,
     rows: classification.ClassificationData,
     quality: Mapping[AnyArch, list[float]],
+    predictions: Mapping[AnyArch, list[list[float]]],
     scores: Mapping[str, Mapping[AnyArch, float]],
 ) -> dict[str, Any]:
     """What rank.json holds. rows: those that quality was measured on."""
@@ -244,6 +258,11 @@ def _rank_record(
         [np.mean(quality[arch]) for arch in archs],
         {name: [values[arch] for arch in archs] for name, values in scores.items()},
         [plan.bands[arch] for arch in archs],
+        quality_draws=ranking.redraw_quality(
+            metrics.METRICS[task.metric],
+            rows.dev["label"],
+            [np.asarray(predictions[arch]) for arch in archs],
+        ),
     )
     return {
         "asked": fingerprints.rank_fingerprint(experiment.config),

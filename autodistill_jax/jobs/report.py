@@ -257,8 +257,8 @@ def _rank_section(ranking: dict | None, chosen_by: str) -> str:
         f"{html.escape(ranking['task'])} ({seeds} seed(s)) of {len(ranking['archs'])} "
         f"Archs drawn over the whole space in {bands} bands of multiply-adds; within: "
         "only pairs of the same band, where multiply-adds say little. In brackets 95 % "
-        "intervals by the bootstrap over Archs; differences are paired, and a tie "
-        "where their interval holds 0.</p>"
+        "intervals by the bootstrap over Archs, fine-tuning seeds and dev rows; "
+        "differences are paired, and a tie where their interval holds 0.</p>"
     )
 
 

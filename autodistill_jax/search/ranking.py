@@ -1,6 +1,7 @@
 """Kendall's tau of proxies with the quality after fine-tuning, and its confidence."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from autodistill_jax.archs.arch import Arch
 from autodistill_jax.metrics import kendall_tau
 
 _NUM_BOOTSTRAPS = 2000
+# Of the qualities, which take a metric for every network: each serves ten of those.
+_NUM_QUALITY_DRAWS = 200
 
 
 def draw_by_flops(
@@ -38,12 +41,44 @@ def draw_by_flops(
     return band_of
 
 
+def redraw_quality(
+    metric_fn: Callable[[np.ndarray, np.ndarray], float],
+    labels: np.ndarray,
+    predictions: Sequence[np.ndarray],
+    seed: int = 0,
+) -> np.ndarray:
+    """The quality that Archs would have had with other seeds and other dev rows.
+
+    A bootstrap: of each Arch's seeds and of the dev rows, which all Archs share, as many
+    as there are, with repetition. Of one seed there is nothing to draw.
+
+    Args:
+      metric_fn: (labels, predictions) -> score; more is better.
+      labels: of the dev rows, [N].
+      predictions: of each Arch, by seed, [seeds, N].
+      seed: of the draws.
+
+    Returns:
+      [draws, Archs].
+    """
+    rng = np.random.default_rng(seed)
+    draws = np.zeros((_NUM_QUALITY_DRAWS, len(predictions)))
+    for draw in draws:
+        rows = rng.integers(len(labels), size=len(labels))
+        for i, of_arch in enumerate(predictions):
+            seeds = rng.integers(len(of_arch), size=len(of_arch))
+            picked = [metric_fn(labels[rows], of_arch[j][rows]) for j in seeds]
+            draw[i] = np.mean(picked)
+    return draws
+
+
 def rank_table(
     quality: Sequence[float],
     scores: Mapping[str, Sequence[float]],
     bands: Sequence[int],
     reference: str = "flops",
     seed: int = 0,
+    quality_draws: np.ndarray | None = None,
 ) -> dict[str, dict[str, Any]]:
     """How well each score ranks Archs as their quality does.
 
@@ -53,16 +88,18 @@ def rank_table(
       bands: of FLOPs, one an Arch.
       reference: the score that the others are compared with.
       seed: of the bootstrap.
+      quality_draws: of `redraw_quality`; None: the quality is taken as exact.
 
     Returns:
       {name: {"overall" and "within" (pairs inside a band only): {"tau", "interval"
-      (95 %, percentile bootstrap over Archs), "difference" (to the reference's tau),
+      (95 %, percentile bootstrap over Archs and quality), "difference" (to the reference's tau),
       "difference_interval" (paired: the same draws), "verdict": "better", "worse" or
       "tie" (the interval holds 0)}}}.
     """
     rng = np.random.default_rng(seed)
     qualities, arch_bands = np.asarray(quality), np.asarray(bands)
     draws = rng.integers(len(qualities), size=(_NUM_BOOTSTRAPS, len(qualities)))
+    drawn_qualities = qualities[None] if quality_draws is None else quality_draws
     table: dict[str, dict[str, Any]] = {name: {} for name in scores}
     for scope in ("overall", "within"):
 
@@ -77,8 +114,10 @@ def rank_table(
             values = np.asarray(arch_scores)
             spread[name] = np.asarray(
                 [
-                    kendall_tau(values[picks], qualities[picks], pairs)
-                    for picks, pairs in zip(draws, admitted)
+                    kendall_tau(values[picks], drawn[picks], pairs)
+                    for picks, pairs, drawn in zip(
+                        draws, admitted, itertools.cycle(drawn_qualities)
+                    )
                 ]
             )
             table[name][scope] = {

@@ -66,6 +66,7 @@ class FinetuneResult(NamedTuple):
       scores: dev score of every epoch.
       params: of the best epoch, {name: array}, the head's among them.
       metrics: the single figures behind its score, {name: fraction}.
+      dev_predictions: of the best epoch, [N].
       extra_scores: scores of the further splits by name.
       test_predictions: predictions of the splits without labels by name, [N] each.
     """
@@ -73,6 +74,7 @@ class FinetuneResult(NamedTuple):
     scores: list[float]
     params: dict[str, np.ndarray]
     metrics: dict[str, float]
+    dev_predictions: np.ndarray
     extra_scores: dict[str, float]
     test_predictions: dict[str, np.ndarray]
 
@@ -269,20 +271,24 @@ def finetune_classifier(
             key, module.arch.hidden, data
         )
 
+    dev_by_epoch = []
+
     def score_fn(params):
-        predictions = predict(params, data.dev)
-        return metrics.METRICS[data.metric](data.dev["label"], predictions)
+        dev_by_epoch.append(predict(params, data.dev))
+        return metrics.METRICS[data.metric](data.dev["label"], dev_by_epoch[-1])
 
     results = []
     for scores, best in loop.train_seeds(
         step, tx, init_fn, data.train, score_fn, settings, mesh, seeds, label
     ):
-        dev = predict(best, data.dev)
+        best_epoch = max(range(len(scores)), key=lambda i: (scores[i], i))
+        dev = dev_by_epoch[best_epoch - len(scores)]
         results.append(
             FinetuneResult(
                 scores,
                 build.stack_layers(best),
                 metrics.metric_parts(data.metric, data.dev["label"], dev),
+                dev,
                 {
                     name: metrics.METRICS[data.metric](
                         split["label"], predict(best, split)

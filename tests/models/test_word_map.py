@@ -1,11 +1,15 @@
 """Is a map behind the word table found again, and the same once it is multiplied in?"""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 from network_outputs import arrays, outputs
 from tiny_networks import BIG, DIMS, SPACE
 
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS
+from autodistill_jax.experiment import programs
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.bert import Bert
 from autodistill_jax.models.word_map import (
@@ -14,6 +18,7 @@ from autodistill_jax.models.word_map import (
     fit_word_map,
     merge_word_map,
 )
+from autodistill_jax.train.objective import Objective
 
 
 @pytest.fixture
@@ -37,6 +42,34 @@ def test_the_map_is_found_where_there_is_one():
     shifted = teacher[:, :5] + rng.normal(0, 0.1, (60, 5))
     assert fit_word_map(teacher, shifted) is None
     assert fit_word_map(teacher[:50], teacher[:, :5]) is None
+
+
+def test_a_map_is_trained_where_it_can_stand_for_the_words():
+    table = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+
+    def mapped(dims=DIMS, teacher_dims=DIMS, loss="pooled", freeze=(WORDS,), on=True):
+        settings = SimpleNamespace(word_map=on, freeze=freeze)
+        experiment = SimpleNamespace(
+            teacher=SimpleNamespace(dims=teacher_dims, params={WORDS: table}),
+            config=SimpleNamespace(distill=settings),
+            dims=dims,
+            objective=Objective({loss: 1.0}),
+        )
+        return programs._mapped_words(experiment, {WORDS: table[:, :5]})
+
+    assert set(mapped()) == {WORDS, WORD_MAP}
+    electra = DIMS._replace(embedding=8)
+    for kwargs in (
+        {"dims": electra},
+        {"teacher_dims": electra},
+        {"dims": MOBILEBERT_DIMS},
+        {"teacher_dims": MOBILEBERT_DIMS},
+        {"loss": "mlm"},
+        {"loss": "logits"},
+        {"freeze": ()},
+        {"on": False},
+    ):
+        assert mapped(**kwargs) is None, kwargs
 
 
 def test_a_merged_network_is_the_mapped_one(mapped_params, batch):

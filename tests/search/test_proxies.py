@@ -215,6 +215,36 @@ def test_better_means_that_the_interval_leaves_0_out():
     assert low <= table["good"]["overall"]["tau"] <= high <= 1
 
 
+def test_intervals_know_of_few_dev_rows_and_few_seeds():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=400)
+    skill = np.linspace(0.6, 0.9, 24)
+    bands = np.zeros(24, int)
+
+    def predictions(seeds, rows):
+        hits = rng.random((24, seeds, rows)) < skill[:, None, None]
+        return np.where(hits, labels[:rows], 1 - labels[:rows])
+
+    def width(seeds, rows, exact):
+        of_archs = predictions(seeds, rows)
+        quality = (of_archs == labels[:rows]).mean(axis=(1, 2))
+        draws = ranking.redraw_quality(metrics.accuracy, labels[:rows], of_archs)
+        if seeds == 1:  # Nothing but the rows varies: a binomial.
+            deviation = np.sqrt(quality * (1 - quality) / rows).mean()
+            assert draws.std(axis=0).mean() == pytest.approx(deviation, rel=0.1)
+        table = ranking.rank_table(
+            quality,
+            {"flops": skill},
+            bands,
+            quality_draws=None if exact else draws,
+        )
+        low, high = table["flops"]["overall"]["interval"]
+        return high - low
+
+    assert width(1, 40, exact=False) > width(1, 40, exact=True)
+    assert width(1, 40, exact=False) > width(3, 400, exact=False)
+
+
 def test_archs_are_drawn_evenly_over_bands_of_flops():
     grid = list(Space((1, 2, 4), (12, 16, 24), (2, 3), (), (1.5, 2.0), 8))
     flops = {arch: float(i // 2) for i, arch in enumerate(grid)}

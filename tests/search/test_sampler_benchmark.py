@@ -58,3 +58,10 @@ def test_a_failure_is_told_as_a_constraint_that_is_not_met():
     assert finished.values == list(worked[0]) and finished.constraints == {
         "failed": 1.0
     }
+
+
+def test_botorchs_sampler_takes_no_point_twice_and_learns_from_failures():
+    pytest.importorskip("botorch", reason="needs botorch")
+    problem = PROBLEMS["roofline"](0)
+    scores = bayes.run("qlognehvi", 0, problem, 11)
+    assert len(scores) == 11 and all(np.diff(scores) >= 0)
