@@ -88,10 +88,11 @@ def read_glue_folder(
     """Reads a task's folder.
 
     A test file that is not there is left out; STS-B's labelled one is read where the
-    original split lies beside GLUE's files (original/sts-test.tsv); MNLI's also include `diagnostic`, the set
-    of GLUE that is answered by MNLI's models, from a folder of its own. MRPC is also
-    read as Microsoft gives it, see `_read_msr_paraphrases`. Rows of QQP's labelled
-    files that lack columns are dropped, as everybody does: a note says how many.
+    original split lies beside GLUE's files (original/sts-test.tsv); MNLI's also include
+    `diagnostic`, the set of GLUE that is answered by MNLI's models, from a folder of its
+    own. MRPC is also read as Microsoft gives it, see `_read_msr_paraphrases`. Rows of
+    QQP's labelled files that lack columns are dropped, as everybody does: a note says
+    how many.
 
     Args:
       layout: of `TASK_LAYOUTS`.

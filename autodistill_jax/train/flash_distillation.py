@@ -96,8 +96,8 @@ def block_loss(
 
     Returns:
       [B] each: "attention", KL of the attention maps, head by head, or of groups of
-      heads where there are not as many, see `losses.attention_loss`; "output", squared error of the block's output through its projection; "total",
-      half of either.
+      heads where there are not as many, see `losses.attention_loss`; "output", squared
+      error of the block's output through its projection; "total", half of either.
     """
     attention_mask = batch["attention_mask"]
     teacher_out = transfer.teacher.apply(

@@ -59,6 +59,9 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         config.export.pairs = 20
         config.search.proxy_rows = 16
         config.latency.runs = 10
+        # Little to compile: one length, a SuperLM of two depths.
+        config.data.length_buckets = 1
+        config.space.update(hidden=(256,), ffn=(304,))
         return config
 
     monkeypatch.setattr(students, "student_config", quick_config)
