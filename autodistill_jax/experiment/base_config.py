@@ -154,10 +154,11 @@ def base_config() -> ConfigDict:
                 # carry; the rest is folded into them), or "checkpoint": as they come.
                 "order": "evidence",
                 "calibration_rows": 640,  # of training text, for both
-                # "auto": pooled for a sentence-embedding teacher, relation for any
-                # other. Or a recipe (autodistil, minilm, minilmv2, distilbert, tinybert,
-                # layer_reduction), or losses with weights: relation, hidden, cosine,
-                # pooled, embedding, attention, layers, logits, mlm, nsp, joined by "+".
+                # "auto": pooled+3*cosine for a sentence-embedding teacher, relation for
+                # any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
+                # tinybert, layer_reduction), or losses with weights: relation, hidden,
+                # cosine, pooled, embedding, attention, layers, logits, mlm, nsp, joined
+                # by "+".
                 "losses": "auto",
                 "relation_form": "minilmv2",  # or "paper", "code"
                 "relation_heads": 12,  # 0: as many as the teacher has heads

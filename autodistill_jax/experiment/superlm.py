@@ -148,7 +148,7 @@ def _batch_reader(
     data = text_rows(experiment, workdir, "train")
     batch_size = experiment.config.distill.batch_size
     with_targets = targets.target_reader(
-        experiment, workdir, len(data["input_ids"]), batch_size
+        experiment, workdir, data["attention_mask"], batch_size
     )
     if with_targets is not None:
         data = {**data, targets.ROW: np.arange(len(data["input_ids"]))}

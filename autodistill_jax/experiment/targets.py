@@ -1,8 +1,8 @@
 """What the teacher says of the training rows, kept in the workdir where it may be.
 
-Targets that depend on the text alone, its embeddings, are made when a row is first seen,
-rounded to 16 bits, and read from then on: a step that finds them runs no teacher. The
-SuperLM, the finished student and the baselines share them.
+Targets that depend on the text alone, its embeddings and last hidden states, are made
+when a row is first seen, rounded to 16 bits, and read from then on: a step that finds
+them runs no teacher. The SuperLM, the finished student and the baselines share them.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,57 +12,121 @@ import jax
 import numpy as np
 from etils import epath
 
-from autodistill_jax import multihost, storage
+from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.data import loader
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.models import build
-from autodistill_jax.train.distillation import TEACHER_EMBEDDING
+from autodistill_jax.train import distillation
+from autodistill_jax.train.distillation import TEACHER_EMBEDDING, TEACHER_HIDDEN
 
 ROW = "row"  # In a batch: which of the training rows each is.
+# Of the hidden states of all rows; above it the teacher runs in every step.
+_MAX_BYTES = 8 << 30
+
+
+class _RowArray:
+    """A file of vectors, some to each row, 16 bits a number; it starts as zeros.
+
+    Attributes:
+      starts: [rows + 1], where each row's vectors begin.
+      values: [vectors, D], memory-mapped.
+      is_written: [rows], memory-mapped: 1 once a row's vectors are written, so that what
+        was cut short is made again.
+    """
+
+    def __init__(self, folder: epath.Path, name: str, counts: np.ndarray, width: int):
+        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        self.values = _open(
+            folder / f"{name}.f16", np.float16, (int(self.starts[-1]), width)
+        )
+        self.is_written = _open(
+            folder / f"{name}_is_written.u1", np.uint8, (len(counts),)
+        )
+        written_first = self.starts[:-1][(self.is_written == 1) & (counts > 0)]
+        if not self.values[written_first].any(axis=1).all():
+            self.is_written[:] = 0  # Without its vectors.
+
+    def read(self, rows: np.ndarray, length: int) -> np.ndarray:
+        """[rows, length, D] f32, zeros behind a row's last vector."""
+        out = np.zeros((len(rows), length, self.values.shape[1]), np.float32)
+        for i, row in enumerate(rows):
+            vectors = self.values[self.starts[row] : self.starts[row + 1]]
+            out[i, : len(vectors)] = vectors
+        return out
+
+    def write(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Of [rows, length, D] the first vectors of each row."""
+        for row, of_row in zip(rows, vectors):
+            start, end = self.starts[row], self.starts[row + 1]
+            self.values[start:end] = of_row[: end - start]
+        self.is_written[rows] = 1
 
 
 def target_reader(
-    experiment: Experiment, workdir: epath.Path, num_rows: int, batch_size: int
+    experiment: Experiment,
+    workdir: epath.Path,
+    attention_mask: np.ndarray,
+    batch_size: int,
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None:
-    """Adds the teacher's embeddings to batches of the training rows.
+    """Adds what the objective asks of the teacher to batches of the training rows.
 
     Args:
       experiment: complete.
-      workdir: where they are kept, targets/embeddings.f16.
-      num_rows: training rows.
+      workdir: where it is kept, targets/embedding.f16 and targets/hidden.f16.
+      attention_mask: of all training rows, [rows, L].
       batch_size: rows of a batch.
 
     Returns:
       (a batch with `ROW`, [batch_size]) -> the batch with `TEACHER_EMBEDDING`
-      [batch_size, D] and without `ROW`; None where the objective's targets are others,
-      or where several processes or a bucket would have to share the file.
+      [batch_size, D] and `TEACHER_HIDDEN` [batch_size, L, D], as far as they are needed,
+      and without `ROW`; None where the objective's targets are others or too large, or
+      where several processes or a bucket would have to share the files.
     """
+    objective, width = experiment.objective, experiment.teacher.arch.hidden
     shared = multihost.process_count() > 1 or storage.is_remote(workdir)
-    if shared or not experiment.objective.has_text_targets():
+    if shared or not objective.has_text_targets():
         return None
-    folder, width = workdir / "targets", experiment.teacher.arch.hidden
+    lengths = np.asarray(attention_mask, bool).sum(axis=1)
+    if objective.needs_hidden() and 2 * int(lengths.sum()) * width > _MAX_BYTES:
+        log.say("the teacher's hidden states are too large to keep: it runs every step")
+        return None
+    folder = workdir / "targets"
     folder.mkdir(parents=True, exist_ok=True)
-    # Set once a row's embedding is written: what was cut short is made again.
-    is_written = _open(folder / "is_written.u1", np.uint8, (num_rows,))
-    embeddings = _open(folder / "embeddings.f16", np.float16, (num_rows, width))
-    if not embeddings[is_written == 1].any(axis=1).all():
-        is_written[:] = 0  # Without its embeddings.
-    module, pooling = experiment.teacher_module(), experiment.objective.pooling
-
-    embed = jax.jit(lambda p, rows: build.text_embeddings(module, p, rows, pooling))
+    kept = {}
+    if objective.needs_embedding():
+        kept[TEACHER_EMBEDDING] = _RowArray(
+            folder, "embedding", np.ones_like(lengths), width
+        )
+    if objective.needs_hidden():
+        kept[TEACHER_HIDDEN] = _RowArray(folder, "hidden", lengths, width)
+    module = experiment.teacher_module()
     params = jax.device_put(experiment.teacher.params)
+
+    @jax.jit
+    def targets_of(params, texts):
+        found = distillation.teacher_targets(module, params, texts, objective)
+        return {
+            f"teacher_{name}": x.reshape(len(x), -1, width) for name, x in found.items()
+        }
 
     def with_targets(batch):
         inputs = dict(batch)
         rows = inputs.pop(ROW)
-        missing = np.flatnonzero(is_written[rows] == 0)
-        if len(missing):
+        length = inputs["input_ids"].shape[1]
+        is_written = np.all([array.is_written[rows] for array in kept.values()], axis=0)
+        if len(missing := np.flatnonzero(is_written == 0)):
             texts = {name: x[missing] for name, x in inputs.items()}
-            embeddings[rows[missing]] = loader.map_batches(
-                lambda texts: embed(params, texts), texts, batch_size, experiment.mesh
-            )
-            is_written[rows[missing]] = 1
-        return inputs | {TEACHER_EMBEDDING: np.asarray(embeddings[rows], np.float32)}
+            (texts,) = loader.eval_batches(texts, batch_size)
+            found = targets_of(params, loader.to_devices(texts, experiment.mesh))
+            for name, array in kept.items():
+                vectors = sharding.to_host(found[name])[: len(missing)]
+                array.write(rows[missing], vectors)
+        found = {
+            name: array.read(rows, 1 if name == TEACHER_EMBEDDING else length)
+            for name, array in kept.items()
+        }
+        if TEACHER_EMBEDDING in found:
+            found[TEACHER_EMBEDDING] = found[TEACHER_EMBEDDING][:, 0]
+        return inputs | found
 
     return with_targets
 

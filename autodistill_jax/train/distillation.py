@@ -24,7 +24,7 @@ from autodistill_jax.train.objective import Objective
 from autodistill_jax.train.pretraining import module_mlm_logits
 
 # In a batch: what the teacher says of it, where that was made before.
-TEACHER_EMBEDDING = "teacher_embedding"
+TEACHER_EMBEDDING, TEACHER_HIDDEN = "teacher_embedding", "teacher_hidden"
 
 
 def init_projections(
@@ -79,16 +79,21 @@ def teacher_targets(
     Args:
       module: the teacher.
       params: its parameters, and its masked-LM head (`mlm_*`) where a loss needs it.
-      batch: of `mlm.mask_tokens`; with `TEACHER_EMBEDDING` [B, D] the teacher is not
-        run, where no loss needs anything else of it.
+      batch: of `mlm.mask_tokens`; with `TEACHER_EMBEDDING` [B, D] or `TEACHER_HIDDEN`
+        [B, L, D] it has all that the losses need, and the teacher is not run.
       objective: its losses say what is needed.
 
     Returns:
       {loss: array}, without a gradient.
     """
     weights = objective.weights
-    if TEACHER_EMBEDDING in batch:
-        return {"embedding": batch[TEACHER_EMBEDDING]}
+    kept = {
+        name.removeprefix("teacher_"): batch[name]
+        for name in (TEACHER_EMBEDDING, TEACHER_HIDDEN)
+        if name in batch
+    }
+    if kept:
+        return kept
     attention_mask = batch["attention_mask"]
     out = module.apply(
         {"params": encoder_params(params)},
@@ -106,18 +111,19 @@ def teacher_targets(
         targets["relation"] = sharding.constrain(
             targets["relation"], module.mesh, sharding.BATCH_AXES, None, "tensor"
         )
-    if weights.keys() & {"hidden", "cosine"}:
+    if objective.needs_hidden():
         targets["hidden"] = out.hidden
-    if weights.keys() & {"pooled", "embedding"}:
+    if objective.needs_embedding():
         targets["embedding"] = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )
-        if objective.has_text_targets():
-            # As those are that were kept: training is the same with and without.
-            # (A cast there and back a compiler may leave out.)
-            targets["embedding"] = jax.lax.reduce_precision(
-                targets["embedding"], exponent_bits=5, mantissa_bits=10
-            )
+    if objective.has_text_targets():
+        # As those are that were kept: training is the same with and without.
+        # (A cast there and back a compiler may leave out.)
+        targets = {
+            name: jax.lax.reduce_precision(x, exponent_bits=5, mantissa_bits=10)
+            for name, x in targets.items()
+        }
     if "attention" in weights:
         targets["attention"] = _attention_scores(
             out.qkvs[jnp.asarray(objective.layer_map)], module.arch.heads
@@ -202,7 +208,7 @@ def distillation_losses(
         values["cosine"] = losses.token_cosine_distance(
             projected, targets["hidden"], attention_mask
         )
-    if weights.keys() & {"pooled", "embedding"}:
+    if objective.needs_embedding():
         pooled = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )

@@ -41,7 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "export.align": False,  # No map to the teacher's embeddings is trained.
         "search.proxy": "agnostic",
     },
-    "token_cosine": {"distill.losses": "pooled+cosine"},
+    "pooled_alone": {"distill.losses": "pooled"},
+    "tokens_10": {"distill.losses": "pooled+10*cosine"},
     "one_length": {"data.length_buckets": 1},
     "paper_layers": {"distill.kept_layers": "paper"},
 }

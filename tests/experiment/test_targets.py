@@ -1,4 +1,4 @@
-"""Are the teacher's embeddings made once, kept in 16 bits, and the same as live ones?"""
+"""Are the teacher's outputs made once, kept in 16 bits, and the same as live ones?"""
 
 from types import SimpleNamespace
 
@@ -10,10 +10,19 @@ from tiny_networks import BIG, DIMS, mesh_of
 from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.experiment import targets
 from autodistill_jax.models import build
-from autodistill_jax.train.distillation import TEACHER_EMBEDDING, teacher_targets
+from autodistill_jax.train.distillation import (
+    TEACHER_EMBEDDING,
+    TEACHER_HIDDEN,
+    teacher_targets,
+)
 from autodistill_jax.train.objective import Objective
 
 POOLED = Objective({"pooled": 1.0})
+TOKENS = Objective({"pooled": 1.0, "cosine": 3.0})
+
+
+# Of ten rows, of 6 to 2 tokens.
+MASK = (np.arange(6) < 6 - np.arange(10)[:, None] % 5).astype(np.int32)
 
 
 def experiment(objective=POOLED):
@@ -35,24 +44,21 @@ def experiment(objective=POOLED):
 def batch():
     rng = np.random.default_rng(0)
     ids = rng.integers(1, 60, (4, 6)).astype(np.int32)
-    return {
-        "input_ids": ids,
-        "attention_mask": np.ones_like(ids),
-        targets.ROW: np.asarray([5, 0, 9, 2]),
-    }
+    rows = np.asarray([5, 0, 9, 2])
+    return {"input_ids": ids, "attention_mask": MASK[rows], targets.ROW: rows}
 
 
 def test_a_row_is_asked_of_the_teacher_once(tmp_path, batch, monkeypatch):
     num_asked = []
-    map_batches = targets.loader.map_batches
+    eval_batches = targets.loader.eval_batches
 
-    def counted(fn, rows, *args):
+    def counted(rows, batch_size):
         num_asked.append(len(rows["input_ids"]))
-        return map_batches(fn, rows, *args)
+        return eval_batches(rows, batch_size)
 
-    monkeypatch.setattr(targets.loader, "map_batches", counted)
+    monkeypatch.setattr(targets.loader, "eval_batches", counted)
     run = experiment()
-    read = targets.target_reader(run, tmp_path, 10, 4)
+    read = targets.target_reader(run, tmp_path, MASK, 4)
     first = read(batch)
     assert targets.ROW not in first and num_asked == [4]
     rows = {k: v for k, v in first.items() if k != TEACHER_EMBEDDING}
@@ -63,12 +69,12 @@ def test_a_row_is_asked_of_the_teacher_once(tmp_path, batch, monkeypatch):
     assert np.abs(first[TEACHER_EMBEDDING] - live["embedding"]).max() < 2e-3
     assert (first[TEACHER_EMBEDDING] == live["embedding"]).mean() > 0.99
     # Another reader of the same folder goes on where the first one was.
-    second_reader = targets.target_reader(run, tmp_path, 10, 4)
+    second_reader = targets.target_reader(run, tmp_path, MASK, 4)
     assert np.array_equal(
         second_reader(batch)[TEACHER_EMBEDDING], first[TEACHER_EMBEDDING]
     )
     assert num_asked == [4]
-    changed_batch = {**batch, targets.ROW: np.asarray([5, 0, 9, 3])}
+    changed_batch = {**batch, targets.ROW: np.asarray([5, 0, 9, 7])}
     assert np.array_equal(
         second_reader(changed_batch)[TEACHER_EMBEDDING], first[TEACHER_EMBEDDING]
     )
@@ -81,12 +87,44 @@ def test_a_row_is_asked_of_the_teacher_once(tmp_path, batch, monkeypatch):
 
 
 def test_a_file_that_was_cut_short_is_made_anew(tmp_path, batch):
-    read = targets.target_reader(experiment(), tmp_path, 10, 4)
+    read = targets.target_reader(experiment(), tmp_path, MASK, 4)
     expected = read(batch)[TEACHER_EMBEDDING]
-    path = tmp_path / "targets" / "embeddings.f16"
+    path = tmp_path / "targets" / "embedding.f16"
     path.write_bytes(path.read_bytes()[:100])
-    read = targets.target_reader(experiment(), tmp_path, 10, 4)
+    read = targets.target_reader(experiment(), tmp_path, MASK, 4)
     assert np.array_equal(read(batch)[TEACHER_EMBEDDING], expected)
+
+
+def test_hidden_states_are_kept_token_by_token(tmp_path, batch):
+    run = experiment(TOKENS)
+    read = targets.target_reader(run, tmp_path, MASK, 4)
+    first = read(batch)
+    tokens = int(MASK.sum())
+    size = (tmp_path / "targets" / "hidden.f16").stat().st_size
+    assert size == 2 * tokens * BIG.hidden  # Padding takes no room.
+    rows = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    live = jax.jit(
+        lambda params, rows: teacher_targets(run.teacher_module(), params, rows, TOKENS)
+    )(run.teacher.params, rows)
+    real = rows["attention_mask"].astype(bool)
+    assert np.abs(first[TEACHER_HIDDEN] - live["hidden"])[real].max() < 5e-3
+    assert (first[TEACHER_HIDDEN] == live["hidden"])[real].mean() > 0.99
+    assert not first[TEACHER_HIDDEN][~real].any()
+    assert set(teacher_targets(None, {}, first, TOKENS)) == {"embedding", "hidden"}
+    # Others ask for embeddings alone: of the same files, cut to other lengths.
+    short = {name: x[:, :4] for name, x in rows.items()} | {targets.ROW: np.arange(4)}
+    alone = targets.target_reader(experiment(), tmp_path, MASK, 4)(short)
+    assert TEACHER_HIDDEN not in alone
+    again = targets.target_reader(run, tmp_path, MASK, 4)(batch)
+    for name in (TEACHER_EMBEDDING, TEACHER_HIDDEN):
+        assert np.array_equal(again[name], first[name])
+
+
+def test_hidden_states_too_large_to_keep_are_made_live(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(targets, "_MAX_BYTES", 100)
+    assert targets.target_reader(experiment(TOKENS), tmp_path, MASK, 4) is None
+    assert "too large to keep" in capfd.readouterr().err
+    assert targets.target_reader(experiment(), tmp_path, MASK, 4) is not None
 
 
 @pytest.mark.parametrize(
@@ -100,5 +138,5 @@ def test_a_file_that_was_cut_short_is_made_anew(tmp_path, batch):
 )
 def test_other_targets_are_made_live(tmp_path, objective):
     run = experiment(objective)
-    assert targets.target_reader(run, tmp_path, 10, 4) is None
+    assert targets.target_reader(run, tmp_path, MASK, 4) is None
     assert not (tmp_path / "targets").exists()

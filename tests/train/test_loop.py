@@ -298,7 +298,7 @@ def test_objectives_follow_the_teachers_kind_and_refuse():
         settings = SETTINGS | more
         return parse_objective(settings, spaces, kind("cls", embeds), special)
 
-    assert objective_of(losses="auto").weights == {"pooled": 1}
+    assert objective_of(losses="auto").weights == {"pooled": 1, "cosine": 3}
     assert objective_of(losses="auto", embeds=False).weights == {"relation": 1}
     assert objective_of(losses="0.5*hidden + 2*cosine").weights == {
         "hidden": 0.5,
