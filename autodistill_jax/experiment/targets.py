@@ -91,42 +91,45 @@ def target_reader(
         return None
     folder = workdir / "targets"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {}
+    target_arrays = {}
     if objective.needs_embedding():
-        kept[TEACHER_EMBEDDING] = _RowArray(
+        target_arrays[TEACHER_EMBEDDING] = _RowArray(
             folder, "embedding", np.ones_like(lengths), width
         )
     if objective.needs_hidden():
-        kept[TEACHER_HIDDEN] = _RowArray(folder, "hidden", lengths, width)
+        target_arrays[TEACHER_HIDDEN] = _RowArray(folder, "hidden", lengths, width)
     module = experiment.teacher_module()
     params = jax.device_put(experiment.teacher.params)
 
     @jax.jit
     def targets_of(params, texts):
-        found = distillation.teacher_targets(module, params, texts, objective)
+        outputs = distillation.teacher_targets(module, params, texts, objective)
         return {
-            f"teacher_{name}": x.reshape(len(x), -1, width) for name, x in found.items()
+            f"teacher_{name}": x.reshape(len(x), -1, width)
+            for name, x in outputs.items()
         }
 
     def with_targets(batch):
         inputs = dict(batch)
         rows = inputs.pop(ROW)
         length = inputs["input_ids"].shape[1]
-        is_written = np.all([array.is_written[rows] for array in kept.values()], axis=0)
+        is_written = np.all(
+            [array.is_written[rows] for array in target_arrays.values()], axis=0
+        )
         if len(missing := np.flatnonzero(is_written == 0)):
             texts = {name: x[missing] for name, x in inputs.items()}
             (texts,) = loader.eval_batches(texts, batch_size)
-            found = targets_of(params, loader.to_devices(texts, experiment.mesh))
-            for name, array in kept.items():
-                vectors = sharding.to_host(found[name])[: len(missing)]
+            outputs = targets_of(params, loader.to_devices(texts, experiment.mesh))
+            for name, array in target_arrays.items():
+                vectors = sharding.to_host(outputs[name])[: len(missing)]
                 array.write(rows[missing], vectors)
-        found = {
+        targets = {
             name: array.read(rows, 1 if name == TEACHER_EMBEDDING else length)
-            for name, array in kept.items()
+            for name, array in target_arrays.items()
         }
-        if TEACHER_EMBEDDING in found:
-            found[TEACHER_EMBEDDING] = found[TEACHER_EMBEDDING][:, 0]
-        return inputs | found
+        if TEACHER_EMBEDDING in targets:
+            targets[TEACHER_EMBEDDING] = targets[TEACHER_EMBEDDING][:, 0]
+        return inputs | targets
 
     return with_targets
 

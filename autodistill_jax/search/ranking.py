@@ -114,8 +114,8 @@ def rank_table(
             values = np.asarray(arch_scores)
             spread[name] = np.asarray(
                 [
-                    kendall_tau(values[picks], drawn[picks], pairs)
-                    for picks, pairs, drawn in zip(
+                    kendall_tau(values[picks], quality_draw[picks], pairs)
+                    for picks, pairs, quality_draw in zip(
                         draws, admitted, itertools.cycle(drawn_qualities)
                     )
                 ]

@@ -87,13 +87,13 @@ def teacher_targets(
       {loss: array}, without a gradient.
     """
     weights = objective.weights
-    kept = {
+    stored_targets = {
         name.removeprefix("teacher_"): batch[name]
         for name in (TEACHER_EMBEDDING, TEACHER_HIDDEN)
         if name in batch
     }
-    if kept:
-        return kept
+    if stored_targets:
+        return stored_targets
     attention_mask = batch["attention_mask"]
     out = module.apply(
         {"params": encoder_params(params)},

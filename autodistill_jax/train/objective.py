@@ -119,11 +119,11 @@ class Objective(NamedTuple):
     def has_text_targets(self) -> bool:
         """Whether a teacher's targets are its embeddings and last hidden states alone,
         the same each time that a row is seen."""
-        kept = {"pooled", "embedding", "hidden", "cosine"}
+        text_losses = {"pooled", "embedding", "hidden", "cosine"}
         return (
             not self.masking.mlm_probability
-            and bool(self.weights.keys() & kept)
-            and self.weights.keys() <= kept | {"nsp"}
+            and bool(self.weights.keys() & text_losses)
+            and self.weights.keys() <= text_losses | {"nsp"}
         )
 
 

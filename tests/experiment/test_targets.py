@@ -115,9 +115,9 @@ def test_hidden_states_are_kept_token_by_token(tmp_path, batch):
     short = {name: x[:, :4] for name, x in rows.items()} | {targets.ROW: np.arange(4)}
     alone = targets.target_reader(experiment(), tmp_path, MASK, 4)(short)
     assert TEACHER_HIDDEN not in alone
-    again = targets.target_reader(run, tmp_path, MASK, 4)(batch)
+    read_anew = targets.target_reader(run, tmp_path, MASK, 4)(batch)
     for name in (TEACHER_EMBEDDING, TEACHER_HIDDEN):
-        assert np.array_equal(again[name], first[name])
+        assert np.array_equal(read_anew[name], first[name])
 
 
 def test_hidden_states_too_large_to_keep_are_made_live(tmp_path, monkeypatch, capfd):

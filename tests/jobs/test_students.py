@@ -1,5 +1,6 @@
 """Does the benchmark of students run, in a short form, and go on where it stopped?"""
 
+import functools
 import json
 import sys
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import students
 from texts import stories
+
+import autodistill_jax as ad
 
 
 @pytest.fixture
@@ -65,6 +68,11 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         return config
 
     monkeypatch.setattr(students, "student_config", quick_config)
+    # Of every network one length is compiled.
+    embed_short = functools.partial(ad.embed, max_seq_length=16)
+    monkeypatch.setattr(
+        students, "embedder", lambda model: functools.partial(embed_short, model)
+    )
     options = ["--seeds", "1", "--data", str(data), "--workdir", str(tmp_path / "w")]
     for steps in ("0", "2"):
         monkeypatch.setattr(sys, "argv", ["students.py", "--steps", steps, *options])

@@ -149,7 +149,8 @@ def test_distillation_sees_the_types_of_pairs():
     )
     actual = distillation.teacher_targets(module, params, rows, objective)["hidden"]
     expected = module.apply(*inputs, token_type_ids=rows["token_type_ids"]).hidden
-    assert np.array_equal(actual, expected)
+    # Rounded to 16 bits, as the ones that are kept.
+    assert np.array_equal(actual, jax.lax.reduce_precision(expected, 5, 10))
     student = {**heads.encoder_params(params), "linear_projection_hidden": jnp.eye(16)}
     same = distillation.distillation_losses(
         module, student, rows, {"hidden": expected}, objective
