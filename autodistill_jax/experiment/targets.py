@@ -82,8 +82,9 @@ def target_reader(
       where several processes or a bucket would have to share the files.
     """
     objective, width = experiment.objective, experiment.teacher.arch.hidden
+    module = experiment.teacher_module()
     shared = multihost.process_count() > 1 or storage.is_remote(workdir)
-    if shared or not objective.has_text_targets():
+    if shared or not distillation.has_kept_targets(module, objective):
         return None
     lengths = np.asarray(attention_mask, bool).sum(axis=1)
     if objective.needs_hidden() and 2 * int(lengths.sum()) * width > _MAX_BYTES:
@@ -98,7 +99,6 @@ def target_reader(
         )
     if objective.needs_hidden():
         target_arrays[TEACHER_HIDDEN] = _RowArray(folder, "hidden", lengths, width)
-    module = experiment.teacher_module()
     params = jax.device_put(experiment.teacher.params)
 
     @jax.jit

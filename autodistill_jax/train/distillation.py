@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
-from autodistill_jax.archs.cost import BERT_DIMS, ModelDims
+from autodistill_jax.archs.cost import BERT_DIMS, MOBILEBERT_DIMS, ModelDims
 from autodistill_jax.models import elastic, encoder
 from autodistill_jax.models.build import Module, Params
 from autodistill_jax.models.heads import (
@@ -25,6 +25,15 @@ from autodistill_jax.train.pretraining import module_mlm_logits
 
 # In a batch: what the teacher says of it, where that was made before.
 TEACHER_EMBEDDING, TEACHER_HIDDEN = "teacher_embedding", "teacher_hidden"
+
+
+def has_kept_targets(teacher: Module, objective: Objective) -> bool:
+    """Whether a teacher's targets depend on the text alone and fit 16 bits.
+
+    MobileBERT's do not: without LayerNorm its hidden states grow beyond 65,504.
+    """
+    is_normed = teacher.dims.family != MOBILEBERT_DIMS.family
+    return is_normed and objective.has_text_targets()
 
 
 def init_projections(
@@ -117,7 +126,7 @@ def teacher_targets(
         targets["embedding"] = encoder.pool_tokens(
             out.hidden, out.pooler, attention_mask, objective.pooling
         )
-    if objective.has_text_targets():
+    if has_kept_targets(module, objective):
         # As those are that were kept: training is the same with and without.
         # (A cast there and back a compiler may leave out.)
         targets = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny_networks import BIG, DIMS, mesh_of
 
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS
 from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.experiment import targets
 from autodistill_jax.models import build
@@ -118,6 +119,14 @@ def test_hidden_states_are_kept_token_by_token(tmp_path, batch):
     read_anew = targets.target_reader(run, tmp_path, MASK, 4)(batch)
     for name in (TEACHER_EMBEDDING, TEACHER_HIDDEN):
         assert np.array_equal(read_anew[name], first[name])
+
+
+def test_what_overflows_16_bits_is_made_live(tmp_path):
+    run = experiment(TOKENS)
+    module = SimpleNamespace(dims=MOBILEBERT_DIMS)
+    run.teacher_module = lambda: module
+    assert targets.target_reader(run, tmp_path, MASK, 4) is None
+    assert not (tmp_path / "targets").exists()
 
 
 def test_hidden_states_too_large_to_keep_are_made_live(tmp_path, monkeypatch, capfd):

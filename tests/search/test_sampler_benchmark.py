@@ -60,7 +60,7 @@ def test_a_failure_is_told_as_a_constraint_that_is_not_met():
     }
 
 
-def test_botorchs_sampler_takes_no_point_twice_and_learns_from_failures():
+def test_botorchs_sampler_goes_on_behind_the_starts_and_failures():
     pytest.importorskip("botorch", reason="needs botorch")
     problem = PROBLEMS["roofline"](0)
     scores = bayes.run("qlognehvi", 0, problem, 11)
