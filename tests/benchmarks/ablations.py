@@ -10,12 +10,17 @@ JSON line on stdout.
 """
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import students
 from etils import epath
 
@@ -27,6 +32,7 @@ from autodistill_jax.experiment import superlm, text_rows
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.models import build, heads
+from autodistill_jax.train import loop, optimizer
 
 # What differs from the recipe, {field: value}.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -45,7 +51,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tokens_10": {"distill.losses": "pooled+10*cosine"},
     "one_length": {"data.length_buckets": 1},
     "paper_layers": {"distill.kept_layers": "paper"},
+    # What is no field of a config, see `changed_training`.
+    "stable_rate": {},
+    "averaged_weights": {},
 }
+_STABLE_SHARE = 0.8
+_AVERAGE_DECAY = 0.98
 
 
 def main() -> None:
@@ -93,7 +104,8 @@ def ablate(
     name = f"ablations/{variant}"
     folder = epath.Path(workdir) / name
     remote = epath.Path(workdir)
-    superlm.train_superlm(experiment, remote, folder, single(arch), name, variant)
+    with changed_training(variant):
+        superlm.train_superlm(experiment, remote, folder, single(arch), name, variant)
     params = superlm.trained_params(experiment, folder, steps, name)
     network = experiment.teacher._replace(
         arch=arch,
@@ -107,6 +119,53 @@ def ablate(
         "seconds": log.training_seconds(remote, name),
         "distance": distance(experiment, network, held_out),
     }
+
+
+@contextlib.contextmanager
+def changed_training(variant: str) -> Iterator[None]:
+    """Trains otherwise inside: with another schedule, or averaging the parameters.
+
+    `stable_rate` holds the rate for four fifths of the steps and then lets it fall to 0
+    (warm-up-stable-decay); `averaged_weights` ends with the exponential moving average
+    over some fifty steps (EMA). Any other variant changes nothing here.
+
+    Args:
+      variant: its name.
+    """
+    make_optimizer, fit = optimizer.make_optimizer, loop.fit
+
+    def make_stable(settings, steps, axes):
+        stable = round(_STABLE_SHARE * steps)
+        decay = optax.linear_schedule(1.0, 0.0, max(steps - stable, 1), stable)
+        tx = make_optimizer({**settings, "lr_decay": False}, steps, axes)
+        return optax.chain(tx, optax.scale_by_schedule(decay))
+
+    def fit_averaging(step, state, inputs, steps, *, save_fn, **options):
+        # Copied: a step gives its arguments' memory away.
+        average = jax.tree.map(jnp.array, state["params"])
+
+        def averaging_step(state, *args):
+            nonlocal average
+            state, values = step(state, *args)
+            average = optax.incremental_update(
+                state["params"], average, 1 - _AVERAGE_DECAY
+            )
+            return state, values
+
+        def save_average(done, state):
+            save_fn(done, {**state, "params": average} if done == steps else state)
+
+        return fit(
+            averaging_step, state, inputs, steps, save_fn=save_average, **options
+        )
+
+    with contextlib.ExitStack() as patches:
+        if variant == "stable_rate":
+            patch = mock.patch.object(optimizer, "make_optimizer", make_stable)
+            patches.enter_context(patch)
+        if variant == "averaged_weights":
+            patches.enter_context(mock.patch.object(loop, "fit", fit_averaging))
+        yield
 
 
 def distance(experiment: Experiment, network: Teacher, held_out: dict) -> float:

@@ -5,12 +5,14 @@ import json
 import sys
 
 import ablations
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import students
 from texts import stories
 
 import autodistill_jax as ad
+from autodistill_jax.train import loop, optimizer
 
 
 @pytest.fixture
@@ -59,6 +61,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     def quick_config(*args):
         config = student_config(*args)
         config.distill.calibration_rows = 16
+        config.distill.batch_size = 16
         config.export.pairs = 20
         config.search.proxy_rows = 16
         config.latency.runs = 10
@@ -110,6 +113,42 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     assert all(0 < figures["distance"] < 1 for figures in report.values())
     assert "mrr_aligned" in report["recipe"]  # By the map that its loss trained.
     assert "mrr_aligned" not in report["relation_alone"]
+
+
+def test_a_stable_rate_falls_over_the_last_fifth():
+    settings = {
+        "learning_rate": 0.1,
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "grad_clip_norm": 0.0,
+    }
+    with ablations.changed_training("stable_rate"):
+        tx = optimizer.make_optimizer(settings, 10, {"w": ("embed", "mlp")})
+    params = {"w": jnp.zeros((2, 2))}
+    state = tx.init(params)
+    sizes = []
+    for _ in range(10):
+        updates, state = tx.update({"w": jnp.ones((2, 2))}, state, params)
+        sizes.append(float(-updates["w"][0, 0]))
+    # The same gradient each time: AdamW's update is the rate. Its first step warms up.
+    np.testing.assert_allclose(sizes[1:], [0.1] * 8 + [0.05], rtol=1e-4)
+
+
+def test_averaged_weights_are_what_is_saved_at_the_end():
+    saved = {}
+    with ablations.changed_training("averaged_weights"):
+        loop.fit(
+            lambda state: ({"params": {"w": state["params"]["w"] + 1.0}}, {}),
+            {"params": {"w": jnp.zeros(())}},
+            lambda i: (),
+            3,
+            label="counting",
+            save_fn=lambda done, state: saved.update({done: state["params"]["w"]}),
+            save_every=2,
+        )
+    assert saved[2] == 2.0  # What a stopped run goes on from is not averaged.
+    # 1, 2 and 3, each of them two hundredths of the average, that starts at 0.
+    assert saved[3] == pytest.approx(0.02 * (0.98**2 * 1 + 0.98 * 2 + 3), rel=1e-5)
 
 
 def test_ranks_and_recall_are_of_the_first_ten():
