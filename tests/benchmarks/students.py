@@ -55,7 +55,7 @@ ARCHS = {
 # Layers that stand beside each: 50, 33 and 17 % of the multiply-adds.
 REDUCTIONS = {"half": (3,), "quarter": (2, 1), "eighth": (1,)}
 METHODS = ("student", "twin", "layer_reduction", "static", "int8")
-STEPS = 900
+STEPS = 1000
 _SUPERLM_SHARE = 20
 # Of the steps; the narrower a student is, the further its start is from its end.
 _FINISH_SHARES = {"half": 1.0, "quarter": 1.75, "eighth": 2.0}
