@@ -21,7 +21,6 @@ def get_config(preset: str = "") -> ConfigDict:
     is_smoke = {"": False, "smoke": True}[preset]
     config = base_config()
     config.budget.flops_fraction = 0.0
-    config.distill.learning_rate = 2e-3  # Of 1e-3 and 2e-3, by held-out agreement.
     config.distill.mlm_head_steps = 600  # MiniLM has no head; DistilBERT needs one.
     config.search.fixed_arch = "layers=2,hidden=256,heads=8,ffn=768"  # 13 %
     config.baselines = (
