@@ -38,6 +38,7 @@ from autodistill_jax.train import loop, optimizer
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "adamw": {"distill.optimizer": "adamw"},
+    "adamw_1e-3": {"distill.optimizer": "adamw", "distill.learning_rate": 1e-3},
     "words_trained": {"distill.freeze": ()},
     "words_frozen": {"distill.word_map": False},
     "relation_1": {"distill.losses": "relation+10*pooled"},
