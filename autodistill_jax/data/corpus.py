@@ -17,6 +17,9 @@ from autodistill_jax.errors import UserError
 
 # Rows enough to choose an Arch on and to compare 2,000 further pairs.
 _MAX_HELD_OUT_ROWS = 6000
+# Sentences are drawn out of so many times as many: the more documents they come from, the
+# more a student learns, and reading them costs little. (Chunks cost their tokenizing.)
+_DRAWN_FROM = {"sentence": 8, "chunk": 1}
 ROW_FORMATS = ("sentence", "chunk", "pair")
 
 Document = tuple[str, bool]  # (text with blank lines between paragraphs, held out?)
@@ -107,6 +110,7 @@ def corpus_rows(
         `nsp.sentence_pair_rows`.
       length: tokens a row, [CLS] and [SEP] included.
       limit: at most so many training rows, spans not among them; 0 means all.
+        Sentences are drawn evenly from the first 8 times as many.
       span_ratio: of sentences, so many spans a training row, see `random_spans`.
       replaced_ratio: of the spans' tokens so many are random words of the vocabulary.
       seed: of the spans.
@@ -137,12 +141,13 @@ def corpus_rows(
         texts[held_out].update(dict.fromkeys(pieces))
         if (
             limit
-            and len(texts[False]) >= limit
+            and len(texts[False]) >= _DRAWN_FROM[row_format] * limit
             and len(texts[True]) >= min(limit, _MAX_HELD_OUT_ROWS)
         ):
             break
-    train = list(texts[False])[: limit or None]
+    train = _drawn_evenly(list(texts[False]), limit)
     heldout = [text for text in texts[True] if text not in texts[False]]
+    heldout = _drawn_evenly(heldout, min(limit, _MAX_HELD_OUT_ROWS))
     if len(train) < 2 or len(heldout) < 4:
         raise UserError(
             f"data.source gave {len(train)} training and {len(heldout)} held-out rows; "
@@ -241,6 +246,13 @@ def _chunks(tokenizer: Any, paragraphs: list[str], length: int) -> list[str]:
         if len(offsets) >= min(8, length):
             chunks.append(text[offsets[0][0] : offsets[-1][1]])
     return chunks
+
+
+def _drawn_evenly(texts: list[str], limit: int) -> list[str]:
+    """At most so many of the texts, in order; 0: all."""
+    if not limit or len(texts) <= limit:
+        return texts
+    return [texts[i] for i in np.linspace(0, len(texts) - 1, limit).astype(int)]
 
 
 def _is_held_out(text: str) -> bool:

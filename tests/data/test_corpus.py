@@ -198,6 +198,16 @@ def test_rows_do_not_leak(tokenizer):
                   tokenizer, "sentence", 16)  # fmt: skip
 
 
+def test_few_rows_come_from_all_of_the_text(tokenizer):
+    docs = [(f"This is sentence number {i}.", i % 2 == 0) for i in range(100)]
+    rows = corpus.corpus_rows(iter(docs), tokenizer, "sentence", 16, limit=5)
+    expected = [docs[i][0].lower() for i in (1, 19, 39, 59, 79)]
+    # Read are 8 times as many; the other side is drawn alike.
+    texts = tokenizer.decode_batch(rows["train"]["input_ids"].tolist())
+    assert texts == expected
+    assert len(rows["heldout"]["input_ids"]) == 5
+
+
 def test_encode_pads_cuts_and_pairs(tokenizer):
     encoded = tokenization.encode_texts(tokenizer, ["word " * 20, "a b"], 8)
     assert encoded["attention_mask"].tolist() == [[1] * 8, [1] * 4 + [0] * 4]
