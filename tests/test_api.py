@@ -43,12 +43,17 @@ def test_a_run_from_python_gives_its_result(tmp_path):
     assert len(result.plot_front().axes) == 2
     student = ad.load_student(result.student)
     assert student.arch == result.arch
-    vectors = ad.embed(student, ["One text.", "Another, longer text."])
-    assert vectors.shape == (2, 64)
+    texts = [
+        "One text.",
+        "A second, which is longer by far. " * 4,
+        "Another, longer text.",
+    ]
+    vectors = ad.embed(student, texts, batch_size=1)
+    assert vectors.shape == (3, 64)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     # Padding and the batch change nothing.
-    alone = ad.embed(student, ["One text."], max_seq_length=16)
-    assert np.allclose(vectors[0], alone[0], atol=1e-5)
+    alone = ad.embed(student, [texts[0], texts[2]], max_seq_length=16)
+    assert np.allclose(vectors[[0, 2]], alone, atol=1e-5)
 
 
 def test_what_prints_json_gives_it_too(capfd):

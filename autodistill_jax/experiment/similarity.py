@@ -12,12 +12,11 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader, tasks
 from autodistill_jax.experiment import labelled_data
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.interop import embedding
 from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.models import build
 from autodistill_jax.models.static_table import StaticTable
 from autodistill_jax.train import classification
-
-_BATCH = 100  # rows
 
 
 def similarity_agreement(
@@ -51,12 +50,7 @@ def similarity_agreement(
     teacher = experiment.teacher
 
     def unit_embeddings(module, params, dense=None):
-        embed = jax.jit(
-            lambda p, batch: build.text_embeddings(module, p, batch, teacher.pooling)
-        )
-        batches = loader.eval_batches(texts, min(_BATCH, 2 * pairs))
-        vectors = np.concatenate([np.asarray(embed(params, b)) for b in batches])
-        vectors = vectors[: 2 * pairs]
+        vectors = embedding.embed_rows(module, params, texts, teacher.pooling)
         vectors = vectors if dense is None else vectors @ dense
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 

@@ -1,6 +1,6 @@
 """Texts as vectors, by a loaded teacher or student and its own tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -9,8 +9,11 @@ from jaxtyping import Float
 from autodistill_jax.data import loader, tokenization
 from autodistill_jax.interop.huggingface import Teacher, network_module
 from autodistill_jax.models import build
+from autodistill_jax.models.static_table import StaticTable
 
-_LENGTH_STEP = 32  # tokens; each length of a batch is compiled once
+# Compiled once for each network and each length of a batch.
+_text_embeddings = jax.jit(build.text_embeddings, static_argnums=(0, 3))
+_MIN_LENGTH_STEP, _MAX_LENGTHS = 16, 8  # tokens; of batches
 
 
 def embed(
@@ -38,22 +41,46 @@ def embed(
     length = min(max_seq_length, model.dims.positions)
     tokenizer = tokenization.load_tokenizer(model.folder, model.dims.vocab)
     rows = tokenization.encode_texts(tokenizer, list(texts), length)
-    module = network_module(model)
-
-    pooled = jax.jit(lambda p, b: build.text_embeddings(module, p, b, model.pooling))
-
-    # By length: a batch is no longer than its longest text asks for.
-    lengths = rows["attention_mask"].sum(axis=1)
-    order = np.argsort(lengths, kind="stable")
-    sorted_rows = {name: x[order] for name, x in rows.items()}
-    vectors = np.zeros((len(texts), model.arch.hidden), np.float32)
-    for i, batch in enumerate(loader.eval_batches(sorted_rows, batch_size)):
-        places = order[i * batch_size : (i + 1) * batch_size]
-        longest = -(-int(lengths[places].max()) // _LENGTH_STEP) * _LENGTH_STEP
-        inputs = {name: x[:, :longest] for name, x in batch.items() if x.ndim == 2}
-        vectors[places] = np.asarray(pooled(model.params, inputs))[: len(places)]
+    vectors = embed_rows(
+        network_module(model), model.params, rows, model.pooling, batch_size
+    )
     if model.dense is not None:
         vectors = vectors @ model.dense
     if not model.embeds_sentences:
         return vectors
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def embed_rows(
+    module: build.Module | StaticTable,
+    params: build.Params,
+    rows: Mapping[str, np.ndarray],
+    pooling: str,
+    batch_size: int = 64,
+) -> Float[np.ndarray, "N D"]:
+    """A vector a row of tokens, by a network as it is.
+
+    Rows of like lengths go together: a batch is no longer than its longest row asks for.
+
+    Args:
+      module: of the network.
+      params: its parameters.
+      rows: of `tokenization.encode_texts`, [rows, L] each.
+      pooling: see `encoder.pool_tokens`.
+      batch_size: rows a forward pass.
+
+    Returns:
+      [rows, hidden] float32, not of unit length.
+    """
+    lengths = np.asarray(rows["attention_mask"]).sum(axis=1)
+    step = max(_MIN_LENGTH_STEP, rows["input_ids"].shape[1] // _MAX_LENGTHS)
+    order = np.argsort(lengths, kind="stable")
+    sorted_rows = {name: np.asarray(x)[order] for name, x in rows.items()}
+    parts = []
+    for i, batch in enumerate(loader.eval_batches(sorted_rows, batch_size)):
+        places = order[i * batch_size : (i + 1) * batch_size]
+        longest = -(-int(lengths[places].max()) // step) * step
+        inputs = {name: x[:, :longest] for name, x in batch.items() if x.ndim == 2}
+        vectors = np.asarray(_text_embeddings(module, params, inputs, pooling))
+        parts.append(vectors[: len(places)])
+    return np.concatenate(parts)[np.argsort(order)]

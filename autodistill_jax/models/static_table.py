@@ -1,5 +1,6 @@
 """A static table: a vector a token and no network."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from autodistill_jax.models.encoder import Outputs
 
 
+@dataclasses.dataclass(frozen=True)
 class StaticTable:
     """What looks tokens up, with the interface of a network's module.
 

@@ -27,9 +27,9 @@ from etils import epath
 import autodistill_jax as ad
 from autodistill_jax import log
 from autodistill_jax.archs.space import single
-from autodistill_jax.data import loader
 from autodistill_jax.experiment import superlm, text_rows
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.interop import embedding
 from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.models import build, heads
 from autodistill_jax.train import loop, optimizer
@@ -178,12 +178,7 @@ def distance(experiment: Experiment, network: Teacher, held_out: dict) -> float:
 
     def embeddings(model):
         module = build.build_module(model.arch, model.dims)
-        embed = jax.jit(
-            lambda p, rows: build.text_embeddings(module, p, rows, model.pooling)
-        )
-        batches = loader.eval_batches(held_out, 64)
-        vectors = np.concatenate([embed(model.params, batch) for batch in batches])
-        return vectors[: len(held_out["input_ids"])]
+        return embedding.embed_rows(module, model.params, held_out, model.pooling)
 
     of_teacher, of_student = embeddings(experiment.teacher), embeddings(network)
     half = len(of_student) // 2
