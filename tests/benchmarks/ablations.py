@@ -11,8 +11,9 @@ JSON line on stdout.
 
 import argparse
 import contextlib
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -61,15 +62,42 @@ _AVERAGE_DECAY = 0.98
 
 
 def main() -> None:
+    args = parse_args(VARIANTS, steps=300, workdir="ablations")
+    sets = students.read_sets(args.data)
+
+    @functools.cache
+    def teacher_documents() -> np.ndarray:
+        return students.embedder(ad.load_teacher(students.TEACHER))(sets["documents"])
+
+    def score(workdir: Path, variant: str, seed: int) -> dict[str, float]:
+        result = ablate(args.data, workdir, variant, args.steps, seed)
+        embed_fn = students.embedder(result.pop("model"))
+        return result | students.scores(embed_fn, sets, teacher_documents())
+
+    run_variants(args, score)
+
+
+def parse_args(variants: Iterable[str], steps: int, workdir: str) -> argparse.Namespace:
+    """The command line of a comparison of variants; what is given are its defaults."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--workdir", type=Path, default=Path("ablations"))
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    args = parser.parse_args()
-    sets = students.read_sets(args.data)
-    teacher_documents = None
+    parser.add_argument("--workdir", type=Path, default=Path(workdir))
+    parser.add_argument("--variants", default=",".join(variants))
+    return parser.parse_args()
+
+
+def run_variants(
+    args: argparse.Namespace, score_fn: Callable[[Path, str, int], dict[str, float]]
+) -> None:
+    """Prints the mean and the deviation of each variant's figures over the seeds.
+
+    Args:
+      args: of `parse_args`.
+      score_fn: (workdir of a seed, variant, seed) -> its figures; what is there from an
+        earlier run is not made again.
+    """
     report = {}
     for variant in args.variants.split(","):
         results = []
@@ -77,14 +105,7 @@ def main() -> None:
             workdir = args.workdir / f"{args.steps}-{seed}"
             path = workdir / f"scores-{variant}.json"
             if not path.exists():
-                if teacher_documents is None:
-                    teacher = ad.load_teacher(students.TEACHER)
-                    teacher_documents = students.embedder(teacher)(sets["documents"])
-                result = ablate(args.data, workdir, variant, args.steps, seed)
-                model = result.pop("model")
-                embed_fn = students.embedder(model)
-                result |= students.scores(embed_fn, sets, teacher_documents)
-                path.write_text(json.dumps(result))
+                path.write_text(json.dumps(score_fn(workdir, variant, seed)))
             results.append(json.loads(path.read_text()))
         report[variant] = students.mean_and_deviation(results)
         log.say(f"{variant}: {report[variant]}")

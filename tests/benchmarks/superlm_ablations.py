@@ -14,10 +14,8 @@ dropped. Goes on from its workdir when stopped. One JSON line on stdout.
     own_norms: each width has LayerNorms of its own.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,6 @@ import optax
 import students
 from etils import epath
 
-from autodistill_jax import log
 from autodistill_jax.archs.arch import parse_arch
 from autodistill_jax.archs.cost import ModelDims, cost
 from autodistill_jax.archs.space import Space
@@ -47,26 +44,13 @@ _OWN = "head_norms_of_"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--workdir", type=Path, default=Path("superlm_ablations"))
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    args = parser.parse_args()
-    report = {}
-    for variant in args.variants.split(","):
-        results = []
-        for seed in range(args.seeds):
-            workdir = args.workdir / f"{args.steps}-{seed}"
-            path = workdir / f"scores-{variant}.json"
-            if not path.exists():
-                result = ablate(args.data, workdir, variant, args.steps, seed)
-                path.write_text(json.dumps(result))
-            results.append(json.loads(path.read_text()))
-        report[variant] = students.mean_and_deviation(results)
-        log.say(f"{variant}: {report[variant]}")
-    print(json.dumps(report))
+    args = ablations.parse_args(VARIANTS, steps=100, workdir="superlm_ablations")
+    ablations.run_variants(
+        args,
+        lambda workdir, variant, seed: ablate(
+            args.data, workdir, variant, args.steps, seed
+        ),
+    )
 
 
 def ablate(
