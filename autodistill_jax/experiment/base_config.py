@@ -136,7 +136,7 @@ def base_config() -> ConfigDict:
             # How the SuperLM of each space is trained.
             "distill": {
                 "steps": 40,  # updates of a SuperLM
-                "finish_steps": 400,  # of the chosen student alone, behind those
+                "finish_steps": 340,  # of the chosen student alone, behind those
                 "batch_size": 64,  # rows, over all devices
                 "learning_rate": 2e-3,  # peak; of larger batches more: 2.8e-3 of 128 rows
                 "warmup_ratio": 0.05,  # of the steps
