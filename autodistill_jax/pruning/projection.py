@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
-from autodistill_jax.models import build, encoder
+from autodistill_jax.models import build
 
-# Of the mean square of a student's channel.
-_RIDGE = 1e-3
+# Of the mean square of a student's channel; of tokens there are many, of texts few.
+_STATES_RIDGE, _EMBEDDINGS_RIDGE = 1e-3, 0.1
 
 
 def fit_projections(
@@ -20,6 +20,10 @@ def fit_projections(
     pooling: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The teacher's embeddings, and its hidden states, as linear maps of a student's.
+
+    Embeddings that are states themselves, or means of them, have the states' map: as many
+    channels as a network has ask for more texts than are looked at, but not for more
+    tokens. What a pooler makes of them is fitted text by text.
 
     Args:
       student: a network of one Arch.
@@ -40,8 +44,8 @@ def fit_projections(
 
         def of(module, params):
             out = build.apply_module(module, params, batch)
-            pooled = encoder.pool_tokens(out.hidden, out.pooler, mask, pooling)
-            return pooled, (out.hidden * mask[:, :, None]).reshape(mask.size, -1)
+            states = (out.hidden * mask[:, :, None]).reshape(mask.size, -1)
+            return (states, out.pooler) if pooling == "pooler" else (states,)
 
         return of(student, params), of(teacher, teacher_params)
 
@@ -57,8 +61,8 @@ def fit_projections(
         total = of_batch if total is None else jax.tree.map(np.add, total, of_batch)
     assert total is not None, "no batch"
     maps = []
-    for square, cross in total:
+    for (square, cross), share in zip(total, (_STATES_RIDGE, _EMBEDDINGS_RIDGE)):
         width = len(square)
-        ridge = _RIDGE * np.trace(square) / width * np.eye(width)
+        ridge = share * np.trace(square) / width * np.eye(width)
         maps.append(np.linalg.solve(square + ridge, cross).astype(np.float32))
-    return maps[0], maps[1]
+    return maps[-1], maps[0]
