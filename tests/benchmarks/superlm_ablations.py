@@ -78,8 +78,10 @@ def ablate(
     distances = {}
     for budget, text in students.ARCHS.items():
         arch = parse_arch(text, space.head_size)
-        own = with_own_norms(params, arch.hidden) if variant == "own_norms" else params
-        student = experiment.extract_student(space, heads.encoder_params(own), arch)
+        normed = params
+        if variant == "own_norms":
+            normed = with_own_norms(params, arch.hidden)
+        student = experiment.extract_student(space, heads.encoder_params(normed), arch)
         network = experiment.teacher._replace(arch=arch, params=student, mlm_head=None)
         distances[budget] = ablations.distance(experiment, network, held_out)
     return {"distance": float(np.mean(list(distances.values()))), **distances}
@@ -167,8 +169,8 @@ def banded_archs_fn(space: Space, dims: ModelDims) -> Callable:
 
     def banded_archs(space, n_random, seed, step):
         draw = int(np.random.default_rng((seed, step)).integers(2**31))
-        drawn = ranking.draw_by_flops(flops, n_random, n_random, draw)
-        return [space.largest(), space.smallest(), *drawn]
+        band_of = ranking.draw_by_flops(flops, n_random, n_random, draw)
+        return [space.largest(), space.smallest(), *band_of]
 
     return banded_archs
 
@@ -186,10 +188,10 @@ def own_norms(params: Mapping[str, Any], space: Space) -> dict[str, Any]:
 def with_own_norms(params: Mapping[str, Any], width: Any) -> dict[str, Any]:
     """Parameters with the LayerNorms of a width, which may be traced."""
     chosen = dict(params)
-    for name, own in params.items():
+    for name, of_width in params.items():
         if name.startswith(_OWN):
             own_width, norm = name.removeprefix(_OWN).split("_", 1)
-            chosen[norm] = jnp.where(width == int(own_width), own, chosen[norm])
+            chosen[norm] = jnp.where(width == int(own_width), of_width, chosen[norm])
     return chosen
 
 

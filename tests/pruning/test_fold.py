@@ -135,17 +135,28 @@ def test_projections_start_where_they_fit_best(texts):
     pooled, tokens = fit_projections(student, sliced, module, params, texts, "mean")
     assert tokens.shape == (16, 24)
     np.testing.assert_array_equal(pooled, tokens)  # A mean of states is mapped as they.
-    x, y = (
-        np.concatenate(
-            [outputs(m, p, batch).hidden.reshape(-1, m.arch.hidden) for batch in texts]
+
+    def of_both(output):
+        return (
+            np.concatenate([output(outputs(m, p, batch)) for batch in texts])
+            for m, p in ((student, sliced), (module, params))
         )
-        for m, p in ((student, sliced), (module, params))
-    )
 
-    def error(pooled):
-        return np.square(x @ pooled - y).sum()
+    def error(x, y, mapping):
+        return np.square(x @ mapping - y).sum()
 
+    x, y = of_both(lambda out: out.hidden.reshape(-1, out.hidden.shape[-1]))
     rng = np.random.default_rng(0)
     for _ in range(10):
-        assert error(pooled) < error(pooled + rng.normal(0, 0.1, pooled.shape))
-    assert error(pooled) < error(np.eye(16, 24))
+        worse = tokens + rng.normal(0, 0.1, tokens.shape)
+        assert error(x, y, tokens) < error(x, y, worse)
+    assert error(x, y, tokens) < error(x, y, np.eye(16, 24))
+    # A pooler's output is no mean of states.
+    of_pooler, tokens_too = fit_projections(
+        student, sliced, module, params, texts, "pooler"
+    )
+    np.testing.assert_array_equal(tokens, tokens_too)
+    x, y = of_both(lambda out: out.pooler)
+    assert error(x, y, of_pooler) < min(
+        error(x, y, np.eye(16, 24)), error(x, y, tokens)
+    )

@@ -66,15 +66,17 @@ def test_each_gradient_has_norm_1():
 def test_random_ones_come_from_all_bands():
     flops = {arch: cost(arch, DIMS)["flops"] for arch in SPACE}
     median = np.median(list(flops.values()))
-    drawn = set()
+    random_pairs = set()
     with ablations.changed_sandwich("bands", SPACE, DIMS):
         for step in range(4):
-            largest, smallest, *drawn_now = sandwich.sandwich_archs(SPACE, 2, 0, step)
+            largest, smallest, *random_archs = sandwich.sandwich_archs(
+                SPACE, 2, 0, step
+            )
             assert (largest, smallest) == (SPACE.largest(), SPACE.smallest())
-            low, high = (flops[arch] for arch in drawn_now)
+            low, high = (flops[arch] for arch in random_archs)
             assert low <= median <= high
-            drawn.add(tuple(drawn_now))
-    assert len(drawn) > 1
+            random_pairs.add(tuple(random_archs))
+    assert len(random_pairs) > 1
 
 
 def test_smaller_ones_learn_from_the_largest(superlm):
@@ -123,7 +125,7 @@ def test_their_axes_are_those_of_the_norms():
     plain = build.param_axes(module)
     with ablations.changed_sandwich("own_norms", SPACE, DIMS):
         axes = build.param_axes(module)
-    own = {name: axes[name] for name in set(axes) - set(plain)}
-    assert len(own) == 12
-    for name, value in own.items():
+    new_axes = {name: axes[name] for name in set(axes) - set(plain)}
+    assert len(new_axes) == 12
+    for name, value in new_axes.items():
         assert value == plain[name.split("_", 4)[-1]]
