@@ -88,7 +88,9 @@ def test_seconds_are_a_students_share_and_its_finish(tmp_path):
         "trials": [{"arch": arch_to_json(arch), "space": "main"} for arch in archs],
     }
     # Two seconds a step of the SuperLM, one of the first student alone.
-    paces = {"distill": (2.0, 100), f"finish/{archs[0].name}-400": (1.0, 50)}
+    steps_alone = base_config().distill.finish_steps
+    finish = f"finish/{archs[0].name}-{steps_alone}"
+    paces = {"distill": (2.0, 100), finish: (1.0, 50)}
     lines = [
         {"job": job, "step": step, "time": pace * step}
         for job, (pace, steps) in paces.items()
