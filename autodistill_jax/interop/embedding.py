@@ -76,6 +76,7 @@ def embed_rows(
     step = max(_MIN_LENGTH_STEP, rows["input_ids"].shape[1] // _MAX_LENGTHS)
     order = np.argsort(lengths, kind="stable")
     sorted_rows = {name: np.asarray(x)[order] for name, x in rows.items()}
+    params = jax.device_put(params)  # Once, not with every batch.
     parts = []
     for i, batch in enumerate(loader.eval_batches(sorted_rows, batch_size)):
         places = order[i * batch_size : (i + 1) * batch_size]
