@@ -50,6 +50,7 @@ def test_a_run_from_python_gives_its_result(tmp_path):
     ]
     vectors = ad.embed(student, texts, batch_size=1)
     assert vectors.shape == (3, 64)
+    assert ad.embed(student, []).shape == (0, 64)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     # Padding and the batch change nothing.
     alone = ad.embed(student, [texts[0], texts[2]], max_seq_length=16)

@@ -41,9 +41,11 @@ def embed(
     length = min(max_seq_length, model.dims.positions)
     tokenizer = tokenization.load_tokenizer(model.folder, model.dims.vocab)
     rows = tokenization.encode_texts(tokenizer, list(texts), length)
-    vectors = embed_rows(
-        network_module(model), model.params, rows, model.pooling, batch_size
-    )
+    vectors = np.zeros((0, model.arch.hidden), np.float32)
+    if len(texts):
+        vectors = embed_rows(
+            network_module(model), model.params, rows, model.pooling, batch_size
+        )
     if model.dense is not None:
         vectors = vectors @ model.dense
     if not model.embeds_sentences:
@@ -65,7 +67,7 @@ def embed_rows(
     Args:
       module: of the network.
       params: its parameters.
-      rows: of `tokenization.encode_texts`, [rows, L] each.
+      rows: of `tokenization.encode_texts`, [rows, L] each; one at least.
       pooling: see `encoder.pool_tokens`.
       batch_size: rows a forward pass.
 
