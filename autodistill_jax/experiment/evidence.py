@@ -50,9 +50,7 @@ def with_evidence(
     if "evidence" not in (settings.order, settings.kept_layers):
         return experiment
     train_rows = text_rows(experiment, workdir, "train")
-    rows = {
-        k: np.asarray(x[: settings.calibration_rows]) for k, x in train_rows.items()
-    }
+    rows = _rows_of_all_text(train_rows, settings.calibration_rows)
     if settings.order == "evidence":
         path = workdir / "start" / "orders.npz"
         if not path.exists():
@@ -114,6 +112,15 @@ def reordered_teacher(teacher: Teacher, orders: Mapping[str, np.ndarray]) -> Tea
     )
 
 
+def _rows_of_all_text(
+    rows: Mapping[str, np.ndarray], limit: int
+) -> dict[str, np.ndarray]:
+    """At most so many rows, evenly drawn: the first are of a handful of documents."""
+    count = len(rows["input_ids"])
+    picked = np.linspace(0, count - 1, min(limit, count)).astype(int)
+    return {name: np.asarray(x[picked]) for name, x in rows.items()}
+
+
 def _channel_orders(
     experiment: Experiment, rows: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
@@ -139,7 +146,7 @@ def _ranked_layers(
             }
         )
     key = jax.random.key(experiment.config.seed)
-    layer_rows = {name: x[:_MAX_LAYER_ROWS] for name, x in rows.items()}
+    layer_rows = _rows_of_all_text(rows, _MAX_LAYER_ROWS)
     batch = mask_tokens(key, layer_rows, teacher.dims.vocab, objective.masking)
     module = build.build_module(teacher.arch, teacher.dims)
     losses: dict[str, float] = {}
