@@ -144,6 +144,23 @@ def eval_batches(
         yield batch | {"valid_rows": np.arange(batch_size) < num_valid}
 
 
+def evenly_spaced_rows(
+    rows: Mapping[str, np.ndarray], limit: int
+) -> dict[str, np.ndarray]:
+    """Rows that stand for all: the first ones are of a handful of documents.
+
+    Args:
+      rows: {name: [N, ...]}.
+      limit: how many, at most.
+
+    Returns:
+      {name: [min(limit, N), ...]}, in order, from the first to the last.
+    """
+    count = len(next(iter(rows.values())))
+    picked = np.linspace(0, count - 1, min(limit, count)).astype(int)
+    return {name: np.asarray(x[picked]) for name, x in rows.items()}
+
+
 def map_batches(
     fn: Callable, arrays: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh
 ) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, multihost, storage
+from autodistill_jax.data.loader import evenly_spaced_rows
 from autodistill_jax.data.mlm import mask_tokens
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.text_rows import text_rows
@@ -50,7 +51,7 @@ def with_evidence(
     if "evidence" not in (settings.order, settings.kept_layers):
         return experiment
     train_rows = text_rows(experiment, workdir, "train")
-    rows = _rows_of_all_text(train_rows, settings.calibration_rows)
+    rows = evenly_spaced_rows(train_rows, settings.calibration_rows)
     if settings.order == "evidence":
         path = workdir / "start" / "orders.npz"
         if not path.exists():
@@ -112,15 +113,6 @@ def reordered_teacher(teacher: Teacher, orders: Mapping[str, np.ndarray]) -> Tea
     )
 
 
-def _rows_of_all_text(
-    rows: Mapping[str, np.ndarray], limit: int
-) -> dict[str, np.ndarray]:
-    """At most so many rows, evenly drawn: the first are of a handful of documents."""
-    count = len(rows["input_ids"])
-    picked = np.linspace(0, count - 1, min(limit, count)).astype(int)
-    return {name: np.asarray(x[picked]) for name, x in rows.items()}
-
-
 def _channel_orders(
     experiment: Experiment, rows: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
@@ -146,7 +138,7 @@ def _ranked_layers(
             }
         )
     key = jax.random.key(experiment.config.seed)
-    layer_rows = _rows_of_all_text(rows, _MAX_LAYER_ROWS)
+    layer_rows = evenly_spaced_rows(rows, _MAX_LAYER_ROWS)
     batch = mask_tokens(key, layer_rows, teacher.dims.vocab, objective.masking)
     module = build.build_module(teacher.arch, teacher.dims)
     losses: dict[str, float] = {}

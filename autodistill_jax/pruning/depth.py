@@ -21,8 +21,8 @@ from autodistill_jax.train.objective import LOSSES, Objective
 
 Layers = tuple[int, ...]
 
-# So many layers at most have all their subsets scored (62 of six); of more layers one is
-# dropped at a time.
+# So many layers at most have all their subsets of the depths at hand scored (62 of six);
+# of more layers one is dropped at a time.
 _MAX_EXHAUSTIVE = 6
 
 
@@ -34,43 +34,52 @@ def nested_layers(
     """The layers to keep for each depth: a smaller set lies within a larger one.
 
     Of up to six layers the chain of sets whose losses, each as a multiple of the least
-    one of its size, add up to the least over the depths that are needed. Of more layers
-    greedily: from all of them the one is dropped whose loss is felt least.
+    one of its size, add up to the least over the depths that are needed; the other
+    depths have the best sets that go with them. Of more layers greedily: from all of
+    them the one is dropped whose loss is felt least.
 
     Args:
       num_layers: of the whole network.
-      depths: that are needed; the greedy table has them all.
+      depths: that are needed.
       loss_fn: for some sets of layers the losses of the networks that keep these alone;
         less is better, above 0.
 
     Returns:
       {depth: the indices of its layers, rising}, for 1 .. num_layers.
     """
-    every = tuple(range(num_layers))
-    if num_layers > _MAX_EXHAUSTIVE:
-        table = {num_layers: every}
-        for depth in range(num_layers - 1, 0, -1):
+    table = {num_layers: tuple(range(num_layers))}
+    if num_layers <= _MAX_EXHAUSTIVE:
+        table |= _best_chain(num_layers, sorted(set(depths) - {num_layers}), loss_fn)
+    for depth in range(num_layers - 1, 0, -1):
+        if depth not in table:
+            smaller = max((table[d] for d in table if d < depth), key=len, default=())
             options = list(itertools.combinations(table[depth + 1], depth))
+            options = [layers for layers in options if set(smaller) <= set(layers)]
             losses = loss_fn(options)
             table[depth] = options[losses.index(min(losses))]
-        return table
-    depths = set(depths)
-    losses_by_set: dict[Layers, float] = {every: 1.0}
-    for depth in range(1, num_layers):
-        options = list(itertools.combinations(every, depth))
-        losses = loss_fn(options)
-        least = min(losses)
-        losses_by_set |= {layers: loss / least for layers, loss in zip(options, losses)}
-    # From one layer up: the best chain that ends in a set, (its sum, its sets).
+    return table
+
+
+def _best_chain(
+    num_layers: int,
+    depths: Sequence[int],
+    loss_fn: Callable[[list[Layers]], list[float]],
+) -> dict[int, Layers]:
+    """The sets of some depths, rising, each within the next, of the least sum of losses,
+    each as a multiple of the least one of its depth: {depth: layers}."""
+    # The best chain that ends in a set of the depth at hand: (its sum, its sets).
     chains: dict[Layers, tuple[float, tuple[Layers, ...]]] = {(): (0.0, ())}
-    for depth in range(1, num_layers + 1):
-        for layers in itertools.combinations(every, depth):
+    for depth in depths:
+        options = list(itertools.combinations(range(num_layers), depth))
+        losses = loss_fn(options)
+        longer = {}
+        for layers, loss in zip(options, losses):
             total, chain = min(
-                chains[tuple(x for x in layers if x != dropped)] for dropped in layers
+                chains[smaller] for smaller in chains if set(smaller) <= set(layers)
             )
-            total += losses_by_set[layers] if depth in depths else 0.0
-            chains[layers] = (total, (*chain, layers))
-    return {len(layers): layers for layers in chains[every][1]}
+            longer[layers] = (total + loss / min(losses), (*chain, layers))
+        chains = longer
+    return dict(zip(depths, min(chains.values())[1]))
 
 
 def named_layers(

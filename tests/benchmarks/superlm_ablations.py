@@ -57,7 +57,7 @@ def ablate(
     data: Path, workdir: Path, variant: str, steps: int, seed: int
 ) -> dict[str, float]:
     """A variant's distance to the teacher, {"distance", and of each budget}."""
-    config = students.student_config(data, "half", steps, seed)
+    config = students.student_config(data, "eighth", steps, seed)
     config.distill.update(
         steps=steps, finish_steps=0, batch_size=_BATCH, learning_rate=2e-3
     )

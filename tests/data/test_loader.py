@@ -45,3 +45,14 @@ def test_one_bucket_is_whole_rows():
     data = rows(12)
     batch = loader.train_batches(data, 4, seed=3)[0]
     assert batch["input_ids"].shape == (4, 16)
+
+
+def test_rows_that_stand_for_all():
+    data = rows(100)
+    picked = loader.evenly_spaced_rows(data, 12)
+    numbers = picked["row"]
+    assert numbers[0] == 0 and numbers[-1] == 99
+    assert set(np.diff(numbers)) == {9}
+    assert (picked["input_ids"] == data["input_ids"][numbers]).all()
+    every = loader.evenly_spaced_rows(data, 640)
+    assert (every["row"] == data["row"]).all()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import students
+import superlm_ablations
 from texts import stories
 
 import autodistill_jax as ad
@@ -113,6 +114,12 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     assert all(0 < figures["distance"] < 1 for figures in report.values())
     assert "mrr_aligned" in report["recipe"]  # By the map that its loss trained.
     assert "mrr_aligned" not in report["relation_alone"]
+    # A SuperLM's recipe, whose sub-networks are scored as they lie in it.
+    options[-1] = "bands"
+    monkeypatch.setattr(sys, "argv", ["superlm_ablations.py", *options])
+    superlm_ablations.main()
+    report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert 0 < report["bands"]["distance"] == report["bands"]["eighth"] < 1
 
 
 def test_a_stable_rate_falls_over_the_last_fifth():

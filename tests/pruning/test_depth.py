@@ -92,6 +92,30 @@ def test_of_few_layers_every_set_is_scored():
     assert total(chosen) == pytest.approx(min(map(total, chains)))
 
 
+def test_depths_that_are_not_needed_go_with_those_that_are():
+    """Layer i adds 2^i, but not in pairs of 0 and 5, which are best of all."""
+    scored = []
+
+    def loss_fn(layer_sets):
+        scored.extend(layer_sets)
+        return [
+            1.0 if layers == (0, 5) else 100.0 - sum(2**i for i in layers)
+            for layers in layer_sets
+        ]
+
+    table = nested_layers(6, (2, 4), loss_fn)
+    assert table == {
+        1: (5,),
+        2: (0, 5),
+        3: (0, 4, 5),
+        4: (0, 3, 4, 5),
+        5: (0, 2, 3, 4, 5),
+        6: (0, 1, 2, 3, 4, 5),
+    }
+    # All sets of the depths needed, and of the others what lies between these.
+    assert len(scored) == 15 + 15 + 2 + 2 + 2
+
+
 def test_a_super_lm_runs_the_layers_of_its_table(teacher, rows):
     """Each depth is the extracted student of the same layers."""
     _, params = teacher
