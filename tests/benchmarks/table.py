@@ -1,13 +1,15 @@
 """Every Arch of a trained SuperLM, judged and timed several times: a table for bayes.py.
 
     python -m autodistill_jax distill --config=configs/minilm.py --workdir=W \\
+      --config.data.source=../shared/data/wikipedia-2015 --config.distill.steps=150 \\
       --config.space.layers="(3,4,5,6)" --config.space.hidden="(128,192,256,320)" \\
       --config.space.heads="(4,6,8,10)" --config.space.ffn_ratio="(1.5,2.0,3.0,4.0)"
-    python tests/benchmarks/table.py W table.json [--repeats 4]
+    python tests/benchmarks/table.py W table.json [--repeats 4] [--rows 2048]
     python tests/benchmarks/bayes.py --problem=table --table=table.json
 
-The proxy is taken on as many parts of the held-out text as there are repeats, and the
-latency in as many rounds of ten runs. Goes on from the table that is there.
+The proxy is taken on as many parts of held-out text, of --rows rows in all, as there are
+repeats, and the latency in as many rounds of ten runs. Goes on from the table that is
+there.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from autodistill_jax import log
+from autodistill_jax.data import loader
 from autodistill_jax.experiment import (
     evidence,
     loading,
@@ -40,6 +43,7 @@ def main():
     parser.add_argument("workdir", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=2048)
     args = parser.parse_args()
     config = json.loads((args.workdir / "config.json").read_text())
     loaded_experiment = loading.load_experiment(ConfigDict(_tuples(config)))
@@ -75,7 +79,9 @@ def main():
     inputs = proxy_inputs.proxy_inputs(
         loaded_experiment, workdir, space_name, params, None, 0
     )
-    held_out = text_rows.text_rows(loaded_experiment, workdir, "heldout")
+    held_out = loader.evenly_spaced_rows(
+        text_rows.text_rows(loaded_experiment, workdir, "heldout"), args.rows
+    )
     for i in range(args.repeats):
         part = {name: x[i :: args.repeats] for name, x in held_out.items()}
         proxy = proxies.make_proxy(
