@@ -48,7 +48,9 @@ def parallel_finetune(
     steps, batch_size = settings["steps"], settings["batch_size"]
     tx = optimizer.make_optimizer(settings, steps, build.param_axes(module))
     module = module.clone(mesh=None)  # Inside, each device is alone.
-    step = classification.classification_step(module, task_data, tx, pooling)
+    step = classification.classification_step(
+        module, task_data.classes, task_data.label_scale, tx, pooling
+    )
     device_spec = PartitionSpec(sharding.MESH_AXES)
     device_sharding = NamedSharding(mesh, device_spec)
     encoder = jax.tree.map(np.asarray, heads.encoder_params(params))

@@ -1,7 +1,7 @@
 """Fine-tuning on a labelled task: a linear head on an encoder, all of it trained."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from autodistill_jax.models.static_table import StaticTable
 from autodistill_jax.train import loop, losses, optimizer
 
 Split = Mapping[str, np.ndarray]
+_SCHEDULE = ("warmup_ratio", "weight_decay", "grad_clip_norm", "lr_decay")
 
 
 class ClassificationData(NamedTuple):
@@ -191,7 +192,8 @@ def task_logits(
 
 def classification_step(
     module: Module,
-    data: ClassificationData,
+    classes: int,
+    label_scale: tuple[float, float],
     tx: optax.GradientTransformation,
     pooling: str,
 ) -> Callable:
@@ -201,7 +203,7 @@ def classification_step(
 
     Args:
       module: a network, or a SuperLM.
-      data: the task; its classes and the scale of its labels.
+      classes, label_scale: of the task, see `ClassificationData`.
       tx: the optimizer.
       pooling: see `encoder.pool_tokens`.
 
@@ -209,7 +211,7 @@ def classification_step(
       step(state, batch, key, arch=None) -> (state, {"loss": ...}); state is {"params",
       "optimizer"}.
     """
-    classes, (mean, deviation) = data.classes, data.label_scale
+    mean, deviation = label_scale
 
     def step(state, batch, key, arch=None):
         def loss_fn(params):
@@ -253,13 +255,12 @@ def finetune_classifier(
     """
     # Unrolled: stacks of layers are copied at every step, which takes a CPU up to a
     # third of the time of small networks.
-    module = module.clone(unroll=True)
-    batch_size = settings["batch_size"]
+    module, batch_size = module.clone(unroll=True), settings["batch_size"]
     steps = loop.total_steps(data.train, settings)
-    tx = optimizer.make_optimizer(settings, steps, build.param_axes(module))
-    step = jax.jit(classification_step(module, data, tx, pooling), donate_argnums=0)
-    logits_fn = jax.jit(
-        lambda params, batch: task_logits(module, params, batch, pooling, data.classes)
+    tx = optimizer.optimizer_of_any_rate(settings, steps, build.param_axes(module))
+    schedule = tuple((k, settings[k]) for k in _SCHEDULE if k in settings)
+    step, logits_fn = _programs_of_any_rate(
+        module, data.classes, data.label_scale, pooling, schedule, steps
     )
 
     def predict(params, split):
@@ -301,16 +302,27 @@ def finetune_classifier(
     return results
 
 
+# Student, twin and scratch are networks of one Arch: a task compiles them once.
+@lru_cache(maxsize=4)
+def _programs_of_any_rate(
+    module: Module,
+    classes: int,
+    label_scale: tuple[float, float],
+    pooling: str,
+    schedule: tuple,
+    steps: int,
+) -> tuple[Callable, Callable]:
+    """(the step of `classification_step`, (params, batch) -> logits), compiled."""
+    settings = {**dict(schedule), "learning_rate": 0.0}
+    tx = optimizer.optimizer_of_any_rate(settings, steps, build.param_axes(module))
+    step = classification_step(module, classes, label_scale, tx, pooling)
+    logits_fn = jax.jit(lambda p, b: task_logits(module, p, b, pooling, classes))
+    return jax.jit(step, donate_argnums=0), logits_fn
+
+
 def predictions_from_logits(logits: np.ndarray, data: ClassificationData) -> np.ndarray:
-    """The predictions that logits [N, classes] stand for.
-
-    Args:
-      logits: see `task_logits`.
-      data: the task.
-
-    Returns:
-      Classes, or numbers on the labels' scale, [N].
-    """
+    """The predictions that logits [N, classes] of a task stand for, [N]: classes, or
+    numbers on the labels' scale."""
     if data.classes > 1:
         return logits.argmax(axis=1)
     mean, deviation = data.label_scale

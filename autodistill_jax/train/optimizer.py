@@ -77,6 +77,18 @@ def make_optimizer(
     )
 
 
+def optimizer_of_any_rate(
+    settings: Mapping[str, Any], steps: int, axes: ParamAxes
+) -> optax.GradientTransformation:
+    """`make_optimizer` with the peak rate in its state and not in what is compiled."""
+
+    def make(learning_rate):
+        tx = make_optimizer({**settings, "learning_rate": 1.0}, steps, axes)
+        return optax.chain(tx, optax.scale(learning_rate))
+
+    return optax.inject_hyperparams(make)(learning_rate=settings["learning_rate"])
+
+
 def init_state(
     tx: optax.GradientTransformation,
     params: Mapping[str, Any],

@@ -123,6 +123,29 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(classes, metric):
     assert score > 0.8
 
 
+def test_networks_of_one_arch_are_compiled_once(monkeypatch):
+    """A second one starts otherwise and learns at a rate of its own."""
+    traces, task_logits = [], classification.task_logits
+
+    def traced(*args):
+        traces.append(1)
+        return task_logits(*args)
+
+    monkeypatch.setattr(classification, "task_logits", traced)
+    rows, mesh = rows_of_pairs(1), mesh_of(8)
+    module, counts = Bert(Arch(1, 16, 2, 16, 8), DIMS, dropout=0.2), []
+    for seed, rate in ((0, 2e-2), (1, 0.0)):
+        params = build.init_params(module, jax.random.key(seed))
+        settings = SETTINGS | {"epochs": 1, "batch_size": 16, "learning_rate": rate}
+        (result,) = classification.finetune_classifier(
+            module, {0: params}.get, rows, settings, "mean", mesh, (0,), "test"
+        )
+        learned = result.params["embeddings_word"] != params["embeddings_word"]
+        assert learned.any() == (rate > 0)
+        counts.append(len(traces))
+    assert 0 < counts[0] == counts[1]
+
+
 def rows_of_pairs(classes):
     """Pairs of texts; the label is how many of the first's words the second has."""
     rng = np.random.default_rng(0)
