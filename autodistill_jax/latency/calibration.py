@@ -53,19 +53,40 @@ def fit_latency(
       {coefficients ({"base": seconds, name: seconds a unit}), predicted (seconds of
       each Arch), and `prediction_errors` on the Archs that are not in the fit}.
     """
-    from scipy.optimize import nnls
-
-    columns = {"base": np.ones(len(seconds)), **features}
-    x = np.stack([np.asarray(value, np.float64) for value in columns.values()], axis=1)
-    y, fitted = np.asarray(seconds, np.float64), np.asarray(in_fit, bool)
-    scale = np.maximum(np.abs(x[fitted]).max(axis=0), 1e-30)
-    solution, _ = nnls(x[fitted] / scale / y[fitted, None], np.ones(fitted.sum()))
-    predicted = x @ (solution / scale)
+    fitted = np.asarray(in_fit, bool)
+    y = np.asarray(seconds, np.float64)
+    archs = [dict(zip(features, values)) for values in zip(*features.values())]
+    coefficients = fit_coefficients(
+        [f for f, is_fitted in zip(archs, fitted) if is_fitted], y[fitted]
+    )
+    predicted = np.asarray([predict_latency(coefficients, f) for f in archs])
     return {
-        "coefficients": dict(zip(columns, (solution / scale).tolist())),
+        "coefficients": coefficients,
         "predicted": predicted.tolist(),
         **prediction_errors(predicted[~fitted], y[~fitted]),
     }
+
+
+def fit_coefficients(
+    features: Sequence[Mapping[str, float]], seconds: Sequence[float] | np.ndarray
+) -> dict[str, float]:
+    """The coefficients of `fit_latency` alone.
+
+    Args:
+      features: of each Arch that is fitted to.
+      seconds: measured latency of each.
+
+    Returns:
+      {"base": seconds, name: seconds a unit}.
+    """
+    from scipy.optimize import nnls
+
+    names = ("base", *features[0])
+    x = np.asarray([[1.0, *f.values()] for f in features], np.float64)
+    y = np.asarray(seconds, np.float64)
+    scale = np.maximum(np.abs(x).max(axis=0), 1e-30)
+    solution, _ = nnls(x / scale / y[:, None], np.ones(len(y)))
+    return dict(zip(names, (solution / scale).tolist()))
 
 
 def prediction_errors(predicted: np.ndarray, seconds: np.ndarray) -> dict[str, float]:

@@ -70,8 +70,8 @@ def search_within_latency(
 
     points = _log_features(features)
     if len(timings) < _NUM_SPREAD:
-        count = min(_NUM_SPREAD - len(timings), max_measurements)
-        take(_spread_points(points, count, list(timings)))
+        count = min(_NUM_SPREAD, len(features)) - len(timings)
+        take(_spread_points(points, min(count, max_measurements), list(timings)))
     while True:
         estimate = estimate_latencies(features, timings)
         within = estimate.within(bound)
@@ -103,16 +103,12 @@ def estimate_latencies(
     """
     indices = list(timings)
     seconds, noise = np.asarray([timings[i] for i in indices], np.float64).T
-    columns = {name: [f[name] for f in features] for name in features[0]}
-    in_fit = np.zeros(len(features), bool)
-    in_fit[indices] = True
-    values = np.ones(len(features))
-    values[indices] = seconds
-    fit = calibration.fit_latency(columns, values.tolist(), in_fit.tolist())
-    trend = np.log(np.maximum(fit["predicted"], 1e-12))
+    coefficients = calibration.fit_coefficients([features[i] for i in indices], seconds)
+    predicted = [calibration.predict_latency(coefficients, f) for f in features]
+    trend = np.log(np.maximum(predicted, 1e-12))
     residual = np.log(seconds) - trend[indices]
     # As far as the fit misses what it saw, with a degree of freedom for each column.
-    freedom = max(len(indices) - len(columns), 1)
+    freedom = max(len(indices) - len(coefficients) + 1, 1)
     error = max(math.sqrt(float(residual @ residual) / freedom), _MIN_MODEL_ERROR)
     points = _log_features(features)
     distances = np.square(points[:, None] - points[None, indices]).sum(axis=2)

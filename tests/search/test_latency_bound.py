@@ -75,3 +75,19 @@ def test_where_none_is_within_the_bound_none_is_chosen():
     # The nearest is looked for, which the refusal names.
     assert seconds[list(timings)].min() <= 1.1 * seconds.min()
     assert estimate.seconds == pytest.approx(seconds, rel=0.25)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_of_few_archs_all_may_be_timed(count):
+    proxies, seconds = problem(0)
+    timed_indices = []
+    chosen, timings, estimate = latency_bound.search_within_latency(
+        proxies[:count],
+        FEATURES[:count],
+        2 * seconds.max(),
+        timer(seconds, timed_indices),
+        12,
+    )
+    assert chosen == proxies[:count].argmin()
+    assert len(timed_indices) == len(timings) <= count
+    assert estimate.seconds.shape == (count,)
