@@ -251,7 +251,7 @@ def base_config() -> ConfigDict:
                 # the teacher's is then searched with the student.
                 "align": False,
             },
-            # The chosen Arch by other methods as well, of the same text: truncated,
+            # The first budget's Arch by other methods, of the same text: truncated,
             # scratch, twin (the same losses on the Arch alone), autodistil, distilbert,
             # tinybert, minilm, minilmv2, minilmv2_pooled, layer_reduction-N (N layers of
             # the teacher, full width; -even: evenly spread), static (a vector a token).

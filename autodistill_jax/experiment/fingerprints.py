@@ -7,8 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from autodistill_jax.archs.budget import parse_budgets
 from autodistill_jax.experiment import schema
-from autodistill_jax.experiment.baseline import is_trained, parse_baseline
+from autodistill_jax.experiment.baseline import SECONDS, is_trained, parse_baseline
 from autodistill_jax.experiment.schema import to_json
 
 # A workdir stays the same experiment whatever these are: the trained SuperLMs and the
@@ -151,7 +152,11 @@ def model_origin(config: ConfigDict, model: str) -> str:
     if model == "teacher" or not is_trained(parse_baseline(model).method):
         return ""
     rates = " ".join(f"{rate:g}" for rate in config.baseline_learning_rates)
-    return f"{weight_source(config)}, rates {rates}"
+    origin = f"{weight_source(config)}, rates {rates}"
+    if parse_baseline(model).budget == SECONDS:
+        # The SuperLM's seconds are parted among the students of all budgets.
+        origin += f", budgets {len(parse_budgets(config.budget.to_dict()))}"
+    return origin
 
 
 def task_dirname(settings: ConfigDict, task: str) -> str:

@@ -63,7 +63,8 @@ def model_costs(
 
     Returns:
       {model: {"params", "flops" (multiply-adds), "latency_ms", "seconds" (of
-      training)}}, each where it is there; {} where the config has no baselines.
+      training)}}, each where it is there, under the front's conditions; {} where the
+      config has no baselines.
     """
     if not config.baselines:
         return {}
@@ -76,6 +77,8 @@ def model_costs(
         path = baseline_folder(workdir, baseline, arch) / COSTS_FILE
         if path.exists():
             costs[baseline] = json.loads(path.read_text())
+            if costs[baseline].get("conditions") != front["latency"]:
+                costs[baseline] = {"seconds": costs[baseline]["seconds"]}
         elif baseline == "scratch":
             costs[baseline] = {**trial, "seconds": 0.0}
     return {

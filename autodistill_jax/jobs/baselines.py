@@ -1,7 +1,6 @@
 """Job `baselines`: the chosen Arch by other methods, from the same teacher and text."""
 
 import functools
-import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -113,8 +112,12 @@ def run_baselines(
 ) -> None:
     """Leaves students/<baseline>-<name>/, Hugging Face folders like the student's.
 
+    They stand beside the first budget's student, which is the one that tables and the
+    report compare.
+
     Args:
-      experiment: whose `baselines` are made; those that are there already stay.
+      experiment: whose `baselines` are made; those that are there already stay, and
+        what has changed of how a latency is taken is taken anew.
       workdir: with the front.json of the job search.
       stage: what log lines begin with.
 
@@ -122,54 +125,77 @@ def run_baselines(
       UserError: there was no search under these settings.
     """
     front = read_front(experiment.config, workdir)
-    choices = [arch_from_json(choice["arch"]) for choice in front["choices"]]
+    arch = arch_from_json(front["chosen"])
     num_written = 0
-    # Whatever Arch it stands beside, it is the same.
-    static_table = functools.cache(lambda: static_baseline(experiment, workdir))
-    for arch, baseline in itertools.product(
-        dict.fromkeys(choices), experiment.config.baselines
-    ):
+    for baseline in experiment.config.baselines:
         folder = baseline_folder(workdir, baseline, arch)
+        made = _made_costs(experiment.config, folder, baseline)
         # From scratch, each seed of the fine-tuning has random weights of its own.
-        if baseline == "scratch" or _is_made(experiment.config, folder, baseline):
+        if baseline == "scratch" or made.get("conditions") == front["latency"]:
             continue
+        num_written += 1
         if baseline == STATIC:
-            _write_static(experiment, static_table(), folder)
-            num_written += 1
+            _write_static(
+                experiment, static_baseline(experiment, workdir), front, folder
+            )
+            continue
+        if made:
+            network = huggingface.load_pretrained(str(folder))
+            costs = _costs(experiment, workdir, front, network, made, stage)
+            multihost.on_first_process(
+                functools.partial(storage.write_json, folder / COSTS_FILE, costs)
+            )
             continue
         seconds = _budget_seconds(experiment, workdir, front, arch, baseline)
         network = train_baseline(
             experiment, workdir, baseline, arch, seconds, f"{stage} {baseline}"
         )
-        costs = experiment.cost(network.arch)
-        costs["origin"] = model_origin(experiment.config, baseline)
-        costs["seconds"] = 0.0
-        if costs["origin"]:
+        made = {"origin": model_origin(experiment.config, baseline), "seconds": 0.0}
+        if made["origin"]:
             job = job_name(experiment.config, baseline, arch)
-            costs["seconds"] = log.training_seconds(workdir, job) or None
-        if network.arch == arch:
-            costs["latency_ms"] = find_trial(front, arch).get("latency_ms")
-        else:
-            costs["latency_ms"] = baseline_latency(
-                experiment, workdir, front, network, stage
-            )
+            made["seconds"] = log.training_seconds(workdir, job) or None
+        costs = _costs(experiment, workdir, front, network, made, stage)
         _save_baseline(experiment, folder, baseline, network, costs)
         log.say(f"{stage}: made {folder}")
-        num_written += 1
     if not num_written:
         log.say(f"{stage}: nothing left to do")
 
 
-def _is_made(config: ConfigDict, folder: epath.Path, baseline: str) -> bool:
-    """Whether a baseline is there, of the steps and rates that are asked now."""
+def _made_costs(
+    config: ConfigDict, folder: epath.Path, baseline: str
+) -> dict[str, Any]:
+    """The costs of a baseline that is there, of the steps and rates that are asked now;
+    {} where there is none."""
     path = folder / COSTS_FILE
     if not storage.is_complete(folder) or not path.exists():
-        return False
-    return json.loads(path.read_text())["origin"] == model_origin(config, baseline)
+        return {}
+    costs = json.loads(path.read_text())
+    return costs if costs["origin"] == model_origin(config, baseline) else {}
+
+
+def _costs(
+    experiment: Experiment,
+    workdir: epath.Path,
+    front: dict,
+    network: huggingface.Teacher,
+    made: Mapping[str, Any],
+    stage: str,
+) -> dict[str, Any]:
+    """What goes into costs.json: `made`, of the training, and what it costs to run,
+    under the conditions of the front."""
+    if network.arch == arch_from_json(front["chosen"]):
+        latency = find_trial(front, network.arch).get("latency_ms")
+    else:
+        latency = baseline_latency(experiment, workdir, front, network, stage)
+    costs = {**experiment.cost(network.arch), "latency_ms": latency}
+    return {**made, **costs, "conditions": front["latency"]}
 
 
 def _write_static(
-    experiment: Experiment, network: huggingface.Teacher, folder: epath.Path
+    experiment: Experiment,
+    network: huggingface.Teacher,
+    front: dict,
+    folder: epath.Path,
 ) -> None:
     def write() -> None:
         with storage.atomic_write(folder, folder=True) as partial:
@@ -181,6 +207,7 @@ def _write_static(
             (partial / "config.json").write_text(json.dumps(sizes) + "\n")
             # A look-up has no products; nothing of it is trained.
             costs = {"params": table.size, "flops": 0, "seconds": 0.0, "origin": ""}
+            costs["conditions"] = front["latency"]
             storage.write_json(partial / COSTS_FILE, costs)
 
     multihost.on_first_process(write)

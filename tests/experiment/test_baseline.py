@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from autodistill_jax import log
+from autodistill_jax import log, storage
 from autodistill_jax.archs.arch import Arch
 from autodistill_jax.archs.space import single
 from autodistill_jax.errors import DivergedError, UserError
-from autodistill_jax.experiment import baseline, baseline_training, fingerprints
+from autodistill_jax.experiment import (
+    baseline,
+    baseline_training,
+    fingerprints,
+    model_costs,
+)
 from autodistill_jax.experiment.base_config import base_config
-from autodistill_jax.experiment.workdir import arch_to_json
+from autodistill_jax.experiment.workdir import arch_to_json, baseline_folder
 from autodistill_jax.jobs import baselines
 
 
@@ -117,10 +122,25 @@ def test_what_may_change_in_a_workdir_makes_a_baseline_anew():
             {"distill": {"finish_steps": 10}},
             {"baseline_learning_rates": (1e-3,)},
             {"baseline_learning_rates": (2e-3,)},
+            {"budget": {"flops_fraction": (0.5, 0.25)}},
         )
     }
-    assert len(origins) == 4
+    assert len(origins) == 5
     assert fingerprints.model_origin(experiment_of().config, "truncated") == ""
+
+
+def test_costs_of_other_conditions_are_left_out(tmp_path):
+    arch = Arch(2, 64, 2, 128, 32)
+    trial = {"arch": arch_to_json(arch), "space": "main", "flops": 5, "latency_ms": 1.0}
+    front = {"teacher": {}, "trials": [trial], "latency": {"batch": 1}}
+    front["choices"] = [{"arch": trial["arch"]}]
+    config = experiment_of(baselines=("truncated",)).config
+    folder = baseline_folder(tmp_path, "truncated", arch)
+    for batch, expected in ((1, {"flops": 7, "seconds": 0.0}), (2, {"seconds": 0.0})):
+        costs = {"flops": 7, "seconds": 0.0, "conditions": {"batch": batch}}
+        storage.write_json(folder / "costs.json", costs)
+        costs = model_costs.model_costs(config, tmp_path, front, arch)
+        assert costs["truncated"] == expected
 
 
 def test_seconds_that_cannot_be_taken_are_refused():
