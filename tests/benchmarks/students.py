@@ -16,10 +16,12 @@ its workdir when stopped. One JSON line on stdout.
 """
 
 import argparse
+import contextlib
 import functools
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,12 @@ from autodistill_jax.experiment import (
     baseline_training,
     evidence,
     loading,
+    schema,
     text_rows,
 )
+from autodistill_jax.experiment.baseline import parse_baseline
 from autodistill_jax.experiment.experiment import Experiment
+from autodistill_jax.experiment.fingerprints import short_hash
 from autodistill_jax.experiment.workdir import finish_job
 from autodistill_jax.interop.huggingface import Teacher
 
@@ -59,6 +64,8 @@ STEPS = 1000
 _SUPERLM_SHARE = 20
 # Of the steps; the nearer a student is to its teacher, the slower it comes nearer still.
 _FINISH_SHARES = {"half": 1.5, "quarter": 1.5, "eighth": 0.7}
+# Of layer reductions, the better by held-out loss of a fifth of the steps.
+_REDUCTION_RATES = (1e-3, 2.8e-3)
 _QUESTIONS = 2000
 
 
@@ -75,44 +82,54 @@ def main() -> None:
     teacher_documents = embedder(teacher)(sets["documents"])
     seeds = range(args.seeds if args.steps else 1)
 
-    def figures(name: str, make_fn: Callable[[Path, int], Teacher]) -> dict[str, float]:
-        """The mean and the deviation over the seeds, each scored once."""
-        results = []
+    def results(
+        name: str, budget: str, make_fn: Callable[[Path, int], Teacher]
+    ) -> list[dict[str, float]]:
+        """The figures of each seed, scored once under one config."""
+        of_seeds = []
         for seed in seeds:
             workdir = args.workdir / f"{args.steps}-{seed}"
             path = workdir / f"scores-{name}.json"
-            if not path.exists():
-                start = time.monotonic()
-                model = make_fn(workdir, seed)
-                seconds = time.monotonic() - start
+            config = student_config(args.data, budget, args.steps, seed)
+            made_by = config_hash(config, name)
+            stored = json.loads(path.read_text()) if path.exists() else {}
+            if stored.get("made_by") != made_by:
+                with kept_seconds(workdir / f"seconds-{name}-{made_by}.txt") as seconds:
+                    model = make_fn(workdir, seed)
                 flops = cost(model.arch, model.dims)["flops"] / teacher_flops
-                result = {"flops": flops, "seconds": seconds}
-                result |= scores(embedder(model), sets, teacher_documents)
-                path.write_text(json.dumps(result))
-            results.append(json.loads(path.read_text()))
-        return mean_and_deviation(results)
+                stored = {"flops": flops, "seconds": seconds()}
+                stored |= scores(embedder(model), sets, teacher_documents)
+                stored["made_by"] = made_by
+                path.write_text(json.dumps(stored))
+            of_seeds.append({k: v for k, v in stored.items() if k != "made_by"})
+        return of_seeds
 
     report: dict[str, Any] = {
         "teacher": scores(embedder(teacher), sets, teacher_documents)
     }
     teacher_flops = cost(teacher.arch, teacher.dims)["flops"]
+    of_students = {}
     for name, text in ARCHS.items():
         make_fn = functools.partial(make_student, args.data, name, args.steps)
-        report[name] = {"arch": text, **figures(name, make_fn)}
+        of_students[name] = results(name, name, make_fn)
+        report[name] = {"arch": text, **mean_and_deviation(of_students[name])}
     # A method after the other: the students come first, of all seeds.
+    methods = args.methods.split(",")
     for method in ("twin", "layer_reduction"):
         report[method] = {}
-        for name in ARCHS if method in args.methods.split(",") else ():
+        for name in ARCHS if method in methods else ():
             for baseline in baseline_names(method, name):
                 make_fn = functools.partial(
                     make_baseline, args.data, name, args.steps, baseline
                 )
-                result = figures(f"{name}-{baseline}", make_fn)
-                report[method].setdefault(name, {})[baseline] = result
-    methods = args.methods.split(",")
+                of_baseline = results(f"{name}-{baseline}", name, make_fn)
+                report[method].setdefault(name, {})[baseline] = {
+                    **mean_and_deviation(of_baseline),
+                    "student_minus": paired_differences(of_students[name], of_baseline),
+                }
     if "static" in methods:
         make_fn = functools.partial(make_static, args.data, args.steps)
-        report["static"] = figures("static", make_fn)
+        report["static"] = mean_and_deviation(results("static", "eighth", make_fn))
     if "int8" in methods:
         report["int8"] = scores(int8_embedder(teacher), sets, teacher_documents)
     print(json.dumps(report))
@@ -127,6 +144,35 @@ def baseline_names(method: str, budget: str) -> list[str]:
         for count in REDUCTIONS[budget]
         for choice in ("", "-even")
     ]
+
+
+def config_hash(config: ConfigDict, name: str) -> str:
+    """Of all that a score depends on but the text's folder."""
+    fields = schema.to_json(config)
+    fields["data"].pop("source")
+    return short_hash([fields, name, _REDUCTION_RATES, _QUESTIONS])
+
+
+@contextlib.contextmanager
+def kept_seconds(path: Path) -> Iterator[Callable[[], float]]:
+    """Seconds spent inside, those before a stop among them, which the file keeps."""
+    before = float(path.read_text()) if path.exists() else 0.0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start, ended = time.monotonic(), threading.Event()
+
+    def seconds() -> float:
+        return before + time.monotonic() - start
+
+    def keep() -> None:
+        while not ended.wait(5):
+            path.write_text(str(seconds()))
+
+    threading.Thread(target=keep, daemon=True).start()
+    try:
+        yield seconds
+    finally:
+        ended.set()
+        path.write_text(str(seconds()))
 
 
 def student_config(data: Path, budget: str, steps: int, seed: int) -> ConfigDict:
@@ -165,21 +211,36 @@ def make_student(
     experiment = load_started(config, workdir)
     (arch,) = experiment.affordable
     params = experiment.start_params(arch)
-    return experiment.teacher._replace(arch=arch, params=params, mlm_head=None)
+    return as_wide_as_teacher(
+        experiment,
+        experiment.teacher._replace(arch=arch, params=params, mlm_head=None),
+    )
+
+
+def as_wide_as_teacher(experiment: Experiment, network: Teacher) -> Teacher:
+    """An untrained cut; of all channels it has them in the order of the checkpoint."""
+    if network.arch.hidden < experiment.teacher.arch.hidden:
+        return network
+    return network._replace(dense=experiment.aligning_map(network.arch, {}))
 
 
 def make_baseline(
     data: Path, budget: str, steps: int, baseline: str, workdir: Path, seed: int
 ) -> Teacher:
     """A baseline in the seconds of the student of a budget; with 0 steps its start."""
-    experiment = load_started(student_config(data, budget, steps, seed), workdir)
+    config = student_config(data, budget, steps, seed)
+    if parse_baseline(baseline).num_layers:  # The twin's recipe has its rate.
+        config.baseline_learning_rates = _REDUCTION_RATES
+    experiment = load_started(config, workdir)
     (arch,) = experiment.affordable
     seconds = log.training_seconds(epath.Path(workdir), "distill") / len(ARCHS)
     seconds += log.training_seconds(
         epath.Path(workdir), finish_job(experiment.config, arch)
     )
     if not steps:
-        return baseline_training.baseline_start(experiment, baseline, arch)
+        return as_wide_as_teacher(
+            experiment, baseline_training.baseline_start(experiment, baseline, arch)
+        )
     return baseline_training.train_baseline(
         experiment, epath.Path(workdir), baseline, arch, seconds, baseline
     )
@@ -285,6 +346,18 @@ def retrieval(
     ranks = (similarities > of_answer[:, None]).sum(axis=1)
     reciprocal = np.where(ranks < 10, 1 / (ranks + 1), 0.0)
     return {"mrr": reciprocal.mean(), "recall": (ranks < 10).mean()}
+
+
+def paired_differences(
+    of_students: list[dict[str, float]], of_baseline: list[dict[str, float]]
+) -> dict[str, float]:
+    """The student's figures less a baseline's, of the same seeds: mean and deviation."""
+    return mean_and_deviation(
+        [
+            {name: ours[name] - theirs[name] for name in ("dev", "test", "mrr")}
+            for ours, theirs in zip(of_students, of_baseline)
+        ]
+    )
 
 
 def mean_and_deviation(results: list[dict]) -> dict[str, float]:

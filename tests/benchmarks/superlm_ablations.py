@@ -61,6 +61,7 @@ def ablate(
     config.distill.update(
         steps=steps, finish_steps=0, batch_size=_BATCH, learning_rate=2e-3
     )
+    config.search.proxy_rows = ablations.CHOICE_ROWS
     experiment, remote = students.load_started(config, workdir), epath.Path(workdir)
     (space,) = experiment.spaces.values()
     name = f"ablations/{variant}"
@@ -74,7 +75,7 @@ def ablate(
             experiment, remote, remote / name, space, name, variant, start
         )
     params = superlm.trained_params(experiment, remote / name, steps, name)
-    _, held_out = text_rows.heldout_splits(experiment, remote)
+    held_out, _ = text_rows.heldout_splits(experiment, remote)
     distances = {}
     for budget, text in students.ARCHS.items():
         arch = parse_arch(text, space.head_size)

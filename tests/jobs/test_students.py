@@ -101,10 +101,22 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         assert report["static"]["flops"] < 1e-3 and report["static"]["mrr"] >= 0
         # In int8 the teacher is near itself.
         assert abs(report["int8"]["dev"] - report["teacher"]["dev"]) < 0.1
+    minus = report["twin"]["eighth"]["twin-seconds"]["student_minus"]
+    assert minus["test"] == pytest.approx(figures["test"] - twin["test"])
     students.main()
     output = capfd.readouterr()
     assert json.loads(output.out)["eighth"] == figures
     assert "compiling" not in output.err  # Nothing was trained again.
+    # Of all channels a cut has them in the order of the checkpoint.
+    config = students.student_config(data, "eighth", 0, 0)
+    experiment = students.load_started(config, tmp_path / "w" / "0-0")
+    network = students.as_wide_as_teacher(experiment, experiment.teacher)
+    texts, teacher = (
+        [story[0] for story in stories()],
+        ad.load_teacher(students.TEACHER),
+    )
+    vectors = (students.embedder(model)(texts) for model in (network, teacher))
+    assert np.abs(np.subtract(*vectors)).max() < 1e-4
     # One part of the recipe changed, and the recipe itself, of one step.
     options += ["--steps", "1", "--variants", "recipe,relation_alone"]
     monkeypatch.setattr(sys, "argv", ["ablations.py", *options])
@@ -120,6 +132,14 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     superlm_ablations.main()
     report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert 0 < report["bands"]["distance"] == report["bands"]["eighth"] < 1
+
+
+def test_seconds_before_a_stop_count(tmp_path):
+    path = tmp_path / "seconds.txt"
+    path.write_text("100.0")
+    with students.kept_seconds(path) as seconds:
+        assert 100 <= seconds() < 101
+    assert 100 <= float(path.read_text()) < 101
 
 
 def test_a_stable_rate_falls_over_the_last_fifth():
