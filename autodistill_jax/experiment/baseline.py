@@ -116,7 +116,7 @@ def model_label(model: str) -> str:
     baseline = parse_baseline(model)
     label = MODEL_LABELS[baseline.method]
     if baseline.num_layers:
-        choice = "evenly spread" if baseline.even_layers else "by evidence"
+        choice = "evenly spread" if baseline.even_layers else "chosen as the student's"
         label += f", {baseline.num_layers} layers {choice}"
     return label + _BUDGET_LABELS[baseline.budget]
 

@@ -15,9 +15,11 @@ from autodistill_jax.experiment.experiment import Experiment, latency_conditions
 from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.latency.calibration import latency_features
-from autodistill_jax.models import heads
+from autodistill_jax.models import build, heads
 from autodistill_jax.search import latency_bound
 
+# A machine may be busy: what is over a bound by less is decided after training.
+_FAR = 1.5
 # {Arch as text, or "teacher": an entry of the latency table}.
 Latencies = Mapping[str, Mapping[str, Any]]
 
@@ -82,6 +84,47 @@ def student_latencies(
     )
     storage.write_json(path, table)
     return latencies
+
+
+def check_latency_bound(experiment: Experiment) -> None:
+    """Takes the latencies of the teacher and of the smallest Arch, before any work.
+
+    Args:
+      experiment: whose budgets are meant.
+
+    Raises:
+      UserError: not even the smallest is near a bound on the latency.
+    """
+    budgets = [budget for budget in experiment.budgets if budget.bounds_latency]
+    if not budgets or experiment.config.search.fixed_arch:
+        return
+    conditions, teacher = latency_conditions(experiment.config), experiment.teacher
+    archs = [space.smallest() for space in experiment.spaces.values()]
+    smallest = min(archs, key=lambda arch: experiment.cost(arch)["flops"])
+    dims, params = experiment.dims, None
+    if not conditions.target:
+        module = build.build_module(smallest, dims)
+        params = build.init_params(module, jax.random.key(0))
+    latencies = latency_table.take_latencies(
+        latency_table.empty_table(),
+        {
+            "teacher": (teacher.arch, teacher.dims, teacher.params),
+            "smallest": (smallest, dims, params),
+        },
+        conditions,
+        False,
+        lambda text: log.say(f"budget: {text}"),
+    )
+    costs = {
+        name: latency_table.trial_fields(entry) for name, entry in latencies.items()
+    }
+    for budget in budgets:
+        bound = budget.bounds(experiment.cost(teacher.arch) | costs["teacher"])
+        limit = {"latency_ms": bound["latency_ms"]}
+        if costs["smallest"]["latency_ms"] > _FAR * limit["latency_ms"]:
+            raise budget.infeasible_error(
+                limit, {smallest: costs["smallest"]}, f"{conditions.source} Archs"
+            )
 
 
 def baseline_latency(

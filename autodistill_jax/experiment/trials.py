@@ -261,10 +261,15 @@ def _run_study(
             key = f"second look, {arch}"
             if key not in study.user_attrs:
                 log.say(f"{stage}: {arch} with another seed ...")
-                values = ask("evaluate", arch, [], config.seed + 1)
-                study.set_user_attr(key, values["proxy"])
+                try:
+                    look = ask("evaluate", arch, [], config.seed + 1)["proxy"]
+                except (UserError, RuntimeError) as error:  # As a trial's would be.
+                    log.say(f"{stage}: {arch} with another seed failed: {error}")
+                    look = None
+                study.set_user_attr(key, look)
                 study_storage.upload_study(workdir / "search")
-            records[arch]["second_proxy"] = study.user_attrs[key]
+            if study.user_attrs[key] is not None:
+                records[arch]["second_proxy"] = study.user_attrs[key]
         if looks:
             _add_posteriors(study, space, records)
     return records

@@ -129,9 +129,9 @@ def run_baselines(
     num_written = 0
     for baseline in experiment.config.baselines:
         folder = baseline_folder(workdir, baseline, arch)
-        made = _made_costs(experiment.config, folder, baseline)
+        costs_before = _made_costs(experiment.config, folder, baseline)
         # From scratch, each seed of the fine-tuning has random weights of its own.
-        if baseline == "scratch" or made.get("conditions") == front["latency"]:
+        if baseline == "scratch" or costs_before.get("conditions") == front["latency"]:
             continue
         num_written += 1
         if baseline == STATIC:
@@ -139,9 +139,9 @@ def run_baselines(
                 experiment, static_baseline(experiment, workdir), front, folder
             )
             continue
-        if made:
+        if costs_before:
             network = huggingface.load_pretrained(str(folder))
-            costs = _costs(experiment, workdir, front, network, made, stage)
+            costs = _costs(experiment, workdir, front, network, costs_before, stage)
             multihost.on_first_process(
                 functools.partial(storage.write_json, folder / COSTS_FILE, costs)
             )
@@ -150,11 +150,11 @@ def run_baselines(
         network = train_baseline(
             experiment, workdir, baseline, arch, seconds, f"{stage} {baseline}"
         )
-        made = {"origin": model_origin(experiment.config, baseline), "seconds": 0.0}
-        if made["origin"]:
+        training = {"origin": model_origin(experiment.config, baseline), "seconds": 0.0}
+        if training["origin"]:
             job = job_name(experiment.config, baseline, arch)
-            made["seconds"] = log.training_seconds(workdir, job) or None
-        costs = _costs(experiment, workdir, front, network, made, stage)
+            training["seconds"] = log.training_seconds(workdir, job) or None
+        costs = _costs(experiment, workdir, front, network, training, stage)
         _save_baseline(experiment, folder, baseline, network, costs)
         log.say(f"{stage}: made {folder}")
     if not num_written:
@@ -178,17 +178,17 @@ def _costs(
     workdir: epath.Path,
     front: dict,
     network: huggingface.Teacher,
-    made: Mapping[str, Any],
+    training: Mapping[str, Any],
     stage: str,
 ) -> dict[str, Any]:
-    """What goes into costs.json: `made`, of the training, and what it costs to run,
-    under the conditions of the front."""
+    """What goes into costs.json: of its training where it came from and the seconds, and
+    what it costs to run, under the conditions of the front."""
     if network.arch == arch_from_json(front["chosen"]):
         latency = find_trial(front, network.arch).get("latency_ms")
     else:
         latency = baseline_latency(experiment, workdir, front, network, stage)
     costs = {**experiment.cost(network.arch), "latency_ms": latency}
-    return {**made, **costs, "conditions": front["latency"]}
+    return {**training, **costs, "conditions": front["latency"]}
 
 
 def _write_static(

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -223,7 +222,7 @@ def _starting_network(
     folder = baseline_folder(workdir, model, arch)
     require_json(folder / "config.json", "baselines")
     if model == STATIC:
-        table = sentence_transformers.read_static_table(Path(folder))
+        table = sentence_transformers.read_static_table(storage.local_copy(folder))
         return huggingface.static_network(experiment.teacher, table)
     return huggingface.load_pretrained(str(folder))
 

@@ -16,6 +16,7 @@ from autodistill_jax.experiment import (
     loading,
     proxy_inputs,
     schema,
+    student_latencies,
     teacher,
     text_rows,
     trials,
@@ -137,6 +138,10 @@ def _plan(name: str, config: ConfigDict, folder: str) -> Plan:
         )
     if "finetune" in stages:
         tasks["finetune"] = finetune.pending_tasks(experiment, path)
+    if "search" in stages and not multihost.on_first_process(
+        (path / "config.json").exists
+    ):  # Of a new workdir; in another there is work that is not lost.
+        student_latencies.check_latency_bound(experiment)
     return Plan(experiment, path, stages, tasks)
 
 

@@ -130,10 +130,7 @@ def _latency_caveats(
     """
     text = ""
     if num_untimed > 0:
-        text += (
-            f"; {num_untimed} others were not {source}, which promise less by what was "
-            "(latency.max_measurements)"
-        )
+        text += f"; {num_untimed} others were not {source} (latency.max_measurements)"
     if values["latency_ms"] + values.get("latency_spread_ms", 0.0) > limit:
         text += "; its latency lies within its own spread of the bound"
     return text

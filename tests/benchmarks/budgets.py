@@ -1,12 +1,12 @@
 """Does a search under a latency bound find the best Arch, few being timed?
 
-    python tests/benchmarks/budgets.py --table FILE [--bounds 200] [--measurements 12]
+    python tests/benchmarks/budgets.py [--table FILE] [--bounds 200] [--measurements 12]
 
 On a table of all Archs of a trained SuperLM (`table.py`): the truth is the mean of
 an Arch's rounds, a timing is one round. Bounds are drawn evenly in the logarithm between
 the fastest and the slowest. Within 1 percent: the choice truly meets the bound within the
-noise of a round, two standard deviations, and its proxy's R2 is within 1 % of the best
-feasible one's. One JSON line on stdout.
+noise of its mean, two standard errors, and its proxy's R2 is within 1 % of the best
+feasible one's; exactly: it meets the bound itself. One JSON line on stdout.
 """
 
 import argparse
@@ -20,12 +20,14 @@ from autodistill_jax.archs.cost import BERT_DIMS
 from autodistill_jax.latency.calibration import latency_features
 from autodistill_jax.search import latency_bound
 
+TABLE = Path(__file__).parent / "data" / "table.json"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bounds", type=int, default=200)
     parser.add_argument("--measurements", type=int, default=12)
-    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--table", type=Path, default=TABLE)
     args = parser.parse_args()
     table = json.loads(args.table.read_text())
     print(json.dumps(budgets_report(table, args.bounds, args.measurements)))
@@ -40,35 +42,40 @@ def budgets_report(table: dict, num_bounds: int, max_measurements: int) -> dict:
       max_measurements: of each search.
 
     Returns:
-      {"within_1_percent": the share of the bounds, "within_bound": of those alone that
-      are truly met, "measurements": the mean number of timings, "bounds"}.
+      {"within_1_percent": the share of the bounds, "exactly": where no noise excuses a
+      bound that is missed, "within_bound": the share that is met, within the noise,
+      "measurements": the mean number of timings, "most_measurements", "bounds"}.
     """
     points = table["points"]
     archs = [_arch(point["params"]) for point in points]
     features = [latency_features(arch, BERT_DIMS, 1, 128) for arch in archs]
     rounds = np.asarray([point["latency"] for point in points])  # [N, rounds], ms
     truth, proxies = rounds.mean(axis=1), [np.mean(p["proxy"]) for p in points]
-    r2 = 1 - np.asarray(proxies)  # Of a proxy that is 1 - cosine.
-    noise = float((rounds.std(axis=1, ddof=1) / truth).mean())
+    r2 = 1 - np.asarray(proxies)  # The proxy `hidden` is 1 - R2.
+    noise = float((rounds.std(axis=1, ddof=1) / truth).mean())  # Of one round.
+    slack = 1 + 2 * noise / np.sqrt(rounds.shape[1])
     rng = np.random.default_rng(0)
     low, high = np.log(truth.min()), np.log(truth.max())
-    right, met, counts = [], [], []
+    right, exact, met, counts = [], [], [], []
     for bound in np.exp(rng.uniform(low, high, num_bounds)):
 
         def time_fn(indices: list[int]) -> list[tuple[float, float]]:
-            return [(rng.choice(rounds[i]), noise * truth[i]) for i in indices]
+            return [(x, noise * x) for x in (rng.choice(rounds[i]) for i in indices)]
 
         chosen, timings, _ = latency_bound.search_within_latency(
             proxies, features, bound, time_fn, max_measurements
         )
         best = r2[truth <= bound].max()
-        met.append(chosen is not None and truth[chosen] <= bound * (1 + 2 * noise))
+        met.append(chosen is not None and truth[chosen] <= bound * slack)
         right.append(met[-1] and r2[chosen] >= 0.99 * best)
+        exact.append(right[-1] and truth[chosen] <= bound)
         counts.append(len(timings))
     return {
         "within_1_percent": float(np.mean(right)),
+        "exactly": float(np.mean(exact)),
         "within_bound": float(np.mean(met)),
         "measurements": float(np.mean(counts)),
+        "most_measurements": max(counts),
         "bounds": num_bounds,
     }
 

@@ -156,12 +156,12 @@ def config_hash(config: ConfigDict, name: str) -> str:
 @contextlib.contextmanager
 def kept_seconds(path: Path) -> Iterator[Callable[[], float]]:
     """Seconds spent inside, those before a stop among them, which the file keeps."""
-    before = float(path.read_text()) if path.exists() else 0.0
+    earlier_seconds = float(path.read_text()) if path.exists() else 0.0
     path.parent.mkdir(parents=True, exist_ok=True)
     start, ended = time.monotonic(), threading.Event()
 
     def seconds() -> float:
-        return before + time.monotonic() - start
+        return earlier_seconds + time.monotonic() - start
 
     def keep() -> None:
         while not ended.wait(5):
@@ -354,8 +354,8 @@ def paired_differences(
     """The student's figures less a baseline's, of the same seeds: mean and deviation."""
     return mean_and_deviation(
         [
-            {name: ours[name] - theirs[name] for name in ("dev", "test", "mrr")}
-            for ours, theirs in zip(of_students, of_baseline)
+            {name: student[name] - baseline[name] for name in ("dev", "test", "mrr")}
+            for student, baseline in zip(of_students, of_baseline)
         ]
     )
 

@@ -8,8 +8,8 @@
     python tests/benchmarks/bayes.py --problem=table --table=table.json
 
 The proxy is taken on as many parts of held-out text, of --rows rows in all, as there are
-repeats, and the latency in as many rounds of ten runs. Goes on from the table that is
-there.
+repeats, and the latency in as many rounds of ten runs, in turns with the largest Arch,
+whose own time in those turns is divided out. Goes on from the table that is there.
 """
 
 import argparse
@@ -69,9 +69,13 @@ def main():
             {"params": dict(zip(names, chosen[arch])), "proxy": [], "latency": []},
         )
 
+    reference_ms = stored.get("reference_ms")
+
     def keep():
         axes = {name: list(values) for name, values in space.search_axes().items()}
         table = {"axes": axes, "points": list(points.values())}
+        if reference_ms:
+            table["reference_ms"] = reference_ms
         args.out.write_text(json.dumps(table))
 
     workdir = epath.Path(args.workdir)
@@ -111,12 +115,14 @@ def main():
                     ids,
                 ),
             )
-            for arch in chunk
+            for arch in (space.largest(), *chunk)
         ]
-        runs = measure.device_times(calls, 10 * args.repeats)
-        for arch, times in zip(chunk, runs):
-            medians = np.median(times.reshape(args.repeats, -1), axis=1)
-            points[tuple(chosen[arch])]["latency"] = (1e3 * medians).tolist()
+        runs = 1e3 * np.asarray(measure.device_times(calls, 10 * args.repeats))
+        rounds = np.median(runs.reshape(len(runs), args.repeats, -1), axis=2)
+        # In the time of the first turns: the machine's drift divides out by the largest.
+        reference_ms = reference_ms or float(rounds[0].mean())
+        for arch, medians in zip(chunk, rounds[1:] / rounds[0].mean() * reference_ms):
+            points[tuple(chosen[arch])]["latency"] = medians.tolist()
         progress(start + len(chunk))
         keep()
 

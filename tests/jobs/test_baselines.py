@@ -94,10 +94,10 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
         "--config.baseline_learning_rates=(1e-3,1e-4)",
         "--config.latency.max_seq_length=24",
     ]
-    made = workdir / "students" / f"truncated-{NAME}" / "model.safetensors"
-    written = made.stat().st_mtime_ns
+    weights = workdir / "students" / f"truncated-{NAME}" / "model.safetensors"
+    written_at = weights.stat().st_mtime_ns
     assert run(workdir, *flags) == 0
-    assert made.stat().st_mtime_ns == written
+    assert weights.stat().st_mtime_ns == written_at
     err = capfd.readouterr().err
     assert "rte, truncated" not in err and "rte, layer_reduction-1" in err
     (path,) = (workdir / "superlm").glob("layer_reduction-1-*/rates.json")
