@@ -17,6 +17,7 @@ from autodistill_jax.experiment.model_costs import model_costs
 from autodistill_jax.experiment.workdir import (
     arch_from_json,
     find_trial,
+    finish_job,
     read_front,
     read_rank_table,
     student_archs,
@@ -95,8 +96,16 @@ def _loss_plots(experiment: Experiment, front: dict, workdir: epath.Path) -> lis
     names = list(experiment.spaces)
     # One SuperLM's losses stand under the job's own name.
     jobs = {"": "distill"} if len(names) == 1 else {n: f"distill/{n}" for n in names}
+    arch = arch_from_json(front["chosen"])
+    finish = log.read_metrics(workdir, finish_job(experiment.config, arch))
+    parent = find_trial(front, arch)["space"]
     return [
-        plots.plot_losses(log.read_metrics(workdir, job), experiment.objective, name)
+        plots.plot_losses(
+            log.read_metrics(workdir, job),
+            experiment.objective,
+            name,
+            finish if name in ("", parent) else (),
+        )
         for name, job in jobs.items()
     ]
 
@@ -318,13 +327,31 @@ def _front_section(front: dict, arch: AnyArch) -> str:
 
 
 def _recipe_section(experiment: Experiment, front: dict) -> str:
-    settings = experiment.config.distill
+    settings, data = experiment.config.distill, experiment.config.data
+    steps = (
+        f"{settings.steps} steps of a SuperLM, each of which trains "
+        f"{2 + settings.random_subnetworks} sub-networks, a pass each; then "
+        f"{settings.finish_steps} of the student alone; {settings.batch_size} texts a "
+        "step"
+    )
+    if front["proxy"] == "flash":
+        steps = "Flash Distillation, block by block"
+    layers = ""
+    if settings.init_from == "teacher":
+        depths = {d for space in experiment.spaces.values() for d in space.layers}
+        by_depth = "; ".join(
+            f"{depth}: {', '.join(map(str, experiment.kept_layers(depth)))}"
+            for depth in sorted(depths)
+        )
+        layers = (
+            "Layers of the teacher, from 0, that each depth starts from "
+            f"(distill.kept_layers: {html.escape(settings.kept_layers)}): {by_depth}. "
+        )
     return (
         "<h2>How it was made</h2>\n"
-        f'<p class="note">{settings.steps} steps of {settings.batch_size} texts of '
-        f"{experiment.config.data.max_seq_length} tokens from "
-        f"<code>{html.escape(experiment.config.data.source)}</code>, seed "
-        f"{experiment.config.seed}; a space of {front['space']} Archs. Everything is "
-        "in <code>config.json</code>; the same command with another workdir makes it "
+        f'<p class="note">{steps}, of {data.max_seq_length} tokens from '
+        f"<code>{html.escape(data.source)}</code>, seed {experiment.config.seed}; a "
+        f"space of {front['space']} Archs. {layers}Everything is in "
+        "<code>config.json</code>; the same command with another workdir makes it "
         "again.</p>"
     )

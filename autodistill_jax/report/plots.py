@@ -1,6 +1,7 @@
 """The report's pictures: the front, and losses by role."""
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 from autodistill_jax.archs.arch import AnyArch, pareto_indices
@@ -11,7 +12,7 @@ from autodistill_jax.train import sandwich
 from autodistill_jax.train.objective import Objective
 
 _COLORS = {"largest": "#1f5f99", "smallest": "#5aa469", "random": "#a4aeb8"}
-_CHOSEN_COLOR = "#d9822b"
+_CHOSEN_COLOR = _ALONE_COLOR = "#d9822b"
 
 
 def plot_front(front: dict, arch: AnyArch) -> str:
@@ -167,13 +168,19 @@ def plot_transfers(records: dict[str, list[dict]]) -> str:
     )
 
 
-def plot_losses(records: list[dict], objective: Objective, space: str = "") -> str:
+def plot_losses(
+    records: list[dict],
+    objective: Objective,
+    space: str = "",
+    finish_records: Sequence[dict] = (),
+) -> str:
     """The training losses of each role (largest, smallest, random sub-networks).
 
     Args:
       records: of metrics.jsonl, {step, "<role>/<loss>": value, ...} each.
       objective: whose weights and relation form stand below.
       space: the name of one of several spaces; "" where there is one.
+      finish_records: of the student alone, behind the SuperLM's steps.
 
     Returns:
       HTML, a heading and the picture.
@@ -197,6 +204,14 @@ def plot_losses(records: list[dict], objective: Objective, space: str = "") -> s
             ]
             if points:
                 subplot.plot(*zip(*points), color=_COLORS[role], label=role, lw=1.4)
+        points = [
+            (records[-1]["step"] + record["step"], record[f"largest/{name}"])
+            for record in finish_records
+            if f"largest/{name}" in record
+        ]
+        if points:
+            label = "the student alone"
+            subplot.plot(*zip(*points), color=_ALONE_COLOR, label=label, lw=1.4)
         subplot.set_title(name, fontsize=10)
         subplot.set_xlabel("step")
         subplot.grid(alpha=0.25)
@@ -211,5 +226,7 @@ def plot_losses(records: list[dict], objective: Objective, space: str = "") -> s
         )
         + f'<p class="note">total = {weights}; relation form '
         f"{html.escape(objective.relation_form)}. Each step trains the "
-        "largest, the smallest and some random sub-networks.</p>"
+        "largest, the smallest and some random sub-networks"
+        + ("; behind them the student alone." if finish_records else ".")
+        + "</p>"
     )
