@@ -24,14 +24,16 @@ def get_config(preset: str = "") -> ConfigDict:
     config.distill.mlm_head_steps = 600  # MiniLM has no head; DistilBERT needs one.
     config.search.fixed_arch = "layers=2,hidden=256,heads=8,ffn=768"  # 13 %
     config.baselines = (
-        *("twin-seconds", "twin"),  # In equal seconds, and in equal steps.
-        *("truncated", "static", "scratch"),
+        # In equal seconds, in all of the SuperLM's, and in equal steps.
+        *("twin-seconds", "twin-all_seconds", "twin"),
+        *("before_finish", "truncated", "static", "scratch"),
         *(
             f"layer_reduction-{n}{spread}-seconds"
             for n in (3, 2, 1)
             for spread in _SPREAD
         ),
-        *("minilmv2-seconds", "minilmv2_pooled-seconds", "distilbert-seconds"),
+        *("minilmv2-seconds", "minilmv2_pooled-seconds", "pooled_alone-seconds"),
+        "distilbert-seconds",
     )
     config.baseline_learning_rates = (5e-4, 1e-3, 2e-3)
     config.finetune.tasks = ("stsb",)

@@ -7,8 +7,10 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.train.objective import LOSS_RECIPES
 
 LAYER_REDUCTION, STATIC = "layer_reduction", "static"
-# Those that distil nothing; all others are `twin` or in `objective.LOSS_RECIPES`.
-UNTRAINED_METHODS = ("truncated", STATIC, "scratch")
+BEFORE_FINISH = "before_finish"
+# Those that train nothing themselves; all others are `twin` or in
+# `objective.LOSS_RECIPES`.
+UNTRAINED_METHODS = (BEFORE_FINISH, "truncated", STATIC, "scratch")
 METHODS = (*UNTRAINED_METHODS, "twin", *LOSS_RECIPES)
 
 # What a method trains for: the SuperLM's steps; the seconds that one of its students
@@ -19,6 +21,7 @@ STEPS, SECONDS, ALL_SECONDS = "steps", "seconds", "all_seconds"
 MODEL_LABELS = {
     "teacher": "teacher",
     "student": "student",
+    BEFORE_FINISH: "student before its finish, as it lies in the SuperLM",
     "twin": "twin (the same objective, this Arch alone)",
     LAYER_REDUCTION: "layer reduction (full width, squared error of embeddings)",
     "truncated": "truncated (the teacher's slice, no distillation)",
@@ -30,6 +33,7 @@ MODEL_LABELS = {
     "minilm": "MiniLM",
     "minilmv2": "MiniLMv2",
     "minilmv2_pooled": "MiniLMv2 and the pooled loss",
+    "pooled_alone": "the pooled loss alone, this Arch alone",
 }
 _BUDGET_LABELS = {
     STEPS: "",
@@ -80,12 +84,12 @@ def parse_baseline(name: str) -> Baseline:
             "may stand -seconds or -all_seconds: twin-seconds"
         )
     if budget and not is_trained(method):
-        raise UserError(f"baselines has {name!r}; {method} does not train at all")
+        raise UserError(f"baselines has {name!r}; {method} does not train itself")
     return Baseline(method, int(layers or 0), bool(even), budget or STEPS)
 
 
 def is_trained(method: str) -> bool:
-    """Whether a method distils at all."""
+    """Whether a method has a training of its own."""
     return method not in UNTRAINED_METHODS
 
 

@@ -12,13 +12,18 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax import log, multihost, storage
+from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import single
 from autodistill_jax.data import loader
 from autodistill_jax.errors import DivergedError, UserError
 from autodistill_jax.experiment import text_rows
-from autodistill_jax.experiment.baseline import STATIC, even_layers, parse_baseline
+from autodistill_jax.experiment.baseline import (
+    BEFORE_FINISH,
+    STATIC,
+    even_layers,
+    parse_baseline,
+)
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.fingerprints import model_origin, short_hash
 from autodistill_jax.experiment.proxy_inputs import proxy_inputs
@@ -26,6 +31,7 @@ from autodistill_jax.experiment.superlm import (
     steps_within,
     train_superlm,
     trained_params,
+    trained_superlm,
 )
 from autodistill_jax.experiment.workdir import superlm_folder
 from autodistill_jax.interop import huggingface
@@ -80,7 +86,7 @@ def train_baseline(
     seconds: float | None,
     stage: str,
 ) -> huggingface.Teacher:
-    """A baseline's network: a slice of the teacher, or trained here.
+    """A baseline's network: a slice of the teacher or of the SuperLM, or trained here.
 
     Args:
       experiment: complete.
@@ -95,6 +101,15 @@ def train_baseline(
       The network, with the map to the teacher's embeddings where `export.align` asks
       for it and there is one.
     """
+    if parse_baseline(baseline).method == BEFORE_FINISH:
+        name = experiment.affordable[arch]
+        superlm = trained_superlm(experiment, workdir, name)
+        params = jax.tree.map(sharding.to_host, superlm)
+        student = experiment.extract_student(
+            experiment.spaces[name], heads.encoder_params(params), arch
+        )
+        network = _network(experiment, arch, student)
+        return network._replace(dense=experiment.aligning_map(arch, params))
     if parse_baseline(baseline).method == "truncated":
         if experiment.config.distill.init_from == "teacher":
             return baseline_start(experiment, baseline, arch)

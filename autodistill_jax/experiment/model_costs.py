@@ -39,15 +39,23 @@ def student_seconds(
       Seconds, without what compiling took; a step of the SuperLM has a pass for each of
       its sub-networks.
     """
+    seconds = superlm_seconds(config, workdir, front, arch)
+    if all_superlm:
+        seconds *= len(student_archs(config, front))
+    if config.distill.finish_steps:
+        seconds += log.training_seconds(workdir, finish_job(config, arch))
+    return seconds
+
+
+def superlm_seconds(
+    config: ConfigDict, workdir: epath.Path, front: dict, arch: AnyArch
+) -> float:
+    """A student's part of the SuperLM's seconds, see `student_seconds`."""
     space = find_trial(front, arch)["space"]
     # One SuperLM alone has no name.
     seconds = log.training_seconds(workdir, f"distill/{space}")
     seconds = seconds or log.training_seconds(workdir, "distill")
-    if not all_superlm:
-        seconds /= len(student_archs(config, front))
-    if config.distill.finish_steps:
-        seconds += log.training_seconds(workdir, finish_job(config, arch))
-    return seconds
+    return seconds / len(student_archs(config, front))
 
 
 def model_costs(

@@ -16,6 +16,7 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import trials
 from autodistill_jax.experiment.baseline import (
     ALL_SECONDS,
+    BEFORE_FINISH,
     STATIC,
     STEPS,
     is_trained,
@@ -29,7 +30,11 @@ from autodistill_jax.experiment.baseline_training import (
 )
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.fingerprints import model_origin
-from autodistill_jax.experiment.model_costs import COSTS_FILE, student_seconds
+from autodistill_jax.experiment.model_costs import (
+    COSTS_FILE,
+    student_seconds,
+    superlm_seconds,
+)
 from autodistill_jax.experiment.student_latencies import baseline_latency
 from autodistill_jax.experiment.workdir import (
     arch_from_json,
@@ -71,6 +76,11 @@ def check_baselines(experiment: Experiment) -> None:
             )
         if baseline.budget != STEPS:
             _check_seconds(experiment, name)
+        if name == BEFORE_FINISH and experiment.config.search.proxy == "flash":
+            raise UserError(
+                f"baselines has {name!r}, and search.proxy flash trains no SuperLM; "
+                "leave it out"
+            )
         if baseline.method == "truncated":
             _check_truncation(experiment)
         if is_trained(baseline.method):
@@ -154,6 +164,10 @@ def run_baselines(
         if training["origin"]:
             job = job_name(experiment.config, baseline, arch)
             training["seconds"] = log.training_seconds(workdir, job) or None
+        elif baseline == BEFORE_FINISH:
+            training["seconds"] = (
+                superlm_seconds(experiment.config, workdir, front, arch) or None
+            )
         costs = _costs(experiment, workdir, front, network, training, stage)
         _save_baseline(experiment, folder, baseline, network, costs)
         log.say(f"{stage}: made {folder}")

@@ -210,8 +210,9 @@ def table_notes(
         notes.append(
             "All students have the same teacher, text and fine-tuning and, layer "
             "reductions apart, the same Arch; what distils takes the steps of the SuperLM "
-            "and the finish where its row says nothing else, without those that chose "
-            "its rate or fitted a head"
+            "(of four passes each, if not set otherwise: the largest, the smallest, two "
+            "others) and the finish where its row says nothing else, without those that "
+            "chose its rate or fitted a head"
             + (f"; no text before it for {untrained}." if untrained else ".")
             + (" From scratch has a learning rate of its own." * (len(rates) > 1))
         )

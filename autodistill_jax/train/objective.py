@@ -72,7 +72,8 @@ LOSS_RECIPES: dict[str, dict[str, Any]] = {
         "relation_heads": 48,
         "mlm_probability": 0.0,
     },
-    # The same beside what a sentence-embedding teacher's students are asked for.
+    # What a sentence-embedding teacher's students are asked for, alone and beside it.
+    "pooled_alone": {"losses": "pooled", "mlm_probability": 0.0},
     "minilmv2_pooled": {
         "losses": "relation+10*pooled",
         "relation_form": "minilmv2",

@@ -41,13 +41,13 @@ def test_a_name_says_method_layers_and_budget():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("twins", "must be some of truncated, static, scratch, twin"),
+        ("twins", "must be some of before_finish, truncated, static, scratch, twin"),
         ("", "must be some of"),
         ("layer_reduction", "says how many layers it keeps"),
         ("layer_reduction-0", "says how many layers it keeps"),
         ("twin-2", "says how many layers it keeps"),
         ("twin-even", "says how many layers it keeps"),
-        ("scratch-seconds", "scratch does not train at all"),
+        ("scratch-seconds", "scratch does not train itself"),
     ],
 )
 def test_other_names_are_refused(name, message):

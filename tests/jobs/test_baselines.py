@@ -89,7 +89,9 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
     assert "How far to trust the ranking" in (workdir / "report.html").read_text()
     # Another baseline needs nothing of what is there anew; other texts to time, no more
     # than a look at its costs.
-    flags[2] = "--config.baselines=('truncated','layer_reduction-1','static')"
+    flags[2] = (
+        "--config.baselines=('before_finish','truncated','layer_reduction-1','static')"
+    )
     flags += [
         "--config.baseline_learning_rates=(1e-3,1e-4)",
         "--config.latency.max_seq_length=24",
@@ -116,12 +118,12 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
         "0.000 G",
         "",
     ]
-    student, truncated, reduced = (
+    student, early, truncated, reduced = (
         next(cells[label] for label in cells if label.startswith(f"| {method}"))
-        for method in ("student", "truncated", "layer reduction")
+        for method in ("student", "student before", "truncated", "layer reduction")
     )
     # The same Arch has the same costs; another one is measured itself.
-    assert student[:3] == truncated[:3] and truncated[3] == "0 s"
+    assert student[:3] == early[:3] == truncated[:3] and truncated[3] == "0 s"
     assert all(reduced[:3]) and reduced[:3] != student[:3]
     # Of a few steps no seconds are known.
     assert student[3] == reduced[3] == ""
