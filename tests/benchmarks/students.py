@@ -2,6 +2,7 @@
 
     python tests/benchmarks/students.py [--steps N] [--seeds K] [--data ../shared/data]
       [--workdir W] [--methods student,twin,layer_reduction,static,int8]
+    python tests/benchmarks/students.py --student FOLDER [--data ../shared/data]
 
 MiniLM-L6 teaches on the Wikipedia sentences of DATA; no label of a task is used. One
 SuperLM of 3 or 4 layers, for a twentieth of --steps, then each student alone: the half and
@@ -12,7 +13,8 @@ the teacher with fewer layers. Beside all: the teacher as a static table, and it
 in int8 by torch, each once. STS-B without fine-tuning, dev and test (Spearman of cosines),
 and retrieval: SQuAD's dev questions against its 2,067 paragraphs,
 both embedded by the student, and the paragraphs by the teacher (mrr_aligned). Goes on from
-its workdir when stopped. One JSON line on stdout.
+its workdir when stopped. With --student one exported student, whatever it was made of, is
+scored so. One JSON line on stdout.
 """
 
 import argparse
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--workdir", type=Path, default=Path("students"))
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--student")
     args = parser.parse_args()
     sets = read_sets(args.data)
     teacher = ad.load_teacher(TEACHER)
@@ -107,6 +110,11 @@ def main() -> None:
     report: dict[str, Any] = {
         "teacher": scores(embedder(teacher), sets, teacher_documents)
     }
+    if args.student:
+        student = ad.load_student(args.student)
+        report["student"] = scores(embedder(student), sets, teacher_documents)
+        print(json.dumps(report))
+        return
     teacher_flops = cost(teacher.arch, teacher.dims)["flops"]
     of_students = {}
     for name, text in ARCHS.items():

@@ -107,6 +107,13 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     output = capfd.readouterr()
     assert json.loads(output.out)["eighth"] == figures
     assert "compiling" not in output.err  # Nothing was trained again.
+    (folder,) = (tmp_path / "w" / "2-0" / "students").glob("3x256*")
+    monkeypatch.setattr(
+        sys, "argv", ["students.py", "--student", str(folder), *options]
+    )
+    students.main()
+    scored = json.loads(capfd.readouterr().out)["student"]
+    assert scored["test"] == pytest.approx(figures["test"])
     # Of all channels a cut has them in the order of the checkpoint.
     config = students.student_config(data, "eighth", 0, 0)
     experiment = students.load_started(config, tmp_path / "w" / "0-0")
