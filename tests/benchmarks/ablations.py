@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import students
 from etils import epath
 
@@ -57,9 +58,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stable_rate": {},
     "averaged_weights": {},
     "larger_updates": {},
+    "polar_express": {},
+    "four_iterations": {},
 }
 # Of the held-out rows, which choices are made on; the rest is the report's.
 CHOICE_ROWS = 3000
+# Of the first five iterations of Polar Express (arXiv 2505.16932), divided by 1.01, 1.01^3
+# and 1.01^5, so that rounding does not make them diverge.
+_POLAR_EXPRESS = (
+    (8.2052, -22.9019, 16.4607),
+    (4.0664, -2.8612, 0.5184),
+    (3.9096, -2.8234, 0.5250),
+    (3.2856, -2.4153, 0.4853),
+    (2.2779, -1.6198, 0.3985),
+)
 _STABLE_SHARE = 0.8
 _AVERAGE_DECAY = 0.98
 
@@ -153,8 +165,9 @@ def changed_training(variant: str) -> Iterator[None]:
 
     `stable_rate` holds the rate for four fifths of the steps and then lets it fall to 0
     (warm-up-stable-decay); `averaged_weights` ends with the exponential moving average
-    over some fifty steps (EMA); `larger_updates` has Muon's 2.5 times as large. Any
-    other variant changes nothing here.
+    over some fifty steps (EMA). Of Muon's products, `larger_updates` has them 2.5 times
+    as large, `polar_express` by other coefficients, `four_iterations` by four iterations
+    for five, preconditioned. Any other variant changes nothing here.
 
     Args:
       variant: its name.
@@ -192,6 +205,13 @@ def changed_training(variant: str) -> Iterator[None]:
             patches.enter_context(patch)
         if variant == "larger_updates":
             patches.enter_context(mock.patch.object(optimizer, "_MUON_RMS", 0.5))
+        muon = {
+            "polar_express": {"ns_coeffs": _POLAR_EXPRESS},
+            "four_iterations": {"ns_steps": 4, "preconditioning": "aol"},
+        }.get(variant)
+        if muon:
+            changed = functools.partial(optax.contrib.muon, **muon)
+            patches.enter_context(mock.patch.object(optax.contrib, "muon", changed))
         if variant == "averaged_weights":
             patches.enter_context(mock.patch.object(loop, "fit", fit_averaging))
         yield

@@ -168,6 +168,35 @@ def test_a_stable_rate_falls_over_the_last_fifth():
     np.testing.assert_allclose(sizes[1:], [0.1] * 8 + [0.05], rtol=1e-4)
 
 
+def test_other_ways_to_muons_products():
+    """All near what is orthogonal, and none the recipe's."""
+    settings = {
+        "learning_rate": 1.0,
+        "warmup_ratio": 0.0,
+        "lr_decay": False,
+        "weight_decay": 0.0,
+        "grad_clip_norm": 0.0,
+        "optimizer": "muon",
+    }
+    name, axes = "layers_ffn_in_kernel", ("layers", "embed", "mlp")
+    gradient = np.random.default_rng(0).normal(size=(1, 16, 24)).astype(np.float32)
+    u, _, vt = np.linalg.svd(gradient[0], full_matrices=False)
+    updates = {}
+    for variant in ("recipe", "larger_updates", "polar_express", "four_iterations"):
+        with ablations.changed_training(variant):
+            tx = optimizer.make_optimizer(settings, 10, {name: axes})
+            state = tx.init({name: jnp.zeros_like(gradient)})
+            for _ in range(2):  # The first step warms up.
+                update, state = tx.update({name: gradient}, state, {name: gradient})
+        updates[variant] = -np.asarray(update[name][0])
+        size = np.linalg.norm(updates[variant])
+        assert (updates[variant] * (u @ vt)).sum() > 0.95 * size * 16**0.5
+    larger = updates.pop("larger_updates")
+    assert np.allclose(larger, 2.5 * updates["recipe"], rtol=1e-4, atol=1e-6)
+    for variant in ("polar_express", "four_iterations"):
+        assert np.abs(updates[variant] - updates["recipe"]).max() > 1e-3
+
+
 def test_averaged_weights_are_what_is_saved_at_the_end():
     saved = {}
     with ablations.changed_training("averaged_weights"):
