@@ -161,6 +161,33 @@ def evenly_spaced_rows(
     return {name: np.asarray(x[picked]) for name, x in rows.items()}
 
 
+def shifted_positions(
+    count: int, length: int, ratio: float, max_positions: int, seed: int
+) -> np.ndarray:
+    """Where the tokens of rows stand: in a share of them further on, as if a longer text
+    had begun before, with the first token where it was.
+
+    A student learns so what its teacher makes of positions that no row reaches; without
+    it a longer text is embedded the worse the longer it is.
+
+    Args:
+      count: of the rows.
+      length: tokens a row.
+      ratio: the share of the rows that are shifted.
+      max_positions: no token stands there or behind.
+      seed: which rows, and how far.
+
+    Returns:
+      [count, length] integers.
+    """
+    rng = np.random.default_rng(seed)
+    offsets = rng.integers(0, max(max_positions - length, 0) + 1, count)
+    offsets *= rng.random(count) < ratio
+    positions = np.arange(length, dtype=np.int32) + offsets[:, None].astype(np.int32)
+    positions[:, 0] = 0
+    return positions
+
+
 def map_batches(
     fn: Callable, arrays: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh
 ) -> np.ndarray:

@@ -100,6 +100,9 @@ def base_config() -> ConfigDict:
                 "span_ratio": 1.0,
                 # Of their tokens so many are random words of the vocabulary instead.
                 "replaced_ratio": 0.0,
+                # So many of the rows stand, behind their first token, anywhere within
+                # 256 positions: texts longer than a row are embedded the better.
+                "shifted_ratio": 0.0,
                 # Lengths that a distillation's batches are cut to, of rows of like
                 # length, so that little of them is padding; each is compiled once.
                 "length_buckets": 4,

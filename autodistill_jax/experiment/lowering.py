@@ -277,6 +277,8 @@ def _abstract_batch(
             "token_type_ids": (row_shape, jnp.int8),
             "next_sentence_label": ((count,), jnp.int32),
         }
+    if data.shifted_ratio:
+        rows["position_ids"] = (row_shape, jnp.int32)
     rows_sharding = sharding.batch_sharding(experiment.mesh, count)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows_sharding)

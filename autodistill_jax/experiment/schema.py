@@ -30,6 +30,7 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "data.span_ratio": (float, 0.0),
     "data.length_buckets": (int, 1),
     "data.replaced_ratio": (float, (0.0, 1.0)),
+    "data.shifted_ratio": (float, (0.0, 1.0)),
     "baselines": ((str,), None),
     "baseline_learning_rates": ((float,), 0.0),
     "space.partition": (int, 0),

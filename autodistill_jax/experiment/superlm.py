@@ -23,6 +23,8 @@ from autodistill_jax.models.word_map import merge_word_map
 from autodistill_jax.train import checkpoint, loop, sandwich
 from autodistill_jax.train.pretraining import fit_mlm_head
 
+# What embeds texts reads rarely more.
+_MAX_POSITIONS, _POSITIONS_SEED = 256, 0
 _TIMED_STEPS = 32  # a group of batches, with all lengths among them
 
 
@@ -146,7 +148,17 @@ def _batch_reader(
 ) -> Callable[[int], dict[str, jax.Array]]:
     """(step) -> its batch on the devices, with the teacher's targets where kept."""
     data = text_rows(experiment, workdir, "train")
-    batch_size = experiment.config.distill.batch_size
+    settings, batch_size = experiment.config.data, experiment.config.distill.batch_size
+    if settings.shifted_ratio:
+        # The same of each row in all trainings, whose targets are kept.
+        positions = loader.shifted_positions(
+            len(data["input_ids"]),
+            settings.max_seq_length,
+            settings.shifted_ratio,
+            min(_MAX_POSITIONS, experiment.teacher.dims.positions),
+            _POSITIONS_SEED,
+        )
+        data = {**data, "position_ids": positions}
     with_targets = targets.target_reader(
         experiment, workdir, data["attention_mask"], batch_size
     )
@@ -156,7 +168,7 @@ def _batch_reader(
         data,
         batch_size,
         experiment.config.seed,
-        experiment.config.data.length_buckets,
+        settings.length_buckets,
     )
 
     def batch_at_step(i):

@@ -70,6 +70,7 @@ class Bert(nn.Module):
         arch: Arch | None = None,
         *,
         token_type_ids: Array | np.ndarray | None = None,
+        position_ids: Array | np.ndarray | None = None,
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
@@ -84,6 +85,7 @@ class Bert(nn.Module):
           arch: the sub-network to run, fields int32 arrays; a module without a
             `space` is one network and runs itself.
           token_type_ids: segment ids, [B, L]; zeros if None.
+          position_ids: where each token stands, [B, L]; 0 to L - 1 if None.
           key: random key for dropout; None turns dropout off.
           qkv: also return the last layer's queries, keys and values.
           states: also return all hidden states (not in a SuperLM).
@@ -109,7 +111,7 @@ class Bert(nn.Module):
         x = encoder.embedding_lookup(embeddings["word"], input_ids, self.mesh)
         if self.word_width:
             x = einsum_f32acc("ble,ed->bld", x, embeddings["word_map"], self.dtype)
-        x = x + embeddings["position"][:length]
+        x = x + encoder.position_lookup(embeddings["position"], length, position_ids)
         # RoBERTa has one type, whatever a tokenizer says of the second text.
         token_types = (
             jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids

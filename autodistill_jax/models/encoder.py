@@ -122,6 +122,19 @@ def encoder_parameters(
     )
 
 
+def position_lookup(
+    table: jax.Array, length: int, position_ids: jax.Array | np.ndarray | None
+) -> jax.Array:
+    """The embeddings of positions, [L, D] or [B, L, D].
+
+    Args:
+      table: [positions, D].
+      length: of the texts, L.
+      position_ids: [B, L]; None: 0 to L - 1.
+    """
+    return table[:length] if position_ids is None else table[position_ids]
+
+
 def embedding_lookup(
     table: Array | np.ndarray, input_ids: Array | np.ndarray, mesh: Mesh | None
 ) -> Array | np.ndarray:

@@ -69,6 +69,7 @@ class MobileBert(nn.Module):
         arch: MobileArch | None = None,
         *,
         token_type_ids: Array | np.ndarray | None = None,
+        position_ids: Array | np.ndarray | None = None,
         key: jax.Array | None = None,
         qkv: bool = False,
         states: bool = False,
@@ -100,7 +101,8 @@ class MobileBert(nn.Module):
         token_types = (
             jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         )
-        position = embeddings["position"][:length] + embeddings["trigram_bias"]
+        position = encoder.position_lookup(embeddings["position"], length, position_ids)
+        position = position + embeddings["trigram_bias"]
         position = (
             position + embeddings["type"][jnp.minimum(token_types, self.dims.types - 1)]
         )

@@ -109,6 +109,7 @@ def teacher_targets(
         batch["input_ids"],
         attention_mask,
         token_type_ids=batch.get("token_type_ids"),
+        position_ids=batch.get("position_ids"),
         qkv="relation" in weights or "attention" in weights,
         states=objective.needs("layers"),
     )
@@ -181,6 +182,7 @@ def distillation_losses(
         arch,
         key=key,
         token_type_ids=batch.get("token_type_ids"),
+        position_ids=batch.get("position_ids"),
         qkv="relation" in weights or "attention" in weights,
         states=objective.needs("layers"),
     )

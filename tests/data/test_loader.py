@@ -56,3 +56,15 @@ def test_rows_that_stand_for_all():
     assert (picked["input_ids"] == data["input_ids"][numbers]).all()
     every = loader.evenly_spaced_rows(data, 640)
     assert (every["row"] == data["row"]).all()
+
+
+def test_shifted_rows_stand_further_on_behind_their_first_token():
+    positions = loader.shifted_positions(400, 16, 0.25, 64, seed=0)
+    offsets = positions[:, 1] - 1
+    assert (positions[:, 0] == 0).all()
+    assert (positions[:, 1:] == offsets[:, None] + np.arange(1, 16)).all()
+    assert 60 < (offsets > 0).sum() < 140
+    assert offsets.max() == 48 and positions.max() == 63
+    # Rows as long as what is read stay where they are.
+    of_long_rows = loader.shifted_positions(8, 64, 1.0, 64, seed=0)
+    assert (of_long_rows == np.arange(64)).all()

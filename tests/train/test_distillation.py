@@ -149,6 +149,33 @@ def masked_mean(values, batch):
     return (np.asarray(values) * real).sum(axis=1) / real.sum(axis=1)
 
 
+def test_a_text_may_stand_further_on():
+    """Teacher and student read the positions that a batch gives."""
+    module, params = networks()
+    objective = Objective({"pooled": 1.0, "cosine": 1.0})
+    batch = texts()
+    length = batch["input_ids"].shape[1]
+    positions = np.tile(np.r_[0, 4 + np.arange(1, length)], (64, 1))
+    table = params["embeddings_position"]
+    moved = table.at[1:length].set(table[positions[0, 1:]])
+
+    @jax.jit
+    def run(params, batch):
+        targets = distillation.teacher_targets(module, params, batch, objective)
+        projections = distillation.init_projections(objective, 32, 32)
+        values = distillation.distillation_losses(
+            module, params | projections, batch, targets, objective
+        )
+        return targets, values["total"]
+
+    shifted, losses_of_itself = run(params, batch | {"position_ids": positions})
+    expected, _ = run(params | {"embeddings_position": moved}, batch)
+    assert np.abs(shifted["embedding"] - expected["embedding"]).max() < 1e-5
+    assert np.abs(losses_of_itself).max() < 1e-5
+    in_place, _ = run(params, batch)
+    assert np.abs(in_place["embedding"] - expected["embedding"]).max() > 1e-2
+
+
 def test_layers_and_attention_are_tinyberts(student_terms):
     values, batch, full, student_out, *_ = student_terms
     # Layers 1, 2 of the student follow layers 2, 4 of the teacher; embeddings follow
