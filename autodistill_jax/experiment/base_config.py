@@ -100,9 +100,10 @@ def base_config() -> ConfigDict:
                 "span_ratio": 1.0,
                 # Of their tokens so many are random words of the vocabulary instead.
                 "replaced_ratio": 0.0,
-                # So many of the rows stand, behind their first token, anywhere within
-                # 256 positions: texts longer than a row are embedded the better.
-                "shifted_ratio": 0.0,
+                # Of row_format sentence: so many rows stand, behind their first token,
+                # anywhere within 256 positions. Texts longer than a row are embedded
+                # the better.
+                "shifted_ratio": 0.125,
                 # Lengths that a distillation's batches are cut to, of rows of like
                 # length, so that little of them is padding; each is compiled once.
                 "length_buckets": 4,
@@ -138,7 +139,7 @@ def base_config() -> ConfigDict:
             },
             # How the SuperLM of each space is trained.
             "distill": {
-                "steps": 40,  # updates of a SuperLM
+                "steps": 30,  # updates of a SuperLM
                 "finish_steps": 340,  # of the chosen student alone, behind those
                 "batch_size": 64,  # rows, over all devices
                 "learning_rate": 2e-3,  # peak; of larger batches more: 2.8e-3 of 128 rows
@@ -230,7 +231,7 @@ def base_config() -> ConfigDict:
                 # lowest, the one with the fewest multiply-adds.
                 "tolerance": 0.0,
                 "fixed_arch": "",  # take this: layers=3,hidden=192,heads=6,ffn=768
-                "proxy_rows": 1024,  # held-out rows that the proxy is taken on
+                "proxy_rows": 512,  # held-out rows that the proxy is taken on
                 "batch_size": 64,  # rows; changes no figure
             },
             # Of one forward pass; taken of the Archs on the front of FLOPs and proxy.

@@ -19,6 +19,7 @@ from autodistill_jax.data.mlm import mask_tokens
 from autodistill_jax.experiment import programs
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.teacher import pretraining_start
+from autodistill_jax.experiment.text_rows import has_positions
 from autodistill_jax.models import build, heads
 from autodistill_jax.search import proxies, proxy_flash, proxy_programs
 from autodistill_jax.train import flash_distillation, sandwich
@@ -98,7 +99,7 @@ def _superlm_step(experiment: Experiment, space: Space) -> LoweredStep:
             _abstract_state(program.tx, program.params, program.axes, mesh),
             _abstract_params(program.frozen, program.axes, mesh),
             _abstract_params(program.teacher_params, program.teacher_axes, mesh),
-            _abstract_batch(experiment, batch_size),
+            _distillation_batch(experiment, batch_size),
             _abstract_replicated(lambda: sandwich.stack_archs(sandwiches[0]), mesh),
             _abstract_replicated(lambda: jax.random.key(0), mesh),
         )
@@ -261,6 +262,16 @@ def _row_operations(
     return 2.0 * cost(arch, dims or experiment.dims, length)["flops"]
 
 
+def _distillation_batch(
+    experiment: Experiment, count: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch as a SuperLM trains on it."""
+    batch = _abstract_batch(experiment, count)
+    if has_positions(experiment):
+        batch["position_ids"] = batch["input_ids"]
+    return batch
+
+
 def _abstract_batch(
     experiment: Experiment, count: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -277,8 +288,6 @@ def _abstract_batch(
             "token_type_ids": (row_shape, jnp.int8),
             "next_sentence_label": ((count,), jnp.int32),
         }
-    if data.shifted_ratio:
-        rows["position_ids"] = (row_shape, jnp.int32)
     rows_sharding = sharding.batch_sharding(experiment.mesh, count)
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows_sharding)

@@ -16,15 +16,18 @@ from autodistill_jax.errors import UserError
 from autodistill_jax.experiment import targets
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.programs import init_training
-from autodistill_jax.experiment.text_rows import heldout_splits, text_rows
+from autodistill_jax.experiment.text_rows import (
+    has_positions,
+    heldout_splits,
+    row_positions,
+    text_rows,
+)
 from autodistill_jax.experiment.workdir import finish_folder, superlm_folder
 from autodistill_jax.models.build import Params
 from autodistill_jax.models.word_map import merge_word_map
 from autodistill_jax.train import checkpoint, loop, sandwich
 from autodistill_jax.train.pretraining import fit_mlm_head
 
-# What embeds texts reads rarely more.
-_MAX_POSITIONS, _POSITIONS_SEED = 256, 0
 _TIMED_STEPS = 32  # a group of batches, with all lengths among them
 
 
@@ -149,16 +152,11 @@ def _batch_reader(
     """(step) -> its batch on the devices, with the teacher's targets where kept."""
     data = text_rows(experiment, workdir, "train")
     settings, batch_size = experiment.config.data, experiment.config.distill.batch_size
-    if settings.shifted_ratio:
-        # The same of each row in all trainings, whose targets are kept.
-        positions = loader.shifted_positions(
-            len(data["input_ids"]),
-            settings.max_seq_length,
-            settings.shifted_ratio,
-            min(_MAX_POSITIONS, experiment.teacher.dims.positions),
-            _POSITIONS_SEED,
-        )
-        data = {**data, "position_ids": positions}
+    if has_positions(experiment):
+        data = {
+            **data,
+            "position_ids": row_positions(experiment, len(data["input_ids"])),
+        }
     with_targets = targets.target_reader(
         experiment, workdir, data["attention_mask"], batch_size
     )

@@ -6,11 +6,13 @@ import numpy as np
 from etils import epath
 
 from autodistill_jax import log, multihost, storage
-from autodistill_jax.data import corpus
+from autodistill_jax.data import corpus, loader
 from autodistill_jax.errors import UserError
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.workdir import write_config
 
+# What embeds texts rarely reads more.
+_MAX_POSITIONS, _POSITIONS_SEED = 256, 0
 _ROW_KEYS = ("input_ids", "attention_mask")
 _PAIR_KEYS = ("token_type_ids", "next_sentence_label")
 
@@ -48,6 +50,22 @@ def text_rows(
         )
     arrays = storage.mapped_arrays(path, [f"{split}/{name}" for name in names])
     return {name: arrays[f"{split}/{name}"] for name in names}
+
+
+def has_positions(experiment: Experiment) -> bool:
+    """Whether some training rows stand further on, see `data.shifted_ratio`."""
+    data = experiment.config.data
+    return data.row_format == "sentence" and data.shifted_ratio > 0
+
+
+def row_positions(experiment: Experiment, count: int) -> np.ndarray:
+    """Where the tokens of the training rows stand, [count, data.max_seq_length]: the
+    same in all trainings, as are the targets that are kept of each row."""
+    data = experiment.config.data
+    max_positions = min(_MAX_POSITIONS, experiment.teacher.dims.positions)
+    return loader.shifted_positions(
+        count, data.max_seq_length, data.shifted_ratio, max_positions, _POSITIONS_SEED
+    )
 
 
 def heldout_splits(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:
