@@ -123,8 +123,8 @@ def encoder_parameters(
 
 
 def position_lookup(
-    table: jax.Array, length: int, position_ids: jax.Array | np.ndarray | None
-) -> jax.Array:
+    table: Array | np.ndarray, length: int, position_ids: Array | np.ndarray | None
+) -> Array | np.ndarray:
     """The embeddings of positions, [L, D] or [B, L, D].
 
     Args:

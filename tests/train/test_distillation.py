@@ -157,7 +157,7 @@ def test_a_text_may_stand_further_on():
     length = batch["input_ids"].shape[1]
     positions = np.tile(np.r_[0, 4 + np.arange(1, length)], (64, 1))
     table = params["embeddings_position"]
-    moved = table.at[1:length].set(table[positions[0, 1:]])
+    moved_table = table.at[1:length].set(table[positions[0, 1:]])
 
     @jax.jit
     def run(params, batch):
@@ -169,7 +169,7 @@ def test_a_text_may_stand_further_on():
         return targets, values["total"]
 
     shifted, losses_of_itself = run(params, batch | {"position_ids": positions})
-    expected, _ = run(params | {"embeddings_position": moved}, batch)
+    expected, _ = run(params | {"embeddings_position": moved_table}, batch)
     assert np.abs(shifted["embedding"] - expected["embedding"]).max() < 1e-5
     assert np.abs(losses_of_itself).max() < 1e-5
     in_place, _ = run(params, batch)
