@@ -123,13 +123,13 @@ def encoder_parameters(
 
 
 def position_lookup(
-    table: Array | np.ndarray, length: int, position_ids: Array | np.ndarray | None
+    table: Array | np.ndarray, length: Any, position_ids: Array | np.ndarray | None
 ) -> Array | np.ndarray:
     """The embeddings of positions, [L, D] or [B, L, D].
 
     Args:
       table: [positions, D].
-      length: of the texts, L.
+      length: of the texts, L; a symbol where a program leaves it open.
       position_ids: [B, L]; None: 0 to L - 1.
     """
     return table[:length] if position_ids is None else table[position_ids]
