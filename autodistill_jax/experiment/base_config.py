@@ -259,9 +259,10 @@ def base_config() -> ConfigDict:
             # (out of the SuperLM), truncated, scratch, twin (the same losses on the Arch
             # alone), autodistil, distilbert, tinybert, minilm, minilmv2,
             # minilmv2_pooled, pooled_alone, layer_reduction-N (N layers of the teacher,
-            # full width; -even: evenly spread), static (a vector a token). One that trains takes the steps of the
-            # SuperLM and the finish; with -seconds behind it a student's share of the
-            # SuperLM's seconds and its finish, with -all_seconds all of them.
+            # full width; -even: evenly spread), static (a vector a token). One that
+            # trains takes the steps of the SuperLM and the finish; with -seconds behind
+            # it a student's share of the SuperLM's seconds and its finish, with
+            # -all_seconds all of them.
             "baselines": ("scratch",),
             # Rates that each baseline which trains is first tried with for a fifth of
             # its steps, by held-out loss; (): distill.learning_rate.

@@ -144,16 +144,18 @@ def run_baselines(
         if baseline == "scratch" or costs_before.get("conditions") == front["latency"]:
             continue
         num_written += 1
+        if costs_before:
+            costs = costs_before | {"conditions": front["latency"]}
+            if baseline != STATIC:  # A look-up costs nothing wherever it runs.
+                network = huggingface.load_pretrained(str(folder))
+                costs = _costs(experiment, workdir, front, network, costs_before, stage)
+            multihost.on_first_process(
+                functools.partial(storage.write_json, folder / COSTS_FILE, costs)
+            )
+            continue
         if baseline == STATIC:
             _write_static(
                 experiment, static_baseline(experiment, workdir), front, folder
-            )
-            continue
-        if costs_before:
-            network = huggingface.load_pretrained(str(folder))
-            costs = _costs(experiment, workdir, front, network, costs_before, stage)
-            multihost.on_first_process(
-                functools.partial(storage.write_json, folder / COSTS_FILE, costs)
             )
             continue
         seconds = _budget_seconds(experiment, workdir, front, arch, baseline)

@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--measurements", type=int, default=12)
     parser.add_argument("--table", type=Path, default=TABLE)
     args = parser.parse_args()
+    if not args.table.exists():
+        parser.error(f"{args.table} is not there; make one by table.py, see its top")
     table = json.loads(args.table.read_text())
     print(json.dumps(budgets_report(table, args.bounds, args.measurements)))
 
