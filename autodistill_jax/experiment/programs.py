@@ -23,7 +23,10 @@ from autodistill_jax.models.heads import PROJECTION, encoder_params
 from autodistill_jax.models.word_map import WORD_MAP, WORDS, fit_word_map
 from autodistill_jax.pruning import projection
 from autodistill_jax.train import distillation, optimizer, sandwich
-from autodistill_jax.train.flash_distillation import BlockwiseTransfer
+from autodistill_jax.train.flash_distillation import (
+    BLOCK_PROJECTIONS,
+    BlockwiseTransfer,
+)
 from autodistill_jax.train.objective import transfer_objective
 from autodistill_jax.train.pretraining import make_pretraining_step
 
@@ -229,6 +232,15 @@ def blockwise_transfer(experiment: Experiment, arch: AnyArch) -> BlockwiseTransf
         teacher.mlm_head if same_family else None,
         experiment.dims,
     )
+    if experiment.calibration_rows is not None:
+        student[BLOCK_PROJECTIONS] = projection.fit_block_projections(
+            build.build_module(arch, experiment.dims),
+            encoder_params(student),
+            build.build_module(teacher.arch, teacher.dims),
+            teacher.params,
+            experiment.calibration_batches(),
+            objective.layer_map,
+        )
     return BlockwiseTransfer(
         build.build_module(
             arch,

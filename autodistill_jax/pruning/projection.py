@@ -1,8 +1,9 @@
 """Where the linear maps from a student's width to its teacher's start: a regression."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from autodistill_jax.models import build
@@ -38,31 +39,86 @@ def fit_projections(
       teacher's hidden]: the least squares up to a ridge.
     """
 
-    @jax.jit
     def outputs(params, teacher_params, batch):
-        mask = batch["attention_mask"]
-
         def of(module, params):
             out = build.apply_module(module, params, batch)
-            states = (out.hidden * mask[:, :, None]).reshape(mask.size, -1)
+            states = _real_tokens(out.hidden, batch)
             return (states, out.pooler) if pooling == "pooler" else (states,)
 
-        return of(student, params), of(teacher, teacher_params)
+        return list(zip(of(student, params), of(teacher, teacher_params)))
 
-    # The sums are f64, on the host: a text's embedding has more channels than there may
-    # be texts, and what the texts leave open must be the ridge's, not rounding's.
+    sums = _square_sums(jax.jit(outputs), params, teacher_params, batches)
+    of_states = _least_squares(*sums[0], _STATES_RIDGE)
+    if pooling != "pooler":
+        return of_states, of_states
+    return _least_squares(*sums[1], _EMBEDDINGS_RIDGE), of_states
+
+
+def fit_block_projections(
+    student: build.Module,
+    params: build.Params,
+    teacher: build.Module,
+    teacher_params: build.Params,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    layer_map: Sequence[int],
+) -> np.ndarray:
+    """The teacher's states behind some layers as linear maps of a student's own.
+
+    Args:
+      student, params, teacher, teacher_params, batches: as of `fit_projections`.
+      layer_map: the index of the teacher's layer that each of the student's follows.
+
+    Returns:
+      [layers, student's hidden, teacher's hidden]: the least squares up to a ridge.
+    """
+
+    def outputs(params, teacher_params, batch):
+        of_student = build.apply_module(student, params, batch, states=True)
+        of_teacher = build.apply_module(teacher, teacher_params, batch, states=True)
+        return [
+            (
+                _real_tokens(of_student.states[block + 1], batch),
+                _real_tokens(of_teacher.states[layer + 1], batch),
+            )
+            for block, layer in enumerate(layer_map)
+        ]
+
+    sums = _square_sums(jax.jit(outputs), params, teacher_params, batches)
+    return np.stack([_least_squares(*of_block, _STATES_RIDGE) for of_block in sums])
+
+
+def _real_tokens(states: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """[B * L, D] of [B, L, D], with nothing where there is no token."""
+    return jnp.reshape(
+        states * batch["attention_mask"][:, :, None], (-1, states.shape[-1])
+    )
+
+
+def _square_sums(
+    outputs_fn: Callable,
+    params: build.Params,
+    teacher_params: build.Params,
+    batches: Iterable[Mapping[str, np.ndarray]],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each pair (x, y) of outputs [rows, ...] x^T x and x^T y over all batches.
+
+    The sums are f64, on the host: a text's embedding has more channels than there may be
+    texts, and what the texts leave open must be the ridge's, not rounding's.
+    """
     total: list[tuple[np.ndarray, np.ndarray]] | None = None
     for batch in batches:
-        pairs = zip(*jax.device_get(outputs(params, teacher_params, batch)))
+        pairs = jax.device_get(outputs_fn(params, teacher_params, batch))
         of_batch = [
             (x.T @ x, x.T @ y)
             for x, y in ((np.float64(x), np.float64(y)) for x, y in pairs)
         ]
         total = of_batch if total is None else jax.tree.map(np.add, total, of_batch)
     assert total is not None, "no batch"
-    maps = []
-    for (square, cross), share in zip(total, (_STATES_RIDGE, _EMBEDDINGS_RIDGE)):
-        width = len(square)
-        ridge = share * np.trace(square) / width * np.eye(width)
-        maps.append(np.linalg.solve(square + ridge, cross).astype(np.float32))
-    return maps[-1], maps[0]
+    return total
+
+
+def _least_squares(square: np.ndarray, cross: np.ndarray, share: float) -> np.ndarray:
+    """The map of the sums x^T x and x^T y, with a ridge of a share of x's mean square."""
+    width = len(square)
+    ridge = share * np.trace(square) / width * np.eye(width)
+    return np.linalg.solve(square + ridge, cross).astype(np.float32)

@@ -35,7 +35,8 @@ class BlockwiseTransfer(NamedTuple):
 
     Attributes:
       module: the student.
-      params: its weights at the start, {name: array}.
+      params: its weights at the start, {name: array}, and its `BLOCK_PROJECTIONS` where
+        these do not start at the identity.
       teacher: the teacher.
       teacher_params: its weights, its masked-LM head's too where it has one.
       objective: of the last stage (logits, masked LM, ...), and the layer map.

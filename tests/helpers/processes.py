@@ -12,7 +12,7 @@ def start_processes(devices, *arguments, program, processes=1):
     own; of several processes, which also get a port, their number and which they are, a
     list."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    flags += " --xla_backend_optimization_level=0"
+    flags += " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -12,6 +12,7 @@ from autodistill_jax.data import loader
 from autodistill_jax.data.mlm import MlmMasking
 from autodistill_jax.data.tokenization import SpecialTokens
 from autodistill_jax.models import build, extract, heads
+from autodistill_jax.pruning import projection
 from autodistill_jax.search import proxy_flash
 from autodistill_jax.search.study_loop import TrialPruned
 from autodistill_jax.train import checkpoint, distillation, flash_distillation
@@ -258,7 +259,22 @@ def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
             jnp.eye(16, BIG.hidden), (2, 1, 1)
         )
     }
-    losses = flash_distillation.block_loss(
-        truncated, params, transfer.teacher_params, batch, jnp.int32(0)
+    losses = [
+        flash_distillation.block_loss(
+            truncated, params, transfer.teacher_params, batch, jnp.int32(block)
+        )
+        for block in (0, 1)
+    ]
+    assert all(np.isfinite(values["total"]).all() for values in losses)
+    # By regression its blocks are nearer to the teacher's from the start.
+    teacher_params = heads.encoder_params(transfer.teacher_params)
+    fitted = projection.fit_block_projections(
+        module, student, transfer.teacher, teacher_params, [batch], OBJECTIVE.layer_map
     )
-    assert np.isfinite(losses["total"]).all()
+    assert fitted.shape == (2, 16, BIG.hidden)
+    params[flash_distillation.BLOCK_PROJECTIONS] = fitted
+    for block, values in enumerate(losses):
+        fitted_values = flash_distillation.block_loss(
+            truncated, params, transfer.teacher_params, batch, jnp.int32(block)
+        )
+        assert fitted_values["output"].mean() < 0.7 * values["output"].mean()
