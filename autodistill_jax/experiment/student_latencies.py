@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import ModelDims
 from autodistill_jax.experiment.experiment import Experiment, latency_conditions
-from autodistill_jax.interop.huggingface import Teacher
+from autodistill_jax.interop.huggingface import Teacher, network_module
+from autodistill_jax.latency import measure
 from autodistill_jax.latency import table as latency_table
 from autodistill_jax.latency.calibration import latency_features
 from autodistill_jax.models import build, heads
@@ -167,6 +169,38 @@ def baseline_latency(
     storage.write_json(path, table)
     drift = latencies["teacher"]["seconds"] * 1e3 / front["teacher"]["latency_ms"]
     return latencies["baseline"]["seconds"] * 1e3 / drift
+
+
+def static_latency(
+    experiment: Experiment, front: Mapping[str, Any], network: Teacher, stage: str
+) -> float | None:
+    """The latency of a static table: its look-ups and their mean.
+
+    Args:
+      experiment: whose config says how it is taken.
+      front: front.json, whose latencies it is to stand beside.
+      network: of `huggingface.static_network`.
+      stage: what log lines begin with.
+
+    Returns:
+      Milliseconds. None on another device, and for a TPU that is compiled for, whose
+      compiler's estimates are of products.
+    """
+    conditions = latency_conditions(experiment.config)
+    if conditions.target or conditions.record() != front["latency"]:
+        return None
+    ids = jnp.ones((conditions.batch, conditions.length), jnp.int32)
+
+    def look_up(params, input_ids, attention_mask):
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        module = network_module(network)
+        return build.text_embeddings(module, params, batch, network.pooling)
+
+    calls = [(look_up, (network.params, ids, ids))]
+    (seconds,) = measure.device_times(calls, conditions.runs)
+    latency = multihost.on_first_process(lambda: 1e3 * float(np.median(seconds)))
+    log.say(f"{stage}: static table: {latency:.3g} ms measured")
+    return latency
 
 
 def latencies_at_bound(

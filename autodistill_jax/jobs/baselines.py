@@ -35,7 +35,10 @@ from autodistill_jax.experiment.model_costs import (
     student_seconds,
     superlm_seconds,
 )
-from autodistill_jax.experiment.student_latencies import baseline_latency
+from autodistill_jax.experiment.student_latencies import (
+    baseline_latency,
+    static_latency,
+)
 from autodistill_jax.experiment.workdir import (
     arch_from_json,
     baseline_folder,
@@ -145,18 +148,23 @@ def run_baselines(
             continue
         num_written += 1
         if costs_before:
-            costs = costs_before | {"conditions": front["latency"]}
-            if baseline != STATIC:  # A look-up costs nothing wherever it runs.
+            if baseline == STATIC:
+                table = sentence_transformers.read_static_table(
+                    storage.local_copy(folder)
+                )
+                network = huggingface.static_network(experiment.teacher, table)
+            else:
                 network = huggingface.load_pretrained(str(folder))
-                costs = _costs(experiment, workdir, front, network, costs_before, stage)
+            costs = _costs(experiment, workdir, front, network, costs_before, stage)
             multihost.on_first_process(
                 functools.partial(storage.write_json, folder / COSTS_FILE, costs)
             )
             continue
-        if baseline == STATIC:
-            _write_static(
-                experiment, static_baseline(experiment, workdir), front, folder
-            )
+        if baseline == STATIC:  # Nothing of it is trained.
+            network = static_baseline(experiment, workdir)
+            training = {"origin": "", "seconds": 0.0}
+            costs = _costs(experiment, workdir, front, network, training, stage)
+            _write_static(experiment, network, costs, folder)
             continue
         seconds = _budget_seconds(experiment, workdir, front, arch, baseline)
         network = train_baseline(
@@ -199,18 +207,24 @@ def _costs(
 ) -> dict[str, Any]:
     """What goes into costs.json: of its training where it came from and the seconds, and
     what it costs to run, under the conditions of the front."""
-    if network.arch == arch_from_json(front["chosen"]):
-        latency = find_trial(front, network.arch).get("latency_ms")
+    if not network.arch.layers:  # A look-up has no products.
+        costs = {"params": network.params["table"].size, "flops": 0}
+        costs["latency_ms"] = static_latency(experiment, front, network, stage)
+    elif network.arch == arch_from_json(front["chosen"]):
+        costs = dict(experiment.cost(network.arch))
+        costs["latency_ms"] = find_trial(front, network.arch).get("latency_ms")
     else:
-        latency = baseline_latency(experiment, workdir, front, network, stage)
-    costs = {**experiment.cost(network.arch), "latency_ms": latency}
+        costs = dict(experiment.cost(network.arch))
+        costs["latency_ms"] = baseline_latency(
+            experiment, workdir, front, network, stage
+        )
     return {**training, **costs, "conditions": front["latency"]}
 
 
 def _write_static(
     experiment: Experiment,
     network: huggingface.Teacher,
-    front: dict,
+    costs: Mapping[str, Any],
     folder: epath.Path,
 ) -> None:
     def write() -> None:
@@ -221,9 +235,6 @@ def _write_static(
             )
             sizes = dict(zip(("vocab_size", "hidden_size"), table.shape))
             (partial / "config.json").write_text(json.dumps(sizes) + "\n")
-            # A look-up has no products; nothing of it is trained.
-            costs = {"params": table.size, "flops": 0, "seconds": 0.0, "origin": ""}
-            costs["conditions"] = front["latency"]
             storage.write_json(partial / COSTS_FILE, costs)
 
     multihost.on_first_process(write)
