@@ -98,8 +98,7 @@ def train_batches(
     if length_buckets == 1:
         return TrainBatches(dataset, batch_size)
     lengths = np.asarray(arrays["attention_mask"]).sum(axis=1)
-    max_length = arrays["attention_mask"].shape[1]
-    cuts = -(-max_length * np.arange(1, length_buckets + 1) // length_buckets)
+    cuts = batch_lengths(lengths, length_buckets)
     source = _RowSource({"length": lengths})
     length_at = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
 
@@ -117,6 +116,32 @@ def train_batches(
         return numbers, int(cuts[np.searchsorted(cuts, longest)])
 
     return TrainBatches(dataset, batch_size, bucketed_batch)
+
+
+def batch_lengths(lengths: np.ndarray, count: int) -> np.ndarray:
+    """The lengths to pad rows to that leave the least padding.
+
+    Args:
+      lengths: of the rows, in tokens, [N].
+      count: of the lengths to pad to.
+
+    Returns:
+      [count], or one for each length that a row has where these are fewer; rising, the
+      last as long as the longest row. Each row is padded to the least that holds it.
+    """
+    has_length = np.bincount(lengths)
+    candidates = np.flatnonzero(has_length)
+    rows_below = has_length.cumsum()[candidates]
+    # Tokens of the rows up to each candidate where that is the last of 1, 2, ... cuts.
+    tokens, cuts_before = candidates * rows_below, []
+    for _ in range(min(count, len(candidates)) - 1):
+        options = tokens + candidates[:, None] * (rows_below[:, None] - rows_below)
+        cuts_before.append(options.argmin(axis=1))
+        tokens = options.min(axis=1)
+    cuts = [len(candidates) - 1]
+    for before in reversed(cuts_before):
+        cuts.append(before[cuts[-1]])
+    return candidates[np.unique(cuts)]
 
 
 def eval_batches(

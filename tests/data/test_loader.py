@@ -1,5 +1,7 @@
 """Are batches of like lengths the same rows, each once an epoch, and none cut short?"""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def test_rows_of_like_length_come_together(buckets):
         real = data["attention_mask"][batch["row"]].sum(axis=1)
         assert (batch["attention_mask"].sum(axis=1) == real).all()  # Nothing is lost.
     assert sorted(row_numbers) == list(range(128))
-    assert set(lengths) <= {16 * (i + 1) // buckets for i in range(buckets)}
+    assert 1 < len(set(lengths)) <= buckets
     padded = sum(4 * length for length in lengths)
     assert padded < 0.9 * data["attention_mask"].size
     assert lengths != sorted(lengths)  # In no order of length.
@@ -39,6 +41,21 @@ def test_rows_of_like_length_come_together(buckets):
     # A host reads its own rows of the same batch.
     part = fresh.rows_at(7, range(2, 4))
     assert np.array_equal(part["row"], batches[7]["row"][2:])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_batches_have_the_lengths_that_leave_the_least_padding(count):
+    lengths = np.random.default_rng(count).choice([2, 3, 5, 6, 9, 12], 40)
+
+    def padded(cuts):
+        return sum(min(cut for cut in cuts if cut >= length) for length in lengths)
+
+    cuts = loader.batch_lengths(lengths, count).tolist()
+    every = sorted(set(lengths.tolist()))
+    size = min(count, len(every))
+    assert cuts == sorted(cuts) and len(cuts) == size
+    options = itertools.combinations(every[:-1], size - 1)
+    assert padded(cuts) == min(padded((*option, every[-1])) for option in options)
 
 
 def test_one_bucket_is_whole_rows():
