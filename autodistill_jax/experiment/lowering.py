@@ -196,14 +196,14 @@ def _transfer_steps(experiment: Experiment) -> Iterator[tuple[str, LoweredStep]]
     def lower_block(rows):
         state = _abstract_state(steps.block_tx, steps.params, axes, mesh)
         return steps.block_step.lower(
-            state, teacher_params, _abstract_batch(experiment, rows), k, key
+            state, teacher_params, _distillation_batch(experiment, rows), k, key
         )
 
     def lower_last(rows):
         state = _abstract_state(steps.last_tx, steps.params, axes, mesh)
         archs = _abstract_replicated(lambda: sandwich.stack_archs([arch]), mesh)
         return steps.last_step.lower(
-            state, {}, teacher_params, _abstract_batch(experiment, rows), archs, key
+            state, {}, teacher_params, _distillation_batch(experiment, rows), archs, key
         )
 
     def lower_evaluation(_):
@@ -265,7 +265,7 @@ def _row_operations(
 def _distillation_batch(
     experiment: Experiment, count: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch as a SuperLM trains on it."""
+    """A batch of `text_rows.training_rows`."""
     batch = _abstract_batch(experiment, count)
     if has_positions(experiment):
         batch["position_ids"] = batch["input_ids"]

@@ -17,10 +17,9 @@ from autodistill_jax.experiment import targets
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.programs import init_training
 from autodistill_jax.experiment.text_rows import (
-    has_positions,
     heldout_splits,
-    row_positions,
     text_rows,
+    training_rows,
 )
 from autodistill_jax.experiment.workdir import finish_folder, superlm_folder
 from autodistill_jax.models.build import Params
@@ -150,13 +149,8 @@ def _batch_reader(
     experiment: Experiment, workdir: epath.Path
 ) -> Callable[[int], dict[str, jax.Array]]:
     """(step) -> its batch on the devices, with the teacher's targets where kept."""
-    data = text_rows(experiment, workdir, "train")
+    data = training_rows(experiment, workdir)
     settings, batch_size = experiment.config.data, experiment.config.distill.batch_size
-    if has_positions(experiment):
-        data = {
-            **data,
-            "position_ids": row_positions(experiment, len(data["input_ids"])),
-        }
     with_targets = targets.target_reader(
         experiment, workdir, data["attention_mask"], batch_size
     )

@@ -58,14 +58,23 @@ def has_positions(experiment: Experiment) -> bool:
     return data.row_format == "sentence" and data.shifted_ratio > 0
 
 
-def row_positions(experiment: Experiment, count: int) -> np.ndarray:
-    """Where the tokens of the training rows stand, [count, data.max_seq_length]: the
-    same in all trainings, as are the targets that are kept of each row."""
+def training_rows(experiment: Experiment, workdir: epath.Path) -> dict:
+    """The rows that students are distilled on: those of `text_rows`, and where their
+    tokens stand, `position_ids`, where some stand further on. They are the same in all
+    trainings, as are the targets that are kept of each row."""
+    rows = text_rows(experiment, workdir, "train")
+    if not has_positions(experiment):
+        return rows
     data = experiment.config.data
     max_positions = min(_MAX_POSITIONS, experiment.teacher.dims.positions)
-    return loader.shifted_positions(
-        count, data.max_seq_length, data.shifted_ratio, max_positions, _POSITIONS_SEED
+    position_ids = loader.shifted_positions(
+        len(rows["input_ids"]),
+        data.max_seq_length,
+        data.shifted_ratio,
+        max_positions,
+        _POSITIONS_SEED,
     )
+    return {**rows, "position_ids": position_ids}
 
 
 def heldout_splits(experiment: Experiment, workdir: epath.Path) -> tuple[dict, dict]:

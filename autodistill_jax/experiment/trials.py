@@ -19,7 +19,7 @@ from autodistill_jax.experiment import labelled_data, proxy_inputs
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.fingerprints import study_fingerprint
 from autodistill_jax.experiment.programs import blockwise_transfer, transfer_settings
-from autodistill_jax.experiment.text_rows import heldout_splits, text_rows
+from autodistill_jax.experiment.text_rows import heldout_splits, training_rows
 from autodistill_jax.latency import table
 from autodistill_jax.models import build
 from autodistill_jax.search import proxies, study_storage
@@ -325,7 +325,7 @@ def _evaluate_fn(
 
     from autodistill_jax.search import proxy_flash
 
-    text = text_rows(experiment, workdir, "train")
+    text = training_rows(experiment, workdir)
     heldout = heldout_splits(experiment, workdir)[0]
 
     def evaluate(arch, earlier_losses, seed):

@@ -9,7 +9,7 @@ from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.data import loader
 from autodistill_jax.experiment import programs
 from autodistill_jax.experiment.experiment import Experiment, latency_conditions
-from autodistill_jax.experiment.text_rows import text_rows
+from autodistill_jax.experiment.text_rows import training_rows
 from autodistill_jax.experiment.workdir import (
     find_trial,
     read_front,
@@ -57,7 +57,7 @@ def run_transfer(
         params = flash_distillation.train_blockwise(
             transfer,
             loader.train_batches(
-                text_rows(experiment, workdir, "train"),
+                training_rows(experiment, workdir),
                 settings["batch_size"],
                 config.seed,
             ),

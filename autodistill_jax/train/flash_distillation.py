@@ -106,6 +106,7 @@ def block_loss(
         batch["input_ids"],
         attention_mask,
         token_type_ids=batch.get("token_type_ids"),
+        position_ids=batch.get("position_ids"),
         qkv=True,
         depth=transfer.layer_map[k] + 1,
     )
@@ -114,6 +115,7 @@ def block_loss(
         batch["input_ids"],
         attention_mask,
         token_type_ids=batch.get("token_type_ids"),
+        position_ids=batch.get("position_ids"),
         key=key,
         qkv=True,
         depth=k + 1,

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import functools
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from etils import epath
 import autodistill_jax as ad
 from autodistill_jax import log
 from autodistill_jax.archs.space import single
-from autodistill_jax.experiment import superlm, text_rows
+from autodistill_jax.data import loader
+from autodistill_jax.experiment import programs, superlm, text_rows
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import embedding
 from autodistill_jax.interop.huggingface import Teacher
 from autodistill_jax.models import build, heads
-from autodistill_jax.train import loop, optimizer
+from autodistill_jax.train import flash_distillation, loop, losses, optimizer
 
 # What differs from the recipe, {field: value}.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -60,6 +62,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "larger_updates": {},
     "polar_express": {},
     "four_iterations": {},
+    # Block by block as Flash Distillation transfers, no other loss, see `train_blocks`.
+    "blocks_of_grouped_heads": {},
+    "blocks_of_averaged_heads": {},
 }
 # Of the held-out rows, which choices are made on; the rest is the report's.
 CHOICE_ROWS = 3000
@@ -142,21 +147,70 @@ def ablate(
     name = f"ablations/{variant}"
     folder = epath.Path(workdir) / name
     remote = epath.Path(workdir)
-    with changed_training(variant):
-        superlm.train_superlm(experiment, remote, folder, single(arch), name, variant)
-    params = superlm.trained_params(experiment, folder, steps, name)
+    start_time = time.monotonic()
+    if variant.startswith("blocks"):
+        params = train_blocks(experiment, remote, variant, steps)
+        dense, seconds = None, time.monotonic() - start_time
+    else:
+        with changed_training(variant):
+            superlm.train_superlm(
+                experiment, remote, folder, single(arch), name, variant
+            )
+        params = superlm.trained_params(experiment, folder, steps, name)
+        dense = experiment.aligning_map(arch, params)
+        seconds = log.training_seconds(remote, name)
     network = experiment.teacher._replace(
-        arch=arch,
-        params=heads.encoder_params(params),
-        mlm_head=None,
-        dense=experiment.aligning_map(arch, params),
+        arch=arch, params=heads.encoder_params(params), mlm_head=None, dense=dense
     )
     held_out, _ = text_rows.heldout_splits(experiment, remote)
     return {
         "model": network,
-        "seconds": log.training_seconds(remote, name),
+        "seconds": seconds,
         "distance": distance(experiment, network, held_out),
     }
+
+
+def train_blocks(
+    experiment: Experiment, remote: epath.Path, variant: str, steps: int
+) -> dict:
+    """A block-wise transfer in as many steps, each block a part of them.
+
+    The attention maps that are compared, where head counts differ, are those of
+    `blocks_of_grouped_heads`, as many groups as divide both counts, or the means over
+    all heads, `blocks_of_averaged_heads`.
+
+    Args:
+      experiment: under what its text says of the teacher.
+      remote: the workdir, with the text's rows.
+      variant: its name.
+      steps: of all blocks together.
+
+    Returns:
+      The student's parameters and projections.
+    """
+    (arch,), config = experiment.affordable, experiment.config
+    transfer = programs.blockwise_transfer(experiment, arch)
+    # Nothing behind the blocks.
+    transfer = transfer._replace(objective=transfer.objective._replace(weights={}))
+    settings = programs.transfer_settings(experiment)
+    settings |= {"block_steps": max(steps // arch.layers, 1)}
+    batches = loader.train_batches(
+        text_rows.training_rows(experiment, remote),
+        settings["batch_size"],
+        config.seed,
+        config.data.length_buckets,
+    )
+    of_heads = losses.attention_loss
+
+    def of_mean_heads(student, teacher, attention_mask, groups):
+        return of_heads(student, teacher, attention_mask, 1)
+
+    averaged = variant == "blocks_of_averaged_heads"
+    used = of_mean_heads if averaged else of_heads
+    with mock.patch.object(losses, "attention_loss", used):
+        return flash_distillation.train_blockwise(
+            transfer, batches, settings, 1.0, experiment.mesh, config.seed, variant
+        )
 
 
 @contextlib.contextmanager

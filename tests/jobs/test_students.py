@@ -125,11 +125,16 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     vectors = (students.embedder(model)(texts) for model in (network, teacher))
     assert np.abs(np.subtract(*vectors)).max() < 1e-4
     # One part of the recipe changed, and the recipe itself, of one step.
-    options += ["--steps", "1", "--variants", "recipe,relation_alone"]
+    options += [
+        "--steps",
+        "1",
+        "--variants",
+        "recipe,relation_alone,blocks_of_averaged_heads",
+    ]
     monkeypatch.setattr(sys, "argv", ["ablations.py", *options])
     ablations.main()
     report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
-    assert set(report) == {"recipe", "relation_alone"}
+    assert set(report) == set(options[-1].split(","))
     assert all(0 < figures["distance"] < 1 for figures in report.values())
     assert "mrr_aligned" in report["recipe"]  # By the map that its loss trained.
     assert "mrr_aligned" not in report["relation_alone"]
