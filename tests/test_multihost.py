@@ -24,7 +24,7 @@ FLAGS = [
     "--config.space.hidden=(96,)",
     "--config.space.ffn_ratio=(1.0,2.0)",
     "--config.distill.batch_size=8",
-    "--config.distill.steps=4",
+    "--config.distill.steps=40",
     # Held-out rows that no number of devices divides.
     "--config.search.batch_size=12",
     "--config.search.proxy_rows=31",
@@ -74,10 +74,10 @@ def test_what_cannot_be_is_refused_by_all(outcomes):
 def test_told_to_end_all_save_the_same_step(outcomes):
     (status, steps, saved), second = (outcome["preempted"] for outcome in outcomes)
     assert [status, steps, saved] == second
-    assert status == 130 and 10 <= steps == saved < 2000
+    assert status == 130 and 10 <= steps == saved < 40
 
 
-def test_a_run_of_two_processes_is_a_run_of_one(outcomes, folder, tmp_path):
+def test_a_stopped_run_of_two_processes_is_a_run_of_one(outcomes, folder, tmp_path):
     for process, outcome in enumerate(outcomes):
         assert outcome["latency"][0] == 0
         # Only the first speaks.
@@ -95,12 +95,10 @@ def test_a_run_of_two_processes_is_a_run_of_one(outcomes, folder, tmp_path):
         assert trial["arch"] == alone_trial["arch"]
         assert np.isclose(trial["proxy"], alone_trial["proxy"], rtol=1e-5)
         assert trial["flops"] == alone_trial["flops"]
-    losses = [
-        [json.loads(line)["loss"] for line in (w / "metrics.jsonl").open()]
-        for w in (folder, tmp_path / "w")
-    ]
-    assert len(losses[0]) == len(losses[1])
-    assert np.allclose(*losses, rtol=1e-5)
+    stopped, through = (loss_sums(w) for w in (folder, tmp_path / "w"))
+    assert stopped.keys() >= through.keys()
+    for step, total in through.items():
+        assert np.isclose(stopped[step], total, rtol=1e-5)
     files = [
         sorted(str(path.relative_to(w)) for path in w.rglob("*") if path.is_file()
                and "checkpoints" not in path.parts)
@@ -108,7 +106,18 @@ def test_a_run_of_two_processes_is_a_run_of_one(outcomes, folder, tmp_path):
     ]  # fmt: skip
     assert files[0] == files[1] and "report.html" in files[0]
     # What was refused left nothing.
-    assert {path.name for path in folder.parent.glob("w-*")} == {"w-ended", "w-latency"}
+    assert {path.name for path in folder.parent.glob("w-*")} == {"w-latency"}
+
+
+def loss_sums(workdir):
+    """{step: the sum of the losses up to it}; a line has the mean since the last one."""
+    sums, total, last_step = {}, 0.0, 0
+    for line in (workdir / "metrics.jsonl").open():
+        values = json.loads(line)
+        step = values["step"]
+        total += values["loss"] * (step - last_step)
+        sums[step], last_step = total, step
+    return sums
 
 
 @pytest.mark.parametrize(

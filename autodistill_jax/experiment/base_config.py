@@ -139,10 +139,10 @@ def base_config() -> ConfigDict:
             },
             # How the SuperLM of each space is trained.
             "distill": {
-                "steps": 30,  # updates of a SuperLM
-                "finish_steps": 340,  # of the chosen student alone, behind those
-                "batch_size": 64,  # rows, over all devices
-                "learning_rate": 2e-3,  # peak; of larger batches more: 2.8e-3 of 128 rows
+                "steps": 20,  # updates of a SuperLM
+                "finish_steps": 210,  # of the chosen student alone, behind those
+                "batch_size": 128,  # rows, over all devices
+                "learning_rate": 2.8e-3,  # peak; of smaller batches less: 2e-3 of 64 rows
                 "warmup_ratio": 0.05,  # of the steps
                 "optimizer": "muon",  # of the layers' matrices; or "adamw" of all
                 "weight_decay": 0.01,  # of matrices; not of biases and LayerNorms

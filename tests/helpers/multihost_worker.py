@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 from etils import epath
 
@@ -85,10 +86,12 @@ def preempted(process, folder, flags):
         calls.append(args)
         if process == 1 and len(calls) == 10:
             os.kill(os.getpid(), signal.SIGTERM)
+        if len(calls) >= 10:
+            time.sleep(0.2)  # The others hear of it within a second or two.
         return original_batch(*args)
 
     loader.batch_at_step = of_step
-    status, _ = job("distill", folder, [*flags, "--config.distill.steps=2000"])
+    status, _ = job("distill", folder, flags)
     loader.batch_at_step = original_batch
     manager = checkpoint.checkpoint_manager(
         workdir.superlm_folder(epath.Path(folder), "main")
@@ -108,7 +111,8 @@ if __name__ == "__main__":
         "unlike": job("distill", folder, [*flags, f"--config.seed={process}"]),
         "batch": job("distill", folder, [*flags, "--config.distill.batch_size=6"]),
         "apart": job("distill", f"{folder}-{process}", flags),
-        "preempted": preempted(process, f"{folder}-ended", flags),
+        "preempted": preempted(process, folder, flags),
+        # It goes on from there.
         "run": job("run", folder, flags),
         "again": job("run", folder, flags),
     }
