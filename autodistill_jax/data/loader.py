@@ -133,14 +133,14 @@ def batch_lengths(lengths: np.ndarray, count: int) -> np.ndarray:
     candidates = np.flatnonzero(has_length)
     rows_below = has_length.cumsum()[candidates]
     # Tokens of the rows up to each candidate where that is the last of 1, 2, ... cuts.
-    tokens, cuts_before = candidates * rows_below, []
+    tokens, previous_cuts = candidates * rows_below, []
     for _ in range(min(count, len(candidates)) - 1):
         options = tokens + candidates[:, None] * (rows_below[:, None] - rows_below)
-        cuts_before.append(options.argmin(axis=1))
+        previous_cuts.append(options.argmin(axis=1))
         tokens = options.min(axis=1)
     cuts = [len(candidates) - 1]
-    for before in reversed(cuts_before):
-        cuts.append(before[cuts[-1]])
+    for previous_cut in reversed(previous_cuts):
+        cuts.append(previous_cut[cuts[-1]])
     return candidates[np.unique(cuts)]
 
 
