@@ -35,7 +35,7 @@ def get_config(preset: str = "") -> ConfigDict:
         *("minilmv2-seconds", "minilmv2_pooled-seconds", "pooled_alone-seconds"),
         "distilbert-seconds",
     )
-    config.baseline_learning_rates = (5e-4, 1e-3, 2e-3)
+    config.baseline_learning_rates = (7e-4, 1.4e-3, 2.8e-3)
     config.finetune.tasks = ("stsb",)
     config.finetune.scratch_learning_rate = 6e-4
     config.finetune.seeds = 3
