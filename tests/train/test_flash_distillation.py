@@ -278,3 +278,14 @@ def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
             truncated, params, transfer.teacher_params, batch, jnp.int32(block)
         )
         assert fitted_values["output"].mean() < 0.7 * values["output"].mean()
+    # The map to any other of the teacher's layers fits the block's own layer less well.
+    of_first = []
+    for layer in range(3):
+        params[flash_distillation.BLOCK_PROJECTIONS] = projection.fit_block_projections(
+            module, student, transfer.teacher, teacher_params, [batch], (layer, layer)
+        )
+        values = flash_distillation.block_loss(
+            truncated, params, transfer.teacher_params, batch, jnp.int32(0)
+        )
+        of_first.append(float(values["output"].mean()))
+    assert np.argmin(of_first) == OBJECTIVE.layer_map[0]
