@@ -4,9 +4,7 @@
       --config.data.source=FOLDER --config.finetune.glue_dir=GLUE \\
       --config.finetune.tasks="('sst2',)"
 
-Seen with 3,090 Wikipedia articles and SST-2 (2 CPU cores, 17 minutes, one seed,
-2026-11-21, in batches of 32 and without a finish): 4 x 320, 47 % of the teacher's multiply-adds; similarities .677 (truncated
-.328); SST-2 dev .818, from scratch .741, teacher .854.
+SEEN
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +19,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config = base_config()
     config.space.hidden = (192, 256, 320, 384)
     config.budget.flops_fraction = 0.5
-    config.distill.steps = 800
-    config.search.proxy_steps = 50
+    config.distill.update(steps=60, finish_steps=700)
     config.finetune.max_seq_length = 64
     if is_smoke:
         smoke(config)

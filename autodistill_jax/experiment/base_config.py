@@ -160,7 +160,7 @@ def base_config() -> ConfigDict:
                 "calibration_rows": 640,  # of training text, for both
                 # "auto": pooled+3*cosine for a sentence-embedding teacher, relation for
                 # any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
-                # tinybert, layer_reduction), or losses with weights: relation, hidden,
+                # minilmv2_pooled, pooled_alone, tinybert, layer_reduction), or losses with weights: relation, hidden,
                 # cosine, pooled, embedding, attention, layers, logits, mlm, nsp, joined
                 # by "+".
                 "losses": "auto",
@@ -234,7 +234,7 @@ def base_config() -> ConfigDict:
                 "proxy_rows": 512,  # held-out rows that the proxy is taken on
                 "batch_size": 64,  # rows; changes no figure
             },
-            # Of one forward pass; taken of the Archs on the front of FLOPs and proxy.
+            # Of one forward pass.
             "latency": {
                 # "": measured on the device at hand. "v4i", "v4", "v5e", "v5p", "v6e":
                 # compiled for one chip of that TPU, which need not be here (extra
@@ -244,8 +244,8 @@ def base_config() -> ConfigDict:
                 "max_seq_length": 128,  # tokens a text
                 "compute_dtype": "float32",  # of the products; weights served so
                 "runs": 30,  # executions, whose median it is
-                # Latencies that are taken where all Archs are judged: those that a
-                # bound asks for; without one, of Archs of the front.
+                # Latencies that are taken where all Archs are judged: those that each
+                # bound asks for; without one, of the front of FLOPs and proxy.
                 "max_measurements": 12,
                 "calibrate": 12,  # Archs of `latency --calibrate`, half of them to fit
             },
@@ -256,7 +256,7 @@ def base_config() -> ConfigDict:
                 "align": False,
             },
             # The first budget's Arch by other methods, of the same text: before_finish
-            # (out of the SuperLM), truncated, scratch, twin (the same losses on the Arch
+            # (out of the SuperLM), truncated (the untrained cut), scratch, twin (the same losses on the Arch
             # alone), autodistil, distilbert, tinybert, minilm, minilmv2,
             # minilmv2_pooled, pooled_alone, layer_reduction-N (N layers of the teacher,
             # full width; -even: evenly spread), static (a vector a token). One that

@@ -24,7 +24,7 @@ MODEL_LABELS = {
     BEFORE_FINISH: "student before its finish, as it lies in the SuperLM",
     "twin": "twin (the same objective, this Arch alone)",
     LAYER_REDUCTION: "layer reduction (full width, squared error of embeddings)",
-    "truncated": "truncated (the teacher's slice, no distillation)",
+    "truncated": "truncated (the cut that distillation starts from)",
     STATIC: "static table (a vector a token, no network)",
     "scratch": "from scratch (random weights)",
     "autodistil": "AutoDistil's loss, this Arch alone",

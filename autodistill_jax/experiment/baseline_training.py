@@ -112,10 +112,12 @@ def train_baseline(
         return network._replace(dense=experiment.aligning_map(arch, params))
     if parse_baseline(baseline).method == "truncated":
         if experiment.config.distill.init_from == "teacher":
-            return baseline_start(experiment, baseline, arch)
-        teacher = experiment.teacher
-        params = extract.extract(teacher.params, teacher.arch, arch)
-        return _network(experiment, arch, params)
+            params = experiment.start_params(arch)
+        else:
+            teacher = experiment.teacher
+            params = extract.extract(teacher.params, teacher.arch, arch)
+        dense = experiment.fitted_map(arch, params)
+        return _network(experiment, arch, params)._replace(dense=dense)
     variant = baseline_experiment(experiment, baseline, arch)
     space = variant.spaces[baseline]
     start = None

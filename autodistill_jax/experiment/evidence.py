@@ -40,24 +40,22 @@ def with_evidence(
       stage: what log lines begin with.
 
     Returns:
-      The experiment with its teacher permuted and its layers chosen; as it was where
-      training does not start from the teacher's weights, or where the config asks for
-      neither.
+      The experiment with rows to fit on, its teacher permuted and its layers chosen;
+      with the rows alone where training does not start from the teacher's weights, or
+      where the config asks for neither.
     """
     settings, teacher = experiment.config.distill, experiment.teacher
-    same_family = experiment.dims.family == teacher.dims.family
-    if settings.init_from != "teacher" or not same_family:
-        return experiment
-    if "evidence" not in (settings.order, settings.kept_layers):
-        return experiment
     train_rows = text_rows(experiment, workdir, "train")
     rows = evenly_spaced_rows(train_rows, settings.calibration_rows)
+    experiment = dataclasses.replace(experiment, calibration_rows=rows)
+    if not experiment.starts_from_teacher:
+        return experiment
     if settings.order == "evidence":
         path = workdir / "start" / "orders.npz"
         if not path.exists():
             log.say(f"{stage}: ordering the teacher's channels by what they carry ...")
             multihost.on_first_process(
-                lambda: storage.write_arrays(path, _channel_orders(experiment, rows))
+                lambda: storage.write_arrays(path, _channel_orders(experiment))
             )
         orders = storage.read_arrays(path)
         teacher = reordered_teacher(teacher, orders)
@@ -65,7 +63,6 @@ def with_evidence(
             experiment,
             teacher=teacher,
             initial_params=(teacher.arch, teacher.params),
-            calibration_rows=rows,
             hidden_order=orders["hidden"],
         )
     if settings.kept_layers == "evidence":
@@ -113,15 +110,10 @@ def reordered_teacher(teacher: Teacher, orders: Mapping[str, np.ndarray]) -> Tea
     )
 
 
-def _channel_orders(
-    experiment: Experiment, rows: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _channel_orders(experiment: Experiment) -> dict[str, np.ndarray]:
     teacher = experiment.teacher
     module = build.build_module(teacher.arch, teacher.dims)
-    batches = dataclasses.replace(
-        experiment, calibration_rows=rows
-    ).calibration_batches()
-    moments = input_moments(module, teacher.params, batches)
+    moments = input_moments(module, teacher.params, experiment.calibration_batches())
     return order.channel_orders(module, teacher.params, moments)
 
 

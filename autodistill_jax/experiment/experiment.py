@@ -19,7 +19,7 @@ from autodistill_jax.latency.table import LatencyConditions
 from autodistill_jax.models import build, extract
 from autodistill_jax.models.build import Module
 from autodistill_jax.models.heads import PROJECTION
-from autodistill_jax.pruning import prune
+from autodistill_jax.pruning import projection, prune
 from autodistill_jax.train.objective import Objective
 
 _CALIBRATION_BATCH = 64  # rows
@@ -74,10 +74,10 @@ class Experiment(TeacherSide):
       initial_params: what training starts from, (its Arch, its parameters).
       kept_by_depth: {depth: the layers of `initial_params` that a network of so many
         keeps}; for other depths they are spread, see `arch.spread_layers`.
-      calibration_rows: token rows that cuts of `initial_params` are fitted on, see
-        `pruning.prune`; None: they are plain slices.
+      calibration_rows: token rows that projections and cuts of `initial_params` are
+        fitted on; None: before there is text, when sizes alone count.
       hidden_order: where each of the teacher's hidden channels stood in its checkpoint;
-        None: where it stands.
+        None: where it stands, and cuts of `initial_params` are plain slices.
     """
 
     spaces: dict[str, Space]
@@ -104,6 +104,12 @@ class Experiment(TeacherSide):
         """Of SuperLMs and students; the teacher's may be of another family."""
         norm = self.config.space.norm
         return student_dims(self.teacher.dims, self.family, norm)
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether students start as cuts of the teacher."""
+        is_same_family = self.dims.family == self.teacher.dims.family
+        return self.config.distill.init_from == "teacher" and is_same_family
 
     def kept_layers(self, depth: int) -> tuple[int, ...]:
         """The layers of `initial_params` that a network of so many layers keeps."""
@@ -169,7 +175,7 @@ class Experiment(TeacherSide):
         """
         source, params = self.initial_params
         layers = tuple(kept_layers) or self.kept_layers(arch.layers)
-        if self.calibration_rows is None:
+        if self.hidden_order is None:
             return extract.extract(params, source, arch, layers)
         module = build.build_module(source, self.dims)
         return prune.prune(module, params, arch, layers, self.calibration_batches())
@@ -183,6 +189,27 @@ class Experiment(TeacherSide):
         for start in range(0, count - size + 1, size):
             yield {k: np.asarray(v[start : start + size]) for k, v in rows.items()}
 
+    def fitted_projections(
+        self, arch: AnyArch, params: dict
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The maps of a network's embeddings and last hidden states to the teacher's.
+
+        Args:
+          arch: of the network.
+          params: of its encoder.
+
+        Returns:
+          See `projection.fit_projections`.
+        """
+        return projection.fit_projections(
+            build.build_module(arch, self.dims),
+            params,
+            build.build_module(self.teacher.arch, self.teacher.dims),
+            self.teacher.params,
+            self.calibration_batches(),
+            self.objective.pooling,
+        )
+
     def aligning_map(
         self, arch: AnyArch, params: Mapping[str, Any]
     ) -> np.ndarray | None:
@@ -190,8 +217,8 @@ class Experiment(TeacherSide):
 
         Args:
           arch: of the network.
-          params: its trained projections are looked at; without one to embeddings the
-            network is as wide as the teacher.
+          params: its projections are looked at; without one to embeddings the network
+            is as wide as the teacher.
 
         Returns:
           [hidden, teacher's hidden], the teacher's channels as its checkpoint has them;
@@ -200,11 +227,19 @@ class Experiment(TeacherSide):
         if not self.config.export.align:
             return None
         width = self.teacher.arch.hidden
-        projection = params.get(f"{PROJECTION}pooled", np.eye(width, dtype=np.float32))
-        projection = np.asarray(projection)[: arch.hidden]
+        to_teacher = params.get(f"{PROJECTION}pooled", np.eye(width, dtype=np.float32))
+        to_teacher = np.asarray(to_teacher)[: arch.hidden]
         if self.hidden_order is None:
-            return projection
-        return projection[:, np.argsort(self.hidden_order)]
+            return to_teacher
+        return to_teacher[:, np.argsort(self.hidden_order)]
+
+    def fitted_map(self, arch: AnyArch, params: dict) -> np.ndarray | None:
+        """As `aligning_map`, of a network that no projection was trained with: what fits
+        the calibration text best."""
+        if not self.config.export.align:
+            return None
+        of_embeddings, _ = self.fitted_projections(arch, params)
+        return self.aligning_map(arch, {f"{PROJECTION}pooled": of_embeddings})
 
     def cost(self, arch: AnyArch) -> dict[str, Any]:
         """The costs of a student, or of the teacher, see `cost.cost`."""

@@ -3,6 +3,7 @@
 For the job preflight: the very programs that distill, transfer and pretrain run.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import optax
 from autodistill_jax import sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.cost import ModelDims, cost
-from autodistill_jax.archs.space import Space
+from autodistill_jax.archs.space import Space, single
 from autodistill_jax.data.mlm import mask_tokens
 from autodistill_jax.experiment import programs
 from autodistill_jax.experiment.experiment import Experiment
@@ -64,18 +65,31 @@ def lowered_steps(experiment: Experiment) -> dict[str, LoweredStep]:
         (`teacher.abstract_teacher`).
 
     Returns:
-      {name: step}: "pretrain", the space's name of a SuperLM, "block" and "last" of a
-      transfer.
+      {name: step}: "pretrain", the space's name of a SuperLM, "finish", "block" and
+      "last" of a transfer.
     """
     steps = {}
     if experiment.config.pretrain.steps:
         steps["pretrain"] = _pretraining_step(experiment)
     if experiment.config.search.proxy == "flash":
         return steps | dict(_transfer_steps(experiment))
-    return steps | {
-        name: _superlm_step(experiment, space)
-        for name, space in experiment.spaces.items()
-    }
+    for name, space in experiment.spaces.items():
+        steps[name] = _superlm_step(experiment, space)
+    if experiment.config.distill.finish_steps:
+        steps["finish"] = _finish_step(experiment)
+    return steps
+
+
+def _finish_step(experiment: Experiment) -> LoweredStep:
+    """The step of the job finish, of the largest Arch that may be chosen; the steps of
+    all budgets' students."""
+    arch = max(experiment.affordable, key=lambda a: _row_operations(experiment, a))
+    alone = experiment.config.copy_and_resolve_references()
+    alone.distill.steps = alone.distill.finish_steps * len(experiment.budgets)
+    space = single(arch)
+    variant = dataclasses.replace(experiment, config=alone, spaces={"finish": space})
+    # Nothing is judged by it.
+    return _superlm_step(variant, space)._replace(proxy_programs=())
 
 
 def _superlm_step(experiment: Experiment, space: Space) -> LoweredStep:

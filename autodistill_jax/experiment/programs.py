@@ -133,19 +133,30 @@ def _fitted_projections(
     projections = [name for name in params if name.startswith(PROJECTION)]
     if experiment.calibration_rows is None or not projections:
         return {}
-    of_embeddings, of_states = projection.fit_projections(
-        build.build_module(arch, experiment.dims),
-        encoder_params(params),
-        build.build_module(experiment.teacher.arch, experiment.teacher.dims),
-        experiment.teacher.params,
-        experiment.calibration_batches(),
-        experiment.objective.pooling,
-    )
+    weights = encoder_params(params)
+    of_embeddings, of_states = experiment.fitted_projections(arch, weights)
     fitted = {"pooled": of_embeddings} | dict.fromkeys(
         ("hidden", "cosine", "layers"), of_states
     )
-    names = {name: name.removeprefix(PROJECTION) for name in projections}
-    return {name: fitted[loss] for name, loss in names.items() if loss in fitted}
+    if f"{PROJECTION}embeddings" in projections:  # Of the first state: TinyBERT's.
+        (fitted["embeddings"],) = _state_projections(
+            experiment, arch, weights, [(0, 0)]
+        )
+    return {name: fitted[name.removeprefix(PROJECTION)] for name in projections}
+
+
+def _state_projections(
+    experiment: Experiment, arch: AnyArch, params: dict, pairs: list[tuple[int, int]]
+) -> np.ndarray:
+    """Fitted maps of a network's states to the teacher's, see `fit_state_projections`."""
+    return projection.fit_state_projections(
+        build.build_module(arch, experiment.dims),
+        params,
+        build.build_module(experiment.teacher.arch, experiment.teacher.dims),
+        experiment.teacher.params,
+        experiment.calibration_batches(),
+        pairs,
+    )
 
 
 def init_training(
@@ -233,13 +244,9 @@ def blockwise_transfer(experiment: Experiment, arch: AnyArch) -> BlockwiseTransf
         experiment.dims,
     )
     if experiment.calibration_rows is not None:
-        student[BLOCK_PROJECTIONS] = projection.fit_block_projections(
-            build.build_module(arch, experiment.dims),
-            encoder_params(student),
-            build.build_module(teacher.arch, teacher.dims),
-            teacher.params,
-            experiment.calibration_batches(),
-            objective.layer_map,
+        pairs = [(i + 1, layer + 1) for i, layer in enumerate(objective.layer_map)]
+        student[BLOCK_PROJECTIONS] = _state_projections(
+            experiment, arch, encoder_params(student), pairs
         )
     return BlockwiseTransfer(
         build.build_module(

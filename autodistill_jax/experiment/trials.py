@@ -89,7 +89,8 @@ def run_trials(
     task: Task | None,
     stage: str,
 ) -> dict[AnyArch, dict]:
-    """The study's finished trials, `search.trials` of all states in all.
+    """The study's finished trials: of `search.trials` that were begun, those refused by
+    their latency not counted.
 
     A study is of one experiment under one budget and one kind of latency; those under
     another budget, in the same storage, are what it starts from.
@@ -263,7 +264,7 @@ def _run_study(
                 log.say(f"{stage}: {arch} with another seed ...")
                 try:
                     look = ask("evaluate", arch, [], config.seed + 1)["proxy"]
-                except (UserError, RuntimeError) as error:  # As a trial's would be.
+                except study_loop.FAILURES as error:  # As a trial's would be.
                     log.say(f"{stage}: {arch} with another seed failed: {error}")
                     look = None
                 study.set_user_attr(key, look)

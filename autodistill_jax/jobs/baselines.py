@@ -206,19 +206,19 @@ def _costs(
     stage: str,
 ) -> dict[str, Any]:
     """What goes into costs.json: of its training where it came from and the seconds, and
-    what it costs to run, under the conditions of the front."""
+    what it costs to run, with the conditions of its latency where there is one."""
     if not network.arch.layers:  # A look-up has no products.
         costs = {"params": network.params["table"].size, "flops": 0}
-        costs["latency_ms"] = static_latency(experiment, front, network, stage)
-    elif network.arch == arch_from_json(front["chosen"]):
-        costs = dict(experiment.cost(network.arch))
-        costs["latency_ms"] = find_trial(front, network.arch).get("latency_ms")
+        latency_ms = static_latency(experiment, front, network, stage)
     else:
-        costs = dict(experiment.cost(network.arch))
-        costs["latency_ms"] = baseline_latency(
-            experiment, workdir, front, network, stage
-        )
-    return {**training, **costs, "conditions": front["latency"]}
+        costs = experiment.cost(network.arch)
+        if network.arch == arch_from_json(front["chosen"]):
+            latency_ms = find_trial(front, network.arch).get("latency_ms")
+        else:
+            latency_ms = baseline_latency(experiment, workdir, front, network, stage)
+    # None where it cannot be taken here; a later run asks again.
+    conditions = None if latency_ms is None else front["latency"]
+    return {**training, **costs, "latency_ms": latency_ms, "conditions": conditions}
 
 
 def _write_static(

@@ -100,7 +100,8 @@ def _export_student(
             _subnetwork_outputs, experiment, space, encoder_weights, arch
         )
     dense = experiment.aligning_map(arch, finished or weights or {})
-    networks = {"truncated": (experiment.start_params(arch), None)}
+    start_params = experiment.start_params(arch)
+    networks = {"truncated": (start_params, experiment.fitted_map(arch, start_params))}
     if finished is not None:
         before_dense = experiment.aligning_map(arch, weights or {})
         networks["before_finish"] = (student, before_dense)

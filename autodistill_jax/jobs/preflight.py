@@ -1,5 +1,6 @@
 """Job `preflight`: memory, time and collectives of an experiment on a TPU slice."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -69,12 +70,12 @@ def run_preflight(config: ConfigDict) -> dict[str, Any]:
     """Compiles the experiment's programs for `mesh.topology` (the devices at hand if
     ''), runs none, and prints one JSON object on stdout.
 
-    The steps are the very programs that distill, transfer and pretrain run. Bytes are
+    The steps are the very programs that distill, finish, transfer and pretrain run, of
+    the largest Archs. Bytes are
     of one device; seconds are `compiled`: the compiler's cycles with every sub-network
     at its largest, times the share of the multiply-adds that the sandwich's have on
-    average. Not in them is what `left_out` names: baselines, the job finish (its step
-    needs less than the SuperLM's), what labels ask for (fine-tuning, search.proxy=proxy
-    or probe), and an MLM head that the teacher lacks.
+    average. Not in them is what `left_out` names: baselines, what labels ask for
+    (fine-tuning, search.proxy=proxy or probe), and an MLM head that the teacher lacks.
 
     Args:
       config: of an experiment; its teacher is known by its sizes alone.
@@ -125,6 +126,11 @@ def _abstract_experiment(
     experiment = loading.with_spaces(
         TeacherSide(config, teacher, teacher, None, special_tokens, mesh)
     )
+    if config.distill.kept_layers == "evidence" and experiment.starts_from_teacher:
+        # Which layers each depth keeps the text will say; that they are nested is known.
+        depths = {depth for s in experiment.spaces.values() for depth in s.layers}
+        nested = {depth: tuple(range(depth)) for depth in depths}
+        experiment = dataclasses.replace(experiment, kept_by_depth=nested)
     search = config.search
     proxies.check_proxy(
         search.proxy, "search.proxy", experiment.objective.weights, search.proxy_task
@@ -270,11 +276,6 @@ def _preflight_record(
         "the head of a task, or of masked LM",
     ]
     proxy = plan.experiment.config.search.proxy
-    finish_steps = plan.experiment.config.distill.finish_steps
-    if finish_steps and proxy != "flash":
-        record["left_out"].append(
-            f"finish, {finish_steps} steps of the chosen student alone"
-        )
     if plan.experiment.config.distill.optimizer == "muon" and proxy != "flash":
         record["left_out"].append("the products of Muon, in operations")
     if proxy in proxies.LABELLED_PROXIES:

@@ -64,7 +64,10 @@ def _write_report(experiment: Experiment, workdir: epath.Path, stage: str) -> No
     similarity = read_json(student / "similarity.json")
     body = "\n".join(
         [
-            _header(experiment, front, arch, student, _kept_share(tasks, similarity)),
+            _header(
+                experiment, front, arch, student, tables.kept_share(tasks, similarity)
+            ),
+            _choices_section(front),
             _cost_section(front, arch),
             plots.plot_front(front, arch),
             _similarity_section(similarity),
@@ -77,7 +80,7 @@ def _write_report(experiment: Experiment, workdir: epath.Path, stage: str) -> No
             _rank_section(read_rank_table(experiment.config, workdir), front["proxy"]),
             _students_section(experiment, front, workdir),
             *_loss_plots(experiment, front, workdir),
-            _front_section(front, arch),
+            _front_section(front),
             _recipe_section(experiment, front),
         ]
     )
@@ -127,25 +130,6 @@ def _students_section(experiment: Experiment, front: dict, workdir: epath.Path) 
     )
 
 
-def _kept_share(tasks: dict, similarity: dict | None) -> str:
-    """What the student keeps, in words: of STS-B's test rows where they are given, else
-    of the teacher's similarities; "" where nothing was measured."""
-    by_model = tasks.get("stsb", {})
-    student, teacher = by_model.get("student", {}), by_model.get("teacher", {})
-    if "similarity_test" in student and "similarity_test" in teacher:
-        share = student["similarity_test"] / teacher["similarity_test"]
-        return (
-            f"keeps {share:.1%} of the teacher (STS-B test without fine-tuning, "
-            f"{student['similarity_test']:.3f} of {teacher['similarity_test']:.3f})"
-        )
-    if similarity is None:
-        return ""
-    return (
-        f"keeps {similarity['student']:.1%} of the teacher (rank correlation of the "
-        "similarities of held-out pairs)"
-    )
-
-
 def _header(
     experiment: Experiment,
     front: dict,
@@ -174,6 +158,23 @@ def _header(
         f'<p class="lead"><b>{describe(arch)}'
         f"</b>: {summary}.<br>"
         f"Chosen as {html.escape(front['reason'])}.<br>{student_text}</p>"
+    )
+
+
+def _choices_section(front: dict) -> str:
+    """The student of each budget, where there are several budgets."""
+    if len(front["choices"]) < 2:
+        return ""
+    rows = [
+        [
+            tables.describe_budget(choice["budget"]),
+            arch_from_json(choice["arch"]).name,
+            choice["reason"],
+        ]
+        for choice in front["choices"]
+    ]
+    return "<h2>A student for each budget</h2>\n" + html_table(
+        ["budget", "student", "chosen as"], rows
     )
 
 
@@ -288,15 +289,22 @@ def _compare_scores(score: float, reference: float | None) -> str:
     return f"{abs(reference - score):.3f} {'below' if score <= reference else 'above'}"
 
 
-def _front_section(front: dict, arch: AnyArch) -> str:
-    on_front = sorted(
-        (t for t in front["trials"] if t["on_front"]), key=lambda t: t["proxy"]
+def _front_section(front: dict) -> str:
+    # Within a latency bound the best need not be on the front of multiply-adds.
+    chosen = {arch_from_json(choice["arch"]) for choice in front["choices"]}
+    listed = sorted(
+        (
+            trial
+            for trial in front["trials"]
+            if trial["on_front"] or arch_from_json(trial["arch"]) in chosen
+        ),
+        key=lambda trial: trial["proxy"],
     )
     source = front["latency"]["source"]
     spread = "Latency: median and spread (90th - 10th percentile). "
     spread = spread if source == "measured" else ""
     rows, marks = [], []
-    for trial in on_front:
+    for trial in listed:
         trial_arch = arch_from_json(trial["arch"])
         rows.append(
             [
@@ -307,9 +315,9 @@ def _front_section(front: dict, arch: AnyArch) -> str:
                 _format_trial_latency(trial),
             ]
         )
-        marks.append(trial_arch == arch)
+        marks.append(trial_arch in chosen)
     return (
-        "<h2>Archs on the front</h2>\n"
+        "<h2>Archs on the front, and chosen ones</h2>\n"
         + html_table(
             [
                 "Arch",
@@ -337,7 +345,7 @@ def _recipe_section(experiment: Experiment, front: dict) -> str:
     if front["proxy"] == "flash":
         steps = "Flash Distillation, block by block"
     layers = ""
-    if settings.init_from == "teacher":
+    if experiment.starts_from_teacher:
         depths = {d for space in experiment.spaces.values() for d in space.layers}
         by_depth = "; ".join(
             f"{depth}: {', '.join(map(str, experiment.kept_layers(depth)))}"

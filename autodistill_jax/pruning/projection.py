@@ -54,22 +54,23 @@ def fit_projections(
     return _least_squares(*sums[1], _EMBEDDINGS_RIDGE), of_states
 
 
-def fit_block_projections(
+def fit_state_projections(
     student: build.Module,
     params: build.Params,
     teacher: build.Module,
     teacher_params: build.Params,
     batches: Iterable[Mapping[str, np.ndarray]],
-    layer_map: Sequence[int],
+    pairs: Sequence[tuple[int, int]],
 ) -> np.ndarray:
-    """The teacher's states behind some layers as linear maps of a student's own.
+    """Hidden states of the teacher as linear maps of a student's own.
 
     Args:
       student, params, teacher, teacher_params, batches: as of `fit_projections`.
-      layer_map: the index of the teacher's layer that each of the student's follows.
+      pairs: which state of the student's goes with which of the teacher's; 0 is what
+        the embeddings give, i + 1 what stands behind layer i.
 
     Returns:
-      [layers, student's hidden, teacher's hidden]: the least squares up to a ridge.
+      [pairs, student's hidden, teacher's hidden]: the least squares up to a ridge.
     """
 
     def outputs(params, teacher_params, batch):
@@ -77,14 +78,14 @@ def fit_block_projections(
         of_teacher = build.apply_module(teacher, teacher_params, batch, states=True)
         return [
             (
-                _real_tokens(of_student.states[block + 1], batch),
-                _real_tokens(of_teacher.states[layer + 1], batch),
+                _real_tokens(of_student.states[i], batch),
+                _real_tokens(of_teacher.states[j], batch),
             )
-            for block, layer in enumerate(layer_map)
+            for i, j in pairs
         ]
 
     sums = _square_sums(jax.jit(outputs), params, teacher_params, batches)
-    return np.stack([_least_squares(*of_block, _STATES_RIDGE) for of_block in sums])
+    return np.stack([_least_squares(*of_pair, _STATES_RIDGE) for of_pair in sums])
 
 
 def _real_tokens(states: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:

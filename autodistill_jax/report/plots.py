@@ -129,8 +129,8 @@ def _describe_points(front: dict) -> str:
     if front["sampler"] == "all":
         return (
             f"{count} of {space} sub-networks are within the bounds on parameters and "
-            f"multiply-adds. Each point is {subnetwork} Latencies are taken on the "
-            "front only."
+            f"multiply-adds. Each point is {subnetwork} Latencies are taken of "
+            "some: within a latency bound where it asks for them, else of the front."
         )
     point = "an Arch trained by itself." if front["proxy"] == "flash" else subnetwork
     return (

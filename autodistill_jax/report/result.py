@@ -15,15 +15,34 @@ from autodistill_jax.experiment.workdir import arch_from_json, find_trial, read_
 from autodistill_jax.report import tables
 from autodistill_jax.report.plots import front_figure
 
+_COMPARED = ("teacher", "student", "before_finish", "truncated")
+
+
+class Choice(NamedTuple):
+    """The student of one budget.
+
+    Attributes:
+      budget: its bounds, the fields of `budget.Budget`.
+      arch: that was chosen.
+      reason: why, in words.
+      student: the exported folder, local; None before the job export.
+    """
+
+    budget: dict[str, Any]
+    arch: AnyArch
+    reason: str
+    student: Path | None
+
 
 class Result(NamedTuple):
     """The outcome of a run, as far as its jobs have come.
 
     Attributes:
       workdir: where all of it lies, local or gs://.
-      student: the exported folder, local; None before the job export.
-      arch: the chosen one.
+      student: the first budget's exported folder, local; None before the job export.
+      arch: the first budget's.
       reason: why it was chosen, in words.
+      choices: the student of each budget, in their order.
       chosen: its trial: proxy, params, flops (multiply-adds), latency_ms, ...
       teacher: the same figures of the teacher.
       front: the trials on the front of proxy and cost, lowest proxy first.
@@ -42,6 +61,7 @@ class Result(NamedTuple):
     student: Path | None
     arch: AnyArch
     reason: str
+    choices: tuple[Choice, ...]
     chosen: dict[str, Any]
     teacher: dict[str, Any]
     front: list[dict[str, Any]]
@@ -101,25 +121,36 @@ def read_result(config: ConfigDict, workdir: epath.Path) -> Result:
       UserError: no search has chosen an Arch yet, or one under other settings.
     """
     front = read_front(config, workdir)
-    arch = arch_from_json(front["chosen"])
-    student = workdir / "students" / arch.name
-    similarity = student / "similarity.json"
-    scores = json.loads(similarity.read_text()) if similarity.exists() else {}
+    choices = tuple(_read_choice(workdir, choice) for choice in front["choices"])
+    _, arch, reason, student = choices[0]
+    scores = {}
+    if student:
+        path = workdir / "students" / arch.name / "similarity.json"
+        scores = json.loads(path.read_text())
     on_front = [trial for trial in front["trials"] if trial["on_front"]]
     report = workdir / "report.html"
     return Result(
         workdir,
-        storage.local_copy(student) if scores else None,
+        student,
         arch,
-        front["reason"],
+        reason,
+        choices,
         find_trial(front, arch),
         front["teacher"],
         sorted(on_front, key=lambda trial: trial["proxy"]),
         front["trials"],
         front["proxy"],
         front["latency"],
-        {k: scores[k] for k in ("teacher", "student", "truncated") if k in scores},
+        {k: scores[k] for k in _COMPARED if k in scores},
         read_results(config, workdir / "finetune" / arch.name),
         model_costs(config, workdir, front, arch),
         storage.local_copy(report) if report.exists() else None,
     )
+
+
+def _read_choice(workdir: epath.Path, choice: dict) -> Choice:
+    arch = arch_from_json(choice["arch"])
+    folder = workdir / "students" / arch.name
+    is_exported = (folder / "similarity.json").exists()
+    student = storage.local_copy(folder) if is_exported else None
+    return Choice(choice["budget"], arch, choice["reason"], student)

@@ -136,6 +136,46 @@ def students_table(
     return ["model", *_COSTS, "similarities (Spearman)", *names], rows
 
 
+def kept_share(tasks: Mapping[str, dict], similarity: Mapping | None) -> str:
+    """What the student keeps, in words.
+
+    Args:
+      tasks: {task: {model: result}}, as of `task_table`.
+      similarity: similarity.json of the student's folder; None before the job export.
+
+    Returns:
+      Of STS-B's test rows where they are given, else of the teacher's similarities; ""
+      where nothing was measured.
+    """
+    by_model = tasks.get("stsb", {})
+    student, teacher = by_model.get("student", {}), by_model.get("teacher", {})
+    if "similarity_test" in student and "similarity_test" in teacher:
+        share = student["similarity_test"] / teacher["similarity_test"]
+        return (
+            f"keeps {share:.1%} of the teacher (STS-B test without fine-tuning, "
+            f"{student['similarity_test']:.3f} of {teacher['similarity_test']:.3f})"
+        )
+    if similarity is None:
+        return ""
+    return (
+        f"keeps {similarity['student']:.1%} of the teacher (rank correlation of the "
+        "similarities of held-out pairs)"
+    )
+
+
+def describe_budget(budget: Mapping[str, Any]) -> str:
+    """A budget's bounds in words, as its fields are called.
+
+    Args:
+      budget: of a choice in front.json, the fields of `budget.Budget`.
+
+    Returns:
+      As in "latency_ms 2, flops_fraction 0.5".
+    """
+    bounds = {k: v for k, v in budget.items() if k != "convention" and v}
+    return ", ".join(f"{name} {value:g}" for name, value in bounds.items()) or "none"
+
+
 def _format_costs(record: Mapping[str, Any], source: str) -> list[str]:
     cells = []
     for key, scale, unit in (
@@ -206,14 +246,21 @@ def table_notes(
             for name in ("", "scratch_")
             if result["model"] != "teacher"
         } - {None}
-        untrained = " and ".join(m for m in ("truncated", "scratch") if m in models)
+        untrained = "".join(
+            f"; {text}"
+            for name, text in (
+                ("truncated", "truncated is fitted to a little text and not trained"),
+                ("scratch", "from scratch sees no text before the task"),
+            )
+            if name in models
+        )
         notes.append(
             "All students have the same teacher, text and fine-tuning and, layer "
             "reductions apart, the same Arch; what distils takes the steps of the SuperLM "
             "(of four passes each, if not set otherwise: the largest, the smallest, two "
             "others) and the finish where its row says nothing else, without those that "
             "chose its rate or fitted a head"
-            + (f"; no text before it for {untrained}." if untrained else ".")
+            + f"{untrained}."
             + (" From scratch has a learning rate of its own." * (len(rates) > 1))
         )
     if head_report:

@@ -28,6 +28,8 @@ INTERNAL_ATTRS = (_HEARTBEAT, WARM_START)  # What trials carry for this file alo
 HEARTBEAT_SECONDS = 10.0  # Seconds between a running trial's signs of life.
 # A study ends with so many times its trials over the bound on latency.
 _MAX_REFUSED = 4
+# What a trial, or a second look at one, may fail by; a study goes on.
+FAILURES = (UserError, RuntimeError, MemoryError, OSError)
 HEARTBEAT_TIMEOUT = 60.0  # Seconds without one after which it is taken for lost.
 
 
@@ -197,7 +199,7 @@ def _try_trial(
         log.say(f"{label}: stopped early: {reason}")
     except UpdateFinishedTrialError:
         raise
-    except (UserError, RuntimeError, MemoryError, OSError) as error:
+    except FAILURES as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         trial.set_user_attr("error", message)
         study.tell(trial, state=TrialState.FAIL)

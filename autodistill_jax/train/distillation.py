@@ -45,9 +45,8 @@ def init_projections(
 ) -> dict[str, jax.Array]:
     """What a student needs besides its network: projections and heads.
 
-    Projections map the student's width to the teacher's. A truncated student starts as
-    the teacher's first channels, so they start as the identity, which is what its
-    outputs mean already.
+    Projections map the student's width to the teacher's: the identity, until there is
+    text to fit them on, see `projection.fit_projections`.
 
     Args:
       objective: its losses say what is needed.

@@ -39,7 +39,8 @@ def budgets_report(table: dict, num_bounds: int, max_measurements: int) -> dict:
     """How often the search is right, of bounds between the fastest and the slowest.
 
     Args:
-      table: of `table.py`, {"axes", "points": [{"params", "proxy", "latency"}]}.
+      table: of `table.py`, {"conditions", "axes",
+        "points": [{"params", "proxy", "latency"}]}.
       num_bounds: how many bounds.
       max_measurements: of each search.
 

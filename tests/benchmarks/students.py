@@ -20,6 +20,7 @@ scored so. One JSON line on stdout.
 import argparse
 import contextlib
 import functools
+import importlib.util
 import json
 import threading
 import time
@@ -140,7 +141,10 @@ def main() -> None:
         make_fn = functools.partial(make_static, args.data, args.steps)
         report["static"] = mean_and_deviation(results("static", "eighth", make_fn))
     if "int8" in methods:
-        report["int8"] = int8_figures(teacher, sets, teacher_documents)
+        if importlib.util.find_spec("torch"):
+            report["int8"] = int8_figures(teacher, sets, teacher_documents)
+        else:
+            log.say("int8 is skipped: no torch here")
     print(json.dumps(report))
 
 
@@ -219,18 +223,15 @@ def make_student(
         return ad.load_student(str(ad.run(config, workdir).student))
     experiment = load_started(config, workdir)
     (arch,) = experiment.affordable
-    params = experiment.start_params(arch)
-    return as_wide_as_teacher(
-        experiment,
-        experiment.teacher._replace(arch=arch, params=params, mlm_head=None),
+    return with_fitted_map(
+        experiment, baseline_training.baseline_start(experiment, "truncated", arch)
     )
 
 
-def as_wide_as_teacher(experiment: Experiment, network: Teacher) -> Teacher:
-    """An untrained cut; of all channels it has them in the order of the checkpoint."""
-    if network.arch.hidden < experiment.teacher.arch.hidden:
-        return network
-    return network._replace(dense=experiment.aligning_map(network.arch, {}))
+def with_fitted_map(experiment: Experiment, network: Teacher) -> Teacher:
+    """An untrained network with the map of its embeddings to the teacher's."""
+    dense = experiment.fitted_map(network.arch, network.params)
+    return network._replace(dense=dense)
 
 
 def make_baseline(
@@ -247,7 +248,7 @@ def make_baseline(
         epath.Path(workdir), finish_job(experiment.config, arch)
     )
     if not steps:
-        return as_wide_as_teacher(
+        return with_fitted_map(
             experiment, baseline_training.baseline_start(experiment, baseline, arch)
         )
     return baseline_training.train_baseline(

@@ -147,6 +147,8 @@ def losses_from_largest(
         batch["input_ids"],
         batch["attention_mask"],
         sizes,
+        token_type_ids=batch.get("token_type_ids"),
+        position_ids=batch.get("position_ids"),
     )
     pooled = encoder.pool_tokens(
         out.hidden, out.pooler, batch["attention_mask"], objective.pooling

@@ -5,7 +5,7 @@
       --config.space.layers="(3,4,5,6)" --config.space.hidden="(128,192,256,320)" \\
       --config.space.heads="(4,6,8,10)" --config.space.ffn_ratio="(1.5,2.0,3.0,4.0)"
     python tests/benchmarks/table.py W table.json [--repeats 4] [--rows 2048]
-    python tests/benchmarks/bayes.py --problem=table --table=table.json
+    python tests/benchmarks/bayes.py --problems= --table=table.json
 
 The proxy is taken on as many parts of held-out text, of --rows rows in all, as there are
 repeats, and the latency in as many rounds of ten runs, in turns with the largest Arch,
@@ -13,6 +13,7 @@ whose own time in those turns is divided out. Goes on from the table that is the
 """
 
 import argparse
+import datetime
 import json
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+import autodistill_jax as ad
 from autodistill_jax import log
 from autodistill_jax.data import loader
 from autodistill_jax.experiment import (
@@ -70,10 +72,22 @@ def main():
         )
 
     reference_ms = stored.get("reference_ms")
+    conditions = stored.get("conditions") or {
+        "date": str(datetime.date.today()),
+        "device": ad.device_name(),
+        "jax": jax.__version__,
+        "teacher": config["teacher"],
+        "superlm_steps": config["distill"]["steps"],
+        "rows": args.rows,
+    }
 
     def keep():
         axes = {name: list(values) for name, values in space.search_axes().items()}
-        table = {"axes": axes, "points": list(points.values())}
+        table = {
+            "conditions": conditions,
+            "axes": axes,
+            "points": list(points.values()),
+        }
         if reference_ms:
             table["reference_ms"] = reference_ms
         args.out.write_text(json.dumps(table))

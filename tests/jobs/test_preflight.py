@@ -1,5 +1,6 @@
 """Does preflight say what a run would take, and no when it does not fit?"""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -108,12 +109,16 @@ def on_a_device(tree):
 @pytest.mark.e2e
 def test_it_agrees_with_what_a_run_puts_on_a_device(capfd):
     mesh = ["--config.mesh.fsdp=4", "--config.mesh.data=2"]
+    mesh += ["--config.distill.finish_steps=0"]
     code, record, _ = preflight(capfd, *mesh)
     assert code == 0 and record["fits"] and record["mesh"]["fsdp"] == 4
     parts = record["programs"]["step/main"]
     config = smoke()
     config.mesh.update({"fsdp": 4, "data": 2})
-    loaded_experiment = loading.load_experiment(config)
+    # As evidence would have it: nested.
+    loaded_experiment = dataclasses.replace(
+        loading.load_experiment(config), kept_by_depth={2: (0, 1), 3: (0, 1, 2)}
+    )
     state, frozen, _, teacher_params = programs.init_training(
         loaded_experiment, loaded_experiment.spaces["main"], {}
     )
@@ -138,8 +143,13 @@ def test_a_teacher_is_known_by_its_sizes_before_it_is_there():
 @pytest.mark.e2e
 def test_what_labels_ask_for_is_left_out_and_told(capfd):
     flags = ["--config.search.proxy=probe", "--config.search.proxy_task=docs"]
+    flags += ["--config.budget.flops_fraction=(0.25, 0.2)"]
     code, record, _ = preflight(capfd, *flags)
-    assert code == 0 and list(record["programs"]) == ["step/main"]
+    assert code == 0 and list(record["programs"]) == ["step/main", "step/finish"]
+    # Of one network, the chosen one of each budget.
+    assert record["steps"] == {"main": 12, "finish": 2 * 4}
+    totals = [record["programs"][f"step/{name}"]["total"] for name in record["steps"]]
+    assert totals[1] < totals[0]
     assert record["left_out"][-1] == "search.proxy=probe, by its labels"
 
 
@@ -174,6 +184,7 @@ def test_every_kind_of_step_is_compiled(capfd):
 @needs_libtpu
 def test_a_slice_that_is_not_here(capfd, monkeypatch):
     flags = ["--config.mesh.topology=v5e:2x2", "--config.mesh.chip_price_per_hour=1.2"]
+    flags += ["--config.distill.finish_steps=0"]
     code, record, _ = preflight(capfd, *flags)
     assert code == 0 and record["fits"] and record["topology"] == "v5e:2x2"
     assert record["source"] == "compiled" and record["step_seconds"] > 0

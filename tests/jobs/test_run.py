@@ -7,6 +7,7 @@ import re
 import model_card_loader as served
 import numpy as np
 import pytest
+from etils import epath
 from paths import ROOT
 
 from autodistill_jax.archs import published
@@ -16,11 +17,18 @@ from autodistill_jax.archs.cost import cost
 from autodistill_jax.archs.space import single
 from autodistill_jax.cli import main
 from autodistill_jax.data import tokenization
-from autodistill_jax.experiment import baseline, loading, programs, schema
+from autodistill_jax.experiment import (
+    baseline,
+    evidence,
+    loading,
+    programs,
+    schema,
+)
 from autodistill_jax.interop import huggingface
 from autodistill_jax.latency import estimate
-from autodistill_jax.models import extract
+from autodistill_jax.models import build, extract
 from autodistill_jax.models.word_map import WORDS, fit_word_map, merge_word_map
+from autodistill_jax.report.result import read_result
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -179,6 +187,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, monkeypatch)
     head = workdir / "finetune" / arch.name / "docs" / "student" / "head.json"
     assert json.loads(head.read_text())["labels"] == ["scipy", "numpy", "matplotlib"]
     report = (workdir / "report.html").read_text()
+    assert f"keeps {similarity['student']:.1%} of the teacher (rank" in report
     assert report.count("<img") == 2 and "data:image/png;base64" in report
     assert "://" not in report  # Needs nothing from outside.
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -260,7 +269,10 @@ def _a_student_is_distilled_further(student, tmp_path, capfd):
         config.space.update({**grid, "ffn_ratio": ()})
     loaded_experiment = loading.load_experiment(config)
     (space,) = loaded_experiment.spaces.values()
+    workdir = student.parents[1]  # With the text that its map is fitted on.
+    loaded_experiment = evidence.with_evidence(loaded_experiment, workdir, "start")
     state, frozen, *_ = programs.init_training(loaded_experiment, space, {})
+    _is_mapped_better(loaded_experiment, space[0], start, state["params"])
     for name, value in merge_word_map({**state["params"], **frozen}).items():
         if not name.startswith("linear_projection_"):
             # The words are the teacher's times a map that is fitted anew.
@@ -274,6 +286,28 @@ def _a_student_is_distilled_further(student, tmp_path, capfd):
     assert main(["autodistill_jax", "distill", config, *flags]) == 0
     assert "one network of" in capfd.readouterr().err
     assert (further / "superlm" / "main" / "checkpoints" / "2").is_dir()
+
+
+def _is_mapped_better(experiment, arch, start, params):
+    """Than by the identity: a student's channels stand in another order than those of
+    its teacher's checkpoint."""
+    rows = next(experiment.calibration_batches())
+    networks = {
+        "student": (build.build_module(arch, start.dims), start.params),
+        "teacher": (experiment.teacher_module(), experiment.teacher.params),
+    }
+    of_student, of_teacher = (
+        build.text_embeddings(module, weights, rows, "mean")
+        for module, weights in networks.values()
+    )
+    to_teacher = params["linear_projection_pooled"]
+
+    def cosines(x):
+        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(of_teacher, axis=1)
+        return ((x * of_teacher).sum(axis=1) / norms).mean()
+
+    identity = np.eye(*to_teacher.shape)
+    assert cosines(of_student @ to_teacher) > cosines(of_student @ identity) + 0.2
 
 
 def _another_budget(workdir, capfd):
@@ -337,7 +371,21 @@ def _compiled_for_a_target(workdir, capfd, monkeypatch):
     assert all(
         (workdir / "students" / name / "similarity.json").exists() for name in names
     )
-    assert "All students, side by side" in (workdir / "report.html").read_text()
+    report = (workdir / "report.html").read_text()
+    assert "All students, side by side" in report
+    section = report[report.index("A student for each budget") :]
+    rows = section[: section.index("</table>")].split("<tr>")[-2:]
+    for row, limit, name in zip(rows, limits, names):
+        assert f"latency_fraction {limit:g}" in row and name in row
+    config = load(ROOT / "configs" / "quickstart.py", "smoke")
+    with config.ignore_type():
+        config.budget.latency_fraction = (0.25, 0.08)
+        config.finetune.tasks = ()
+    config.latency.update(target="v5e", max_measurements=8)
+    result = read_result(config, epath.Path(workdir))
+    assert [choice.arch.name for choice in result.choices] == names
+    assert [choice.student.name for choice in result.choices] == names
+    assert result.student == result.choices[0].student
     table = json.loads((workdir / "search" / "latency.json").read_text())
     for source in ("measured", "compiled"):
         assert table[source] and {entry["source"] for entry in table[source]} == {

@@ -8,6 +8,7 @@ from paths import ROOT
 
 from autodistill_jax.archs.space import Space
 from autodistill_jax.cli import main
+from autodistill_jax.experiment import trials
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("one_device")]
 
@@ -43,16 +44,24 @@ def job(name, workdir, **more):
     )
 
 
-def test_flash_and_transfer_from_trials_to_students(tmp_path, capfd):
+def test_flash_and_transfer_from_trials_to_students(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(trials, "_MIN_MODELLED", 3)  # A model of three trials.
     workdir = tmp_path / "w"
     assert job("run", workdir) == 0
     err = capfd.readouterr().err
+    assert err.count("with another seed ...") == 1
     assert "trial 3/3" in err and "1/7 search" in err and "2/7 transfer" in err
     front = json.loads((workdir / "search" / "front.json").read_text())
     assert len(front["trials"]) == 3 and front["sampler"] == "bayes"
     assert all(
         "transfer" in trial and trial["latency_ms"] > 0 for trial in front["trials"]
     )
+    # The best by the model of all, which has seen one of them twice.
+    posteriors = [trial["proxy_posterior"] for trial in front["trials"]]
+    chosen = next(t for t in front["trials"] if t["arch"] == front["chosen"])
+    assert chosen["proxy_posterior"] == min(posteriors)
+    (looked_at,) = (t for t in front["trials"] if "second_proxy" in t)
+    assert looked_at["second_proxy"] != looked_at["proxy"]
     with (workdir / "search" / "trials.csv").open() as file:
         assert {"bottleneck", "stacks", "proxy"} <= set(next(csv.reader(file)))
     students = [path for path in (workdir / "students").iterdir() if path.is_dir()]
@@ -63,7 +72,8 @@ def test_flash_and_transfer_from_trials_to_students(tmp_path, capfd):
     assert "Losses of the transfers" in report and "3 trials within" in report
     # Again: nothing is left to do.
     assert job("run", workdir) == 0
-    assert "trial " not in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "trial " not in err and "another seed" not in err
     # Under another bound: a study of its own that knows what is known.
     flops = sorted(trial["flops"] for trial in front["trials"])
     assert job("search", workdir, budget__flops=f"{flops[0]:.1f}") == 0

@@ -86,8 +86,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         assert figures["flops"] == pytest.approx(0.1294, abs=1e-4)
         assert -1 <= figures["test"] <= 1 and 0 <= figures["mrr"] <= 1
         assert report["teacher"]["mrr_aligned"] == report["teacher"]["mrr"]
-        # The untrained start has no map to the teacher's embeddings.
-        assert ("mrr_aligned" in figures) == (steps == "2")
+        assert figures["mrr_aligned"] >= 0  # The untrained start's map is fitted.
         (twin,) = report["twin"]["eighth"].values()
         assert twin["flops"] == figures["flops"] and -1 <= twin["test"] <= 1
         reductions = report["layer_reduction"]["eighth"]
@@ -114,16 +113,16 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     students.main()
     scored = json.loads(capfd.readouterr().out)["student"]
     assert scored["test"] == pytest.approx(figures["test"])
-    # Of all channels a cut has them in the order of the checkpoint.
+    # A map that is fitted takes what is all there to the checkpoint's own channels.
     config = students.student_config(data, "eighth", 0, 0)
     experiment = students.load_started(config, tmp_path / "w" / "0-0")
-    network = students.as_wide_as_teacher(experiment, experiment.teacher)
+    network = students.with_fitted_map(experiment, experiment.teacher)
     texts, teacher = (
         [story[0] for story in stories()],
         ad.load_teacher(students.TEACHER),
     )
-    vectors = (students.embedder(model)(texts) for model in (network, teacher))
-    assert np.abs(np.subtract(*vectors)).max() < 1e-4
+    vectors = [students.embedder(model)(texts) for model in (network, teacher)]
+    assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.98
     # One part of the recipe changed, and the recipe itself, of one step.
     options += [
         "--steps",

@@ -35,6 +35,44 @@ def test_measured_on_this_device():
     assert (record["batch"], record["length"], record["dtype"]) == (1, 8, "float32")
 
 
+def test_what_the_machine_has_become_slower_since_is_divided_out(monkeypatch):
+    arch = Arch(2, 24, 3, 48, 8)
+    smaller = dataclasses.replace(arch, layers=1)
+    seconds = {"teacher": 10e-3, "student": 4e-3}
+
+    def measure_latency(networks, **settings):
+        return {
+            name: {"seconds": s, "minimum": s / 2, "spread": s / 4}
+            | conditions.record()
+            for name, s in seconds.items()
+            if name in networks
+        }
+
+    monkeypatch.setattr(measure, "measure_latency", measure_latency)
+    conditions = table.LatencyConditions("", 1, 8, "float32", 12)
+    latencies = table.empty_table()
+
+    def take(**networks):
+        return table.take_latencies(
+            latencies,
+            {name: (a, DIMS, {}) for name, a in networks.items()},
+            conditions,
+            True,
+            lambda _: None,
+            reference="teacher",
+        )
+
+    first = take(teacher=arch)["teacher"]
+    assert first["seconds"] == 10e-3 and "drift" not in first
+    seconds["teacher"] = 20e-3  # Twice as slow: the student, too.
+    records = take(teacher=arch, student=smaller)
+    assert records["teacher"] == first  # As it was first measured.
+    assert records["student"]["drift"] == 2
+    assert records["student"]["seconds"] == pytest.approx(2e-3)
+    assert records["student"]["minimum"] == pytest.approx(1e-3)
+    assert records["student"]["spread"] == pytest.approx(0.5e-3)
+
+
 def test_longer_work_takes_longer():
     def short_work(x):
         return x @ x

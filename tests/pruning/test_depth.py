@@ -1,5 +1,6 @@
 """Are the layers that are layers those that the evidence speaks for?"""
 
+import dataclasses
 import itertools
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 from network_outputs import arrays, outputs
 from tiny_networks import DIMS
 
-from autodistill_jax.archs.arch import Arch
+from autodistill_jax.archs.arch import Arch, MobileArch
+from autodistill_jax.archs.cost import MOBILEBERT_DIMS
 from autodistill_jax.archs.space import Space
 from autodistill_jax.errors import UserError
 from autodistill_jax.models import build, extract
@@ -62,6 +64,23 @@ def test_the_layers_that_do_something_are_kept(teacher, rows):
     ]
     expected = losses.cosine_distance(*map(jnp.asarray, pooled)).mean()
     assert loss_fn([layers])[0] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_mobilebert_is_scored_by_what_it_keeps(rows):
+    arch = MobileArch(3, 16, 12, 3, 20, 2)
+    dims = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=10)
+    module = build.build_module(arch, dims)
+    params = build.init_params(module, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = {k: x + rng.normal(0, 0.3, x.shape) for k, x in params.items()}
+    loss_fn = make_layer_loss(module, params, Objective({"pooled": 1.0}), rows)
+    shallow = dataclasses.replace(arch, layers=2)
+    student = extract.extract(params, arch, shallow, (0, 2))
+    networks = ((build.build_module(shallow, dims), student), (module, params))
+    pooled = [outputs(m, p, rows).hidden.mean(axis=1) for m, p in networks]
+    expected = losses.cosine_distance(*map(jnp.asarray, pooled)).mean()
+    assert expected > 1e-3
+    assert loss_fn([(0, 2)])[0] == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_of_few_layers_every_set_is_scored():

@@ -79,6 +79,25 @@ def test_the_head_that_was_trained_first_is_told():
     assert "masked-LM" not in " ".join(tables.table_notes(TASKS, None))
 
 
+def test_what_is_kept_is_of_sts_b_where_that_is_given():
+    similarity = {"student": 0.968, "teacher": 1.0}
+    assert tables.kept_share({}, None) == ""
+    text = tables.kept_share(TASKS, similarity)  # Of its dev rows alone.
+    assert text.startswith("keeps 96.8% of the teacher (rank correlation")
+    by_model = {
+        "teacher": {"similarity_test": 0.82},
+        "student": {"similarity_test": 0.779, "similarity": 0.8},
+    }
+    text = tables.kept_share({"stsb": by_model}, similarity)
+    assert text.startswith("keeps 95.0% of the teacher (STS-B test without fine-tuning")
+
+
+def test_a_budget_in_words():
+    budget = {"latency_ms": 2.0, "flops": 0.0, "flops_fraction": 0.5}
+    text = tables.describe_budget(budget | {"convention": "executed"})
+    assert text == "latency_ms 2, flops_fraction 0.5"
+
+
 def settings(**more):
     path = ROOT / "configs" / "quickstart.py"
     spec = importlib.util.spec_from_file_location("quickstart", path)

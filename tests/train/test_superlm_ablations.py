@@ -33,6 +33,8 @@ def superlm():
     batch = {
         "input_ids": rng.integers(1, 60, (4, 6)).astype(np.int32),
         "attention_mask": np.ones((4, 6), np.int8),
+        # Every other row stands further on.
+        "position_ids": np.arange(6) + np.asarray([[0], [2]] * 2),
     }
     targets = {
         "hidden": rng.normal(size=(4, 6, BIG.hidden)).astype(np.float32),
@@ -90,6 +92,7 @@ def test_smaller_ones_learn_from_the_largest(superlm):
         batch["input_ids"],
         batch["attention_mask"],
         sizes(largest),
+        position_ids=batch["position_ids"],
     )
     embedding = encoder.pool_tokens(
         out.hidden, out.pooler, batch["attention_mask"], "mean"
