@@ -138,11 +138,12 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     assert "mrr_aligned" in report["recipe"]  # By the map that its loss trained.
     assert "mrr_aligned" not in report["relation_alone"]
     # A SuperLM's recipe, whose sub-networks are scored as they lie in it.
-    options[-1] = "bands"
+    options[-1] = "bands,folded"
     monkeypatch.setattr(sys, "argv", ["superlm_ablations.py", *options])
     superlm_ablations.main()
     report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
-    assert 0 < report["bands"]["distance"] == report["bands"]["eighth"] < 1
+    for variant in ("bands", "folded"):
+        assert 0 < report[variant]["distance"] == report[variant]["eighth"] < 1
 
 
 def test_seconds_before_a_stop_count(tmp_path):
