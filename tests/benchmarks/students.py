@@ -8,8 +8,9 @@ MiniLM-L6 teaches on the Wikipedia sentences of DATA; no label of a task is used
 SuperLM of 3 or 4 layers, for a twentieth of --steps, then each student alone: the half and
 the quarter for 1.5 times --steps, the eighth for .7 times; with 0 steps, what training
 starts from. Beside each student, in the seconds that it took (a third of the
-SuperLM's, and its own): its twin, the same Arch from the same start without a SuperLM, and
-the teacher with fewer layers. Beside all: the teacher as a static table, and its products
+SuperLM's, and its own; the teacher's targets, which all read, are made before): its twin,
+the same Arch from the same start without a SuperLM, and the teacher with fewer layers.
+Beside all: the teacher as a static table, and its products
 in int8 by torch, each once. STS-B without fine-tuning, dev and test (Spearman of cosines),
 and retrieval: SQuAD's dev questions against its 2,067 paragraphs,
 both embedded by the student, and the paragraphs by the teacher (mrr_aligned). Goes on from
@@ -35,12 +36,13 @@ from ml_collections import ConfigDict
 import autodistill_jax as ad
 from autodistill_jax import log, metrics
 from autodistill_jax.archs.cost import cost
-from autodistill_jax.data import glue
+from autodistill_jax.data import glue, loader
 from autodistill_jax.experiment import (
     baseline_training,
     evidence,
     loading,
     schema,
+    targets,
     text_rows,
 )
 from autodistill_jax.experiment.baseline import parse_baseline
@@ -118,13 +120,16 @@ def main() -> None:
         print(json.dumps(report))
         return
     teacher_flops = cost(teacher.arch, teacher.dims)["flops"]
+    methods = args.methods.split(",")
+    are_compared = bool({"twin", "layer_reduction"} & set(methods))
     of_students = {}
     for name, text in ARCHS.items():
-        make_fn = functools.partial(make_student, args.data, name, args.steps)
+        make_fn = functools.partial(
+            make_student, args.data, name, args.steps, are_compared
+        )
         of_students[name] = results(name, name, make_fn)
         report[name] = {"arch": text, **mean_and_deviation(of_students[name])}
     # A method after the other: the students come first, of all seeds.
-    methods = args.methods.split(",")
     for method in ("twin", "layer_reduction"):
         report[method] = {}
         for name in ARCHS if method in methods else ():
@@ -215,17 +220,40 @@ def student_config(data: Path, budget: str, steps: int, seed: int) -> ConfigDict
 
 
 def make_student(
-    data: Path, budget: str, steps: int, workdir: Path, seed: int
+    data: Path, budget: str, steps: int, are_compared: bool, workdir: Path, seed: int
 ) -> Teacher:
-    """The exported student, or with 0 steps what training would start from."""
+    """The exported student, or with 0 steps what training would start from; where
+    methods are compared, the seconds of its finish hold no target of the teacher's."""
     config = student_config(data, budget, steps, seed)
     if steps:
+        if are_compared:
+            ad.run(config, workdir, job="distill")
+            make_targets(config, workdir)
         return ad.load_student(str(ad.run(config, workdir).student))
     experiment = load_started(config, workdir)
     (arch,) = experiment.affordable
     return with_fitted_map(
         experiment, baseline_training.baseline_start(experiment, "truncated", arch)
     )
+
+
+def make_targets(config: ConfigDict, workdir: Path) -> None:
+    """The teacher's targets of all training rows, those that are there left alone."""
+    remote, batch_size = epath.Path(workdir), config.distill.batch_size
+    experiment = load_started(config, workdir)
+    rows = dict(text_rows.training_rows(experiment, remote))
+    with_targets = targets.target_reader(
+        experiment, remote, rows["attention_mask"], batch_size
+    )
+    assert with_targets is not None
+    rows[targets.ROW] = np.arange(len(rows["input_ids"]))
+    batches = loader.train_batches(
+        rows, batch_size, config.seed, config.data.length_buckets
+    )
+    progress = log.Progress("targets", len(rows[targets.ROW]) // batch_size)
+    for i in range(progress.total):
+        with_targets(batches[i])
+        progress(i + 1)
 
 
 def with_fitted_map(experiment: Experiment, network: Teacher) -> Teacher:
