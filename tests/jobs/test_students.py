@@ -122,7 +122,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         ad.load_teacher(students.TEACHER),
     )
     vectors = [students.embedder(model)(texts) for model in (network, teacher)]
-    assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.98
+    assert (vectors[0] * vectors[1]).sum(axis=1).mean() > 0.98
     # One part of the recipe changed, and the recipe itself, of one step.
     options += [
         "--steps",
