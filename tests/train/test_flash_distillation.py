@@ -268,9 +268,9 @@ def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
     assert all(np.isfinite(values["total"]).all() for values in losses)
     # By regression its blocks are nearer to the teacher's from the start.
     teacher_params = heads.encoder_params(transfer.teacher_params)
-    fitted = projection.fit_block_projections(
-        module, student, transfer.teacher, teacher_params, [batch], OBJECTIVE.layer_map
-    )
+    networks = module, student, transfer.teacher, teacher_params
+    pairs = [(i + 1, layer + 1) for i, layer in enumerate(OBJECTIVE.layer_map)]
+    fitted = projection.fit_state_projections(*networks, [batch], pairs)
     assert fitted.shape == (2, 16, BIG.hidden)
     params[flash_distillation.BLOCK_PROJECTIONS] = fitted
     for block, values in enumerate(losses):
@@ -281,8 +281,9 @@ def test_a_truncated_student_of_the_same_family_can_start(transfer, rows):
     # The map to any other of the teacher's layers fits the block's own layer less well.
     of_first = []
     for layer in range(3):
-        params[flash_distillation.BLOCK_PROJECTIONS] = projection.fit_block_projections(
-            module, student, transfer.teacher, teacher_params, [batch], (layer, layer)
+        pairs = [(1, layer + 1), (2, layer + 1)]
+        params[flash_distillation.BLOCK_PROJECTIONS] = projection.fit_state_projections(
+            *networks, [batch], pairs
         )
         values = flash_distillation.block_loss(
             truncated, params, transfer.teacher_params, batch, jnp.int32(0)
