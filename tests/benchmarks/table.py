@@ -8,8 +8,9 @@
     python tests/benchmarks/bayes.py --problems= --table=table.json
 
 The proxy is taken on as many parts of held-out text, of --rows rows in all, as there are
-repeats, and the latency in as many rounds of ten runs, in turns with the largest Arch,
-whose own time in those turns is divided out. Goes on from the table that is there.
+repeats, and the latency in as many rounds, each as the product measures: `latency.runs`
+runs in turns with a fixed network, here the largest Arch, whose own time in that round is
+divided out. Goes on from the table that is there.
 """
 
 import argparse
@@ -131,11 +132,13 @@ def main():
             )
             for arch in (space.largest(), *chunk)
         ]
-        runs = 1e3 * np.asarray(measure.device_times(calls, 10 * args.repeats))
+        runs = 1e3 * np.asarray(
+            measure.device_times(calls, settings.runs * args.repeats)
+        )
         rounds = np.median(runs.reshape(len(runs), args.repeats, -1), axis=2)
         # In the time of the first turns: the machine's drift divides out by the largest.
         reference_ms = reference_ms or float(rounds[0].mean())
-        for arch, medians in zip(chunk, rounds[1:] / rounds[0].mean() * reference_ms):
+        for arch, medians in zip(chunk, rounds[1:] / rounds[0] * reference_ms):
             points[tuple(chosen[arch])]["latency"] = medians.tolist()
         progress(start + len(chunk))
         keep()
