@@ -160,9 +160,9 @@ def base_config() -> ConfigDict:
                 "calibration_rows": 640,  # of training text, for both
                 # "auto": pooled+3*cosine for a sentence-embedding teacher, relation for
                 # any other. Or a recipe (autodistil, minilm, minilmv2, distilbert,
-                # minilmv2_pooled, pooled_alone, tinybert, layer_reduction), or losses with weights: relation, hidden,
-                # cosine, pooled, embedding, attention, layers, logits, mlm, nsp, joined
-                # by "+".
+                # minilmv2_pooled, pooled_alone, tinybert, layer_reduction), or losses
+                # with weights: relation, hidden, cosine, pooled, embedding, attention,
+                # layers, logits, mlm, nsp, joined by "+".
                 "losses": "auto",
                 "relation_form": "minilmv2",  # or "paper", "code"
                 "relation_heads": 12,  # 0: as many as the teacher has heads
@@ -256,8 +256,8 @@ def base_config() -> ConfigDict:
                 "align": False,
             },
             # The first budget's Arch by other methods, of the same text: before_finish
-            # (out of the SuperLM), truncated (the untrained cut), scratch, twin (the same losses on the Arch
-            # alone), autodistil, distilbert, tinybert, minilm, minilmv2,
+            # (out of the SuperLM), truncated (the untrained cut), scratch, twin (the same
+            # losses on the Arch alone), autodistil, distilbert, tinybert, minilm, minilmv2,
             # minilmv2_pooled, pooled_alone, layer_reduction-N (N layers of the teacher,
             # full width; -even: evenly spread), static (a vector a token). One that
             # trains takes the steps of the SuperLM and the finish; with -seconds behind
