@@ -5,7 +5,7 @@ Measured and compiled ones stand apart in it, and no look-up finds one for the o
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -99,6 +99,7 @@ def take_latencies(
     trained: bool,
     log_fn: Callable[[str], None],
     reference: str = "",
+    once_more: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """The latencies of networks, from the table, or taken now and added to it.
 
@@ -113,6 +114,8 @@ def take_latencies(
       reference: the name of a network that is measured again, in turn with all that are
         new, where the table has it: what the machine has become slower or faster since
         is divided out of the new ones, as their `drift` says.
+      once_more: names of networks to measure once more where the table has them; their
+        new entry is the mean of its `rounds`.
 
     Returns:
       {name: entry of the table}.
@@ -126,8 +129,11 @@ def take_latencies(
             for name, network in networks.items()
         }
     )
+    earlier_rounds = {name: latencies[name] for name in once_more if latencies[name]}
     missing = {
-        name: networks[name] for name, latency in latencies.items() if latency is None
+        name: networks[name]
+        for name, latency in latencies.items()
+        if latency is None or name in earlier_rounds
     }
     if not missing:
         return latencies
@@ -152,6 +158,8 @@ def take_latencies(
         if earlier:
             drift = new[reference]["seconds"] / earlier["seconds"]
             new = {name: _without_drift(entry, drift) for name, entry in new.items()}
+        for name, entry in earlier_rounds.items():
+            new[name] = _mean_of_rounds(entry, new[name])
     for name, (arch, dims, _) in missing.items():
         weights = (
             {} if conditions.target else {"weights": "trained" if trained else "random"}
@@ -166,6 +174,19 @@ def _without_drift(latency: Mapping[str, Any], drift: float) -> dict[str, Any]:
     """A measured latency as it would have been when the reference was first measured."""
     times = {name: latency[name] / drift for name in ("seconds", "minimum", "spread")}
     return {**latency, **times, "drift": drift}
+
+
+def _mean_of_rounds(
+    earlier: Mapping[str, Any], latest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A measured latency after one more round: the mean of the rounds' medians."""
+    rounds = earlier.get("rounds", 1)
+    mean = {
+        name: (rounds * earlier[name] + latest[name]) / (rounds + 1)
+        for name in ("seconds", "spread")
+    }
+    minimum = min(earlier["minimum"], latest["minimum"])
+    return {**latest, **mean, "minimum": minimum, "rounds": rounds + 1}
 
 
 def trial_fields(latency: Mapping[str, Any]) -> dict[str, Any]:

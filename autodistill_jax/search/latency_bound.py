@@ -9,9 +9,12 @@ from scipy.stats import norm
 
 from autodistill_jax.latency import calibration
 
-# Where all Archs are within the bound for certain, nothing is gained by another one.
-_MIN_GAIN = 1e-4  # of the spread of all proxies
+_MIN_GAIN = (
+    1e-3  # of the range of all proxies: a timing that promises less is none worth
+)
 _NUM_SPREAD = 4  # Archs timed before the model says anything
+_MOST_TIMINGS = 4  # of one Arch, in one search
+_SURE = 0.9  # that the Arch chosen is within the bound; else it is timed once more
 # Of a latency: what the linear model misses at least of like Archs, what is each Arch's
 # own, and by what two timings of one network differ at least.
 _MIN_MODEL_ERROR, _OWN_ERROR, _MIN_NOISE = 0.03, 0.05, 0.01
@@ -46,15 +49,19 @@ def search_within_latency(
     A few Archs spread over all of them are timed first. Then, until nothing is to be
     gained or all measurements are spent: the Arch is timed that promises the largest
     gain over the best one within the bound so far, its probability to be within the
-    bound counted in, and the latencies are fitted anew.
+    bound counted in, and the latencies are fitted anew. That may be an Arch whose one
+    timing, which is noisy, lay above the bound; and the one that is chosen is timed
+    again where one timing leaves a doubt.
 
     Args:
       proxies: of N Archs, lower is better.
       features: of each, see `calibration.latency_features`.
       bound: seconds.
-      time_fn: indices of Archs -> (seconds, their standard deviation) of each.
-      max_measurements: how many Archs may be timed here.
-      timed: what `time_fn` would say of Archs that were timed before.
+      time_fn: times Archs once more, indices -> (seconds, the mean of all timings of
+        the Arch; the standard deviation of that mean) of each. Without a deviation an
+        Arch is not timed twice.
+      max_measurements: how many timings may be taken here.
+      timed: what `time_fn` would have said of Archs that were timed before.
 
     Returns:
       (the index of the one chosen, None where no timed Arch is within the bound; all
@@ -63,10 +70,11 @@ def search_within_latency(
     losses = np.asarray(proxies, np.float64)
     scale = max(float(np.ptp(losses)), 1e-12)
     timings = dict(timed or {})
-    num_before = len(timings)
+    counts = np.zeros(len(losses), int)
 
     def take(indices: list[int]) -> None:
         timings.update(zip(indices, time_fn(indices)))
+        counts[indices] += 1
 
     points = _log_features(features)
     if len(timings) < _NUM_SPREAD:
@@ -76,15 +84,22 @@ def search_within_latency(
         estimate = estimate_latencies(features, timings)
         within = estimate.within(bound)
         chosen = _lowest(losses, [i for i in timings if timings[i][0] <= bound])
-        if len(timings) - num_before >= max_measurements:
+        if counts.sum() >= max_measurements:
             return chosen, timings, estimate
         # Without any within the bound, every one within it is a gain.
         reference = losses.max() + scale if chosen is None else losses[chosen]
         gains = within * np.maximum(reference - losses, 0)
-        gains[list(timings)] = 0
+        settled = [
+            i for i in timings if counts[i] >= _MOST_TIMINGS or not timings[i][1]
+        ]
+        gains[settled] = 0
         following = int(gains.argmax())
         if gains[following] <= _MIN_GAIN * scale:
-            return chosen, timings, estimate
+            if chosen is None or chosen in settled:
+                return chosen, timings, estimate
+            if counts[chosen] > 1 or within[chosen] > _SURE:
+                return chosen, timings, estimate
+            following = chosen
         take([following])
 
 

@@ -29,10 +29,23 @@ def problem(seed):
     return -np.log(size) + 0.02 * rng.standard_normal(len(ARCHS)), seconds
 
 
-def timer(seconds, timed_indices):
+def timer(seconds, timed_indices, noise=0.01):
     def time_fn(indices):
         timed_indices.extend(indices)
-        return [(seconds[i], 0.01 * seconds[i]) for i in indices]
+        return [(seconds[i], noise * seconds[i]) for i in indices]
+
+    return time_fn
+
+
+def noisy_timer(first_round, seconds, timed_indices):
+    """Each first timing as told, those after it exact; 4 % of noise is told."""
+
+    def time_fn(indices):
+        timed_indices.extend(indices)
+        for i in indices:
+            count = timed_indices.count(i)
+            mean = (first_round[i] + (count - 1) * seconds[i]) / count
+            yield mean, 0.04 * mean / count**0.5
 
     return time_fn
 
@@ -47,23 +60,60 @@ def test_the_best_within_the_bound_is_found_with_few_timings():
             chosen, timings, _ = latency_bound.search_within_latency(
                 proxies, FEATURES, bound, time_fn, 12
             )
-            assert len(timed_indices) == len(set(timed_indices)) == len(timings) <= 12
+            assert len(timed_indices) <= 12 and set(timed_indices) == set(timings)
             assert seconds[chosen] <= bound
             best = proxies[seconds <= bound].min()
             gaps.append((proxies[chosen] - best) / np.ptp(proxies))
     assert np.quantile(gaps, 0.8) < 0.01 and max(gaps) < 0.1
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_timing_that_may_have_erred_is_taken_again(seed):
+    proxies, seconds = problem(seed)
+
+    def search(bound, first_round):
+        timed_indices = []
+        time_fn = noisy_timer(first_round, seconds, timed_indices)
+        chosen, *_ = latency_bound.search_within_latency(
+            proxies, FEATURES, bound, time_fn, 12
+        )
+        assert len(timed_indices) <= 12
+        return chosen, timed_indices
+
+    # The best within the bound seems above it at first.
+    best, _ = search(float(np.median(seconds)), seconds)
+    bound, first_round = 1.05 * seconds[best], seconds.copy()
+    first_round[best] = 1.02 * bound
+    chosen, timed_indices = search(bound, first_round)
+    assert timed_indices.count(best) > 1 and proxies[chosen] <= proxies[best]
+    # The best of all, above the bound, seems to be within it.
+    largest = int(proxies.argmin())
+    bound, first_round = 0.98 * seconds[largest], seconds.copy()
+    first_round[largest] = 0.99 * bound
+    chosen, timed_indices = search(bound, first_round)
+    assert timed_indices.count(largest) > 1 and chosen != largest
+
+
+def test_what_does_not_vary_is_timed_once():
+    proxies, seconds = problem(1)
+    timed_indices = []
+    time_fn = timer(seconds, timed_indices, noise=0.0)
+    for bound in np.quantile(seconds, [0.2, 0.6]):
+        timed_indices.clear()
+        latency_bound.search_within_latency(proxies, FEATURES, bound, time_fn, 12)
+        assert len(timed_indices) == len(set(timed_indices))
+
+
 def test_what_was_timed_before_is_not_timed_again():
     proxies, seconds = problem(0)
     bound, timed_indices = float(np.median(seconds)), []
-    time_fn = timer(seconds, timed_indices)
+    time_fn = timer(seconds, timed_indices, noise=0.0)
     first = latency_bound.search_within_latency(proxies, FEATURES, bound, time_fn, 12)
     timed_indices.clear()
-    second = latency_bound.search_within_latency(
+    chosen, *_ = latency_bound.search_within_latency(
         proxies, FEATURES, bound, time_fn, 12, first[1]
     )
-    assert second[0] == first[0] and not set(timed_indices) & set(first[1])
+    assert chosen == first[0] and not set(timed_indices) & set(first[1])
 
 
 def test_where_none_is_within_the_bound_none_is_chosen():
