@@ -63,8 +63,9 @@ def test_a_measured_latency_near_the_bound_is_taken_again(monkeypatch, tmp_path)
         records = {}
         for name, (arch, *_) in networks.items():
             rounds[arch] += 1
-            # The first round of each is 2 % too slow.
-            seconds = cost(arch, DIMS)["flops"] * (1.02 if rounds[arch] == 1 else 1.0)
+            # The first round of each but the teacher is 2 % too slow.
+            is_slow = arch != BIG and rounds[arch] == 1
+            seconds = cost(arch, DIMS)["flops"] * (1.02 if is_slow else 1.0)
             conditions = latency_conditions(config).record()
             records[name] = dict.fromkeys(("seconds", "minimum", "spread"), seconds)
             records[name] |= conditions
