@@ -4,9 +4,9 @@
       [--workdir W] [--variants recipe,adamw]
 
 The eighth of students.py, at equal tokens, on the same text. `distance` is 1 - cosine to
-the teacher's embeddings on held-out text, by which parts are kept or dropped; STS-B and
-retrieval stand beside it and choose nothing. Goes on from its workdir when stopped. One
-JSON line on stdout.
+the teacher's embeddings on held-out sentences, and `distance_passages` on whole passages,
+by which parts are kept or dropped; STS-B and retrieval stand beside them and choose
+nothing. Goes on from its workdir when stopped. One JSON line on stdout.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from etils import epath
 import autodistill_jax as ad
 from autodistill_jax import log
 from autodistill_jax.archs.space import single
-from autodistill_jax.data import loader
+from autodistill_jax.data import corpus, loader
 from autodistill_jax.experiment import programs, superlm, text_rows
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.interop import embedding
@@ -68,6 +68,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # Of the held-out rows, which choices are made on; the rest is the report's.
 CHOICE_ROWS = 3000
+_PASSAGES, _PASSAGE_TOKENS = 256, 256
 # Of the first five iterations of Polar Express (arXiv 2505.16932), divided by 1.01, 1.01^3
 # and 1.01^5, so that rounding does not make them diverge.
 _POLAR_EXPRESS = (
@@ -163,11 +164,26 @@ def ablate(
         arch=arch, params=heads.encoder_params(params), mlm_head=None, dense=dense
     )
     held_out, _ = text_rows.heldout_splits(experiment, remote)
+    passages = heldout_passages(experiment)
     return {
         "model": network,
         "seconds": seconds,
         "distance": distance(experiment, network, held_out),
+        "distance_passages": distance(experiment, network, held_out, passages),
     }
+
+
+def heldout_passages(experiment: Experiment) -> dict[str, np.ndarray]:
+    """Rows of running text out of held-out articles, far longer than a sentence."""
+    data = experiment.config.data
+    splits = corpus.corpus_rows(
+        corpus.documents(data.source, data.packages, data.download, "chunk"),
+        experiment.tokenizer,
+        "chunk",
+        _PASSAGE_TOKENS,
+        _PASSAGES,
+    )
+    return splits["heldout"]
 
 
 def train_blocks(
@@ -271,21 +287,30 @@ def changed_training(variant: str) -> Iterator[None]:
         yield
 
 
-def distance(experiment: Experiment, network: Teacher, held_out: dict) -> float:
-    """1 - cosine to the teacher's embeddings, the mean over the rows.
+def distance(
+    experiment: Experiment,
+    network: Teacher,
+    held_out: dict,
+    passages: dict | None = None,
+) -> float:
+    """1 - cosine to the teacher's embeddings, the mean over one half of the rows.
 
-    Of the best linear map of one half of the rows, on the other half, so that a loss
-    that trains no map has one, too.
+    Of the best linear map of the other half, so that a loss that trains no map has one,
+    too; with passages the mean is over them.
     """
+    half = len(held_out["input_ids"]) // 2
+    fitted_on = {k: x[:half] for k, x in held_out.items()}
+    rest = {k: x[half:] for k, x in held_out.items()}
+    models = (network, experiment.teacher)
 
-    def embeddings(model):
-        module = build.build_module(model.arch, model.dims)
-        return embedding.embed_rows(module, model.params, held_out, model.pooling)
+    def embeddings(rows):
+        for model in models:
+            module = build.build_module(model.arch, model.dims)
+            yield embedding.embed_rows(module, model.params, rows, model.pooling)
 
-    of_teacher, of_student = embeddings(experiment.teacher), embeddings(network)
-    half = len(of_student) // 2
-    fitted, *_ = np.linalg.lstsq(of_student[:half], of_teacher[:half], rcond=None)
-    mapped, expected = of_student[half:] @ fitted, of_teacher[half:]
+    fitted, *_ = np.linalg.lstsq(*embeddings(fitted_on), rcond=None)
+    of_student, expected = embeddings(passages or rest)
+    mapped = of_student @ fitted
     lengths = np.linalg.norm(mapped, axis=1) * np.linalg.norm(expected, axis=1)
     return float(1 - ((mapped * expected).sum(axis=1) / lengths).mean())
 

@@ -128,6 +128,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     vectors = [students.embedder(model)(texts) for model in (network, teacher)]
     assert (vectors[0] * vectors[1]).sum(axis=1).mean() > 0.98
     # One part of the recipe changed, and the recipe itself, of one step.
+    monkeypatch.setattr(ablations, "_PASSAGE_TOKENS", 16)
     options += [
         "--steps",
         "1",
