@@ -68,7 +68,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         config.search.proxy_rows = 16
         config.latency.runs = 10
         # Little to compile: one length, a SuperLM of two depths.
-        config.data.length_buckets = 1
+        config.data.update(length_buckets=1, max_seq_length=16, max_train_rows=64)
         config.space.update(hidden=(256,), ffn=(304,))
         return config
 
