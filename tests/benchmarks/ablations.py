@@ -300,7 +300,7 @@ def distance(
     """
     half = len(held_out["input_ids"]) // 2
     fitted_on = {k: x[:half] for k, x in held_out.items()}
-    rest = {k: x[half:] for k, x in held_out.items()}
+    judged_on = {k: x[half:] for k, x in held_out.items()}
     models = (network, experiment.teacher)
 
     def embeddings(rows):
@@ -309,7 +309,7 @@ def distance(
             yield embedding.embed_rows(module, model.params, rows, model.pooling)
 
     fitted, *_ = np.linalg.lstsq(*embeddings(fitted_on), rcond=None)
-    of_student, expected = embeddings(passages or rest)
+    of_student, expected = embeddings(passages or judged_on)
     mapped = of_student @ fitted
     lengths = np.linalg.norm(mapped, axis=1) * np.linalg.norm(expected, axis=1)
     return float(1 - ((mapped * expected).sum(axis=1) / lengths).mean())
