@@ -238,10 +238,9 @@ def latencies_at_bound(
     count = experiment.config.latency.max_measurements
 
     def timing(entry: Mapping[str, Any]) -> tuple[float, float]:
-        relative = 0.0 if conditions.target else _ROUND_NOISE
-        return entry["seconds"], entry["seconds"] * relative / entry.get(
-            "rounds", 1
-        ) ** 0.5
+        seconds, rounds = entry["seconds"], entry.get("rounds", 1)
+        noise = 0.0 if conditions.target else _ROUND_NOISE / rounds**0.5
+        return seconds, noise * seconds
 
     for budget in experiment.budgets:
         if not budget.bounds_latency:
@@ -255,7 +254,7 @@ def latencies_at_bound(
 
         def time_fn(indices: list[int], archs=archs) -> list[tuple[float, float]]:
             picks = [archs[i] for i in indices]
-            latencies.update(take(picks, stage, once_more=not conditions.target))
+            latencies.update(take(picks, stage, once_more=True))
             return [timing(latencies[str(arch)]) for arch in picks]
 
         latency_bound.search_within_latency(

@@ -9,9 +9,8 @@ from scipy.stats import norm
 
 from autodistill_jax.latency import calibration
 
-_MIN_GAIN = (
-    1e-3  # of the range of all proxies: a timing that promises less is none worth
-)
+# Of the range of all proxies: for a smaller gain no timing is taken.
+_MIN_GAIN = 1e-3
 _NUM_SPREAD = 4  # Archs timed before the model says anything
 _MOST_TIMINGS = 4  # of one Arch, in one search
 _SURE = 0.9  # that the Arch chosen is within the bound; else it is timed once more

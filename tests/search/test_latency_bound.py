@@ -29,10 +29,12 @@ def problem(seed):
     return -np.log(size) + 0.02 * rng.standard_normal(len(ARCHS)), seconds
 
 
-def timer(seconds, timed_indices, noise=0.01):
+def timer(seconds, timed_indices):
+    """A compiler, say: always the same, and no deviation is told."""
+
     def time_fn(indices):
         timed_indices.extend(indices)
-        return [(seconds[i], noise * seconds[i]) for i in indices]
+        return [(seconds[i], 0.0) for i in indices]
 
     return time_fn
 
@@ -60,7 +62,7 @@ def test_the_best_within_the_bound_is_found_with_few_timings():
             chosen, timings, _ = latency_bound.search_within_latency(
                 proxies, FEATURES, bound, time_fn, 12
             )
-            assert len(timed_indices) <= 12 and set(timed_indices) == set(timings)
+            assert len(timed_indices) == len(set(timed_indices)) == len(timings) <= 12
             assert seconds[chosen] <= bound
             best = proxies[seconds <= bound].min()
             gaps.append((proxies[chosen] - best) / np.ptp(proxies))
@@ -94,20 +96,10 @@ def test_a_timing_that_may_have_erred_is_taken_again(seed):
     assert timed_indices.count(largest) > 1 and chosen != largest
 
 
-def test_what_does_not_vary_is_timed_once():
-    proxies, seconds = problem(1)
-    timed_indices = []
-    time_fn = timer(seconds, timed_indices, noise=0.0)
-    for bound in np.quantile(seconds, [0.2, 0.6]):
-        timed_indices.clear()
-        latency_bound.search_within_latency(proxies, FEATURES, bound, time_fn, 12)
-        assert len(timed_indices) == len(set(timed_indices))
-
-
 def test_what_was_timed_before_is_not_timed_again():
     proxies, seconds = problem(0)
     bound, timed_indices = float(np.median(seconds)), []
-    time_fn = timer(seconds, timed_indices, noise=0.0)
+    time_fn = timer(seconds, timed_indices)
     first = latency_bound.search_within_latency(proxies, FEATURES, bound, time_fn, 12)
     timed_indices.clear()
     chosen, *_ = latency_bound.search_within_latency(
