@@ -216,10 +216,16 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path, capfd):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("job", ["search", "export", "finetune", "report"])
+JOBS = ["search", "finish", "export", "baselines", "finetune", "report"]
+
+
+@pytest.mark.parametrize("job", JOBS)
 def test_a_job_before_its_turn_says_what_to_run(job, tmp_path, capfd):
-    assert main(["autodistill_jax", job, SMOKE, f"--workdir={tmp_path / 'w'}"]) == 2
-    assert "first" in capfd.readouterr().err
+    flags = [f"--workdir={tmp_path / 'w'}", "--config.budget.latency_ms=50.0"]
+    assert main(["autodistill_jax", job, SMOKE, *flags]) == 2
+    error = capfd.readouterr().err
+    assert "first" in error and "budget:" not in error  # Nothing is timed.
+    assert not (tmp_path / "w").exists()
 
 
 BAD_COST = {

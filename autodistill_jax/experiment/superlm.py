@@ -218,11 +218,12 @@ def trained_params(
     Raises:
       UserError: it is not trained, or not to the end.
     """
-    checkpoints = checkpoint.checkpoint_manager(folder)
-    if (checkpoints.latest_step() or 0) < steps:
+    # A manager would make the folder.
+    checkpoints = checkpoint.checkpoint_manager(folder) if folder.exists() else None
+    steps_done = checkpoints.latest_step() or 0 if checkpoints else 0
+    if checkpoints is None or steps_done < steps:
         raise UserError(
-            f"{folder} has {checkpoints.latest_step() or 0} of {steps} steps; "
-            f"run the job {job} first"
+            f"{folder} has {steps_done} of {steps} steps; run the job {job} first"
         )
     replicated = sharding.replicated(experiment.mesh)
     state = checkpoint.restore_sharded(checkpoints, replicated)

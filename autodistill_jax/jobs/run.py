@@ -138,9 +138,10 @@ def _plan(name: str, config: ConfigDict, folder: str) -> Plan:
         )
     if "finetune" in stages:
         tasks["finetune"] = finetune.pending_tasks(experiment, path)
-    if "search" in stages and not multihost.on_first_process(
-        (path / "config.json").exists
-    ):  # Of a new workdir; in another there is work that is not lost.
+    trains = "distill" in stages or config.search.proxy == "flash"
+    is_new = not multihost.on_first_process((path / "config.json").exists)
+    # In a workdir that is not new there is work that is not lost.
+    if "search" in stages and trains and is_new:
         student_latencies.check_latency_bound(experiment)
     return Plan(experiment, path, stages, tasks)
 

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
+import student_scores
 import students
 from etils import epath
 
@@ -84,16 +85,18 @@ _AVERAGE_DECAY = 0.98
 
 def main() -> None:
     args = parse_args(VARIANTS, steps=300, workdir="ablations")
-    sets = students.read_sets(args.data)
+    sets = student_scores.read_sets(args.data)
 
     @functools.cache
     def teacher_documents() -> np.ndarray:
-        return students.embedder(ad.load_teacher(students.TEACHER))(sets["documents"])
+        return student_scores.embedder(ad.load_teacher(students.TEACHER))(
+            sets["documents"]
+        )
 
     def score(workdir: Path, variant: str, seed: int) -> dict[str, float]:
         result = ablate(args.data, workdir, variant, args.steps, seed)
-        embed_fn = students.embedder(result.pop("model"))
-        return result | students.scores(embed_fn, sets, teacher_documents())
+        embed_fn = student_scores.embedder(result.pop("model"))
+        return result | student_scores.scores(embed_fn, sets, teacher_documents())
 
     run_variants(args, score)
 
@@ -128,7 +131,7 @@ def run_variants(
             if not path.exists():
                 path.write_text(json.dumps(score_fn(workdir, variant, seed)))
             results.append(json.loads(path.read_text()))
-        report[variant] = students.mean_and_deviation(results)
+        report[variant] = student_scores.mean_and_deviation(results)
         log.say(f"{variant}: {report[variant]}")
     print(json.dumps(report))
 

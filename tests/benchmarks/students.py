@@ -25,18 +25,19 @@ import importlib.util
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import student_scores
 from etils import epath
 from ml_collections import ConfigDict
 
 import autodistill_jax as ad
-from autodistill_jax import log, metrics
+from autodistill_jax import log
 from autodistill_jax.archs.cost import cost
-from autodistill_jax.data import glue, loader
+from autodistill_jax.data import loader
 from autodistill_jax.experiment import (
     baseline_training,
     evidence,
@@ -71,8 +72,6 @@ _SUPERLM_SHARE = 20
 _FINISH_SHARES = {"half": 1.5, "quarter": 1.5, "eighth": 0.7}
 # Of layer reductions, the better by held-out loss of a fifth of the steps.
 _REDUCTION_RATES = (1e-3, 2.8e-3)
-_QUESTIONS = 2000
-_TIMED_RUNS = 30
 
 
 def main() -> None:
@@ -84,10 +83,14 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--student")
     args = parser.parse_args()
-    sets = read_sets(args.data)
+    sets = student_scores.read_sets(args.data)
     teacher = ad.load_teacher(TEACHER)
-    teacher_documents = embedder(teacher)(sets["documents"])
+    teacher_documents = student_scores.embedder(teacher)(sets["documents"])
     seeds = range(args.seeds if args.steps else 1)
+
+    def score(model: Teacher) -> dict[str, float]:
+        embed_fn = student_scores.embedder(model)
+        return student_scores.scores(embed_fn, sets, teacher_documents)
 
     def results(
         name: str, budget: str, make_fn: Callable[[Path, int], Teacher]
@@ -105,18 +108,16 @@ def main() -> None:
                     model = make_fn(workdir, seed)
                 flops = cost(model.arch, model.dims)["flops"] / teacher_flops
                 stored = {"flops": flops, "seconds": seconds()}
-                stored |= scores(embedder(model), sets, teacher_documents)
+                stored |= score(model)
                 stored["made_by"] = made_by
                 path.write_text(json.dumps(stored))
             of_seeds.append({k: v for k, v in stored.items() if k != "made_by"})
         return of_seeds
 
-    report: dict[str, Any] = {
-        "teacher": scores(embedder(teacher), sets, teacher_documents)
-    }
+    report: dict[str, Any] = {"teacher": score(teacher)}
     if args.student:
         student = ad.load_student(args.student)
-        report["student"] = scores(embedder(student), sets, teacher_documents)
+        report["student"] = score(student)
         print(json.dumps(report))
         return
     teacher_flops = cost(teacher.arch, teacher.dims)["flops"]
@@ -128,7 +129,10 @@ def main() -> None:
             make_student, args.data, name, args.steps, are_compared
         )
         of_students[name] = results(name, name, make_fn)
-        report[name] = {"arch": text, **mean_and_deviation(of_students[name])}
+        report[name] = {
+            "arch": text,
+            **student_scores.mean_and_deviation(of_students[name]),
+        }
     # A method after the other: the students come first, of all seeds.
     for method in ("twin", "layer_reduction"):
         report[method] = {}
@@ -139,15 +143,21 @@ def main() -> None:
                 )
                 of_baseline = results(f"{name}-{baseline}", name, make_fn)
                 report[method].setdefault(name, {})[baseline] = {
-                    **mean_and_deviation(of_baseline),
-                    "student_minus": paired_differences(of_students[name], of_baseline),
+                    **student_scores.mean_and_deviation(of_baseline),
+                    "student_minus": student_scores.paired_differences(
+                        of_students[name], of_baseline
+                    ),
                 }
     if "static" in methods:
         make_fn = functools.partial(make_static, args.data, args.steps)
-        report["static"] = mean_and_deviation(results("static", "eighth", make_fn))
+        report["static"] = student_scores.mean_and_deviation(
+            results("static", "eighth", make_fn)
+        )
     if "int8" in methods:
         if importlib.util.find_spec("torch"):
-            report["int8"] = int8_figures(teacher, sets, teacher_documents)
+            report["int8"] = student_scores.int8_figures(
+                teacher, sets, teacher_documents
+            )
         else:
             log.say("int8 is skipped: no torch here")
     print(json.dumps(report))
@@ -168,7 +178,7 @@ def config_hash(config: ConfigDict, name: str) -> str:
     """Of all that a score depends on but the text's folder."""
     fields = schema.to_json(config)
     fields["data"].pop("source")
-    return short_hash([fields, name, _REDUCTION_RATES, _QUESTIONS])
+    return short_hash([fields, name, _REDUCTION_RATES, student_scores.QUESTIONS])
 
 
 @contextlib.contextmanager
@@ -290,138 +300,11 @@ def make_static(data: Path, steps: int, workdir: Path, seed: int) -> Teacher:
     return baseline_training.static_baseline(experiment, epath.Path(workdir))
 
 
-def embedder(model: Teacher) -> Callable[[list[str]], np.ndarray]:
-    """(texts) -> their embeddings by a network."""
-    return functools.partial(ad.embed, model, max_seq_length=256)
-
-
-def int8_figures(
-    teacher: Teacher, sets: Mapping[str, list], teacher_documents: np.ndarray
-) -> dict[str, float]:
-    """The teacher in torch, its products in int8: scores, and the latency of one text of
-    128 tokens beside its latency in float32, by the clock."""
-    import torch
-    import transformers
-    from torch.ao.quantization import quantize_dynamic
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(teacher.folder)
-    model = transformers.AutoModel.from_pretrained(teacher.folder).eval()
-    quantized = quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
-
-    @torch.inference_mode()
-    def embed(texts: list[str]) -> np.ndarray:
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        vectors = np.zeros((len(texts), teacher.arch.hidden), np.float32)
-        for start in range(0, len(texts), 64):
-            places = order[start : start + 64]
-            rows = tokenizer(
-                [texts[i] for i in places],
-                padding=True,
-                truncation=True,
-                max_length=256,
-                return_tensors="pt",
-            )
-            hidden = quantized(**rows).last_hidden_state
-            mask = rows["attention_mask"][..., None]
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            vectors[places] = torch.nn.functional.normalize(mean).numpy()
-        return vectors
-
-    @torch.inference_mode()
-    def milliseconds(network: Any) -> float:
-        ids, seconds = torch.ones((1, 128), dtype=torch.long), []
-        for _ in range(_TIMED_RUNS):
-            start = time.perf_counter()
-            network(input_ids=ids, attention_mask=ids)
-            seconds.append(time.perf_counter() - start)
-        return 1e3 * float(np.median(seconds))
-
-    latencies = {
-        "latency_ms": milliseconds(quantized),
-        "float32_latency_ms": milliseconds(model),
-    }
-    return scores(embed, sets, teacher_documents) | latencies
-
-
 def load_started(config: ConfigDict, workdir: Path) -> Experiment:
     """An experiment under what its text says of the teacher."""
     experiment = loading.load_experiment(config)
     text_rows.text_rows(experiment, epath.Path(workdir), "train")
     return evidence.with_evidence(experiment, epath.Path(workdir), "start")
-
-
-def read_sets(data: Path) -> dict[str, list]:
-    """The texts: STS-B's sides, (pairs, scores), and SQuAD's paragraphs and questions,
-    each question with the number of its paragraph."""
-    task = glue.load_glue_task("stsb", str(data / "glue"))
-    documents, questions = [], []
-    for article in json.loads((data / "squad" / "dev-v1.1.json").read_text())["data"]:
-        for paragraph in article["paragraphs"]:
-            questions += [(q["question"], len(documents)) for q in paragraph["qas"]]
-            documents.append(paragraph["context"])
-    rng = np.random.default_rng(0)
-    count = min(_QUESTIONS, len(questions))
-    picked = rng.choice(len(questions), count, replace=False)
-    return {
-        "dev": task.dev,
-        "test": task.extra_dev["test"],
-        "documents": documents,
-        "questions": [questions[i] for i in picked],
-    }
-
-
-def scores(
-    embed_fn: Callable[[list[str]], np.ndarray],
-    sets: Mapping[str, list],
-    teacher_documents: np.ndarray,
-) -> dict[str, float]:
-    """STS-B and retrieval by one model's embeddings, without any fine-tuning."""
-    result = {}
-    for side in ("dev", "test"):
-        pairs, labels = sets[side]
-        first, second = (embed_fn([pair[i] for pair in pairs]) for i in (0, 1))
-        result[side] = metrics.spearman(labels, (first * second).sum(axis=1))
-    documents = embed_fn(sets["documents"])
-    questions = embed_fn([question for question, _ in sets["questions"]])
-    numbers = np.asarray([number for _, number in sets["questions"]])
-    result |= retrieval(questions, documents, numbers)
-    if questions.shape[1] == teacher_documents.shape[1]:
-        aligned = retrieval(questions, teacher_documents, numbers)
-        result |= {f"{name}_aligned": value for name, value in aligned.items()}
-    return {name: float(value) for name, value in result.items()}
-
-
-def retrieval(
-    questions: np.ndarray, documents: np.ndarray, numbers: np.ndarray
-) -> dict[str, float]:
-    """Mean reciprocal rank and recall among the first ten, of unit embeddings."""
-    similarities = questions @ documents.T
-    of_answer = similarities[np.arange(len(numbers)), numbers]
-    ranks = (similarities > of_answer[:, None]).sum(axis=1)
-    reciprocal = np.where(ranks < 10, 1 / (ranks + 1), 0.0)
-    return {"mrr": reciprocal.mean(), "recall": (ranks < 10).mean()}
-
-
-def paired_differences(
-    of_students: list[dict[str, float]], of_baseline: list[dict[str, float]]
-) -> dict[str, float]:
-    """The student's figures less a baseline's, of the same seeds: mean and deviation."""
-    return mean_and_deviation(
-        [
-            {name: student[name] - baseline[name] for name in ("dev", "test", "mrr")}
-            for student, baseline in zip(of_students, of_baseline)
-        ]
-    )
-
-
-def mean_and_deviation(results: list[dict]) -> dict[str, float]:
-    """The mean of each figure over the seeds, and its deviation, `<name>_sd`."""
-    figures = {}
-    for name in results[0]:
-        values = [result[name] for result in results]
-        figures[name] = float(np.mean(values))
-        figures[f"{name}_sd"] = float(np.std(values, ddof=1)) if values[1:] else 0.0
-    return figures
 
 
 if __name__ == "__main__":

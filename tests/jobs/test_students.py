@@ -8,6 +8,7 @@ import ablations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import student_scores
 import students
 import superlm_ablations
 from texts import stories
@@ -76,7 +77,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     # Of every network one length is compiled.
     embed_short = functools.partial(ad.embed, max_seq_length=16)
     monkeypatch.setattr(
-        students, "embedder", lambda model: functools.partial(embed_short, model)
+        student_scores, "embedder", lambda model: functools.partial(embed_short, model)
     )
     options = ["--seeds", "1", "--data", str(data), "--workdir", str(tmp_path / "w")]
     every, trained = ",".join(students.METHODS), "student,twin,layer_reduction"
@@ -125,7 +126,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
         [story[0] for story in stories()],
         ad.load_teacher(students.TEACHER),
     )
-    vectors = [students.embedder(model)(texts) for model in (network, teacher)]
+    vectors = [student_scores.embedder(model)(texts) for model in (network, teacher)]
     assert (vectors[0] * vectors[1]).sum(axis=1).mean() > 0.98
     # One part of the recipe changed, and the recipe itself, of one step.
     monkeypatch.setattr(ablations, "_PASSAGE_TOKENS", 16)
@@ -227,7 +228,7 @@ def test_averaged_weights_are_what_is_saved_at_the_end():
 def test_ranks_and_recall_are_of_the_first_ten():
     documents = np.eye(12)
     questions = documents[[0, 3]] + 0.1 * documents[[1, 4]]
-    assert students.retrieval(questions, documents, np.asarray([0, 4])) == {
+    assert student_scores.retrieval(questions, documents, np.asarray([0, 4])) == {
         "mrr": 0.75,
         "recall": 1.0,
     }
