@@ -47,14 +47,17 @@ def scores(
     embed_fn: Callable[[list[str]], np.ndarray],
     sets: Mapping[str, list],
     teacher_documents: np.ndarray,
+    documents: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """STS-B and retrieval by one model's embeddings, without any fine-tuning."""
+    """STS-B and retrieval by one model's embeddings, without any fine-tuning; those of
+    the paragraphs may be given."""
     result = {}
     for side in ("dev", "test"):
         pairs, labels = sets[side]
         first, second = (embed_fn([pair[i] for pair in pairs]) for i in (0, 1))
         result[side] = metrics.spearman(labels, (first * second).sum(axis=1))
-    documents = embed_fn(sets["documents"])
+    if documents is None:
+        documents = embed_fn(sets["documents"])
     questions = embed_fn([question for question, _ in sets["questions"]])
     numbers = np.asarray([number for _, number in sets["questions"]])
     result |= retrieval(questions, documents, numbers)
