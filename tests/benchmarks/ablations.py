@@ -27,6 +27,7 @@ import optax.contrib
 import student_scores
 import students
 from etils import epath
+from ml_collections import ConfigDict
 
 import autodistill_jax as ad
 from autodistill_jax import log
@@ -46,8 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adamw_1e-3": {"distill.optimizer": "adamw", "distill.learning_rate": 1e-3},
     "words_trained": {"distill.freeze": ()},
     "words_frozen": {"distill.word_map": False},
-    "relation_1": {"distill.losses": "relation+10*pooled"},
-    "relation_3": {"distill.losses": "3*relation+10*pooled"},
+    "relation_1": {"distill.losses": "pooled+3*cosine+relation"},
+    "relation_3": {"distill.losses": "pooled+3*cosine+3*relation"},
     "relation_alone": {
         "distill.losses": "relation",
         "export.align": False,  # No map to the teacher's embeddings is trained.
@@ -93,12 +94,14 @@ def main() -> None:
             sets["documents"]
         )
 
-    def score(workdir: Path, variant: str, seed: int) -> dict[str, float]:
-        result = ablate(args.data, workdir, variant, args.steps, seed)
+    def score(workdir: Path, name: str, config: ConfigDict) -> dict[str, float]:
+        # What all start from is found under the recipe, whichever comes first.
+        students.load_started(variant_config(args, "recipe", config.seed), workdir)
+        result = ablate(workdir, name, config)
         embed_fn = student_scores.embedder(result.pop("model"))
         return result | student_scores.scores(embed_fn, sets, teacher_documents())
 
-    run_variants(args, score)
+    run_variants(args, variant_config, score)
 
 
 def parse_args(variants: Iterable[str], steps: int, workdir: str) -> argparse.Namespace:
@@ -113,42 +116,49 @@ def parse_args(variants: Iterable[str], steps: int, workdir: str) -> argparse.Na
 
 
 def run_variants(
-    args: argparse.Namespace, score_fn: Callable[[Path, str, int], dict[str, float]]
+    args: argparse.Namespace,
+    config_fn: Callable[[argparse.Namespace, str, int], ConfigDict],
+    score_fn: Callable[[Path, str, ConfigDict], dict[str, float]],
 ) -> None:
     """Prints the mean and the deviation of each variant's figures over the seeds.
 
     Args:
       args: of `parse_args`.
-      score_fn: (workdir of a seed, variant, seed) -> its figures; what is there from an
-        earlier run is not made again.
+      config_fn: (args, variant, seed) -> the config that it is trained under.
+      score_fn: (workdir of a seed, the variant and the hash of its config, the config)
+        -> its figures; what is there from an earlier run is not made again.
     """
     report = {}
     for variant in args.variants.split(","):
         results = []
         for seed in range(args.seeds):
             workdir = args.workdir / f"{args.steps}-{seed}"
-            path = workdir / f"scores-{variant}.json"
+            config = config_fn(args, variant, seed)
+            name = f"{variant}-{students.config_hash(config, variant)}"
+            path = workdir / f"scores-{name}.json"
             if not path.exists():
-                path.write_text(json.dumps(score_fn(workdir, variant, seed)))
+                path.write_text(json.dumps(score_fn(workdir, name, config)))
             results.append(json.loads(path.read_text()))
         report[variant] = student_scores.mean_and_deviation(results)
         log.say(f"{variant}: {report[variant]}")
     print(json.dumps(report))
 
 
-def ablate(
-    data: Path, workdir: Path, variant: str, steps: int, seed: int
-) -> dict[str, Any]:
-    """A variant's network, its training seconds, and its distance to the teacher."""
-    config = students.student_config(data, "eighth", steps, seed)
-    config.distill.update(steps=steps, finish_steps=0)
+def variant_config(args: argparse.Namespace, variant: str, seed: int) -> ConfigDict:
+    """The config of the eighth alone, with what the variant changes of it."""
+    config = students.student_config(args.data, "eighth", args.steps, seed)
+    config.distill.update(steps=args.steps, finish_steps=0)
     config.search.proxy_rows = CHOICE_ROWS
-    # What all start from is found under the recipe's own losses, whichever comes first.
-    students.load_started(config, workdir)
     config.update_from_flattened_dict(VARIANTS[variant])
+    return config
+
+
+def ablate(workdir: Path, name: str, config: ConfigDict) -> dict[str, Any]:
+    """A variant's network, its training seconds, and its distance to the teacher."""
+    variant, steps = name.rpartition("-")[0], config.distill.steps
     experiment = students.load_started(config, workdir)
     (arch,) = experiment.affordable
-    name = f"ablations/{variant}"
+    name = f"ablations/{name}"
     folder = epath.Path(workdir) / name
     remote = epath.Path(workdir)
     start_time = time.monotonic()

@@ -15,6 +15,7 @@ dropped. Goes on from its workdir when stopped. One JSON line on stdout.
     folded: out of the recipe's, what a student is cut from is folded into it once more.
 """
 
+import argparse
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ import numpy as np
 import optax
 import students
 from etils import epath
+from ml_collections import ConfigDict
 
 from autodistill_jax.archs.arch import AnyArch, parse_arch
 from autodistill_jax.archs.cost import ModelDims, cost
@@ -55,26 +57,26 @@ _OWN = "head_norms_of_"
 
 def main() -> None:
     args = ablations.parse_args(VARIANTS, steps=100, workdir="superlm_ablations")
-    ablations.run_variants(
-        args,
-        lambda workdir, variant, seed: ablate(
-            args.data, workdir, variant, args.steps, seed
-        ),
-    )
+    ablations.run_variants(args, superlm_config, ablate)
 
 
-def ablate(
-    data: Path, workdir: Path, variant: str, steps: int, seed: int
-) -> dict[str, float]:
-    """A variant's distance to the teacher, {"distance", and of each budget}."""
-    config = students.student_config(data, "eighth", steps, seed)
+def superlm_config(args: argparse.Namespace, variant: str, seed: int) -> ConfigDict:
+    """The config of all variants."""
+    config = students.student_config(args.data, "eighth", args.steps, seed)
     config.distill.update(
-        steps=steps, finish_steps=0, batch_size=_BATCH, learning_rate=2e-3
+        steps=args.steps, finish_steps=0, batch_size=_BATCH, learning_rate=2e-3
     )
     config.search.proxy_rows = ablations.CHOICE_ROWS
+    return config
+
+
+def ablate(workdir: Path, name: str, config: ConfigDict) -> dict[str, float]:
+    """A variant's distance to the teacher, {"distance", and of each budget}."""
+    variant, steps = name.rpartition("-")[0], config.distill.steps
     experiment, remote = students.load_started(config, workdir), epath.Path(workdir)
     (space,) = experiment.spaces.values()
-    name = f"ablations/{'recipe' if variant == 'folded' else variant}"
+    recipe = f"recipe-{students.config_hash(config, 'recipe')}"
+    name = f"ablations/{recipe if variant == 'folded' else name}"
     start = experiment.start_params(
         experiment.superlm_arch(space), experiment.superlm_layers(space)
     )
