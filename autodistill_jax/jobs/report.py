@@ -25,6 +25,7 @@ from autodistill_jax.experiment.workdir import (
 from autodistill_jax.latency import table
 from autodistill_jax.report import plots, tables
 from autodistill_jax.report.html import html_page, html_table
+from autodistill_jax.search.selection import POSTERIOR, modelled_proxy
 
 _DOCS_NOTE = (
     ' "docs" asks which package a docstring is from, packages\' names blanked out, '
@@ -298,7 +299,7 @@ def _front_section(front: dict) -> str:
             for trial in front["trials"]
             if trial["on_front"] or arch_from_json(trial["arch"]) in chosen
         ),
-        key=lambda trial: trial["proxy"],
+        key=modelled_proxy,
     )
     source = front["latency"]["source"]
     spread = "Latency: median and spread (90th - 10th percentile). "
@@ -309,7 +310,7 @@ def _front_section(front: dict) -> str:
         rows.append(
             [
                 str(trial_arch),
-                f"{trial['proxy']:.4f}",
+                _format_proxy(trial),
                 f"{trial['params'] / 1e6:.2f} M",
                 f"{trial['flops'] / 1e9:.3f} G",
                 _format_trial_latency(trial),
@@ -332,6 +333,11 @@ def _front_section(front: dict) -> str:
         + f'<p class="note">{spread}All trials: <code>search/trials.csv</code>; the '
         "study is Optuna's.</p>"
     )
+
+
+def _format_proxy(trial: dict) -> str:
+    by_model = f" (by the model {trial[POSTERIOR]:.4f})" if POSTERIOR in trial else ""
+    return f"{trial['proxy']:.4f}{by_model}"
 
 
 def _recipe_section(experiment: Experiment, front: dict) -> str:

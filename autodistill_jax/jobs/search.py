@@ -217,7 +217,6 @@ def _choose_candidates(
         choices.append(
             choose_arch(
                 {arch: candidates.trials[arch] for arch in archs},
-                candidates.front,
                 [arch for arch in candidates.timed_archs if arch in archs],
                 candidates.teacher,
                 budget,

@@ -8,6 +8,7 @@ from autodistill_jax.archs.arch import AnyArch, pareto_indices
 from autodistill_jax.experiment.workdir import find_trial
 from autodistill_jax.report.html import html_image, new_figure
 from autodistill_jax.search.proxies import LABELLED_PROXIES, PROXIES
+from autodistill_jax.search.selection import POSTERIOR, modelled_proxy
 from autodistill_jax.train import sandwich
 from autodistill_jax.train.objective import Objective
 
@@ -73,20 +74,20 @@ def _plot_trials(
     label: str,
 ) -> None:
     """Draws proxy against one cost, `key` of the trials in units of `scale`."""
-    front_indices = set(pareto_indices((t[key], t["proxy"]) for t in trials))
+    front_indices = set(pareto_indices((t[key], modelled_proxy(t)) for t in trials))
     off_front = [t for i, t in enumerate(trials) if i not in front_indices]
     on_front = sorted((trials[i] for i in front_indices), key=lambda t: t[key])
     if off_front:
         axes.scatter(
             [t[key] / scale for t in off_front],
-            [t["proxy"] for t in off_front],
+            [modelled_proxy(t) for t in off_front],
             s=22,
             color="#a4aeb8",
             label="under the budget",
         )
     axes.plot(
         [t[key] / scale for t in on_front],
-        [t["proxy"] for t in on_front],
+        [modelled_proxy(t) for t in on_front],
         "o-",
         color="#1f5f99",
         ms=5,
@@ -97,7 +98,7 @@ def _plot_trials(
     if key in chosen:
         axes.plot(
             chosen[key] / scale,
-            chosen["proxy"],
+            modelled_proxy(chosen),
             "*",
             ms=17,
             color=_CHOSEN_COLOR,
@@ -116,7 +117,8 @@ def _plot_trials(
             clip_on=False,
         )
     axes.set_xlabel(label)
-    axes.set_ylabel(f"proxy: {front['proxy']}")
+    by_model = ", by the model of all trials" if POSTERIOR in chosen else ""
+    axes.set_ylabel(f"proxy: {front['proxy']}{by_model}")
     if front["proxy"] != "flash":  # Whose candidates are all far from 0.
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)

@@ -14,6 +14,7 @@ from autodistill_jax.experiment.model_costs import model_costs
 from autodistill_jax.experiment.workdir import arch_from_json, find_trial, read_front
 from autodistill_jax.report import tables
 from autodistill_jax.report.plots import front_figure
+from autodistill_jax.search.selection import modelled_proxy
 
 _COMPARED = ("teacher", "student", "before_finish", "truncated")
 
@@ -137,7 +138,7 @@ def read_result(config: ConfigDict, workdir: epath.Path) -> Result:
         choices,
         find_trial(front, arch),
         front["teacher"],
-        sorted(on_front, key=lambda trial: trial["proxy"]),
+        sorted(on_front, key=modelled_proxy),
         front["trials"],
         front["proxy"],
         front["latency"],

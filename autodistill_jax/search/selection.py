@@ -15,25 +15,29 @@ _Trials = Mapping[AnyArch, Mapping[str, Any]]
 POSTERIOR = "proxy_posterior"
 
 
+def modelled_proxy(trial: Mapping[str, Any]) -> float:
+    """A trial's `POSTERIOR` where it has one, else its proxy; lower is better."""
+    return trial.get(POSTERIOR, trial["proxy"])
+
+
 def pareto_front(trials: _Trials, cost: str) -> list[AnyArch]:
     """The Archs that no other beats in both proxy and cost, lowest proxy first.
 
     Args:
-      trials: {Arch: its figures}, "proxy" and the cost among them.
+      trials: {Arch: its figures}, the cost and what `modelled_proxy` reads among them.
       cost: which figure is the cost: "flops" or "latency_ms".
 
     Returns:
       The front; of Archs with equal figures the first.
     """
     archs = list(trials)
-    figures = ((trials[arch][cost], trials[arch]["proxy"]) for arch in archs)
+    figures = ((trials[arch][cost], modelled_proxy(trials[arch])) for arch in archs)
     front = [archs[i] for i in pareto_indices(figures)]
-    return sorted(front, key=lambda arch: trials[arch]["proxy"])
+    return sorted(front, key=lambda arch: modelled_proxy(trials[arch]))
 
 
 def choose_arch(
     trials: _Trials,
-    front: Sequence[AnyArch],
     timed_archs: Sequence[AnyArch],
     teacher: Mapping[str, Any],
     budget: Budget,
@@ -48,7 +52,6 @@ def choose_arch(
 
     Args:
       trials: {Arch: {"proxy", "flops", and of a timed one "latency_ms", ...}}.
-      front: the Archs on the front of proxy and cost.
       timed_archs: the Archs whose latency was taken.
       teacher: its cost, "latency_ms" and "latency_source".
       budget: the trials meet its bounds on parameters and multiply-adds already.
@@ -89,7 +92,7 @@ def choose_arch(
 def _best_tradeoff(
     trials: _Trials, archs: Sequence[AnyArch], tolerance: float
 ) -> AnyArch:
-    losses = {a: trials[a].get(POSTERIOR, trials[a]["proxy"]) for a in archs}
+    losses = {arch: modelled_proxy(trials[arch]) for arch in archs}
     lowest = min(losses.values())
     near_lowest = [arch for arch in archs if losses[arch] <= lowest + tolerance]
     if tolerance == 0:
