@@ -30,10 +30,10 @@ def get_config(preset: str = "") -> ConfigDict:
         config.search.proxy = "agnostic"
     if preset == "rank":
         config.space.update(layers=(2, 3, 4, 6), heads=(4, 8, 12))
-        config.distill.steps = 300
+        config.distill.finish_steps = 0
         config.search.proxy_steps = 20
-        config.finetune.update(tasks=("stsb",), max_seq_length=32, max_train_rows=2048)
-        config.rank.update(archs=24, flops_bins=4, task="stsb")
+        config.finetune.update(tasks=("stsb",), max_seq_length=32, max_train_rows=1024)
+        config.rank.update(archs=24, flops_bins=4, seeds=2, task="stsb")
         config.rank.proxies = (
             *("agnostic", "relation_minilmv2", "relation_paper", "relation_code"),
             *("pooled", "hidden", "similarity", "probe", "proxy"),

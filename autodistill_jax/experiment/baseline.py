@@ -13,8 +13,8 @@ BEFORE_FINISH = "before_finish"
 UNTRAINED_METHODS = (BEFORE_FINISH, "truncated", STATIC, "scratch")
 METHODS = (*UNTRAINED_METHODS, "twin", *LOSS_RECIPES)
 
-# What a method trains for: the SuperLM's steps; the seconds that one of its students
-# took, finish included; all the SuperLM's seconds and that finish.
+# What a method trains for: the steps of the SuperLM and of the finish; the seconds that
+# one of its students took, finish included; all the SuperLM's seconds and that finish.
 STEPS, SECONDS, ALL_SECONDS = "steps", "seconds", "all_seconds"
 
 # The models that are compared, in the order of the tables, in words.

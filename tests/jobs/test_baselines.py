@@ -2,11 +2,13 @@
 
 import json
 
+import methods
 import numpy as np
 import pytest
 from paths import ROOT
 
 from autodistill_jax.cli import main
+from autodistill_jax.experiment.baseline import model_label
 from autodistill_jax.interop import huggingface
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("one_device")]
@@ -127,6 +129,12 @@ def test_methods_stand_side_by_side(tmp_path, capfd):
     # The same Arch has the same costs; another one is measured itself.
     assert student[:3] == early[:3] == truncated[:3] and truncated[3] == "0 s"
     assert all(reduced[:3]) and reduced[:3] != student[:3]
-    # Of a few steps no seconds are known.
-    assert student[3] == reduced[3] == ""
+    # From the first of two steps on there are seconds.
+    assert student[3].endswith(" s") and reduced[3].endswith(" s")
+    # Of one seed, and of the same twice.
+    table = methods.seeds_table([methods.model_figures(workdir)] * 2)
+    by_model = {row[0]: dict(zip(table[0], row)) for row in table[1]}
+    name = model_label("layer_reduction-1")
+    assert f"{by_model[name]['multiply-adds, G']} G" == reduced[1]
+    assert 0 <= float(by_model["teacher"]["rte, fine-tuned"]) <= 1
     assert "tau of" not in err
