@@ -1,8 +1,9 @@
 """What the teacher says of the training rows, kept in the workdir where it may be.
 
-Targets that depend on the text alone, its embeddings and last hidden states, are made
-when a row is first seen, rounded to 16 bits, and read from then on: a step that finds
-them runs no teacher. The SuperLM, the finished student and the baselines share them.
+Targets that depend on the text alone, its embeddings, its last hidden states, and the
+queries, keys and values that relations are made of, are made when a row is first seen,
+rounded to 16 bits, and read from then on: a step that finds them runs no teacher. The
+SuperLM, the finished student and the baselines share them.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,10 +17,14 @@ from autodistill_jax import log, multihost, sharding, storage
 from autodistill_jax.data import loader
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.train import distillation
-from autodistill_jax.train.distillation import TEACHER_EMBEDDING, TEACHER_HIDDEN
+from autodistill_jax.train.distillation import (
+    TEACHER_EMBEDDING,
+    TEACHER_HIDDEN,
+    TEACHER_QKV,
+)
 
 ROW = "row"  # In a batch: which of the training rows each is.
-# Of the hidden states of all rows; above it the teacher runs in every step.
+# Of what is kept of all rows' tokens; above it the teacher runs in every step.
 _MAX_BYTES = 8 << 30
 
 
@@ -71,43 +76,55 @@ def target_reader(
 
     Args:
       experiment: complete.
-      workdir: where it is kept, targets/embedding.f16 and targets/hidden.f16.
+      workdir: where it is kept, targets/embedding.f16, targets/hidden.f16 and
+        targets/qkv.f16.
       attention_mask: of all training rows, [rows, L].
       batch_size: rows of a batch.
 
     Returns:
-      (a batch with `ROW`, [batch_size]) -> the batch with `TEACHER_EMBEDDING`
-      [batch_size, D] and `TEACHER_HIDDEN` [batch_size, L, D], as far as they are needed,
-      and without `ROW`; None where the objective's targets are others or too large, or
-      where several processes or a bucket would have to share the files.
+      (a batch with `ROW`, [batch_size]) -> the batch with what `text_targets` would make
+      of it, and without `ROW`; None where the objective's targets are others or too
+      large, or where several processes or a bucket would have to share the files.
     """
-    objective, width = experiment.objective, experiment.teacher.arch.hidden
+    objective, arch = experiment.objective, experiment.teacher.arch
     module = experiment.teacher_module()
-    shared = multihost.process_count() > 1 or storage.is_remote(workdir)
-    if shared or not distillation.has_kept_targets(module, objective):
+    if not distillation.has_kept_targets(module, objective):
+        return None
+    if multihost.process_count() > 1 or storage.is_remote(workdir):
+        log.say(
+            "the teacher's targets are kept for one process and a local workdir: "
+            "it runs every step"
+        )
         return None
     lengths = np.asarray(attention_mask, bool).sum(axis=1)
-    if objective.needs_hidden() and 2 * int(lengths.sum()) * width > _MAX_BYTES:
-        log.say("the teacher's hidden states are too large to keep: it runs every step")
+    widths = {}
+    if objective.needs_hidden():
+        widths[TEACHER_HIDDEN] = arch.hidden
+    if objective.needs_relations():
+        widths[TEACHER_QKV] = 3 * arch.width
+    num_bytes = 2 * int(lengths.sum()) * sum(widths.values())
+    if num_bytes > _MAX_BYTES:
+        log.say(
+            f"the teacher's targets would take {num_bytes / 2**30:.1f} GiB, more than "
+            f"{_MAX_BYTES / 2**30:.0f}: it runs every step"
+        )
         return None
     folder = workdir / "targets"
     folder.mkdir(parents=True, exist_ok=True)
-    target_arrays = {}
+    target_arrays = {
+        name: _RowArray(folder, name.removeprefix("teacher_"), lengths, width)
+        for name, width in widths.items()
+    }
     if objective.needs_embedding():
         target_arrays[TEACHER_EMBEDDING] = _RowArray(
-            folder, "embedding", np.ones_like(lengths), width
+            folder, "embedding", np.ones_like(lengths), arch.hidden
         )
-    if objective.needs_hidden():
-        target_arrays[TEACHER_HIDDEN] = _RowArray(folder, "hidden", lengths, width)
     params = jax.device_put(experiment.teacher.params)
 
     @jax.jit
     def targets_of(params, texts):
-        outputs = distillation.teacher_targets(module, params, texts, objective)
-        return {
-            f"teacher_{name}": x.reshape(len(x), -1, width)
-            for name, x in outputs.items()
-        }
+        outputs = distillation.text_targets(module, params, texts, objective)
+        return {name: x.reshape(len(x), -1, x.shape[-1]) for name, x in outputs.items()}
 
     def with_targets(batch):
         inputs = dict(batch)

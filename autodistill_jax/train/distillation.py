@@ -25,6 +25,7 @@ from autodistill_jax.train.pretraining import module_mlm_logits
 
 # In a batch: what the teacher says of it, where that was made before.
 TEACHER_EMBEDDING, TEACHER_HIDDEN = "teacher_embedding", "teacher_hidden"
+TEACHER_QKV = "teacher_qkv"
 
 
 def has_kept_targets(teacher: Module, objective: Objective) -> bool:
@@ -79,6 +80,62 @@ def init_projections(
     return params
 
 
+def text_targets(
+    module: Module, params: dict, batch: Mapping[str, jax.Array], objective: Objective
+) -> dict[str, jax.Array]:
+    """Those targets of the teacher's that depend on the text alone, as they are kept.
+
+    Args:
+      module, params, batch, objective: see `teacher_targets`.
+
+    Returns:
+      As far as the losses need them, rounded to 16 bits: `TEACHER_EMBEDDING` [B, D],
+      `TEACHER_HIDDEN` [B, L, D], and `TEACHER_QKV` [B, L, 3 W], the last layer's
+      queries, keys and values, out of which relations are made.
+    """
+    out = _run_teacher(module, params, batch, objective)
+    return _text_targets(module, out, batch, objective)
+
+
+def _run_teacher(
+    module: Module, params: dict, batch: Mapping[str, jax.Array], objective: Objective
+) -> encoder.Outputs:
+    return module.apply(
+        {"params": encoder_params(params)},
+        batch["input_ids"],
+        batch["attention_mask"],
+        token_type_ids=batch.get("token_type_ids"),
+        position_ids=batch.get("position_ids"),
+        qkv=objective.needs_relations() or "attention" in objective.weights,
+        states=objective.needs("layers"),
+    )
+
+
+def _text_targets(
+    module: Module,
+    out: encoder.Outputs,
+    batch: Mapping[str, jax.Array],
+    objective: Objective,
+) -> dict[str, jax.Array]:
+    targets = {}
+    if objective.needs_relations():
+        targets[TEACHER_QKV] = out.qkv.reshape(*out.qkv.shape[:2], -1)
+    if objective.needs_hidden():
+        targets[TEACHER_HIDDEN] = out.hidden
+    if objective.needs_embedding():
+        targets[TEACHER_EMBEDDING] = encoder.pool_tokens(
+            out.hidden, out.pooler, batch["attention_mask"], objective.pooling
+        )
+    if not has_kept_targets(module, objective):
+        return targets
+    # As those are that were kept: training is the same with and without.
+    # (A cast there and back a compiler may leave out.)
+    return {
+        name: jax.lax.reduce_precision(x, exponent_bits=5, mantissa_bits=10)
+        for name, x in targets.items()
+    }
+
+
 def teacher_targets(
     module: Module, params: dict, batch: Mapping[str, jax.Array], objective: Objective
 ) -> dict[str, jax.Array]:
@@ -87,52 +144,32 @@ def teacher_targets(
     Args:
       module: the teacher.
       params: its parameters, and its masked-LM head (`mlm_*`) where a loss needs it.
-      batch: of `mlm.mask_tokens`; with `TEACHER_EMBEDDING` [B, D] or `TEACHER_HIDDEN`
-        [B, L, D] it has all that the losses need, and the teacher is not run.
+      batch: of `mlm.mask_tokens`; with what `text_targets` gives in it, it has all that
+        the losses need, and the teacher is not run.
       objective: its losses say what is needed.
 
     Returns:
       {loss: array}, without a gradient.
     """
     weights = objective.weights
-    stored_targets = {
-        name.removeprefix("teacher_"): batch[name]
-        for name in (TEACHER_EMBEDDING, TEACHER_HIDDEN)
-        if name in batch
-    }
-    if stored_targets:
-        return stored_targets
-    attention_mask = batch["attention_mask"]
-    out = module.apply(
-        {"params": encoder_params(params)},
-        batch["input_ids"],
-        attention_mask,
-        token_type_ids=batch.get("token_type_ids"),
-        position_ids=batch.get("position_ids"),
-        qkv="relation" in weights or "attention" in weights,
-        states=objective.needs("layers"),
-    )
-    targets = {}
-    if "relation" in weights:
+    names = (TEACHER_EMBEDDING, TEACHER_HIDDEN, TEACHER_QKV)
+    out, text_outputs = None, {name: batch[name] for name in names if name in batch}
+    if not text_outputs:
+        out = _run_teacher(module, params, batch, objective)
+        text_outputs = _text_targets(module, out, batch, objective)
+    targets = {name.removeprefix("teacher_"): x for name, x in text_outputs.items()}
+    if objective.needs_relations():
+        qkv = targets.pop("qkv")
         targets["relation"] = losses.teacher_relations(
-            out.qkv, objective.relation_heads, objective.relation_pairs
+            qkv.reshape(*qkv.shape[:2], 3, -1),
+            objective.relation_heads,
+            objective.relation_pairs,
         )
         targets["relation"] = sharding.constrain(
             targets["relation"], module.mesh, sharding.BATCH_AXES, None, "tensor"
         )
-    if objective.needs_hidden():
-        targets["hidden"] = out.hidden
-    if objective.needs_embedding():
-        targets["embedding"] = encoder.pool_tokens(
-            out.hidden, out.pooler, attention_mask, objective.pooling
-        )
-    if has_kept_targets(module, objective):
-        # As those are that were kept: training is the same with and without.
-        # (A cast there and back a compiler may leave out.)
-        targets = {
-            name: jax.lax.reduce_precision(x, exponent_bits=5, mantissa_bits=10)
-            for name, x in targets.items()
-        }
+    if out is None:
+        return targets
     if "attention" in weights:
         targets["attention"] = _attention_scores(
             out.qkvs[jnp.asarray(objective.layer_map)], module.arch.heads

@@ -117,10 +117,14 @@ class Objective(NamedTuple):
         """Whether a loss looks at the teacher's last hidden states."""
         return bool(self.weights.keys() & {"hidden", "cosine"})
 
+    def needs_relations(self) -> bool:
+        """Whether a loss looks at relations of the teacher's last layer."""
+        return "relation" in self.weights
+
     def has_text_targets(self) -> bool:
-        """Whether a teacher's targets are its embeddings and last hidden states alone,
-        the same each time that a row is seen."""
-        text_losses = {"pooled", "embedding", "hidden", "cosine"}
+        """Whether all that is asked of a teacher, its embeddings, last hidden states and
+        relations, is the same each time that a row is seen."""
+        text_losses = {"pooled", "embedding", "hidden", "cosine", "relation"}
         return (
             not self.masking.mlm_probability
             and bool(self.weights.keys() & text_losses)
@@ -140,9 +144,8 @@ def parse_objective(
     each with a weight if it is not 1: "relation+10*pooled". "auto" follows the
     teacher's kind: a sentence-embedding teacher (its folder says how it pools) is
     matched by the pooled loss and, token by token, by its last hidden states, beside
-    which relations bring nothing and cost the teacher's forward pass in every step
-    (alone they give no gradient to the last layer's output); any other teacher is
-    matched by its relations alone.
+    which relations bring nothing (alone they give no gradient to the last layer's
+    output); any other teacher is matched by its relations alone.
 
     Args:
       settings: the distill section.

@@ -14,6 +14,7 @@ from autodistill_jax.models import build
 from autodistill_jax.train.distillation import (
     TEACHER_EMBEDDING,
     TEACHER_HIDDEN,
+    TEACHER_QKV,
     teacher_targets,
 )
 from autodistill_jax.train.objective import Objective
@@ -121,6 +122,34 @@ def test_hidden_states_are_kept_token_by_token(tmp_path, batch):
         assert np.array_equal(read_anew[name], first[name])
 
 
+@pytest.mark.parametrize("more", [{}, {"pooled": 2.0, "hidden": 1.0}])
+def test_relations_are_made_of_kept_queries_keys_and_values(tmp_path, batch, more):
+    objective = Objective({"relation": 1.0, **more}, relation_heads=3)
+    run = experiment(objective)
+    module = run.teacher_module()
+    first = targets.target_reader(run, tmp_path, MASK, 4)(batch)
+    assert first[TEACHER_QKV].shape == (4, 6, 3 * BIG.width)
+    rows = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    live, stored = (
+        jax.jit(lambda p, b: teacher_targets(module, p, b, objective))(params, texts)
+        for params, texts in ((run.teacher.params, rows), ({}, first))
+    )
+    assert (
+        live.keys()
+        == stored.keys()
+        == {"relation"} | ({"embedding", "hidden"} if more else set())
+    )
+    real = rows["attention_mask"].astype(bool)
+    for i, is_token in enumerate(real):
+        of_row = [
+            x["relation"][i][..., is_token, :][..., is_token] for x in (live, stored)
+        ]
+        assert np.abs(of_row[0] - of_row[1]).max() < 5e-3
+        assert np.abs(of_row[0]).max() > 0.01
+    read_anew = targets.target_reader(run, tmp_path, MASK, 4)(batch)
+    assert np.array_equal(read_anew[TEACHER_QKV], first[TEACHER_QKV])
+
+
 def test_what_overflows_16_bits_is_made_live(tmp_path):
     run = experiment(TOKENS)
     module = SimpleNamespace(dims=MOBILEBERT_DIMS)
@@ -129,21 +158,22 @@ def test_what_overflows_16_bits_is_made_live(tmp_path):
     assert not (tmp_path / "targets").exists()
 
 
-def test_hidden_states_too_large_to_keep_are_made_live(tmp_path, monkeypatch, capfd):
+def test_tokens_too_large_to_keep_are_made_live(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(targets, "_MAX_BYTES", 100)
-    assert targets.target_reader(experiment(TOKENS), tmp_path, MASK, 4) is None
-    assert "too large to keep" in capfd.readouterr().err
+    for objective in (TOKENS, Objective({"relation": 1.0})):
+        assert targets.target_reader(experiment(objective), tmp_path, MASK, 4) is None
+        assert "GiB, more than 0: it runs every step" in capfd.readouterr().err
     assert targets.target_reader(experiment(), tmp_path, MASK, 4) is not None
 
 
 @pytest.mark.parametrize(
     "objective",
     [
-        Objective({"relation": 1.0, "pooled": 1.0}),
+        Objective({"attention": 1.0, "pooled": 1.0}),
         Objective({"logits": 1.0}),
         Objective({"pooled": 1.0}, masking=MlmMasking(0.15)),
     ],
-    ids=["relations", "logits", "masked"],
+    ids=["attention", "logits", "masked"],
 )
 def test_other_targets_are_made_live(tmp_path, objective):
     run = experiment(objective)
