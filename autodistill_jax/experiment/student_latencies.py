@@ -24,7 +24,7 @@ from autodistill_jax.search import latency_bound
 _FAR = 1.5
 # By what two rounds of one network differ, as a part of it, however close the runs of
 # each lie: `tests/benchmarks/budgets.py` tells it of a table.
-_ROUND_NOISE = 0.03
+ROUND_NOISE = 0.03
 # {Arch as text, or "teacher": an entry of the latency table}.
 Latencies = Mapping[str, Mapping[str, Any]]
 
@@ -239,7 +239,7 @@ def latencies_at_bound(
 
     def timing(entry: Mapping[str, Any]) -> tuple[float, float]:
         seconds, rounds = entry["seconds"], entry.get("rounds", 1)
-        noise = 0.0 if conditions.target else _ROUND_NOISE / rounds**0.5
+        noise = 0.0 if conditions.target else ROUND_NOISE / rounds**0.5
         return seconds, noise * seconds
 
     for budget in experiment.budgets:

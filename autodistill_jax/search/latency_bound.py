@@ -144,7 +144,8 @@ def _log_features(features: Sequence[Mapping[str, float]]) -> np.ndarray:
 
 
 def _spread_points(points: np.ndarray, count: int, indices: list[int]) -> list[int]:
-    """So many points, each the farthest from all before it; the first is the largest."""
+    """So many points that are not among `indices`, each the farthest from all before it;
+    the first is the largest."""
     picked: list[int] = []
     for _ in range(count):
         timed = [*indices, *picked]
@@ -152,7 +153,9 @@ def _spread_points(points: np.ndarray, count: int, indices: list[int]) -> list[i
             picked.append(int(points.sum(axis=1).argmax()))
             continue
         distances = np.square(points[:, None] - points[None, timed]).sum(axis=2)
-        picked.append(int(distances.min(axis=1).argmax()))
+        nearest = distances.min(axis=1)
+        nearest[timed] = -1  # Others may have their very features.
+        picked.append(int(nearest.argmax()))
     return picked
 
 

@@ -67,6 +67,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # Block by block as Flash Distillation transfers, no other loss, see `train_blocks`.
     "blocks_of_grouped_heads": {},
     "blocks_of_averaged_heads": {},
+    "blocks_of_first_heads": {},
+    "blocks_to_kept_layers": {},
 }
 # Of the held-out rows, which choices are made on; the rest is the report's.
 CHOICE_ROWS = 3000
@@ -205,8 +207,10 @@ def train_blocks(
     """A block-wise transfer in as many steps, each block a part of them.
 
     The attention maps that are compared, where head counts differ, are those of
-    `blocks_of_grouped_heads`, as many groups as divide both counts, or the means over
-    all heads, `blocks_of_averaged_heads`.
+    `blocks_of_grouped_heads`, as many groups as divide both counts; the means over all
+    heads, `blocks_of_averaged_heads`; or of the teacher the first heads, out of which
+    the student's were cut, `blocks_of_first_heads`. Blocks follow the teacher's layers
+    evenly spread, in `blocks_to_kept_layers` those that they were cut out of.
 
     Args:
       experiment: under what its text says of the teacher.
@@ -220,7 +224,11 @@ def train_blocks(
     (arch,), config = experiment.affordable, experiment.config
     transfer = programs.blockwise_transfer(experiment, arch)
     # Nothing behind the blocks.
-    transfer = transfer._replace(objective=transfer.objective._replace(weights={}))
+    objective = transfer.objective._replace(weights={})
+    if variant == "blocks_to_kept_layers":
+        kept_layers = experiment.kept_layers(arch.layers)
+        objective = objective._replace(layer_map=kept_layers)
+    transfer = transfer._replace(objective=objective)
     settings = programs.transfer_settings(experiment)
     settings |= {"block_steps": max(steps // arch.layers, 1)}
     batches = loader.train_batches(
@@ -234,8 +242,14 @@ def train_blocks(
     def of_mean_heads(student, teacher, attention_mask, groups):
         return of_heads(student, teacher, attention_mask, 1)
 
-    averaged = variant == "blocks_of_averaged_heads"
-    used = of_mean_heads if averaged else of_heads
+    def of_first_heads(student, teacher, attention_mask, groups):
+        count = student.shape[1]
+        return of_heads(student, teacher[:, :count], attention_mask, count)
+
+    used = {
+        "blocks_of_averaged_heads": of_mean_heads,
+        "blocks_of_first_heads": of_first_heads,
+    }.get(variant, of_heads)
     with mock.patch.object(losses, "attention_loss", used):
         return flash_distillation.train_blockwise(
             transfer, batches, settings, 1.0, experiment.mesh, config.seed, variant

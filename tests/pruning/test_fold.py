@@ -16,6 +16,7 @@ from autodistill_jax.pruning.fold import fold, regress_dropped
 from autodistill_jax.pruning.moments import OUTPUT, input_moments
 from autodistill_jax.pruning.projection import fit_projections
 from autodistill_jax.pruning.prune import prune
+from autodistill_jax.pruning.streams import stream_axis, stream_readers
 
 MOBILE = MobileArch(2, 16, 12, 3, 20, 2)
 MOBILE_DIMS = MOBILEBERT_DIMS._replace(vocab=60, positions=16, embedding=10)
@@ -72,7 +73,7 @@ def test_no_other_linear_map_does_better(ridge, monkeypatch):
         assert penalized(shares, constants + rng.normal(0, 0.01, 4)) > least
 
 
-@pytest.mark.parametrize(
+both_families = pytest.mark.parametrize(
     ("arch", "dims", "smaller"),
     [
         (BIG, DIMS, {"hidden": 16, "heads": 2, "ffn": 24}),
@@ -80,6 +81,48 @@ def test_no_other_linear_map_does_better(ridge, monkeypatch):
     ],
     ids=["bert", "mobilebert"],
 )
+
+
+@both_families
+def test_every_product_is_the_best_of_what_stays(
+    arch, dims, smaller, texts, monkeypatch
+):
+    """Of all products that read the kept channels, with a bias, each is the nearest to
+    the whole one on the text: the squared error has no slope left."""
+    monkeypatch.setattr(fold_module, "_RIDGE", 1e-9)
+    module, params = redundant(arch, dims)
+    small = dataclasses.replace(arch, **smaller)
+    moments = input_moments(module, params, texts)
+    folded = fold(module, params, small, moments)
+    for reader in stream_readers(module):
+        whole, cut = (_product(of, reader) for of in (params, folded))
+        size = whole.shape[-2] - 1
+        num_kept = small.num_channels(stream_axis(small, reader.stream))
+        assert num_kept < size
+        kept, dropped = [*range(num_kept), size], slice(num_kept, size)
+        assert np.array_equal(cut[..., dropped, :], whole[..., dropped, :])
+        moment = moments[reader.kernel]
+        lead = moment.shape[:-2] + (1,) * (whole.ndim - moment.ndim)
+        moment = moment.reshape(*lead, size + 1, size + 1)
+        slopes = []
+        for product in (cut, whole):  # The whole one's rows: what a slice leaves.
+            error = product - whole
+            error[..., dropped, :] = -whole[..., dropped, :]
+            slopes.append(np.abs((moment @ error)[..., kept, :]).max())
+        assert slopes[0] < 1e-3 * slopes[1], reader
+
+
+def _product(params, reader):
+    """A product's matrix, its bias as the last row, [..., in + 1, out]."""
+    kernel, bias = (
+        np.asarray(params[name], np.float64) for name in (reader.kernel, reader.bias)
+    )
+    lead = kernel.shape[: reader.axis]
+    kernel = kernel.reshape(*lead, kernel.shape[reader.axis], -1)
+    return np.concatenate([kernel, bias.reshape(*lead, 1, -1)], axis=-2)
+
+
+@both_families
 def test_a_folded_cut_is_nearer_to_the_whole(arch, dims, smaller, texts):
     module, params = redundant(arch, dims)
     small = dataclasses.replace(arch, **smaller)

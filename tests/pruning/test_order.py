@@ -26,7 +26,7 @@ NETWORKS = {
 }
 
 
-def network(name, mesh=None):
+def network(name):
     """A random network, whose channels carry unequally much."""
     module = build.build_module(*NETWORKS[name])
     rng = np.random.default_rng(1)

@@ -1,4 +1,6 @@
-"""Does the benchmark of latency bounds run, on a small table?"""
+"""Does the benchmark of latency bounds run, on a small table and on the real one?"""
+
+import json
 
 import budgets
 import numpy as np
@@ -26,3 +28,9 @@ def test_a_table_that_follows_its_costs_is_searched_well():
     report = budgets.budgets_report({"points": points}, 20, 8)
     assert report["bounds"] == 20 and 1 <= report["measurements"] <= 8
     assert report["within_1_percent"] >= 0.9 and report["within_bound"] >= 0.9
+
+
+def test_the_real_table_is_searched_well():
+    report = budgets.budgets_report(json.loads(budgets.TABLE.read_text()), 40, 12)
+    assert report["within_1_percent"] >= 0.95 and report["within_bound"] >= 0.95
+    assert report["most_measurements"] <= 12

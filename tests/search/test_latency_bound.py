@@ -133,3 +133,10 @@ def test_of_few_archs_all_may_be_timed(count):
     assert chosen == proxies[:count].argmin()
     assert len(timed_indices) == len(timings) <= count
     assert estimate.seconds.shape == (count,)
+
+
+def test_no_point_is_picked_twice():
+    """Nor where several cost the same by their features."""
+    points = np.asarray([[0.0, 1.0]] * 3 + [[2.0, 2.0]])
+    assert sorted(latency_bound._spread_points(points, 3, [1])) == [0, 2, 3]
+    assert latency_bound._spread_points(points, 4, [])[0] == 3
