@@ -45,6 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "adamw": {"distill.optimizer": "adamw"},
     "adamw_1e-3": {"distill.optimizer": "adamw", "distill.learning_rate": 1e-3},
+    "half_the_rate": {"distill.learning_rate": 1.4e-3},
+    "twice_the_rate": {"distill.learning_rate": 5.6e-3},
     "words_trained": {"distill.freeze": ()},
     "words_frozen": {"distill.word_map": False},
     "relation_1": {"distill.losses": "pooled+3*cosine+relation"},
