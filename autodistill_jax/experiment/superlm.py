@@ -1,7 +1,7 @@
 """The SuperLMs of a workdir: trained, resumed and read back, for all jobs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -128,18 +128,25 @@ def steps_within(
     state, frozen, step, teacher_params = init_training(
         experiment, space, mlm_head, start_params
     )
-    count = min(_TIMED_STEPS, experiment.config.distill.steps)
+    settings = experiment.config.distill
+    count = min(_TIMED_STEPS, settings.steps + settings.finish_steps)
     log.say(f"{stage}: timing {count} steps ...")
-    took = 0.0
-    # Twice: the first time each length of a batch is compiled, and targets are made.
-    for _ in range(2):
+
+    def run_steps(indices: Iterable[int]) -> float:
+        nonlocal state
         start = time.monotonic()
-        for i in range(count):
+        for i in indices:
             subnetworks = _subnetworks_at_step(experiment, space, i)
             inputs = frozen, teacher_params, batch_at_step(i), *subnetworks
             state, values = step(state, *inputs)
         jax.block_until_ready(values)
-        took = time.monotonic() - start
+        return time.monotonic() - start
+
+    # First targets are made and each length is compiled, for a new state and for one that
+    # a step has left.
+    lengths = {batch_at_step(i)["input_ids"].shape: i for i in range(count)}
+    run_steps([*lengths.values()] * 2)
+    took = run_steps(range(count))
     steps = max(round(seconds / took * count), 1)
     log.say(f"{stage}: {took / count:.2g} s a step: {steps:,} steps in {seconds:.0f} s")
     return steps
