@@ -95,20 +95,20 @@ def test_every_product_is_the_best_of_what_stays(
     moments = input_moments(module, params, texts)
     folded = fold(module, params, small, moments)
     for reader in stream_readers(module):
-        whole, cut = (_product(of, reader) for of in (params, folded))
-        size = whole.shape[-2] - 1
+        full, cut = (_product(of, reader) for of in (params, folded))
+        size = full.shape[-2] - 1
         num_kept = small.num_channels(stream_axis(small, reader.stream))
         assert num_kept < size
-        kept, dropped = [*range(num_kept), size], slice(num_kept, size)
-        assert np.array_equal(cut[..., dropped, :], whole[..., dropped, :])
+        stays, dropped = [*range(num_kept), size], slice(num_kept, size)
+        assert np.array_equal(cut[..., dropped, :], full[..., dropped, :])
         moment = moments[reader.kernel]
-        lead = moment.shape[:-2] + (1,) * (whole.ndim - moment.ndim)
+        lead = moment.shape[:-2] + (1,) * (full.ndim - moment.ndim)
         moment = moment.reshape(*lead, size + 1, size + 1)
         slopes = []
-        for product in (cut, whole):  # The whole one's rows: what a slice leaves.
-            error = product - whole
-            error[..., dropped, :] = -whole[..., dropped, :]
-            slopes.append(np.abs((moment @ error)[..., kept, :]).max())
+        for product in (cut, full):  # The full one's rows: what a slice leaves.
+            error = product - full
+            error[..., dropped, :] = -full[..., dropped, :]
+            slopes.append(np.abs((moment @ error)[..., stays, :]).max())
         assert slopes[0] < 1e-3 * slopes[1], reader
 
 
