@@ -76,7 +76,7 @@ def seeds_table(
 
 def _format_mean(values: list[dict[str, float]], spec: str) -> str:
     figure = student_scores.mean_and_deviation(values)
-    deviation = f" ± {figure['_sd']:{spec}}" if figure["_sd"] else ""
+    deviation = f" ± {figure['_sd']:{spec}}" if figure.get("_sd") else ""
     return f"{figure['']:{spec}}{deviation}"
 
 

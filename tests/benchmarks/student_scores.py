@@ -91,12 +91,13 @@ def paired_differences(
 
 
 def mean_and_deviation(results: list[dict]) -> dict[str, float]:
-    """The mean of each figure over the seeds, and its deviation, `<name>_sd`."""
+    """The mean of each figure over the seeds; of several its deviation, `<name>_sd`."""
     figures = {}
     for name in results[0]:
         values = [result[name] for result in results]
         figures[name] = float(np.mean(values))
-        figures[f"{name}_sd"] = float(np.std(values, ddof=1)) if values[1:] else 0.0
+        if len(values) > 1:
+            figures[f"{name}_sd"] = float(np.std(values, ddof=1))
     return figures
 
 
