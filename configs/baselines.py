@@ -1,4 +1,4 @@
-"""One student by several methods: one of two of a SuperLM, and the baselines, in a table.
+"""One student out of a SuperLM of two, and the same by other methods: one table.
 
     python -m autodistill_jax run --config=configs/baselines.py --workdir=W \\
       --config.data.source=FOLDER --config.finetune.glue_dir=GLUE
@@ -6,7 +6,8 @@
 The same teacher, text and fine-tuning for all, in the seconds of the student or in its
 steps; each method at the rate that suits it on held-out text, whose trials are not in its
 seconds; costs and scores in table.md and report.html. Goes on where it stopped; other
-seeds by --config.seed in another workdir.
+seeds by --config.seed in another workdir, and tests/benchmarks/methods.py for a table of
+them all.
 """
 
 from ml_collections import ConfigDict

@@ -17,7 +17,7 @@ from autodistill_jax.experiment.base_config import base_config, smoke
 
 def get_config(preset: str = "") -> ConfigDict:
     """Presets: "" (longer than the quickstart), "smoke" (seconds), "rank" (which
-    proxy to trust: 24 Archs of a wider space, each fine-tuned on STS-B; 40 minutes)."""
+    proxy to trust: 24 Archs of a wider space, each fine-tuned on STS-B)."""
     is_smoke = {"": False, "smoke": True, "rank": False}[preset]
     config = base_config()
     config.space.hidden = (192, 256, 320, 384)
