@@ -198,7 +198,7 @@ def training_seconds(workdir: epath.Path, job: str) -> float:
     """What a training took by its lines in metrics.jsonl, in seconds.
 
     What compiling took and what passed between a stop and the restart is not in it: an
-    interval of ten times the median's seconds a step counts as the median.
+    interval of three times the median's seconds a step counts as the mean of others.
 
     Args:
       workdir: holds metrics.jsonl.
@@ -215,7 +215,7 @@ def training_seconds(workdir: epath.Path, job: str) -> float:
     if not paces:
         return 0.0
     median = statistics.median(paces)
-    usual = [pace for pace in paces if 0 < pace <= 10 * median]
+    usual = [pace for pace in paces if 0 < pace <= 3 * median]
     return statistics.mean(usual) * lines[-1]["step"]
 
 

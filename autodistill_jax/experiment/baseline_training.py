@@ -28,10 +28,14 @@ from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.fingerprints import model_origin, short_hash
 from autodistill_jax.experiment.proxy_inputs import proxy_inputs
 from autodistill_jax.experiment.superlm import (
-    steps_within,
     train_superlm,
     trained_params,
     trained_superlm,
+)
+from autodistill_jax.experiment.training_time import (
+    Training,
+    step_time_ratio,
+    training_alone,
 )
 from autodistill_jax.experiment.workdir import superlm_folder
 from autodistill_jax.interop import huggingface
@@ -83,7 +87,7 @@ def train_baseline(
     workdir: epath.Path,
     baseline: str,
     arch: AnyArch,
-    seconds: float | None,
+    num_steps_alone: float | None,
     stage: str,
 ) -> huggingface.Teacher:
     """A baseline's network: a slice of the teacher or of the SuperLM, or trained here.
@@ -93,7 +97,8 @@ def train_baseline(
       workdir: with the text's rows; checkpoints of the training go there.
       baseline: its name.
       arch: of the student that it stands beside.
-      seconds: that it trains for; None: for as many steps as the student, of the
+      num_steps_alone: it trains for the time that so many steps of the Arch alone take,
+        see `training_time.steps_alone`; None: for as many steps as the student, of the
         SuperLM and of its finish.
       stage: what log lines begin with.
 
@@ -129,12 +134,21 @@ def train_baseline(
     steps = settings.steps
     if experiment.config.search.proxy != "flash":  # It has no finish.
         steps += settings.finish_steps
-    if seconds is not None:
+    if num_steps_alone is not None:
         # Kept: whoever goes on must have the same schedule.
         path = folder.parent / "steps.json"
         if not path.exists():
-            steps = steps_within(variant, workdir, space, seconds, stage, start)
-            storage.write_json(path, {"steps": steps, "seconds": seconds})
+            ratio = 1.0
+            if parse_baseline(baseline).method != "twin":  # It is the Arch alone.
+                ratio = step_time_ratio(
+                    Training(variant, space, start),
+                    training_alone(experiment, arch),
+                    workdir,
+                    stage,
+                )
+            steps = max(round(num_steps_alone / ratio), 1)
+            log.say(f"{stage}: {steps:,} steps take as long as all of the student's")
+            storage.write_json(path, {"steps": steps, "steps_alone_per_step": ratio})
         steps = json.loads(path.read_text())["steps"]
     variant = _with_settings(variant, steps=steps)
     rate = _best_rate(variant, workdir, folder.parent, name, start, stage)

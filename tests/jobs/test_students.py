@@ -58,7 +58,7 @@ def test_students_in_a_short_form(data, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(students, "ARCHS", {"eighth": students.ARCHS["eighth"]})
     monkeypatch.setattr(students, "_REDUCTION_RATES", ())  # Each would compile a step.
     # A step each, however long a step takes here.
-    monkeypatch.setattr(students.log, "training_seconds", lambda *_: 1e-9)
+    monkeypatch.setattr(students.training_time, "steps_alone", lambda *_: 1.0)
     student_config = students.student_config
 
     def quick_config(*args):
