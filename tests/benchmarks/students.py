@@ -7,15 +7,15 @@
 MiniLM-L6 teaches on the Wikipedia sentences of DATA; no label of a task is used. One
 SuperLM of 3 or 4 layers, for a twentieth of --steps, then each student alone: the half and
 the quarter for 1.5 times --steps, the eighth for .7 times; with 0 steps, what training
-starts from, in ten minutes. Beside each student that is trained, in the seconds that it
-took (a third of the SuperLM's, and its own; the teacher's targets, which all read, are made
-before): its twin, the same Arch from the same start without a SuperLM, and the teacher with
-fewer layers. Beside all: the teacher as a static table, and its products in int8 by torch,
-each once. STS-B without fine-tuning, dev and test (Spearman of cosines), and retrieval:
-SQuAD's dev questions against its 2,067 paragraphs, both embedded by the student, and the
-paragraphs by the teacher (mrr_aligned). Goes on from its workdir when stopped. With
---student one exported student, whatever it was made of, is scored so. One JSON line on
-stdout.
+starts from, in ten minutes. Beside each student that is trained, in as much time (its
+finish's steps and a third of the SuperLM's, all timed in turn; the teacher's targets, which
+all read, are made before): its twin, the same Arch from the same start without a SuperLM,
+and the teacher with fewer layers. Beside all: the teacher as a static table, and its
+products in int8 by torch, each once. STS-B without fine-tuning, dev and test (Spearman of
+cosines), and retrieval: SQuAD's dev questions against its 2,067 paragraphs, both embedded
+by the student, and the paragraphs by the teacher (mrr_aligned). Goes on from its workdir
+when stopped. With --student one exported student, whatever it was made of, is scored so.
+One JSON line on stdout.
 """
 
 import argparse
