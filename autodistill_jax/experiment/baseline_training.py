@@ -28,6 +28,7 @@ from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.experiment.fingerprints import model_origin, short_hash
 from autodistill_jax.experiment.proxy_inputs import proxy_inputs
 from autodistill_jax.experiment.superlm import (
+    config_alone,
     train_superlm,
     trained_params,
     trained_superlm,
@@ -150,7 +151,8 @@ def train_baseline(
             log.say(f"{stage}: {steps:,} steps take as long as all of the student's")
             storage.write_json(path, {"steps": steps, "steps_alone_per_step": ratio})
         steps = json.loads(path.read_text())["steps"]
-    variant = _with_settings(variant, steps=steps)
+    alone = config_alone(variant.config, steps)
+    variant = dataclasses.replace(variant, config=alone)
     rate = _best_rate(variant, workdir, folder.parent, name, start, stage)
     variant = _with_settings(variant, learning_rate=rate)
     train_superlm(variant, workdir, folder, space, name, stage, start)

@@ -152,16 +152,32 @@ class Experiment(TeacherSide):
             for depth in sorted(set(space.layers))
         )
 
-    def extract_student(self, space: Space, params: dict, arch: AnyArch) -> dict:
-        """The parameters of a sub-network, out of those of a space's SuperLM."""
-        layers = None
+    def extract_student(
+        self, space: Space, params: dict, arch: AnyArch, is_folded: bool = False
+    ) -> dict:
+        """The parameters of a sub-network, out of those of a space's SuperLM.
+
+        Args:
+          space: of the SuperLM.
+          params: of its encoder.
+          arch: of the sub-network.
+          is_folded: where the channels are ordered, what the sub-network does without
+            is folded into it, as when it is cut out of the teacher.
+
+        Returns:
+          {name: array}: a slice of `params`, or what is fitted to do as much.
+        """
+        source, layers = self.superlm_arch(space), tuple(range(arch.layers))
         if len(space) > 1:
-            layers = next(
+            (layers,) = (
                 layers
                 for layers in self._superlm_table(space)
                 if len(layers) == arch.layers
             )
-        return extract.extract(params, self.superlm_arch(space), arch, layers)
+        if not is_folded or self.hidden_order is None:
+            return extract.extract(params, source, arch, layers)
+        module = build.build_module(source, self.dims)
+        return prune.prune(module, params, arch, layers, self.calibration_batches())
 
     def start_params(self, arch: AnyArch, kept_layers: Sequence[int] = ()) -> dict:
         """What training of a network starts from: a cut of `initial_params`.

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from etils import epath
+from ml_collections import ConfigDict
 
 from autodistill_jax import log, sharding, storage
 from autodistill_jax.archs.arch import AnyArch
@@ -100,6 +101,23 @@ def train_superlm(
     log.say(f"{stage}: made {folder / str(settings.steps)}")
 
 
+def config_alone(config: ConfigDict, steps: int) -> ConfigDict:
+    """A config under which one network trains alone, a student's finish or a baseline.
+
+    Args:
+      config: of the experiment.
+      steps: of that training.
+
+    Returns:
+      A copy with those steps, and the rows in another order than the SuperLM's, the same
+      for all that train alone.
+    """
+    alone = config.copy_and_resolve_references()
+    alone.distill.steps = steps
+    alone.seed = config.seed + 1
+    return alone
+
+
 def training_inputs(
     experiment: Experiment, workdir: epath.Path, space: Space
 ) -> Callable[[int], tuple]:
@@ -187,16 +205,22 @@ def trained_params(
     Raises:
       UserError: it is not trained, or not to the end.
     """
-    # A manager would make the folder.
-    checkpoints = checkpoint.checkpoint_manager(folder) if folder.exists() else None
-    steps_done = checkpoints.latest_step() or 0 if checkpoints else 0
-    if checkpoints is None or steps_done < steps:
+    num_done = steps_done(folder)
+    if num_done < steps:
         raise UserError(
-            f"{folder} has {steps_done} of {steps} steps; run the job {job} first"
+            f"{folder} has {num_done} of {steps} steps; run the job {job} first"
         )
     replicated = sharding.replicated(experiment.mesh)
+    checkpoints = checkpoint.checkpoint_manager(folder)
     state = checkpoint.restore_sharded(checkpoints, replicated)
     return merge_word_map({**state["params"], **state["frozen"]})
+
+
+def steps_done(folder: epath.Path) -> int:
+    """The steps of the last checkpoint in a folder; 0 where there is none."""
+    if not folder.exists():  # A manager would make it.
+        return 0
+    return checkpoint.checkpoint_manager(folder).latest_step() or 0
 
 
 def finished_student(

@@ -9,7 +9,12 @@ from autodistill_jax import log, sharding
 from autodistill_jax.archs.arch import AnyArch
 from autodistill_jax.archs.space import single
 from autodistill_jax.experiment.experiment import Experiment
-from autodistill_jax.experiment.superlm import train_superlm, trained_superlm
+from autodistill_jax.experiment.superlm import (
+    config_alone,
+    steps_done,
+    train_superlm,
+    trained_superlm,
+)
 from autodistill_jax.experiment.workdir import (
     find_trial,
     finish_folder,
@@ -25,8 +30,9 @@ def run_finish(
 ) -> None:
     """Leaves finish/<name>-<steps>/checkpoints/; goes on from the last checkpoint.
 
-    The same objective and text as the SuperLM's, in another order; the projections start
-    at what fits the extracted student best.
+    The same objective and text as the SuperLM's, in another order. It starts as it lies
+    in the SuperLM, with what that has beside it folded into it where channels are
+    ordered; the projections at what fits it best.
 
     Args:
       experiment: with `distill.finish_steps` above 0, else there is nothing to do.
@@ -40,35 +46,41 @@ def run_finish(
     if config.search.proxy == "flash" or not config.distill.finish_steps:
         log.say(f"{stage}: off (distill.finish_steps is 0, or search.proxy is flash)")
         return
-    front = read_front(config, workdir)
-    alone = config.copy_and_resolve_references()
-    alone.distill.steps = config.distill.finish_steps
-    alone.seed = config.seed + 1  # Of the rows' order.
+    front, steps = read_front(config, workdir), config.distill.finish_steps
     for arch in student_archs(config, front):
+        folder, label = finish_folder(config, workdir, arch), f"{stage} {arch.name}"
+        if steps_done(folder) >= steps:
+            log.say(f"{label}: trained already ({steps} steps)")
+            continue
+        log.say(f"{label}: out of the SuperLM, what is cut off folded into it ...")
+        start = _extracted_student(
+            experiment, workdir, find_trial(front, arch)["space"], arch
+        )
         variant = dataclasses.replace(
-            experiment, config=alone, spaces={"finish": single(arch)}
+            experiment,
+            config=config_alone(config, steps),
+            spaces={"finish": single(arch)},
         )
         train_superlm(
             variant,
             workdir,
-            finish_folder(config, workdir, arch),
+            folder,
             variant.spaces["finish"],
             finish_job(config, arch),
-            f"{stage} {arch.name}",
-            _extracted_student(
-                experiment, workdir, find_trial(front, arch)["space"], arch
-            ),
+            label,
+            start,
         )
 
 
 def _extracted_student(
     experiment: Experiment, workdir: epath.Path, space: str, arch: AnyArch
 ) -> dict:
-    """A sub-network of a trained SuperLM with its heads, without projections."""
+    """A sub-network of a trained SuperLM with its heads, without projections; what is
+    cut off it is folded into it."""
     params = trained_superlm(experiment, workdir, space)
     params = jax.tree.map(sharding.to_host, params)
     student = experiment.extract_student(
-        experiment.spaces[space], heads.encoder_params(params), arch
+        experiment.spaces[space], heads.encoder_params(params), arch, is_folded=True
     )
     return student | heads.slice_heads(
         heads.head_params(params), arch.hidden, experiment.dims

@@ -12,7 +12,8 @@ dropped. Goes on from its workdir when stopped. One JSON line on stdout.
     from_largest: the smaller ones learn from the largest as much as from the teacher.
     bands: the random ones come from bands of multiply-adds, one of each.
     own_norms: each width has LayerNorms of its own.
-    folded: out of the recipe's, what a student is cut from is folded into it once more.
+    folded: out of the recipe's, what is cut off a student is folded into it, as the
+      finish starts; all others are slices.
 """
 
 import argparse
@@ -32,13 +33,11 @@ import students
 from etils import epath
 from ml_collections import ConfigDict
 
-from autodistill_jax.archs.arch import AnyArch, parse_arch
+from autodistill_jax.archs.arch import parse_arch
 from autodistill_jax.archs.cost import ModelDims, cost
 from autodistill_jax.archs.space import Space
 from autodistill_jax.experiment import superlm, text_rows
-from autodistill_jax.experiment.experiment import Experiment
 from autodistill_jax.models import build, encoder, heads
-from autodistill_jax.pruning import prune
 from autodistill_jax.search import ranking
 from autodistill_jax.train import distillation, sandwich
 
@@ -95,27 +94,12 @@ def ablate(workdir: Path, name: str, config: ConfigDict) -> dict[str, float]:
         if variant == "own_norms":
             normed = with_own_norms(params, arch.hidden)
         encoder_weights = heads.encoder_params(normed)
-        if variant == "folded":
-            student = folded_student(experiment, space, encoder_weights, arch)
-        else:
-            student = experiment.extract_student(space, encoder_weights, arch)
+        student = experiment.extract_student(
+            space, encoder_weights, arch, is_folded=variant == "folded"
+        )
         network = experiment.teacher._replace(arch=arch, params=student, mlm_head=None)
         distances[budget] = ablations.distance(experiment, network, held_out)
     return {"distance": float(np.mean(list(distances.values()))), **distances}
-
-
-def folded_student(
-    experiment: Experiment, space: Space, params: dict, arch: AnyArch
-) -> dict:
-    """A student out of a SuperLM's largest, as one is cut out of the teacher."""
-    largest, layers = experiment.superlm_arch(space), experiment.superlm_layers(space)
-    return prune.prune(
-        build.build_module(largest, experiment.dims),
-        params,
-        arch,
-        [layers.index(layer) for layer in experiment.kept_layers(arch.layers)],
-        experiment.calibration_batches(),
-    )
 
 
 @contextlib.contextmanager
