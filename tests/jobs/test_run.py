@@ -1,5 +1,6 @@
 """Does every preset of every config build, and the smallest run to its report?"""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -23,10 +24,12 @@ from autodistill_jax.experiment import (
     loading,
     programs,
     schema,
+    superlm,
 )
 from autodistill_jax.interop import huggingface
+from autodistill_jax.jobs import finish
 from autodistill_jax.latency import estimate
-from autodistill_jax.models import build, extract
+from autodistill_jax.models import build, extract, heads
 from autodistill_jax.models.word_map import WORDS, fit_word_map, merge_word_map
 from autodistill_jax.report.result import read_result
 from autodistill_jax.train.objective import LOSS_RECIPES, parse_objective
@@ -194,6 +197,7 @@ def test_quickstart_smoke_runs_resumes_and_reports(tmp_path, capfd, monkeypatch)
     assert np.isfinite(json.loads(lines[-1])["loss"])
     served.assert_serves(workdir / "students" / arch.name / "README.md", tmp_path)
     _rerun(workdir, capfd)
+    _the_finish_starts_folded(workdir)
     _another_experiment(workdir, capfd)
     _a_student_is_distilled_further(workdir / "students" / arch.name, tmp_path, capfd)
     _another_budget(workdir, capfd)
@@ -249,6 +253,40 @@ def _rerun(workdir, capfd):
         and err.count("done already") == 2
         and err.count("nothing left to do") == 2
     )
+
+
+def _the_finish_starts_folded(workdir):
+    """Nearer to all that the SuperLM has than the student as it lies in it."""
+    experiment = loading.load_experiment(
+        load(ROOT / "configs" / "quickstart.py", "smoke")
+    )
+    experiment = evidence.with_evidence(experiment, workdir, "start")
+    ((name, space),) = experiment.spaces.items()
+    params = heads.encoder_params(superlm.trained_superlm(experiment, workdir, name))
+    arch = space.smallest()
+    whole = dataclasses.replace(experiment.superlm_arch(space), layers=arch.layers)
+    assert whole.hidden > arch.hidden
+    rows = next(experiment.calibration_batches())
+
+    def first_channels(arch_of_params, weights):
+        module = build.build_module(arch_of_params, experiment.dims)
+        embeddings = build.text_embeddings(module, weights, rows, "mean")
+        return np.asarray(embeddings)[:, : arch.hidden]
+
+    expected = first_channels(whole, experiment.extract_student(space, params, whole))
+    start = heads.encoder_params(
+        finish._extracted_student(experiment, workdir, name, arch)
+    )
+    sliced = experiment.extract_student(space, params, arch)
+    errors = [
+        np.square(first_channels(arch, weights) - expected).mean()
+        for weights in (start, sliced)
+    ]
+    assert errors[0] < 0.9 * errors[1]
+    # Where channels have no order there is nothing to fold: the paper's students.
+    unordered = dataclasses.replace(experiment, hidden_order=None)
+    start = unordered.extract_student(space, params, arch, is_folded=True)
+    assert all(np.array_equal(start[name], x) for name, x in sliced.items())
 
 
 def _another_experiment(workdir, capfd):
