@@ -52,7 +52,7 @@ def run_finish(
         if steps_done(folder) >= steps:
             log.say(f"{label}: trained already ({steps} steps)")
             continue
-        log.say(f"{label}: out of the SuperLM, what is cut off folded into it ...")
+        log.say(f"{label}: taking it out of the SuperLM ...")
         start = _extracted_student(
             experiment, workdir, find_trial(front, arch)["space"], arch
         )
