@@ -264,8 +264,8 @@ def _the_finish_starts_folded(workdir):
     ((name, space),) = experiment.spaces.items()
     params = heads.encoder_params(superlm.trained_superlm(experiment, workdir, name))
     arch = space.smallest()
-    whole = dataclasses.replace(experiment.superlm_arch(space), layers=arch.layers)
-    assert whole.hidden > arch.hidden
+    widest = dataclasses.replace(experiment.superlm_arch(space), layers=arch.layers)
+    assert widest.hidden > arch.hidden
     rows = next(experiment.calibration_batches())
 
     def first_channels(arch_of_params, weights):
@@ -273,7 +273,7 @@ def _the_finish_starts_folded(workdir):
         embeddings = build.text_embeddings(module, weights, rows, "mean")
         return np.asarray(embeddings)[:, : arch.hidden]
 
-    expected = first_channels(whole, experiment.extract_student(space, params, whole))
+    expected = first_channels(widest, experiment.extract_student(space, params, widest))
     start = heads.encoder_params(
         finish._extracted_student(experiment, workdir, name, arch)
     )
